@@ -1,0 +1,46 @@
+// Activations on a vector, and over an array with the choice made once.
+#pragma once
+
+#include "../network/network.hpp"
+#include "math.hpp"
+
+namespace cbk::CBK_ISA {
+
+template <Activation A, class V>
+CBK_INLINE V activate(V z) {
+  if constexpr (A == Activation::relu) return max(V{}, z);
+  if constexpr (A == Activation::tanh) return tanh(z);
+  if constexpr (A == Activation::sigmoid) return sigmoid(z);
+  if constexpr (A == Activation::gelu) return gelu(z);
+  if constexpr (A == Activation::softplus) return softplus(z);
+  return z;
+}
+
+// Calls f(std::integral_constant-like tag) with the activation as a compile-time constant.
+template <Activation A>
+struct ActivationTag {
+  static constexpr Activation value = A;
+};
+
+template <class F>
+CBK_INLINE void with_activation(Activation activation, F&& f) {
+  switch (activation) {
+    case Activation::relu: return f(ActivationTag<Activation::relu>{});
+    case Activation::tanh: return f(ActivationTag<Activation::tanh>{});
+    case Activation::sigmoid: return f(ActivationTag<Activation::sigmoid>{});
+    case Activation::gelu: return f(ActivationTag<Activation::gelu>{});
+    case Activation::softplus: return f(ActivationTag<Activation::softplus>{});
+    case Activation::identity: return f(ActivationTag<Activation::identity>{});
+  }
+}
+
+// In place; count is a multiple of the lanes.
+template <class T>
+void activate_array(Activation activation, T* z, int64_t count) {
+  with_activation(activation, [&](auto tag) {
+    if constexpr (tag.value != Activation::identity)
+      for (int64_t i = 0; i < count; i += lanes<T>) store(z + i, activate<tag.value>(load(z + i)));
+  });
+}
+
+}  // namespace cbk::CBK_ISA

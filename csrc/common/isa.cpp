@@ -1,0 +1,67 @@
+#include "isa.hpp"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace cbk {
+
+#define CBK_DECLARE(set) \
+  namespace set {        \
+  void fill_table(IsaTable& table); \
+  }
+CBK_DECLARE(baseline)
+#if defined(CBK_X86_SETS)
+CBK_DECLARE(avx2)
+CBK_DECLARE(avx512)
+#endif
+
+namespace {
+
+struct Choice {
+  const char* name;
+  void (*fill)(IsaTable&);
+  bool usable;
+};
+
+std::vector<Choice> choices() {
+  std::vector<Choice> sets{{"baseline", baseline::fill_table, true}};
+#if defined(CBK_X86_SETS)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  sets.push_back({"avx2", avx2::fill_table, avx2});
+  sets.push_back({"avx512", avx512::fill_table,
+                  avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")});
+#endif
+  return sets;
+}
+
+IsaTable choose() {
+  const char* wanted = std::getenv("CBOKERNELS_ISA");
+  IsaTable table{};
+  std::string names;
+  for (const Choice& c : choices()) {
+    if (!c.usable) continue;
+    names += names.empty() ? c.name : std::string(", ") + c.name;
+    if (!wanted || !*wanted || c.name == std::string(wanted)) c.fill(table);
+  }
+  if (!table.name)
+    throw std::invalid_argument("CBOKERNELS_ISA is '" + std::string(wanted) + "'; this processor can run " + names);
+  return table;
+}
+
+}  // namespace
+
+const IsaTable& isa_table() {
+  static const IsaTable table = choose();
+  return table;
+}
+
+std::vector<std::string> isa_names() {
+  std::vector<std::string> names;
+  for (const Choice& c : choices())
+    if (c.usable) names.push_back(c.name);
+  return names;
+}
+
+}  // namespace cbk

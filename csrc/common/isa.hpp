@@ -1,0 +1,50 @@
+// The kernels of the instruction set in use: chosen once, at the first call, the best that the processor has or the one
+// that the environment variable CBOKERNELS_ISA names.
+#pragma once
+
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "../consensus/consensus.hpp"
+#include "../random/random.hpp"
+#include "../risk/risk.hpp"
+#include "../update/update.hpp"
+
+namespace cbk {
+
+template <class T>
+struct IsaKernels {
+  RandomKernels<T> random;
+  RiskKernels<T> risk;
+  ConsensusKernels<T> consensus;
+  UpdateKernels<T> update;
+};
+
+struct IsaTable {
+  const char* name;
+  IsaKernels<float> f32;
+  IsaKernels<double> f64;
+
+  template <class T>
+  const IsaKernels<T>& kernels() const {
+    if constexpr (std::is_same_v<T, float>)
+      return f32;
+    else
+      return f64;
+  }
+  template <class T>
+  const RandomKernels<T>& random() const { return kernels<T>().random; }
+  template <class T>
+  const RiskKernels<T>& risk() const { return kernels<T>().risk; }
+  template <class T>
+  const ConsensusKernels<T>& consensus() const { return kernels<T>().consensus; }
+  template <class T>
+  const UpdateKernels<T>& update() const { return kernels<T>().update; }
+};
+
+// Throws std::invalid_argument where CBOKERNELS_ISA names a set that is unknown or that this processor lacks.
+const IsaTable& isa_table();
+std::vector<std::string> isa_names();  // compiled in and usable here, the best last
+
+}  // namespace cbk

@@ -1,0 +1,28 @@
+// The table of one instruction set, compiled once per set.
+#include "isa.hpp"
+#include "simd.hpp"
+
+#define CBK_STRING(x) CBK_STRING_(x)
+#define CBK_STRING_(x) #x
+
+namespace cbk::CBK_ISA {
+
+template <class T>
+RandomKernels<T> random_kernels();
+template <class T>
+RiskKernels<T> risk_kernels();
+template <class T>
+ConsensusKernels<T> consensus_kernels();
+template <class T>
+UpdateKernels<T> update_kernels();
+
+namespace {
+template <class T>
+IsaKernels<T> all() {
+  return {random_kernels<T>(), risk_kernels<T>(), consensus_kernels<T>(), update_kernels<T>()};
+}
+}  // namespace
+
+void fill_table(IsaTable& table) { table = {CBK_STRING(CBK_ISA), all<float>(), all<double>()}; }
+
+}  // namespace cbk::CBK_ISA

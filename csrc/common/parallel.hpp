@@ -1,0 +1,36 @@
+// Threads and their scratch memory.
+#pragma once
+
+#include <omp.h>
+
+#include <cstdint>
+#include <memory>
+#include <new>
+
+namespace cbk {
+
+// num_threads 0: OpenMP's own setting; never more than there are tasks.
+inline int thread_count(int num_threads, int64_t tasks) {
+  const int64_t wanted = num_threads > 0 ? num_threads : omp_get_max_threads();
+  return int(wanted < tasks ? wanted : tasks > 0 ? tasks : 1);
+}
+
+// Uninitialised cache-line aligned memory.
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t count)
+      : data_(static_cast<T*>(::operator new(sizeof(T) * size_t(count), std::align_val_t(64)))) {}
+  ~Buffer() { ::operator delete(data_, std::align_val_t(64)); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  T* data() { return data_; }
+
+ private:
+  T* data_;
+};
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+}  // namespace cbk

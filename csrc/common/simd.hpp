@@ -1,0 +1,255 @@
+// Vector registers of one instruction set, and the few operations that the language does not give.
+//
+// A file that is compiled once per instruction set includes this header with CBK_ISA defined to the set's name; every
+// name then stands in the namespace cbk::<set>, so that the linker can never pick AVX-512 code for everyone.  Arithmetic,
+// comparisons and `mask ? a : b` are the compiler's vector extensions; intrinsics stand here and nowhere else.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#ifndef CBK_ISA
+#define CBK_ISA host
+#endif
+#define CBK_INLINE inline __attribute__((always_inline))
+
+namespace cbk::CBK_ISA {
+
+#if defined(__AVX512F__)
+constexpr int register_bytes = 64;
+constexpr int registers = 32;
+#elif defined(__AVX2__)
+constexpr int register_bytes = 32;
+constexpr int registers = 16;
+#else
+constexpr int register_bytes = 16;
+constexpr int registers = 16;
+#endif
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(register_bytes)));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+
+using F32 = Vector<float>;
+using F64 = Vector<double>;
+using I32 = Vector<int32_t>;
+using U32 = Vector<uint32_t>;
+using I64 = Vector<int64_t>;
+using U64 = Vector<uint64_t>;
+
+template <class T>
+constexpr int lanes = register_bytes / int(sizeof(T));
+
+// The scalar type of a vector, and the signed integers of the same width (the type of its comparisons).
+template <class V>
+struct Traits;
+template <>
+struct Traits<F32> {
+  using Scalar = float;
+  using Int = I32;
+};
+template <>
+struct Traits<F64> {
+  using Scalar = double;
+  using Int = I64;
+};
+template <class V>
+using Scalar = typename Traits<V>::Scalar;
+template <class V>
+using Int = typename Traits<V>::Int;
+
+template <class T>
+CBK_INLINE Vector<T> load(const T* p) {
+  Vector<T> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class T>
+CBK_INLINE void store(T* p, Vector<T> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+template <class V>
+CBK_INLINE V splat(Scalar<V> x) {
+  return x - V{};  // x - 0 keeps the sign of a zero, 0 + x would not
+}
+
+template <class To, class From>
+CBK_INLINE To bits(From v) {
+  static_assert(sizeof(To) == sizeof(From));
+  return reinterpret_cast<To>(v);
+}
+
+// fma: one rounding everywhere (what users' bits depend on).  mad: one where the hardware has it, else two.
+CBK_INLINE F32 fma(F32 a, F32 b, F32 c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  F32 r;
+  for (int i = 0; i < lanes<float>; ++i) r[i] = std::fma(a[i], b[i], c[i]);
+  return r;
+#endif
+}
+
+CBK_INLINE F64 fma(F64 a, F64 b, F64 c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_pd(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_pd(a, b, c);
+#else
+  F64 r;
+  for (int i = 0; i < lanes<double>; ++i) r[i] = std::fma(a[i], b[i], c[i]);
+  return r;
+#endif
+}
+
+template <class V>
+CBK_INLINE V mad(V a, V b, V c) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// The second argument where either is NaN: clamps and activations pass the value second, so that no NaN is hidden.
+template <class V>
+CBK_INLINE V max(V a, V b) {
+  return a > b ? a : b;
+}
+template <class V>
+CBK_INLINE V min(V a, V b) {
+  return a < b ? a : b;
+}
+
+CBK_INLINE F32 sqrt(F32 a) {
+#if defined(__AVX512F__)
+  return _mm512_sqrt_ps(a);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(a);
+#else
+  for (int i = 0; i < lanes<float>; ++i) a[i] = std::sqrt(a[i]);
+  return a;
+#endif
+}
+
+CBK_INLINE F64 sqrt(F64 a) {
+#if defined(__AVX512F__)
+  return _mm512_sqrt_pd(a);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_pd(a);
+#else
+  for (int i = 0; i < lanes<double>; ++i) a[i] = std::sqrt(a[i]);
+  return a;
+#endif
+}
+
+template <class V>
+CBK_INLINE V abs(V a) {
+  using I = Int<V>;
+  constexpr int sign = sizeof(Scalar<V>) * 8 - 1;
+  return bits<V>(bits<I>(a) & ~((I{} + 1) << sign));
+}
+
+// |a| with the sign of b.
+template <class V>
+CBK_INLINE V copysign(V a, V b) {
+  using I = Int<V>;
+  const I sign = (I{} + 1) << (sizeof(Scalar<V>) * 8 - 1);
+  return bits<V>((bits<I>(a) & ~sign) | (bits<I>(b) & sign));
+}
+
+// To the nearest integer for |a| < 2^22 (float) or 2^51 (double), by the shift that every IEEE machine rounds alike.
+template <class V>
+CBK_INLINE V round(V a) {
+  const V shift = splat<V>(sizeof(Scalar<V>) == 4 ? Scalar<V>(12582912.0) : Scalar<V>(6755399441055744.0));
+  return (a + shift) - shift;
+}
+
+CBK_INLINE I32 to_int(F32 a) { return __builtin_convertvector(a, I32); }
+CBK_INLINE I64 to_int(F64 a) {  // integral |a| < 2^51: no AVX2 instruction converts, the shift's mantissa does
+  const F64 shift = splat<F64>(6755399441055744.0);
+  return bits<I64>(a + shift) - bits<I64>(shift);
+}
+CBK_INLINE F32 to_float(I32 a) { return __builtin_convertvector(a, F32); }
+CBK_INLINE F64 to_float(I64 a) {
+  const F64 shift = splat<F64>(6755399441055744.0);
+  return bits<F64>(a + bits<I64>(shift)) - shift;
+}
+
+// 2^n for integral n with a normal result.
+template <class V>
+CBK_INLINE V exp2_integer(V n) {
+  constexpr int mantissa = sizeof(Scalar<V>) == 4 ? 23 : 52;
+  constexpr int bias = sizeof(Scalar<V>) == 4 ? 127 : 1023;
+  return bits<V>((to_int(n) + bias) << mantissa);
+}
+
+// The low halves' 32 x 32 -> 64 bit products; high halves of the inputs are ignored.
+CBK_INLINE uint64_t multiply_low(uint64_t a, uint64_t b) { return (a & 0xffffffffu) * (b & 0xffffffffu); }
+CBK_INLINE U64 multiply_low(U64 a, U64 b) {
+#if defined(__AVX512F__)
+  return bits<U64>(_mm512_mul_epu32(bits<__m512i>(a), bits<__m512i>(b)));
+#elif defined(__AVX2__)
+  return bits<U64>(_mm256_mul_epu32(bits<__m256i>(a), bits<__m256i>(b)));
+#else
+  return (a & 0xffffffffu) * (b & 0xffffffffu);
+#endif
+}
+
+// Lane sums in float64, in one fixed order.
+CBK_INLINE double sum(F64 v) {
+  double s = 0;
+  for (int i = 0; i < lanes<double>; ++i) s += v[i];
+  return s;
+}
+
+struct Pair64 {
+  F64 low, high;
+};
+CBK_INLINE Pair64 widen(F32 v) {
+#if defined(__AVX512F__)
+  return {_mm512_cvtps_pd(_mm512_castps512_ps256(v)),
+          _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)))};
+#elif defined(__AVX2__)
+  return {_mm256_cvtps_pd(_mm256_castps256_ps128(v)), _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))};
+#else
+  return {F64{v[0], v[1]}, F64{v[2], v[3]}};
+#endif
+}
+
+CBK_INLINE F32 narrow(Pair64 v) {
+#if defined(__AVX512F__)
+  const __m256d low = _mm256_castps_pd(_mm512_cvtpd_ps(v.low)), high = _mm256_castps_pd(_mm512_cvtpd_ps(v.high));
+  return _mm512_castpd_ps(_mm512_insertf64x4(_mm512_castpd256_pd512(low), high, 1));
+#elif defined(__AVX2__)
+  return _mm256_set_m128(_mm256_cvtpd_ps(v.high), _mm256_cvtpd_ps(v.low));
+#else
+  return F32{float(v.low[0]), float(v.low[1]), float(v.high[0]), float(v.high[1])};
+#endif
+}
+
+// Squares summed in float64: total += a^2, lane by lane (float32 values are widened first).
+CBK_INLINE F64 add_square(F64 total, F64 a) { return mad(a, a, total); }
+CBK_INLINE F64 add_square(F64 total, F32 a) {
+  const Pair64 w = widen(a);
+  return mad(w.high, w.high, mad(w.low, w.low, total));
+}
+CBK_INLINE F64 add(F64 total, F64 a) { return total + a; }
+CBK_INLINE F64 add(F64 total, F32 a) {
+  const Pair64 w = widen(a);
+  return (total + w.low) + w.high;
+}
+
+}  // namespace cbk::CBK_ISA

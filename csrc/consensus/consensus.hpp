@@ -1,0 +1,38 @@
+// The consensus point v = sum_n beta_n theta_n, beta_n = exp(-alpha R_n) / sum_k exp(-alpha R_k) [PTTM 2017].
+//
+// Exponents are shifted by the smallest risk, all sums are float64 in a fixed order, and particles of zero weight are
+// never read.  A particle whose risk is not finite has weight 0.  alpha = infinity: equal weights on the exact minima.
+#pragma once
+
+#include <cstdint>
+
+namespace cbk {
+
+template <class T>
+struct ConsensusKernels {
+  // out[i] = sum_j weights[j] theta[rows[j]][i] for i in [begin, end), end - begin <= consensus_block
+  void (*weighted_sum)(const T* theta, int64_t stride, const int64_t* rows, const double* weights, int64_t count,
+                       int64_t begin, int64_t end, T* out);
+  // sum over i in [begin, end) and particles of (theta - mean over particles)^2
+  double (*spread)(const T* theta, int64_t particles, int64_t stride, int64_t begin, int64_t end);
+};
+constexpr int64_t consensus_block = 256;
+
+// Weights of one task from risk[n * stride]; returns the effective sample size 1 / sum beta^2, or 0 where no risk is
+// finite (weights are then untouched).
+double gibbs_weights(const double* risk, int64_t particles, int64_t stride, double alpha, double* weights);
+
+// The alpha at which the effective sample size is `ess`, by bisection in log alpha, scaled by the risks' spread;
+// infinity where even the minima alone are more than `ess`.
+double alpha_for_ess(const double* risk, int64_t particles, double ess);
+
+// point[D] from weights[n * stride].
+template <class T>
+void weighted_mean(const T* theta, int64_t particles, int64_t size, const double* weights, int64_t stride, T* point,
+                   int num_threads);
+
+// (1/2N) sum_n |theta_n - mean|^2.
+template <class T>
+double ensemble_variance(const T* theta, int64_t particles, int64_t size, int num_threads);
+
+}  // namespace cbk

@@ -1,0 +1,108 @@
+#include "consensus.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "../common/isa.hpp"
+#include "../common/parallel.hpp"
+
+namespace cbk {
+namespace {
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+double smallest_finite(const double* risk, int64_t particles, int64_t stride) {
+  double least = infinity;
+  for (int64_t n = 0; n < particles; ++n)
+    if (const double r = risk[n * stride]; std::isfinite(r) && r < least) least = r;
+  return least;
+}
+
+double unnormalised(double risk, double least, double alpha) {
+  if (!std::isfinite(risk)) return 0;
+  if (alpha == 0 || risk == least) return 1;
+  return std::exp(-alpha * (risk - least));  // alpha = infinity: exp(-inf) = 0
+}
+
+}  // namespace
+
+double gibbs_weights(const double* risk, int64_t particles, int64_t stride, double alpha, double* weights) {
+  const double least = smallest_finite(risk, particles, stride);
+  if (least == infinity) return 0;
+  double total = 0;
+  for (int64_t n = 0; n < particles; ++n)
+    total += weights[n * stride] = unnormalised(risk[n * stride], least, alpha);
+  double squares = 0;
+  for (int64_t n = 0; n < particles; ++n) {
+    const double w = weights[n * stride] /= total;
+    squares += w * w;
+  }
+  return 1 / squares;
+}
+
+double alpha_for_ess(const double* risk, int64_t particles, double ess) {
+  const double least = smallest_finite(risk, particles, 1);
+  double most = least;
+  for (int64_t n = 0; n < particles; ++n)
+    if (std::isfinite(risk[n])) most = std::max(most, risk[n]);
+  const double range = most - least;
+  if (!(range > 0)) return infinity;  // all equal: every alpha gives the same weights
+  const auto ess_at = [&](double alpha) {
+    double total = 0, squares = 0;
+    for (int64_t n = 0; n < particles; ++n) {
+      const double w = unnormalised(risk[n], least, alpha);
+      total += w, squares += w * w;
+    }
+    return total * total / squares;
+  };
+  if (ess_at(infinity) >= ess) return infinity;
+  if (ess_at(0) <= ess) return 0;
+  // alpha * range: at e^-30 the weights are equal to 1e-13; the upper end is found by doubling the logarithm's step
+  double low = -30, high = 2;
+  for (double step = 4; ess_at(std::exp(high) / range) > ess && high < 600; step *= 2) low = high, high += step;
+  for (int i = 0; i < 60 && high - low > 1e-12; ++i) {
+    const double middle = 0.5 * (low + high);
+    (ess_at(std::exp(middle) / range) > ess ? low : high) = middle;
+  }
+  return std::exp(0.5 * (low + high)) / range;
+}
+
+template <class T>
+void weighted_mean(const T* theta, int64_t particles, int64_t size, const double* weights, int64_t stride, T* point,
+                   int num_threads) {
+  std::vector<int64_t> rows;
+  std::vector<double> w;
+  for (int64_t n = 0; n < particles; ++n)
+    if (weights[n * stride] > 0) rows.push_back(n), w.push_back(weights[n * stride]);
+  const ConsensusKernels<T>& kernels = isa_table().consensus<T>();
+  const int64_t blocks = divide_up(size, consensus_block);
+  // a parallel region costs about as much as reading 50,000 numbers
+  const int threads = int64_t(rows.size()) * size < 50000 ? 1 : thread_count(num_threads, blocks);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (int64_t b = 0; b < blocks; ++b)
+    kernels.weighted_sum(theta, size, rows.data(), w.data(), int64_t(rows.size()), b * consensus_block,
+                         std::min((b + 1) * consensus_block, size), point);
+}
+
+template <class T>
+double ensemble_variance(const T* theta, int64_t particles, int64_t size, int num_threads) {
+  const ConsensusKernels<T>& kernels = isa_table().consensus<T>();
+  const int64_t blocks = divide_up(size, consensus_block);
+  std::vector<double> part(static_cast<size_t>(blocks));
+#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, blocks))
+  for (int64_t b = 0; b < blocks; ++b)
+    part[size_t(b)] =
+        kernels.spread(theta, particles, size, b * consensus_block, std::min((b + 1) * consensus_block, size));
+  double total = 0;
+  for (const double p : part) total += p;
+  return total / (2.0 * double(particles));
+}
+
+template void weighted_mean(const float*, int64_t, int64_t, const double*, int64_t, float*, int);
+template void weighted_mean(const double*, int64_t, int64_t, const double*, int64_t, double*, int);
+template double ensemble_variance(const float*, int64_t, int64_t, int);
+template double ensemble_variance(const double*, int64_t, int64_t, int);
+
+}  // namespace cbk

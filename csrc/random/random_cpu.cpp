@@ -1,0 +1,85 @@
+#include "random.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <unordered_map>
+
+#include "../common/isa.hpp"
+#include "../common/parallel.hpp"
+#include "../common/philox.hpp"
+
+namespace cbk {
+namespace {
+
+constexpr int64_t piece = 8192;  // coordinates of one row that one thread fills at a time
+
+template <class F>
+void for_pieces(int64_t rows, int64_t columns, int num_threads, F&& f) {
+  const int64_t pieces = divide_up(columns, piece), tasks = rows * pieces;
+#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks))
+  for (int64_t i = 0; i < tasks; ++i) {
+    const int64_t begin = i % pieces * piece;
+    f(i / pieces, begin, std::min(piece, columns - begin));
+  }
+}
+
+}  // namespace
+
+template <class T>
+void standard_normal(T* out, int64_t rows, int64_t columns, NoiseKey key, int num_threads) {
+  const RandomKernels<T>& kernels = isa_table().random<T>();
+  for_pieces(rows, columns, num_threads, [&](int64_t row, int64_t begin, int64_t count) {
+    kernels.normal(key, uint32_t(row), begin, count, out + row * columns + begin);
+  });
+}
+
+template <class T>
+void uniform(T* out, int64_t rows, int64_t columns, double low, double high, NoiseKey key, int num_threads) {
+  for_pieces(rows, columns, num_threads, [&](int64_t row, int64_t begin, int64_t count) {
+    T* p = out + row * columns + begin;
+    for (int64_t i = 0; i < count; i += 4) {
+      const auto block = host::philox_words(key.seed, key.stream, key.step, key.first_particle + uint32_t(row),
+                                            uint32_t((begin + i) / 4));
+      for (int64_t j = 0; j < std::min(count - i, int64_t(4)); ++j)
+        p[i + j] = T(low + (high - low) * ((double(block.word[j]) + 0.5) * 0x1p-32));
+    }
+  });
+}
+
+template void standard_normal(float*, int64_t, int64_t, NoiseKey, int);
+template void standard_normal(double*, int64_t, int64_t, NoiseKey, int);
+template void uniform(float*, int64_t, int64_t, double, double, NoiseKey, int);
+template void uniform(double*, int64_t, int64_t, double, double, NoiseKey, int);
+
+void philox4x32(const uint32_t* counter, const uint32_t* key, int64_t count, uint32_t* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t *c = counter + 4 * i, *k = key + 2 * i;
+    const auto block = host::philox<uint64_t>({{c[0], c[1], c[2], c[3]}}, k[0], k[1]);
+    for (int j = 0; j < 4; ++j) out[4 * i + j] = uint32_t(block.word[j]);
+  }
+}
+
+void permutation(int64_t* out, int64_t count, int64_t n, uint64_t seed, uint32_t step, uint32_t stream) {
+  const auto draw = [&](int64_t i) {
+    const auto block = host::philox_words(seed, stream, step, 0, uint32_t(i / 2));
+    const uint64_t word = block.word[2 * (i % 2)] | block.word[2 * (i % 2) + 1] << 32;
+    return i + int64_t((unsigned __int128)(word) * uint64_t(n - i) >> 64);
+  };
+  if (count == n) {
+    std::iota(out, out + n, int64_t(0));
+    for (int64_t i = 0; i < n; ++i) std::swap(out[i], out[draw(i)]);
+    return;
+  }
+  std::unordered_map<int64_t, int64_t> moved;  // only the entries that a swap has touched are stored
+  const auto at = [&](int64_t i) {
+    const auto found = moved.find(i);
+    return found == moved.end() ? i : found->second;
+  };
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t j = draw(i);
+    out[i] = at(j);
+    moved[j] = at(i);
+  }
+}
+
+}  // namespace cbk

@@ -1,0 +1,84 @@
+// Outputs and risks of N two-layer networks on one batch.
+//
+//   forward  out[n, s, c] = g_c(x_s; theta_n)
+//   risk     R[n, t] = (1/S) sum_s L(y_ts, g(x_s; theta_n)),  t over tasks that share x
+//            mse: L = sum_c (y_c - g_c)^2;  cross entropy: L = log sum_c exp(g_c) - g_label
+//
+// Hidden activations live in registers and a few KB of L1, never in an array over particles or samples.  Products are
+// summed in the particles' type, in blocks of at most 256 terms; losses are summed over samples in float64.  The
+// division of the work depends on shapes alone, so the bits do not depend on the number of threads.
+#pragma once
+
+#include <cstdint>
+
+#include "../network/network.hpp"
+
+namespace cbk {
+
+enum class Loss { none, mse, cross_entropy };
+
+// How a batch is divided.  Samples are packed in panels, [panel][input][panel_samples]; a chunk of panels and a group of
+// particles make one task; a task walks through the neurons in ranges whose weights stay in L2.
+struct RiskPlan {
+  bool direct;           // one output and few inputs: neurons are streamed past samples held in registers
+  int64_t panel;         // samples in a panel
+  int64_t chunk;         // samples in a chunk, a multiple of panel
+  int64_t chunks;        // chunks that are packed at once
+  int64_t group;         // particles in a task
+  int64_t range;         // neurons in a range
+};
+
+template <class T>
+struct PackedChunk {
+  int64_t samples;  // those that count; the last panel is padded with zeros
+  const T* x;       // [panels][inputs][panel]
+  const T* y;       // [tasks][panels][rows][panel]; rows = outputs (mse) or 1 (labels, as numbers)
+};
+
+template <class T>
+struct RiskTask {
+  const Network* net;
+  const RiskPlan* plan;
+  Loss loss;
+  int64_t tasks;
+  const T* theta;  // the group's first particle
+  int64_t particles;
+  PackedChunk<T> chunk;
+  T* scratch;      // scratch_size elements
+  double* sums;    // [particles][tasks]: sums of losses are added here
+  T* outputs;      // nullptr, or [particles][outputs_stride / outputs][outputs] of the chunk's first sample
+  int64_t outputs_stride;
+};
+
+// One instruction set's part.
+template <class T>
+struct RiskKernels {
+  int64_t lanes;
+  void (*pack)(const T* rows, int64_t samples, int64_t columns, int64_t panel, T* packed);
+  int64_t (*scratch_size)(const Network& net, const RiskPlan& plan);
+  void (*evaluate)(const RiskTask<T>& task);
+};
+
+RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64_t target_rows, int64_t element,
+                   int64_t lanes);
+
+// y: [tasks, samples, outputs] (mse), nullptr for Loss::none; labels: [tasks, samples] (cross entropy), in [0, outputs).
+template <class T>
+struct RiskProblem {
+  Network net;
+  Loss loss;
+  const T* theta;  // [particles, net.size()]
+  int64_t particles;
+  const T* x;  // [samples, net.inputs]
+  int64_t samples;
+  const T* y;
+  const int32_t* labels;
+  int64_t tasks;
+};
+
+template <class T>
+void forward(const RiskProblem<T>& problem, T* out, int num_threads);
+template <class T>
+void risk(const RiskProblem<T>& problem, double* out, int num_threads);
+
+}  // namespace cbk

@@ -1,0 +1,130 @@
+// Divides a risk problem into tasks and runs them on all threads; the arithmetic stands in risk_simd.cpp.
+#include <algorithm>
+
+#include "../common/isa.hpp"
+#include "../common/parallel.hpp"
+#include "risk.hpp"
+
+namespace cbk {
+
+RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64_t target_rows, int64_t element,
+                   int64_t lanes) {
+  constexpr int64_t packed_bytes = 4 << 20, outputs_bytes = 1 << 20, weights_bytes = 256 << 10, enough_tasks = 32;
+  RiskPlan plan;
+  plan.direct = net.outputs == 1 && net.inputs <= 8;
+  plan.panel = (plan.direct ? 4 : 2) * lanes;
+
+  // A particle's weights are read once per panel: as many particles or neurons at a time as L2 holds.
+  const int64_t neuron = net.inputs * element;
+  plan.range = std::clamp(weights_bytes / neuron / 256 * 256, int64_t(256), round_up(net.width, 256));
+  plan.group = std::clamp(weights_bytes / (net.size() * element), int64_t(1), int64_t(4));
+
+  // Chunks as long as packed inputs and outputs stay within a few MB; shorter where few particles would leave
+  // threads idle.  Only shapes enter.
+  int64_t chunk = std::min({packed_bytes / ((net.inputs + target_rows) * element),
+                            outputs_bytes / (plan.group * net.outputs * element), int64_t(8192)});
+  const int64_t groups = divide_up(particles, plan.group);
+  if (groups < enough_tasks) chunk = std::min(chunk, std::max(divide_up(samples * groups, enough_tasks), int64_t(256)));
+  plan.chunk = round_up(std::clamp(chunk, int64_t(1), samples), plan.panel);
+  const int64_t all = divide_up(samples, plan.chunk);
+  const int64_t fit = std::max(packed_bytes / ((net.inputs + target_rows) * element * plan.chunk), int64_t(1));
+  plan.chunks = groups < enough_tasks ? std::min(all, fit) : 1;
+  return plan;
+}
+
+namespace {
+
+template <class T>
+struct Chunk {
+  int64_t first, samples;
+  T *x, *y;
+};
+
+template <class T>
+void pack_chunk(const RiskProblem<T>& problem, const RiskPlan& plan, const RiskKernels<T>& kernels,
+                const Chunk<T>& chunk) {
+  const int64_t inputs = problem.net.inputs, outputs = problem.net.outputs;
+  const int64_t padded = round_up(chunk.samples, plan.panel);
+  kernels.pack(problem.x + chunk.first * inputs, chunk.samples, inputs, plan.panel, chunk.x);
+  for (int64_t t = 0; t < problem.tasks && problem.loss != Loss::none; ++t) {
+    const int64_t first = t * problem.samples + chunk.first;
+    if (problem.loss == Loss::mse) {
+      kernels.pack(problem.y + first * outputs, chunk.samples, outputs, plan.panel, chunk.y + t * padded * outputs);
+    } else {
+      T* labels = chunk.y + t * padded;
+      std::copy_n(problem.labels + first, chunk.samples, labels);
+      std::fill(labels + chunk.samples, labels + padded, T(0));
+    }
+  }
+}
+
+// Losses are added to sums[N][tasks] (zeroed by the caller), outputs written to outputs[N][S][C]; either may be null.
+template <class T>
+void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_threads) {
+  const Network& net = problem.net;
+  const RiskKernels<T>& kernels = isa_table().risk<T>();
+  const int64_t rows = problem.loss == Loss::mse ? net.outputs : problem.loss == Loss::cross_entropy ? 1 : 0;
+  const int64_t tasks = problem.loss == Loss::none ? 0 : problem.tasks, target_rows = rows * tasks;
+  const RiskPlan plan =
+      plan_risk(net, problem.particles, problem.samples, target_rows, sizeof(T), kernels.lanes);
+
+  const int64_t groups = divide_up(problem.particles, plan.group);
+  const int threads = thread_count(num_threads, groups * plan.chunks);
+  const int64_t scratch_size = round_up(kernels.scratch_size(net, plan), 64);
+  Buffer<T> packed(plan.chunks * plan.chunk * (net.inputs + target_rows)), scratch(threads * scratch_size);
+  // with several chunks at a time each has its own sums, added in order afterwards
+  const int64_t results = problem.particles * tasks;
+  Buffer<double> partial(plan.chunks > 1 ? plan.chunks * results : 0);
+
+  for (int64_t wave = 0; wave < problem.samples; wave += plan.chunks * plan.chunk) {
+    const int64_t chunks = std::min(plan.chunks, divide_up(problem.samples - wave, plan.chunk));
+    const auto chunk_at = [&](int64_t i) {
+      const int64_t first = wave + i * plan.chunk;
+      T* x = packed.data() + i * plan.chunk * (net.inputs + target_rows);
+      return Chunk<T>{first, std::min(plan.chunk, problem.samples - first), x, x + plan.chunk * net.inputs};
+    };
+    if (plan.chunks > 1) std::fill_n(partial.data(), plan.chunks * results, 0.0);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < chunks; ++i) pack_chunk(problem, plan, kernels, chunk_at(i));
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < groups * chunks; ++i) {
+        const Chunk<T> chunk = chunk_at(i / groups);
+        const int64_t first = i % groups * plan.group;
+        double* into = plan.chunks > 1 ? partial.data() + i / groups * results : sums;
+        kernels.evaluate({&net, &plan, problem.loss, tasks, problem.theta + first * net.size(),
+                          std::min(plan.group, problem.particles - first),
+                          {chunk.samples, chunk.x, chunk.y},
+                          scratch.data() + omp_get_thread_num() * scratch_size, into + first * tasks,
+                          outputs ? outputs + (first * problem.samples + chunk.first) * net.outputs : nullptr,
+                          problem.samples * net.outputs});
+      }
+    }
+    if (plan.chunks > 1)
+      for (int64_t i = 0; i < chunks; ++i)
+        for (int64_t j = 0; j < results; ++j) sums[j] += partial.data()[i * results + j];
+  }
+}
+
+}  // namespace
+
+template <class T>
+void forward(const RiskProblem<T>& problem, T* out, int num_threads) {
+  run(problem, nullptr, out, num_threads);
+}
+
+template <class T>
+void risk(const RiskProblem<T>& problem, double* out, int num_threads) {
+  const int64_t count = problem.particles * problem.tasks;
+  std::fill_n(out, count, 0.0);
+  run<T>(problem, out, nullptr, num_threads);
+  for (int64_t i = 0; i < count; ++i) out[i] /= double(problem.samples);
+}
+
+template void forward(const RiskProblem<float>&, float*, int);
+template void forward(const RiskProblem<double>&, double*, int);
+template void risk(const RiskProblem<float>&, double*, int);
+template void risk(const RiskProblem<double>&, double*, int);
+
+}  // namespace cbk

@@ -1,0 +1,58 @@
+// The noisy step towards the consensus point [PTTM 2017; De Deyn, Herty, Samaey 2025, eq. 21]:
+//
+//   theta' = theta - lambda dt (theta - v) + noise,  xi from the counter, never an array
+//   anisotropic  sigma sqrt(dt) (theta - v) xi         one rounding: fma(fma(b, xi, a), theta - v, theta)
+//     with floor sqrt(sigma^2 (theta - v)^2 + floor^2) sqrt(dt) xi
+//   isotropic    sigma sqrt(dt) |theta - v| xi         (norm in float64)
+//   truncated    sigma sqrt(dt) min(|theta - v|, radius) xi
+//   additive     sigma sqrt(dt) xi
+//   none
+// with a = -lambda dt and b = sigma sqrt(dt), computed in float64 and rounded once.
+#pragma once
+
+#include <cstdint>
+
+#include "../random/random.hpp"
+
+namespace cbk {
+
+enum class Noise { anisotropic, isotropic, truncated, additive, none };
+
+// What a kernel computes per coordinate, with delta = theta - v.
+enum class UpdateForm { multiplied, floored, added, quiet };
+
+template <class T>
+struct UpdateRow {
+  const T *theta, *point;
+  T* out;
+  int64_t begin, end;  // coordinates; begin is a multiple of 64
+  T a;                 // -lambda dt
+  T b;                 // multiplied: sigma sqrt(dt); floored: sigma^2 dt; added: the normals' factor
+  T floor;             // floored: floor^2 dt
+};
+
+template <class T>
+struct UpdateKernels {
+  void (*row)(UpdateForm form, const UpdateRow<T>& row, NoiseKey key, uint32_t particle);
+  double (*distance2)(const T* theta, const T* point, int64_t count);  // |theta - point|^2, float64
+};
+
+template <class T>
+struct UpdateProblem {
+  const T* theta;  // [particles, size]
+  T* out;          // [particles, size], may be theta
+  int64_t particles, size;
+  const T* point;        // [tasks, size]
+  const int32_t* task;   // [particles], or nullptr: all follow point 0
+  const int64_t* rows;   // the particles that move, or nullptr: all
+  int64_t row_count;
+  double drift, diffusion, dt;
+  Noise noise;
+  double floor, radius;
+  NoiseKey key;
+};
+
+template <class T>
+void cbo_update(const UpdateProblem<T>& problem, int num_threads);
+
+}  // namespace cbk
