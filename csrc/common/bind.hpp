@@ -7,6 +7,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <string>
 
 namespace cbk {
@@ -16,16 +17,20 @@ namespace py = pybind11;
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
-template <class T>
-void check_shape(const char* name, const Array<T>& array, std::initializer_list<py::ssize_t> shape) {
-  bool same = array.ndim() == py::ssize_t(shape.size());
-  py::ssize_t axis = 0;
-  for (const py::ssize_t n : shape) same = same && array.shape(axis++) == n;
-  if (same) return;
-  std::string wanted, got;
-  for (const py::ssize_t n : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(n);
-  for (py::ssize_t i = 0; i < array.ndim(); ++i) got += (i ? ", " : "") + std::to_string(array.shape(i));
-  throw py::value_error(std::string(name) + " has shape [" + got + "], expected [" + wanted + "]");
+inline std::string shape_text(const py::ssize_t* sizes, size_t count) {
+  std::string text = "[";
+  for (size_t i = 0; i < count; ++i) {
+    if (i) text += ", ";
+    text += std::to_string(sizes[i]);
+  }
+  text += "]";
+  return text;
+}
+
+inline void check_shape(const char* name, const py::array& array, std::initializer_list<py::ssize_t> shape) {
+  if (std::equal(shape.begin(), shape.end(), array.shape(), array.shape() + array.ndim())) return;
+  throw py::value_error(std::string(name) + " has shape " + shape_text(array.shape(), size_t(array.ndim())) +
+                        ", expected " + shape_text(shape.begin(), shape.size()));
 }
 
 template <class T>

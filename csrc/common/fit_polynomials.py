@@ -66,16 +66,40 @@ def atanh_log(t):  # log((1+s)/(1-s)) = 2s + s R(s^2); R(t)/t below
 
 TABLE = [
     # name, function, interval, degree for float, degree for double, meaning
-    ("LOG", remainder(mp.log1p, 3), (mp.mpf("-0.25"), mp.mpf("0.5")), 8, None,
-     "log(1+f) = f - f^2/2 + f^3 p(f), f in [-1/4, 1/2]"),
-    ("LOG", atanh_log, (mp.mpf(0), mp.mpf("0.0401")), None, 7,
-     "log(1+f) = 2s + s t p(t), s = f/(2+f), t = s^2"),
+    (
+        "LOG",
+        remainder(mp.log1p, 3),
+        (mp.mpf("-0.25"), mp.mpf("0.5")),
+        8,
+        None,
+        "log(1+f) = f - f^2/2 + f^3 p(f), f in [-1/4, 1/2]",
+    ),
+    (
+        "LOG",
+        atanh_log,
+        (mp.mpf(0), mp.mpf("0.0401")),
+        None,
+        7,
+        "log(1+f) = 2s + s t p(t), s = f/(2+f), t = s^2",
+    ),
     ("SIN", remainder(mp.sin, 3, True), (mp.mpf(0), QUARTER**2), 2, 6, "sin x = x + x^3 p(x^2), |x| <= pi/4"),
-    ("COS", remainder(mp.cos, 4, True), (mp.mpf(0), QUARTER**2), 2, 6,
-     "cos x = 1 - x^2/2 + x^4 p(x^2), |x| <= pi/4"),
+    (
+        "COS",
+        remainder(mp.cos, 4, True),
+        (mp.mpf(0), QUARTER**2),
+        2,
+        6,
+        "cos x = 1 - x^2/2 + x^4 p(x^2), |x| <= pi/4",
+    ),
     ("EXP", remainder(mp.exp, 2), (-LN2 / 2, LN2 / 2), 4, 10, "e^r = 1 + r + r^2 p(r), |r| <= ln(2)/2"),
-    ("ERFC", erfcx_scaled(mp.mpf("3.75")), (mp.mpf(-1), mp.mpf(1)), 11, 25,
-     "(1+2z) exp(z^2) erfc(z) = p(t), t = (z - 3.75)/(z + 3.75), z >= 0"),
+    (
+        "ERFC",
+        erfcx_scaled(mp.mpf("3.75")),
+        (mp.mpf(-1), mp.mpf(1)),
+        11,
+        25,
+        "(1+2z) exp(z^2) erfc(z) = p(t), t = (z - 3.75)/(z + 3.75), z >= 0",
+    ),
 ]
 
 print("// Polynomial coefficients, highest power first.  Written by fit_polynomials.py; do not edit.")

@@ -1,6 +1,7 @@
 #include "isa.hpp"
 
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 
 namespace cbk {
@@ -14,6 +15,9 @@ CBK_DECLARE(baseline)
 CBK_DECLARE(avx2)
 CBK_DECLARE(avx512)
 #endif
+#if defined(CBK_EMULATED_SET)
+CBK_DECLARE(emulated)
+#endif
 
 namespace {
 
@@ -23,8 +27,13 @@ struct Choice {
   bool usable;
 };
 
+// From the plainest to the best.
 std::vector<Choice> choices() {
-  std::vector<Choice> sets{{"baseline", baseline::fill_table, true}};
+  std::vector<Choice> sets;
+#if defined(CBK_EMULATED_SET)
+  sets.push_back({"emulated", emulated::fill_table, true});
+#endif
+  sets.push_back({"baseline", baseline::fill_table, true});
 #if defined(CBK_X86_SETS)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -42,8 +51,9 @@ IsaTable choose() {
   std::string names;
   for (const Choice& c : choices()) {
     if (!c.usable) continue;
-    names += names.empty() ? c.name : std::string(", ") + c.name;
-    if (!wanted || !*wanted || c.name == std::string(wanted)) c.fill(table);
+    if (!names.empty()) names += ", ";
+    names += c.name;
+    if (!wanted || !*wanted || std::strcmp(c.name, wanted) == 0) c.fill(table);
   }
   if (!table.name)
     throw std::invalid_argument("CBOKERNELS_ISA is '" + std::string(wanted) + "'; this processor can run " + names);

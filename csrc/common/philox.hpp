@@ -88,14 +88,14 @@ CBK_INLINE void box_muller(V v, Int<V> upper, V rest, Int<V> quarter, V& z0, V& 
 }
 
 // A 4x4 transposition within each 128 bits.
-#if defined(__AVX512F__)
+#if defined(CBK_AVX512)
 CBK_INLINE void transpose_groups(F32 (&z)[4]) {
   const F32 a = _mm512_unpacklo_ps(z[0], z[1]), b = _mm512_unpackhi_ps(z[0], z[1]);
   const F32 c = _mm512_unpacklo_ps(z[2], z[3]), d = _mm512_unpackhi_ps(z[2], z[3]);
   z[0] = _mm512_shuffle_ps(a, c, 0x44), z[1] = _mm512_shuffle_ps(a, c, 0xee);
   z[2] = _mm512_shuffle_ps(b, d, 0x44), z[3] = _mm512_shuffle_ps(b, d, 0xee);
 }
-#elif defined(__AVX2__)
+#elif defined(CBK_AVX2)
 CBK_INLINE void transpose_groups(F32 (&z)[4]) {
   const F32 a = _mm256_unpacklo_ps(z[0], z[1]), b = _mm256_unpackhi_ps(z[0], z[1]);
   const F32 c = _mm256_unpacklo_ps(z[2], z[3]), d = _mm256_unpackhi_ps(z[2], z[3]);

@@ -9,8 +9,22 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX2__) || defined(__AVX512F__)
+// CBK_EMULATE_AVX512: the AVX-512 code on SIMDe's emulation, so that any machine can test it.
+#if defined(CBK_EMULATE_AVX512)
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wall"
+#include <simde/x86/avx512.h>
+#include <simde/x86/fma.h>
+#pragma GCC diagnostic pop
+#elif defined(__AVX2__)
 #include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__) || defined(CBK_EMULATE_AVX512)
+#define CBK_AVX512 1
+#elif defined(__AVX2__)
+#define CBK_AVX2 1
 #endif
 
 #ifndef CBK_ISA
@@ -20,10 +34,10 @@
 
 namespace cbk::CBK_ISA {
 
-#if defined(__AVX512F__)
+#if defined(CBK_AVX512)
 constexpr int register_bytes = 64;
 constexpr int registers = 32;
-#elif defined(__AVX2__)
+#elif defined(CBK_AVX2)
 constexpr int register_bytes = 32;
 constexpr int registers = 16;
 #else
@@ -91,9 +105,9 @@ CBK_INLINE To bits(From v) {
 
 // fma: one rounding everywhere (what users' bits depend on).  mad: one where the hardware has it, else two.
 CBK_INLINE F32 fma(F32 a, F32 b, F32 c) {
-#if defined(__AVX512F__)
+#if defined(CBK_AVX512)
   return _mm512_fmadd_ps(a, b, c);
-#elif defined(__AVX2__)
+#elif defined(CBK_AVX2)
   return _mm256_fmadd_ps(a, b, c);
 #else
   F32 r;
@@ -103,9 +117,9 @@ CBK_INLINE F32 fma(F32 a, F32 b, F32 c) {
 }
 
 CBK_INLINE F64 fma(F64 a, F64 b, F64 c) {
-#if defined(__AVX512F__)
+#if defined(CBK_AVX512)
   return _mm512_fmadd_pd(a, b, c);
-#elif defined(__AVX2__)
+#elif defined(CBK_AVX2)
   return _mm256_fmadd_pd(a, b, c);
 #else
   F64 r;
@@ -116,7 +130,7 @@ CBK_INLINE F64 fma(F64 a, F64 b, F64 c) {
 
 template <class V>
 CBK_INLINE V mad(V a, V b, V c) {
-#if defined(__FMA__) || defined(__aarch64__)
+#if defined(CBK_AVX512) || defined(CBK_AVX2) || defined(__aarch64__)
   return fma(a, b, c);
 #else
   return a * b + c;
@@ -134,9 +148,9 @@ CBK_INLINE V min(V a, V b) {
 }
 
 CBK_INLINE F32 sqrt(F32 a) {
-#if defined(__AVX512F__)
+#if defined(CBK_AVX512)
   return _mm512_sqrt_ps(a);
-#elif defined(__AVX2__)
+#elif defined(CBK_AVX2)
   return _mm256_sqrt_ps(a);
 #else
   for (int i = 0; i < lanes<float>; ++i) a[i] = std::sqrt(a[i]);
@@ -145,9 +159,9 @@ CBK_INLINE F32 sqrt(F32 a) {
 }
 
 CBK_INLINE F64 sqrt(F64 a) {
-#if defined(__AVX512F__)
+#if defined(CBK_AVX512)
   return _mm512_sqrt_pd(a);
-#elif defined(__AVX2__)
+#elif defined(CBK_AVX2)
   return _mm256_sqrt_pd(a);
 #else
   for (int i = 0; i < lanes<double>; ++i) a[i] = std::sqrt(a[i]);
@@ -199,9 +213,9 @@ CBK_INLINE V exp2_integer(V n) {
 // The low halves' 32 x 32 -> 64 bit products; high halves of the inputs are ignored.
 CBK_INLINE uint64_t multiply_low(uint64_t a, uint64_t b) { return (a & 0xffffffffu) * (b & 0xffffffffu); }
 CBK_INLINE U64 multiply_low(U64 a, U64 b) {
-#if defined(__AVX512F__)
+#if defined(CBK_AVX512)
   return bits<U64>(_mm512_mul_epu32(bits<__m512i>(a), bits<__m512i>(b)));
-#elif defined(__AVX2__)
+#elif defined(CBK_AVX2)
   return bits<U64>(_mm256_mul_epu32(bits<__m256i>(a), bits<__m256i>(b)));
 #else
   return (a & 0xffffffffu) * (b & 0xffffffffu);
@@ -218,25 +232,15 @@ CBK_INLINE double sum(F64 v) {
 struct Pair64 {
   F64 low, high;
 };
-CBK_INLINE Pair64 widen(F32 v) {
-#if defined(__AVX512F__)
-  return {_mm512_cvtps_pd(_mm512_castps512_ps256(v)),
-          _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)))};
-#elif defined(__AVX2__)
-  return {_mm256_cvtps_pd(_mm256_castps256_ps128(v)), _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))};
-#else
-  return {F64{v[0], v[1]}, F64{v[2], v[3]}};
-#endif
-}
+typedef float HalfF32 __attribute__((vector_size(register_bytes / 2)));
 
-CBK_INLINE F32 narrow(Pair64 v) {
-#if defined(__AVX512F__)
-  const __m256d low = _mm256_castps_pd(_mm512_cvtpd_ps(v.low)), high = _mm256_castps_pd(_mm512_cvtpd_ps(v.high));
-  return _mm512_castpd_ps(_mm512_insertf64x4(_mm512_castpd256_pd512(low), high, 1));
-#elif defined(__AVX2__)
-  return _mm256_set_m128(_mm256_cvtpd_ps(v.high), _mm256_cvtpd_ps(v.low));
+CBK_INLINE Pair64 widen(F32 v) {
+  HalfF32 half[2];
+  std::memcpy(half, &v, sizeof v);
+#if defined(__AVX512F__)  // the compiler would convert by quarters
+  return {_mm512_cvtps_pd(half[0]), _mm512_cvtps_pd(half[1])};
 #else
-  return F32{float(v.low[0]), float(v.low[1]), float(v.high[0]), float(v.high[1])};
+  return {__builtin_convertvector(half[0], F64), __builtin_convertvector(half[1], F64)};
 #endif
 }
 

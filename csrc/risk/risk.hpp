@@ -54,7 +54,6 @@ struct RiskTask {
 template <class T>
 struct RiskKernels {
   int64_t lanes;
-  void (*pack)(const T* rows, int64_t samples, int64_t columns, int64_t panel, T* packed);
   int64_t (*scratch_size)(const Network& net, const RiskPlan& plan);
   void (*evaluate)(const RiskTask<T>& task);
 };

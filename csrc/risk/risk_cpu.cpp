@@ -34,6 +34,21 @@ RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64
 
 namespace {
 
+// rows [samples][columns] -> packed [panels][columns][panel], padded with zeros.
+template <class T>
+void pack(const T* rows, int64_t samples, int64_t columns, int64_t panel, T* packed) {
+  for (int64_t s0 = 0; s0 < samples; s0 += panel, packed += columns * panel) {
+    const int64_t count = std::min(samples - s0, panel);
+    // 16 columns at a time: the panel's rows are read in whole cache lines
+    for (int64_t k0 = 0; k0 < columns; k0 += 16)
+      for (int64_t s = 0; s < count; ++s)
+        for (int64_t k = k0; k < std::min(k0 + 16, columns); ++k)
+          packed[k * panel + s] = rows[(s0 + s) * columns + k];
+    for (int64_t k = 0; k < columns && count < panel; ++k)
+      std::fill(packed + k * panel + count, packed + (k + 1) * panel, T(0));
+  }
+}
+
 template <class T>
 struct Chunk {
   int64_t first, samples;
@@ -41,15 +56,14 @@ struct Chunk {
 };
 
 template <class T>
-void pack_chunk(const RiskProblem<T>& problem, const RiskPlan& plan, const RiskKernels<T>& kernels,
-                const Chunk<T>& chunk) {
+void pack_chunk(const RiskProblem<T>& problem, const RiskPlan& plan, const Chunk<T>& chunk) {
   const int64_t inputs = problem.net.inputs, outputs = problem.net.outputs;
   const int64_t padded = round_up(chunk.samples, plan.panel);
-  kernels.pack(problem.x + chunk.first * inputs, chunk.samples, inputs, plan.panel, chunk.x);
+  pack(problem.x + chunk.first * inputs, chunk.samples, inputs, plan.panel, chunk.x);
   for (int64_t t = 0; t < problem.tasks && problem.loss != Loss::none; ++t) {
     const int64_t first = t * problem.samples + chunk.first;
     if (problem.loss == Loss::mse) {
-      kernels.pack(problem.y + first * outputs, chunk.samples, outputs, plan.panel, chunk.y + t * padded * outputs);
+      pack(problem.y + first * outputs, chunk.samples, outputs, plan.panel, chunk.y + t * padded * outputs);
     } else {
       T* labels = chunk.y + t * padded;
       std::copy_n(problem.labels + first, chunk.samples, labels);
@@ -87,7 +101,7 @@ void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_thread
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t i = 0; i < chunks; ++i) pack_chunk(problem, plan, kernels, chunk_at(i));
+      for (int64_t i = 0; i < chunks; ++i) pack_chunk(problem, plan, chunk_at(i));
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < groups * chunks; ++i) {
         const Chunk<T> chunk = chunk_at(i / groups);

@@ -1,116 +1,13 @@
 // The inner kernels of risk.hpp, compiled once per instruction set.
 #include "../common/activation.hpp"
 #include "../common/loss.hpp"
+#include "product.hpp"
 #include "risk.hpp"
 
 namespace cbk::CBK_ISA {
 namespace {
 
-constexpr int64_t depth_block = 256;   // terms summed in one accumulator; bounds the rounding error and the L1 footprint
-constexpr int64_t neuron_block = 64;   // neurons whose hidden activations of one panel are held in L1
-constexpr int max_rows = registers == 32 ? 12 : 6;
-
-template <class T>
-void pack(const T* rows, int64_t samples, int64_t columns, int64_t panel, T* packed) {
-  for (int64_t s0 = 0; s0 < samples; s0 += panel, packed += columns * panel) {
-    const int64_t count = samples - s0 < panel ? samples - s0 : panel;
-    // 16 columns at a time: the panel's rows are read in whole cache lines
-    for (int64_t k0 = 0; k0 < columns; k0 += 16) {
-      const int64_t k1 = k0 + 16 < columns ? k0 + 16 : columns;
-      for (int64_t s = 0; s < count; ++s)
-        for (int64_t k = k0; k < k1; ++k) packed[k * panel + s] = rows[(s0 + s) * columns + k];
-    }
-    if (count < panel)
-      for (int64_t k = 0; k < columns; ++k)
-        for (int64_t s = count; s < panel; ++s) packed[k * panel + s] = 0;
-  }
-}
-
-// acc[r][j] = sum_k a[r * stride + k] x[k][j] over `depth` terms, for R rows and a panel of 2 vectors.
-// With few rows the terms are spread over U accumulators each, or the latency of the sums would be all that one sees.
-template <int R, class T>
-CBK_INLINE void product_tile(const T* a, int64_t stride, int64_t depth, const T* x, T* z, const T* bias,
-                             bool accumulate) {
-  using V = Vector<T>;
-  constexpr int U = R >= 4 ? 1 : R >= 2 ? 2 : 4;
-  constexpr int64_t panel = 2 * lanes<T>;
-  V acc[U][R][2] = {};
-  int64_t k = 0;
-  for (; k + U <= depth; k += U) {
-#pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) {
-      const V x0 = load(x + (k + u) * panel), x1 = load(x + (k + u) * panel + lanes<T>);
-#pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) {
-        const V w = splat<V>(a[r * stride + k + u]);
-        acc[u][r][0] = mad(w, x0, acc[u][r][0]);
-        acc[u][r][1] = mad(w, x1, acc[u][r][1]);
-      }
-    }
-  }
-  for (; k < depth; ++k) {
-    const V x0 = load(x + k * panel), x1 = load(x + k * panel + lanes<T>);
-#pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-      const V w = splat<V>(a[r * stride + k]);
-      acc[0][r][0] = mad(w, x0, acc[0][r][0]);
-      acc[0][r][1] = mad(w, x1, acc[0][r][1]);
-    }
-  }
-#pragma GCC unroll 12
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
-      V sum = acc[0][r][j];
-#pragma GCC unroll 4
-      for (int u = 1; u < U; ++u) sum = sum + acc[u][r][j];
-      T* p = z + r * panel + j * lanes<T>;
-      if (bias) sum = sum + splat<V>(bias[r]);
-      store(p, accumulate ? load(p) + sum : sum);
-    }
-  }
-}
-
-template <class T>
-void product_rows(int64_t rows, const T* a, int64_t stride, int64_t depth, const T* x, T* z, const T* bias,
-                  bool accumulate) {
-  switch (rows) {
-#define CBK_ROWS(R) \
-  case R: return product_tile<R>(a, stride, depth, x, z, bias, accumulate);
-    CBK_ROWS(1)
-    CBK_ROWS(2)
-    CBK_ROWS(3)
-    CBK_ROWS(4)
-    CBK_ROWS(5)
-    CBK_ROWS(6)
-#if defined(__AVX512F__)
-    CBK_ROWS(7)
-    CBK_ROWS(8)
-    CBK_ROWS(9)
-    CBK_ROWS(10)
-    CBK_ROWS(11)
-    CBK_ROWS(12)
-#endif
-#undef CBK_ROWS
-  }
-}
-
-// z[r][panel] (+)= bias[r] + sum_k a[r * stride + k] x[k][panel]: both layers are this product.  Tiles are of nearly
-// equal height, since a low last tile would run at the latency of its few sums.
-template <class T>
-void product(const T* a, int64_t stride, int64_t rows, int64_t depth, const T* x, T* z, const T* bias,
-             bool accumulate) {
-  constexpr int64_t panel = 2 * lanes<T>;
-  const int64_t tiles = (rows + max_rows - 1) / max_rows;
-  for (int64_t k = 0; k < depth; k += depth_block) {
-    const int64_t terms = depth - k < depth_block ? depth - k : depth_block;
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t first = rows * tile / tiles, last = rows * (tile + 1) / tiles;
-      product_rows(last - first, a + first * stride + k, stride, terms, x + k * panel, z + first * panel,
-                   k == 0 && bias ? bias + first : nullptr, accumulate || k > 0);
-    }
-  }
-}
+constexpr int64_t neuron_block = 64;  // neurons whose hidden activations of one panel are held in L1
 
 template <int N>
 struct Constant {
@@ -189,11 +86,11 @@ void hidden_sums(const RiskTask<T>& task, T* sums, T* hidden) {
           if (plan.direct) {
             direct_panel(net, theta, m, neurons, x, plan.panel, task.chunk.samples - s, out);
           } else {
-            product(theta + m * net.inputs, net.inputs, neurons, net.inputs, x, hidden, theta + net.biases() + m,
-                    false);
+            product<T>({theta + m * net.inputs, net.inputs, 1}, neurons, net.inputs, {x, plan.panel},
+                       hidden, plan.panel, {theta + net.biases() + m, false});
             activate_array(net.activation, hidden, neurons * plan.panel);
-            product(theta + net.output_weights() + m, net.width, net.outputs, neurons, hidden, out,
-                    static_cast<const T*>(nullptr), m > 0);
+            product<T>({theta + net.output_weights() + m, net.width, 1}, net.outputs, neurons,
+                       {hidden, plan.panel}, out, plan.panel, {nullptr, m > 0});
           }
         }
       }
@@ -247,7 +144,7 @@ void evaluate(const RiskTask<T>& task) {
 
 template <class T>
 RiskKernels<T> risk_kernels() {
-  return {lanes<T>, pack<T>, scratch_size<T>, evaluate<T>};
+  return {lanes<T>, scratch_size<T>, evaluate<T>};
 }
 template RiskKernels<float> risk_kernels();
 template RiskKernels<double> risk_kernels();

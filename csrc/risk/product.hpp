@@ -1,0 +1,119 @@
+// The matrix product that both layers and the gradient are made of: rows of scalars against panels of two vectors.
+#pragma once
+
+#include "../common/simd.hpp"
+
+namespace cbk::CBK_ISA {
+
+constexpr int64_t depth_block = 256;  // terms summed in one accumulator: bounds the rounding error and the L1 footprint
+constexpr int max_rows = registers == 32 ? 12 : 6;
+
+template <class T>
+constexpr int64_t panel_width = 2 * lanes<T>;
+
+// Element (r, k) at data[r * row + k * depth].
+template <class T>
+struct Scalars {
+  const T* data;
+  int64_t row, depth;
+};
+
+// Line k of a panel at data + k * stride.
+template <class T>
+struct Panel {
+  const T* data;
+  int64_t stride;
+};
+
+// What the sums are added to.
+template <class T>
+struct Start {
+  const T* bias;    // one per row, or nullptr
+  bool accumulate;  // what stands in the result
+};
+
+// z[r][2 vectors] = start + sum_k a(r, k) x[k] over `depth` terms, for R rows.  With few rows the terms are spread over
+// U accumulators each, or the latency of the sums would be all that one sees.
+template <int R, class T>
+CBK_INLINE void product_tile(Scalars<T> a, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
+  using V = Vector<T>;
+  constexpr int U = R >= 4 ? 1 : R >= 2 ? 2 : 4;
+  V acc[U][R][2] = {};
+  int64_t k = 0;
+  for (; k + U <= depth; k += U) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      const T* line = x.data + (k + u) * x.stride;
+      const V x0 = load(line), x1 = load(line + lanes<T>);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        const V w = splat<V>(a.data[r * a.row + (k + u) * a.depth]);
+        acc[u][r][0] = mad(w, x0, acc[u][r][0]);
+        acc[u][r][1] = mad(w, x1, acc[u][r][1]);
+      }
+    }
+  }
+  for (; k < depth; ++k) {
+    const T* line = x.data + k * x.stride;
+    const V x0 = load(line), x1 = load(line + lanes<T>);
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+      const V w = splat<V>(a.data[r * a.row + k * a.depth]);
+      acc[0][r][0] = mad(w, x0, acc[0][r][0]);
+      acc[0][r][1] = mad(w, x1, acc[0][r][1]);
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      V sum = acc[0][r][j];
+#pragma GCC unroll 4
+      for (int u = 1; u < U; ++u) sum = sum + acc[u][r][j];
+      T* p = z + r * z_stride + j * lanes<T>;
+      if (start.bias) sum = sum + splat<V>(start.bias[r]);
+      store(p, start.accumulate ? load(p) + sum : sum);
+    }
+  }
+}
+
+template <class T>
+void product_rows(int64_t rows, Scalars<T> a, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
+  switch (rows) {
+#define CBK_ROWS(R) \
+  case R: return product_tile<R>(a, depth, x, z, z_stride, start);
+    CBK_ROWS(1)
+    CBK_ROWS(2)
+    CBK_ROWS(3)
+    CBK_ROWS(4)
+    CBK_ROWS(5)
+    CBK_ROWS(6)
+#if defined(CBK_AVX512)
+    CBK_ROWS(7)
+    CBK_ROWS(8)
+    CBK_ROWS(9)
+    CBK_ROWS(10)
+    CBK_ROWS(11)
+    CBK_ROWS(12)
+#endif
+#undef CBK_ROWS
+  }
+}
+
+// z[r][panel] = start + sum_k a(r, k) x[k][panel].  Tiles are of nearly equal height, since a low last tile would run
+// at the latency of its few sums.
+template <class T>
+void product(Scalars<T> a, int64_t rows, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
+  const int64_t tiles = (rows + max_rows - 1) / max_rows;
+  for (int64_t k = 0; k < depth; k += depth_block) {
+    const int64_t terms = depth - k < depth_block ? depth - k : depth_block;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t first = rows * tile / tiles, last = rows * (tile + 1) / tiles;
+      product_rows<T>(last - first, {a.data + first * a.row + k * a.depth, a.row, a.depth}, terms,
+                      {x.data + k * x.stride, x.stride}, z + first * z_stride, z_stride,
+                      {k == 0 && start.bias ? start.bias + first : nullptr, start.accumulate || k > 0});
+    }
+  }
+}
+
+}  // namespace cbk::CBK_ISA
