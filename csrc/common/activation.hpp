@@ -16,7 +16,37 @@ CBK_INLINE V activate(V z) {
   return z;
 }
 
-// Calls f(std::integral_constant-like tag) with the activation as a compile-time constant.
+// The value, and the derivative (0 at a ReLU's corner).
+template <Activation A, class V>
+CBK_INLINE V activate(V z, V& derivative) {
+  using T = Scalar<V>;
+  const V one = splat<V>(1);
+  if constexpr (A == Activation::relu) {
+    derivative = z > T(0) ? one : V{};
+    return max(V{}, z);
+  } else if constexpr (A == Activation::tanh) {
+    const V h = tanh(z);
+    derivative = mad(-h, h, one);
+    return h;
+  } else if constexpr (A == Activation::sigmoid) {
+    const V h = sigmoid(z);
+    derivative = h * (one - h);
+    return h;
+  } else if constexpr (A == Activation::gelu) {
+    V density;
+    const V cdf = normal_cdf(z, density);
+    derivative = mad(z, density, cdf);
+    return z * cdf;
+  } else if constexpr (A == Activation::softplus) {
+    derivative = sigmoid(z);
+    return softplus(z);
+  } else {
+    derivative = one;
+    return z;
+  }
+}
+
+// Calls f(tag) with the activation as a compile-time constant.
 template <Activation A>
 struct ActivationTag {
   static constexpr Activation value = A;
@@ -40,6 +70,17 @@ void activate_array(Activation activation, T* z, int64_t count) {
   with_activation(activation, [&](auto tag) {
     if constexpr (tag.value != Activation::identity)
       for (int64_t i = 0; i < count; i += lanes<T>) store(z + i, activate<tag.value>(load(z + i)));
+  });
+}
+
+template <class T>
+void activate_array(Activation activation, T* z, T* derivative, int64_t count) {
+  with_activation(activation, [&](auto tag) {
+    for (int64_t i = 0; i < count; i += lanes<T>) {
+      Vector<T> d;
+      store(z + i, activate<tag.value>(load(z + i), d));
+      store(derivative + i, d);
+    }
   });
 }
 

@@ -17,6 +17,7 @@ template <class T>
 struct IsaKernels {
   RandomKernels<T> random;
   RiskKernels<T> risk;
+  GradientKernels<T> gradient;
   ConsensusKernels<T> consensus;
   UpdateKernels<T> update;
 };
@@ -37,6 +38,8 @@ struct IsaTable {
   const RandomKernels<T>& random() const { return kernels<T>().random; }
   template <class T>
   const RiskKernels<T>& risk() const { return kernels<T>().risk; }
+  template <class T>
+  const GradientKernels<T>& gradient() const { return kernels<T>().gradient; }
   template <class T>
   const ConsensusKernels<T>& consensus() const { return kernels<T>().consensus; }
   template <class T>

@@ -12,6 +12,8 @@ RandomKernels<T> random_kernels();
 template <class T>
 RiskKernels<T> risk_kernels();
 template <class T>
+GradientKernels<T> gradient_kernels();
+template <class T>
 ConsensusKernels<T> consensus_kernels();
 template <class T>
 UpdateKernels<T> update_kernels();
@@ -19,7 +21,7 @@ UpdateKernels<T> update_kernels();
 namespace {
 template <class T>
 IsaKernels<T> all() {
-  return {random_kernels<T>(), risk_kernels<T>(), consensus_kernels<T>(), update_kernels<T>()};
+  return {random_kernels<T>(), risk_kernels<T>(), gradient_kernels<T>(), consensus_kernels<T>(), update_kernels<T>()};
 }
 }  // namespace
 

@@ -9,6 +9,7 @@ namespace cbk::CBK_ISA {
 template <class V>
 CBK_INLINE V keep_lanes(V v, int64_t count) {
   using I = Int<V>;
+  if (count >= lanes<Scalar<V>>) return v;
   I lane;
   for (int i = 0; i < lanes<Scalar<V>>; ++i) lane[i] = i;
   return lane < I{} + decltype(lane[0] + 0)(count) ? v : V{};
@@ -22,8 +23,7 @@ CBK_INLINE F64 squared_error(F64 total, const T* g, const T* y, int64_t rows, in
     for (int64_t s = 0; s < samples; s += 4 * lanes<T>) {
       V sum{};
       for (int64_t i = s; i < s + 4 * lanes<T> && i < samples; i += lanes<T>) {
-        V e = load(g + i) - load(y + i);
-        if (samples - i < lanes<T>) e = keep_lanes(e, samples - i);
+        const V e = keep_lanes(load(g + i) - load(y + i), samples - i);
         sum = mad(e, e, sum);
       }
       total = add(total, sum);
@@ -49,9 +49,50 @@ CBK_INLINE F64 cross_entropy(F64 total, const T* g, const T* label, int64_t rows
       ties = ties + (is_top ? splat<V>(1) : V{});
       picked = wanted == T(c) ? z : picked;
     }
-    V loss = log1p(others + ties) - picked;
-    if (samples - s < lanes<T>) loss = keep_lanes(loss, samples - s);
-    total = add(total, loss);
+    total = add(total, keep_lanes(log1p(others + ties) - picked, samples - s));
+  }
+  return total;
+}
+
+// Also replaces g by factor * dL/dg, zero in padded samples.  Line c of g lies at g + c * stride.
+template <class T>
+CBK_INLINE F64 squared_error_slope(F64 total, T* g, int64_t stride, const T* y, int64_t rows, int64_t panel,
+                                   int64_t samples, T factor) {
+  using V = Vector<T>;
+  for (int64_t row = 0; row < rows; ++row, g += stride, y += panel) {
+    for (int64_t s = 0; s < panel; s += lanes<T>) {
+      const V e = keep_lanes(load(g + s) - load(y + s), samples - s);
+      total = add_square(total, e);
+      store(g + s, e * (2 * factor));
+    }
+  }
+  return total;
+}
+
+template <class T>
+CBK_INLINE F64 cross_entropy_slope(F64 total, T* g, int64_t stride, const T* label, int64_t rows, int64_t panel,
+                                   int64_t samples, T factor) {
+  using V = Vector<T>;
+  for (int64_t s = 0; s < panel; s += lanes<T>) {
+    const V wanted = load(label + s);
+    V top = load(g + s);
+    for (int64_t c = 1; c < rows; ++c) top = max(top, load(g + c * stride + s));
+    V others{}, ties = splat<V>(-1), picked{};
+    for (int64_t c = 0; c < rows; ++c) {
+      const V z = load(g + c * stride + s) - top, e = exp(z);
+      const auto is_top = z == T(0);
+      others = others + (is_top ? V{} : e);
+      ties = ties + (is_top ? splat<V>(1) : V{});
+      picked = wanted == T(c) ? z : picked;
+      store(g + c * stride + s, e);
+    }
+    total = add(total, keep_lanes(log1p(others + ties) - picked, samples - s));
+    const V inverse = splat<V>(1) / (others + ties + T(1));
+    for (int64_t c = 0; c < rows; ++c) {
+      T* p = g + c * stride + s;
+      const V slope = mad(load(p), inverse, wanted == T(c) ? splat<V>(-1) : V{});
+      store(p, keep_lanes(slope * factor, samples - s));
+    }
   }
   return total;
 }

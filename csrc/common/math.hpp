@@ -125,9 +125,9 @@ CBK_INLINE V softplus(V x) {
   return max(V{}, x) + log1p(exp(-abs(x)));
 }
 
-// x Phi(x) with Phi(x) = erfc(-x / sqrt 2) / 2, exact in the lower tail too.
+// Phi(x) = erfc(-x / sqrt 2) / 2, relatively exact in the lower tail too, and the density exp(-x^2 / 2) / sqrt(2 pi).
 template <class V>
-CBK_INLINE V gelu(V x) {
+CBK_INLINE V normal_cdf(V x, V& density) {
   using T = Scalar<V>;
   const V bound = min(abs(x), splat<V>(T(56))), z = bound * T(0.70710678118654752440);
   const V t = (z - T(3.75)) / (z + T(3.75));
@@ -136,9 +136,16 @@ CBK_INLINE V gelu(V x) {
   constexpr int count = sizeof(cbk::polynomial::Table<T>::ERFC) / sizeof(T);
 #pragma GCC unroll 32
   for (int i = 1; i < count; ++i) p = mad(p, t, splat<V>(cbk::polynomial::Table<T>::ERFC[i]));
-  const V e = exp(square * T(-0.5));
-  const V tail = mad(e, rest * T(-0.5), e) * p / (mad(z, splat<V>(2), splat<V>(1))) * T(0.5);
-  return x * (x < T(0) ? tail : T(1) - tail);
+  const V e = exp(square * T(-0.5)), exact = mad(e, rest * T(-0.5), e);
+  density = exact * T(0.39894228040143267794);
+  const V tail = exact * p / (mad(z, splat<V>(2), splat<V>(1))) * T(0.5);
+  return x < T(0) ? tail : T(1) - tail;
+}
+
+template <class V>
+CBK_INLINE V gelu(V x) {
+  V density;
+  return x * normal_cdf(x, density);
 }
 
 }  // namespace cbk::CBK_ISA

@@ -1,19 +1,15 @@
 // Threads and their scratch memory.
 #pragma once
 
-#include <omp.h>
-
 #include <cstdint>
 #include <memory>
 #include <new>
 
 namespace cbk {
 
-// num_threads 0: OpenMP's own setting; never more than there are tasks.
-inline int thread_count(int num_threads, int64_t tasks) {
-  const int64_t wanted = num_threads > 0 ? num_threads : omp_get_max_threads();
-  return int(wanted < tasks ? wanted : tasks > 0 ? tasks : 1);
-}
+// Threads for so many tasks; num_threads 0: OpenMP's own setting.  1 in a process forked after a parallel region: the
+// OpenMP runtime would wait there for threads that were not forked.
+int thread_count(int num_threads, int64_t tasks);
 
 // Uninitialised cache-line aligned memory.
 template <class T>

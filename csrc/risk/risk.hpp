@@ -58,6 +58,39 @@ struct RiskKernels {
   void (*evaluate)(const RiskTask<T>& task);
 };
 
+// Gradients: one particle and one chunk a task.  Hidden activations and their derivatives of a tile of samples are held,
+// [width][tile] each, so that every product is computed once; sums over samples run over a chunk in the particles' type.
+struct GradientPlan {
+  bool direct;    // one output and at most direct_gradient_inputs inputs
+  int64_t panel;  // samples in a panel
+  int64_t tile;   // samples whose activations are held, a multiple of panel
+  int64_t chunk;  // samples in a chunk, a multiple of tile
+  int64_t chunks; // chunks that are packed at once
+};
+constexpr int64_t direct_gradient_inputs = 4;
+
+template <class T>
+struct GradientTask {
+  const Network* net;
+  const GradientPlan* plan;
+  Loss loss;
+  const T* theta;  // one particle
+  PackedChunk<T> chunk;
+  const T* strips;  // [ceil(inputs / strip)][chunk][strip]: x by columns, strip = 2 lanes (not where direct)
+  T factor;         // 1 / S
+  T* scratch;
+  double* sum;      // the losses' sum is added here
+  T* gradient;      // [size]
+  bool accumulate;  // add to what stands there
+};
+
+template <class T>
+struct GradientKernels {
+  int64_t lanes;
+  int64_t (*scratch_size)(const Network& net, const GradientPlan& plan);
+  void (*evaluate)(const GradientTask<T>& task);
+};
+
 RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64_t target_rows, int64_t element,
                    int64_t lanes);
 
@@ -79,5 +112,8 @@ template <class T>
 void forward(const RiskProblem<T>& problem, T* out, int num_threads);
 template <class T>
 void risk(const RiskProblem<T>& problem, double* out, int num_threads);
+// One task: out [N] and gradient [N, size] of the risks.
+template <class T>
+void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, int num_threads);
 
 }  // namespace cbk

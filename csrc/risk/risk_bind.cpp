@@ -23,6 +23,16 @@ void run(const RiskProblem<T>& problem, Array<double>& out, int num_threads) {
 }
 
 template <class T>
+void run_gradient(const RiskProblem<T>& problem, Array<double>& out, Array<T>& gradient, int num_threads) {
+  check_shape("out", out, {problem.particles});
+  check_shape("gradient", gradient, {problem.particles, problem.net.size()});
+  double* p = out.mutable_data();
+  T* g = gradient.mutable_data();
+  py::gil_scoped_release release;
+  risk_gradient(problem, p, g, num_threads);
+}
+
+template <class T>
 void register_typed(py::module_& m) {
   m.def(
       "forward",
@@ -61,6 +71,30 @@ void register_typed(py::module_& m) {
       },
       py::arg("net"), py::arg("theta").noconvert(), py::arg("x").noconvert(), py::arg("y").noconvert(),
       py::arg("out").noconvert(), py::arg("num_threads"));
+  m.def(
+      "risk_gradient",
+      [](const Network& net, const Array<T>& theta, const Array<T>& x, const Array<T>& y, Array<double> out,
+         Array<T> gradient, int num_threads) {
+        RiskProblem<T> problem = problem_of(net, theta, x);
+        check_shape("y", y, {problem.samples, net.outputs});
+        problem.loss = Loss::mse;
+        problem.y = y.data();
+        run_gradient(problem, out, gradient, num_threads);
+      },
+      py::arg("net"), py::arg("theta").noconvert(), py::arg("x").noconvert(), py::arg("y").noconvert(),
+      py::arg("out").noconvert(), py::arg("gradient").noconvert(), py::arg("num_threads"));
+  m.def(
+      "risk_gradient",
+      [](const Network& net, const Array<T>& theta, const Array<T>& x, const Array<int32_t>& labels,
+         Array<double> out, Array<T> gradient, int num_threads) {
+        RiskProblem<T> problem = problem_of(net, theta, x);
+        check_shape("y", labels, {problem.samples});
+        problem.loss = Loss::cross_entropy;
+        problem.labels = labels.data();
+        run_gradient(problem, out, gradient, num_threads);
+      },
+      py::arg("net"), py::arg("theta").noconvert(), py::arg("x").noconvert(), py::arg("y").noconvert(),
+      py::arg("out").noconvert(), py::arg("gradient").noconvert(), py::arg("num_threads"));
 }
 
 }  // namespace

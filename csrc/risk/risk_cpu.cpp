@@ -1,8 +1,11 @@
 // Divides a risk problem into tasks and runs them on all threads; the arithmetic stands in risk_simd.cpp.
+#include <omp.h>
+
 #include <algorithm>
 
 #include "../common/isa.hpp"
 #include "../common/parallel.hpp"
+#include "packing.hpp"
 #include "risk.hpp"
 
 namespace cbk {
@@ -34,51 +37,13 @@ RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64
 
 namespace {
 
-// rows [samples][columns] -> packed [panels][columns][panel], padded with zeros.
-template <class T>
-void pack(const T* rows, int64_t samples, int64_t columns, int64_t panel, T* packed) {
-  for (int64_t s0 = 0; s0 < samples; s0 += panel, packed += columns * panel) {
-    const int64_t count = std::min(samples - s0, panel);
-    // 16 columns at a time: the panel's rows are read in whole cache lines
-    for (int64_t k0 = 0; k0 < columns; k0 += 16)
-      for (int64_t s = 0; s < count; ++s)
-        for (int64_t k = k0; k < std::min(k0 + 16, columns); ++k)
-          packed[k * panel + s] = rows[(s0 + s) * columns + k];
-    for (int64_t k = 0; k < columns && count < panel; ++k)
-      std::fill(packed + k * panel + count, packed + (k + 1) * panel, T(0));
-  }
-}
-
-template <class T>
-struct Chunk {
-  int64_t first, samples;
-  T *x, *y;
-};
-
-template <class T>
-void pack_chunk(const RiskProblem<T>& problem, const RiskPlan& plan, const Chunk<T>& chunk) {
-  const int64_t inputs = problem.net.inputs, outputs = problem.net.outputs;
-  const int64_t padded = round_up(chunk.samples, plan.panel);
-  pack(problem.x + chunk.first * inputs, chunk.samples, inputs, plan.panel, chunk.x);
-  for (int64_t t = 0; t < problem.tasks && problem.loss != Loss::none; ++t) {
-    const int64_t first = t * problem.samples + chunk.first;
-    if (problem.loss == Loss::mse) {
-      pack(problem.y + first * outputs, chunk.samples, outputs, plan.panel, chunk.y + t * padded * outputs);
-    } else {
-      T* labels = chunk.y + t * padded;
-      std::copy_n(problem.labels + first, chunk.samples, labels);
-      std::fill(labels + chunk.samples, labels + padded, T(0));
-    }
-  }
-}
-
 // Losses are added to sums[N][tasks] (zeroed by the caller), outputs written to outputs[N][S][C]; either may be null.
 template <class T>
 void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_threads) {
   const Network& net = problem.net;
   const RiskKernels<T>& kernels = isa_table().risk<T>();
-  const int64_t rows = problem.loss == Loss::mse ? net.outputs : problem.loss == Loss::cross_entropy ? 1 : 0;
-  const int64_t tasks = problem.loss == Loss::none ? 0 : problem.tasks, target_rows = rows * tasks;
+  const int64_t tasks = problem.loss == Loss::none ? 0 : problem.tasks;
+  const int64_t target_rows = target_columns(net, problem.loss) * tasks;
   const RiskPlan plan =
       plan_risk(net, problem.particles, problem.samples, target_rows, sizeof(T), kernels.lanes);
 
@@ -101,7 +66,7 @@ void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_thread
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t i = 0; i < chunks; ++i) pack_chunk(problem, plan, chunk_at(i));
+      for (int64_t i = 0; i < chunks; ++i) pack_chunk(problem, plan.panel, chunk_at(i));
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < groups * chunks; ++i) {
         const Chunk<T> chunk = chunk_at(i / groups);

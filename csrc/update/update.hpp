@@ -8,6 +8,11 @@
 //   additive     sigma sqrt(dt) xi
 //   none
 // with a = -lambda dt and b = sigma sqrt(dt), computed in float64 and rounded once.
+//
+// Adam [Kingma, Ba 2015]: first = beta1 first + (1 - beta1) d, second = beta2 second + (1 - beta2) d^2,
+//   theta' = theta - lr first^ / (sqrt(second^) + delta), hats: divided by 1 - beta^step
+// hybrid [De Deyn, Herty, Samaey 2025, eq. 25-26]: Adam with lr = mix dt, and the step above with a and b times
+//   1 - mix, in one pass.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +24,13 @@ namespace cbk {
 enum class Noise { anisotropic, isotropic, truncated, additive, none };
 
 // What a kernel computes per coordinate, with delta = theta - v.
-enum class UpdateForm { multiplied, floored, added, quiet };
+enum class UpdateForm { multiplied, floored, added, quiet, still };  // still: no drift either, Adam alone
+
+template <class T>
+struct AdamCoefficients {
+  T beta1, rest1, beta2, rest2;  // rest = 1 - beta
+  T rate, correction, delta;     // lr / (1 - beta1^step), 1 / (1 - beta2^step)
+};
 
 template <class T>
 struct UpdateRow {
@@ -29,6 +40,9 @@ struct UpdateRow {
   T a;                 // -lambda dt
   T b;                 // multiplied: sigma sqrt(dt); floored: sigma^2 dt; added: the normals' factor
   T floor;             // floored: floor^2 dt
+  const T* gradient;   // nullptr: no Adam
+  T *first, *second;
+  AdamCoefficients<T> adam;
 };
 
 template <class T>
@@ -53,6 +67,19 @@ struct UpdateProblem {
 };
 
 template <class T>
+struct AdamState {
+  const T* gradient;  // all [particles, size]
+  T *first, *second;
+  double lr, beta1, beta2, delta;
+  uint32_t step;  // from 1
+};
+
+template <class T>
 void cbo_update(const UpdateProblem<T>& problem, int num_threads);
+// The drift, noise and Adam's lr come already weighted by the mix.
+template <class T>
+void hybrid_update(const UpdateProblem<T>& problem, const AdamState<T>& adam, int num_threads);
+template <class T>
+void adam_update(const T* theta, T* out, int64_t particles, int64_t size, const AdamState<T>& adam, int num_threads);
 
 }  // namespace cbk

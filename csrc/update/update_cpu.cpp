@@ -14,13 +14,17 @@ UpdateForm form_of(Noise noise, double diffusion, double floor) {
   return noise == Noise::none || diffusion == 0 ? UpdateForm::quiet : UpdateForm::added;
 }
 
-}  // namespace
+template <class T>
+AdamCoefficients<T> coefficients(const AdamState<T>& adam) {
+  return {T(adam.beta1), T(1 - adam.beta1), T(adam.beta2), T(1 - adam.beta2),
+          T(adam.lr / (1 - std::pow(adam.beta1, adam.step))), T(1 / (1 - std::pow(adam.beta2, adam.step))),
+          T(adam.delta)};
+}
 
 template <class T>
-void cbo_update(const UpdateProblem<T>& problem, int num_threads) {
+void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>* adam, int num_threads) {
   constexpr int64_t piece = 8192;  // coordinates; a row longer than this is shared by several threads
   const UpdateKernels<T>& kernels = isa_table().update<T>();
-  const UpdateForm form = form_of(problem.noise, problem.diffusion, problem.floor);
   const bool by_distance = problem.noise == Noise::isotropic || problem.noise == Noise::truncated;
   const int64_t rows = problem.rows ? problem.row_count : problem.particles, size = problem.size;
   const auto particle = [&](int64_t i) { return problem.rows ? problem.rows[i] : i; };
@@ -38,22 +42,50 @@ void cbo_update(const UpdateProblem<T>& problem, int num_threads) {
   }
 
   const double amplitude = problem.diffusion * std::sqrt(problem.dt);
+  const bool floored = form == UpdateForm::floored;
+  const T a = T(-problem.drift * problem.dt), b = T(floored ? amplitude * amplitude : amplitude);
+  const T floor = T(problem.floor * problem.floor * problem.dt);
+  const AdamCoefficients<T> k = adam ? coefficients(*adam) : AdamCoefficients<T>{};
   const int64_t pieces = divide_up(size, piece), tasks = rows * pieces;
 #pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks))
   for (int64_t i = 0; i < tasks; ++i) {
-    const int64_t n = particle(i / pieces), begin = i % pieces * piece;
-    UpdateRow<T> row{problem.theta + n * size, point(n), problem.out + n * size, begin,
-                     std::min(begin + piece, size), T(-problem.drift * problem.dt), T(amplitude), T(0)};
-    if (form == UpdateForm::floored) {
-      row.b = T(amplitude * amplitude);
-      row.floor = T(problem.floor * problem.floor * problem.dt);
-    }
+    const int64_t n = particle(i / pieces), begin = i % pieces * piece, at = n * size;
+    const T* towards = form == UpdateForm::still ? nullptr : point(n);
+    UpdateRow<T> row{problem.theta + at, towards, problem.out + at, begin, std::min(begin + piece, size), a, b, floor,
+                     nullptr, nullptr, nullptr, k};
     if (by_distance) row.b = T(amplitude * distance.data()[i / pieces]);
+    if (adam) row.gradient = adam->gradient + at, row.first = adam->first + at, row.second = adam->second + at;
     kernels.row(form, row, problem.key, uint32_t(n));
   }
 }
 
-template void cbo_update(const UpdateProblem<float>&, int);
-template void cbo_update(const UpdateProblem<double>&, int);
+}  // namespace
+
+template <class T>
+void cbo_update(const UpdateProblem<T>& problem, int num_threads) {
+  update<T>(problem, form_of(problem.noise, problem.diffusion, problem.floor), nullptr, num_threads);
+}
+
+template <class T>
+void hybrid_update(const UpdateProblem<T>& problem, const AdamState<T>& adam, int num_threads) {
+  update(problem, form_of(problem.noise, problem.diffusion, problem.floor), &adam, num_threads);
+}
+
+template <class T>
+void adam_update(const T* theta, T* out, int64_t particles, int64_t size, const AdamState<T>& adam,
+                 int num_threads) {
+  UpdateProblem<T> problem{};
+  problem.theta = theta, problem.out = out, problem.particles = particles, problem.size = size;
+  problem.noise = Noise::none;
+  update(problem, UpdateForm::still, &adam, num_threads);
+}
+
+#define CBK_INSTANTIATE(T)                                                            \
+  template void cbo_update(const UpdateProblem<T>&, int);                             \
+  template void hybrid_update(const UpdateProblem<T>&, const AdamState<T>&, int);     \
+  template void adam_update(const T*, T*, int64_t, int64_t, const AdamState<T>&, int);
+CBK_INSTANTIATE(float)
+CBK_INSTANTIATE(double)
+#undef CBK_INSTANTIATE
 
 }  // namespace cbk

@@ -6,40 +6,74 @@ namespace cbk::CBK_ISA {
 namespace {
 
 template <UpdateForm form, class V>
-CBK_INLINE V step(V theta, V point, V z, V a, V b, V floor) {
-  const V delta = theta - point;
+CBK_INLINE V moved(V theta, V delta, V z, V a, V b, V floor) {
   if constexpr (form == UpdateForm::multiplied) return fma(fma(b, z, a), delta, theta);
   if constexpr (form == UpdateForm::floored) return fma(sqrt(fma(b * delta, delta, floor)), z, fma(a, delta, theta));
   if constexpr (form == UpdateForm::added) return fma(b, z, fma(a, delta, theta));
-  return fma(a, delta, theta);
+  if constexpr (form == UpdateForm::quiet) return fma(a, delta, theta);
+  return theta;
+}
+
+// theta after Adam's part; the moments are written.
+template <class T>
+CBK_INLINE Vector<T> descended(Vector<T> theta, const T* gradient, T* first, T* second, const AdamCoefficients<T>& k) {
+  using V = Vector<T>;
+  const V d = load(gradient);
+  const V s = fma(splat<V>(k.rest1), d, load(first) * k.beta1);
+  const V r = fma(d * k.rest2, d, load(second) * k.beta2);
+  store(first, s), store(second, r);
+  return fma(s * -k.rate, splat<V>(1) / (sqrt(r * k.correction) + k.delta), theta);
+}
+
+// noise_block coordinates from `at` on of a row whose pointers start there.
+template <UpdateForm form, bool adam, class T, int N>
+CBK_INLINE void update_block(const UpdateRow<T>& row, int64_t at, const Vector<T> (&z)[N]) {
+  using V = Vector<T>;
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j, at += lanes<T>) {
+    const V theta = load(row.theta + at);
+    const V delta = form == UpdateForm::still ? theta : theta - load(row.point + at);
+    V start = theta;
+    if constexpr (adam) start = descended(theta, row.gradient + at, row.first + at, row.second + at, row.adam);
+    store(row.out + at, moved<form>(start, delta, z[j], splat<V>(row.a), splat<V>(row.b), splat<V>(row.floor)));
+  }
+}
+
+template <UpdateForm form, bool adam, class T>
+void update_row(const UpdateRow<T>& row, const Counter& counter) {
+  constexpr bool noisy = form != UpdateForm::quiet && form != UpdateForm::still;
+  Vector<T> z[noise_block / lanes<T>] = {};
+  int64_t i = row.begin;
+  for (; i + noise_block <= row.end; i += noise_block) {
+    if constexpr (noisy) normals(counter, uint32_t(i / 4), z);
+    update_block<form, adam>(row, i, z);
+  }
+  if (i == row.end) return;
+  // the last, incomplete block goes through a padded copy
+  if constexpr (noisy) normals(counter, uint32_t(i / 4), z);
+  const size_t bytes = size_t(row.end - i) * sizeof(T);
+  T theta[noise_block] = {}, point[noise_block] = {}, gradient[noise_block] = {}, first[noise_block] = {},
+    second[noise_block] = {};
+  UpdateRow<T> copy = row;
+  copy.theta = copy.out = static_cast<T*>(std::memcpy(theta, row.theta + i, bytes));
+  copy.point = point;
+  if constexpr (form != UpdateForm::still) std::memcpy(point, row.point + i, bytes);
+  if constexpr (adam) {
+    copy.gradient = static_cast<T*>(std::memcpy(gradient, row.gradient + i, bytes));
+    copy.first = static_cast<T*>(std::memcpy(first, row.first + i, bytes));
+    copy.second = static_cast<T*>(std::memcpy(second, row.second + i, bytes));
+  }
+  update_block<form, adam>(copy, 0, z);
+  std::memcpy(row.out + i, theta, bytes);
+  if constexpr (adam) {
+    std::memcpy(row.first + i, first, bytes);
+    std::memcpy(row.second + i, second, bytes);
+  }
 }
 
 template <UpdateForm form, class T>
 void update_row(const UpdateRow<T>& row, const Counter& counter) {
-  using V = Vector<T>;
-  constexpr int vectors = noise_block / lanes<T>;
-  const V a = splat<V>(row.a), b = splat<V>(row.b), floor = splat<V>(row.floor);
-  V z[vectors] = {};
-  for (int64_t i = row.begin; i < row.end; i += noise_block) {
-    if constexpr (form != UpdateForm::quiet) normals(counter, uint32_t(i / 4), z);
-    const auto run = [&](const T* theta, const T* point, T* out) {
-#pragma GCC unroll 8
-      for (int j = 0; j < vectors; ++j) {
-        const int at = j * lanes<T>;
-        store(out + at, step<form>(load(theta + at), load(point + at), z[j], a, b, floor));
-      }
-    };
-    if (row.end - i >= noise_block) {
-      run(row.theta + i, row.point + i, row.out + i);
-    } else {
-      T theta[noise_block] = {}, point[noise_block] = {}, out[noise_block];
-      const size_t bytes = size_t(row.end - i) * sizeof(T);
-      std::memcpy(theta, row.theta + i, bytes);
-      std::memcpy(point, row.point + i, bytes);
-      run(theta, point, out);
-      std::memcpy(row.out + i, out, bytes);
-    }
-  }
+  row.gradient ? update_row<form, true>(row, counter) : update_row<form, false>(row, counter);
 }
 
 template <class T>
@@ -50,6 +84,7 @@ void update(UpdateForm form, const UpdateRow<T>& row, NoiseKey key, uint32_t par
     case UpdateForm::floored: return update_row<UpdateForm::floored>(row, counter);
     case UpdateForm::added: return update_row<UpdateForm::added>(row, counter);
     case UpdateForm::quiet: return update_row<UpdateForm::quiet>(row, counter);
+    case UpdateForm::still: return update_row<UpdateForm::still>(row, counter);
   }
 }
 

@@ -1,0 +1,101 @@
+// Divides a gradient problem into tasks and runs them on all threads; the arithmetic stands in gradient_simd.cpp.
+#include <omp.h>
+
+#include <algorithm>
+
+#include "../common/isa.hpp"
+#include "../common/parallel.hpp"
+#include "packing.hpp"
+#include "risk.hpp"
+
+namespace cbk {
+namespace {
+
+GradientPlan plan_gradient(const Network& net, int64_t particles, int64_t samples, int64_t target_rows,
+                           int64_t element, int64_t lanes) {
+  constexpr int64_t packed_bytes = 4 << 20, held_bytes = 256 << 10, partial_bytes = 8 << 20, enough_tasks = 16;
+  GradientPlan plan;
+  plan.direct = net.outputs == 1 && net.inputs <= direct_gradient_inputs;
+  plan.panel = (plan.direct ? 4 : 2) * lanes;
+  plan.tile = plan.panel;
+  if (!plan.direct)  // what is held of a tile stays in L2
+    plan.tile = std::clamp(held_bytes / (2 * net.width * element) / plan.panel, int64_t(1), 256 / plan.panel) *
+                plan.panel;
+  // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.
+  const int64_t row = (2 * net.inputs + target_rows) * element;
+  int64_t chunk = std::min(packed_bytes / row, int64_t(1024));
+  const int64_t partial = particles * net.size() * element;
+  if (particles < enough_tasks)
+    chunk = std::min(chunk, std::max(divide_up(samples * particles, enough_tasks), int64_t(64)));
+  plan.chunk = round_up(std::clamp(chunk, int64_t(1), samples), plan.tile);
+  const int64_t all = divide_up(samples, plan.chunk);
+  const int64_t fit = std::max(std::min(packed_bytes / (row * plan.chunk), partial_bytes / partial), int64_t(1));
+  plan.chunks = particles < enough_tasks ? std::min(all, fit) : 1;
+  return plan;
+}
+
+}  // namespace
+
+template <class T>
+void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, int num_threads) {
+  const Network& net = problem.net;
+  const GradientKernels<T>& kernels = isa_table().gradient<T>();
+  const int64_t strip = 2 * kernels.lanes, target_rows = target_columns(net, problem.loss);
+  const GradientPlan plan =
+      plan_gradient(net, problem.particles, problem.samples, target_rows, sizeof(T), kernels.lanes);
+  const int64_t strips = plan.direct ? 0 : divide_up(net.inputs, strip), size = net.size();
+
+  const int threads = thread_count(num_threads, problem.particles * plan.chunks);
+  const int64_t scratch_size = round_up(kernels.scratch_size(net, plan), 64);
+  const int64_t chunk_size = plan.chunk * (net.inputs + target_rows), strips_size = plan.chunk * strips * strip;
+  Buffer<T> packed(plan.chunks * chunk_size), columns(plan.chunks * strips_size), scratch(threads * scratch_size);
+  // with several chunks at a time each has its own sums, added in order afterwards
+  const int64_t gradients = problem.particles * size;
+  Buffer<double> sums(plan.chunks * problem.particles);
+  Buffer<T> partial(plan.chunks > 1 ? plan.chunks * gradients : 0);
+
+  std::fill_n(out, problem.particles, 0.0);
+  for (int64_t wave = 0; wave < problem.samples; wave += plan.chunks * plan.chunk) {
+    const int64_t chunks = std::min(plan.chunks, divide_up(problem.samples - wave, plan.chunk));
+    const auto chunk_at = [&](int64_t i) {
+      const int64_t first = wave + i * plan.chunk;
+      T* x = packed.data() + i * chunk_size;
+      return Chunk<T>{first, std::min(plan.chunk, problem.samples - first), x, x + plan.chunk * net.inputs};
+    };
+    std::fill_n(sums.data(), plan.chunks * problem.particles, 0.0);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < chunks; ++i) {
+        const Chunk<T> chunk = chunk_at(i);
+        pack_chunk(problem, plan.panel, chunk);
+        if (!plan.direct)
+          pack_strips(problem.x + chunk.first * net.inputs, chunk.samples, net.inputs, plan.chunk, strip,
+                      columns.data() + i * strips_size);
+      }
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < problem.particles * chunks; ++i) {
+        const int64_t c = i / problem.particles, n = i % problem.particles;
+        const Chunk<T> chunk = chunk_at(c);
+        T* into = plan.chunks > 1 ? partial.data() + c * gradients : gradient;
+        kernels.evaluate({&net, &plan, problem.loss, problem.theta + n * size, {chunk.samples, chunk.x, chunk.y},
+                          columns.data() + c * strips_size, T(1.0 / double(problem.samples)),
+                          scratch.data() + omp_get_thread_num() * scratch_size,
+                          sums.data() + c * problem.particles + n, into + n * size,
+                          plan.chunks == 1 && wave > 0});
+      }
+    }
+    for (int64_t c = 0; c < chunks; ++c) {
+      for (int64_t n = 0; n < problem.particles; ++n) out[n] += sums.data()[c * problem.particles + n];
+      if (plan.chunks == 1) continue;
+      const T* from = partial.data() + c * gradients;
+      for (int64_t i = 0; i < gradients; ++i) gradient[i] = wave == 0 && c == 0 ? from[i] : gradient[i] + from[i];
+    }
+  }
+  for (int64_t n = 0; n < problem.particles; ++n) out[n] /= double(problem.samples);
+}
+
+template void risk_gradient(const RiskProblem<float>&, double*, float*, int);
+template void risk_gradient(const RiskProblem<double>&, double*, double*, int);
+
+}  // namespace cbk

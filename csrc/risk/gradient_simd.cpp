@@ -1,0 +1,250 @@
+// The inner kernels of the risks' gradients, compiled once per instruction set.
+//
+//   e_cs = (1/S) dL/dg_c,  delta_ms = s (sum_c c_cm e_cs) sigma'(z_ms)
+//   dR/dc_cm = s sum_s e_cs h_ms,  dR/db_m = sum_s delta_ms,  dR/dw_mk = sum_s delta_ms x_sk,  dR/da_c = sum_s e_cs
+#include "../common/activation.hpp"
+#include "../common/loss.hpp"
+#include "outputs.hpp"
+#include "product.hpp"
+#include "risk.hpp"
+
+namespace cbk::CBK_ISA {
+namespace {
+
+template <class T>
+CBK_INLINE void put(T* p, double value, bool accumulate) {
+  *p = accumulate ? T(double(*p) + value) : T(value);
+}
+
+template <class T>
+F64 loss_slope(const GradientTask<T>& task, F64 total, T* g, int64_t stride, const T* y, int64_t samples) {
+  const int64_t rows = task.net->outputs, panel = task.plan->panel;
+  return task.loss == Loss::mse ? squared_error_slope(total, g, stride, y, rows, panel, samples, task.factor)
+                                : cross_entropy_slope(total, g, stride, y, rows, panel, samples, task.factor);
+}
+
+// sum_i a_i b_i, and sum_i a_i, over `count` samples: float lanes, widened at the end.
+template <class T>
+CBK_INLINE double dot(const T* a, const T* b, int64_t count) {
+  Vector<T> even{}, odd{};
+  int64_t i = 0;
+  for (; i + 2 * lanes<T> <= count; i += 2 * lanes<T>) {
+    even = mad(load(a + i), load(b + i), even);
+    odd = mad(load(a + i + lanes<T>), load(b + i + lanes<T>), odd);
+  }
+  return sum(add(add(F64{}, even), odd));
+}
+
+template <class T>
+CBK_INLINE double total(const T* a, int64_t count) {
+  Vector<T> even{}, odd{};
+  for (int64_t i = 0; i + 2 * lanes<T> <= count; i += 2 * lanes<T>) {
+    even = even + load(a + i);
+    odd = odd + load(a + i + lanes<T>);
+  }
+  return sum(add(add(F64{}, even), odd));
+}
+
+// --- any shape: products -------------------------------------------------------------------------------------------
+
+template <class T>
+struct Held {  // of one tile
+  T *hidden, *slope;   // [width][tile]: sigma(z); sigma'(z), later delta
+  T* output;           // [outputs][tile]: g, later e
+  T* panel;            // [neuron_block][panel]
+  T* weights;          // [width][strips * strip]: sums of dR/dw over the chunk
+  int64_t padded;      // strips * strip
+};
+
+template <class T>
+Held<T> hold(const Network& net, const GradientPlan& plan, T* scratch) {
+  Held<T> h;
+  h.padded = (net.inputs + panel_width<T> - 1) / panel_width<T> * panel_width<T>;
+  h.hidden = scratch;
+  h.slope = h.hidden + net.width * plan.tile;
+  h.output = h.slope + net.width * plan.tile;
+  h.panel = h.output + net.outputs * plan.tile;
+  h.weights = h.panel + neuron_block * plan.panel;
+  return h;
+}
+
+// Hidden activations, their derivatives and the outputs' slopes e of the tile that starts at sample s0.
+template <class T>
+F64 tile_forward(const GradientTask<T>& task, const Held<T>& held, int64_t s0, int64_t count, F64 losses) {
+  const Network& net = *task.net;
+  const GradientPlan& plan = *task.plan;
+  const T* theta = task.theta;
+  const int64_t rows = task.loss == Loss::mse ? net.outputs : 1;
+  for (int64_t p = 0; p < count; p += plan.panel)
+    product<T>({theta, net.inputs, 1}, net.width, net.inputs, {task.chunk.x + (s0 + p) * net.inputs, plan.panel},
+               held.hidden + p, plan.tile, {theta + net.biases(), false});
+  for (int64_t m = 0; m < net.width; ++m)
+    activate_array(net.activation, held.hidden + m * plan.tile, held.slope + m * plan.tile, count);
+  for (int64_t p = 0; p < count; p += plan.panel) {
+    T* g = held.output + p;
+    product<T>({theta + net.output_weights(), net.width, 1}, net.outputs, net.width, {held.hidden + p, plan.tile}, g,
+               plan.tile, {nullptr, false});
+    scale_outputs(net, theta, plan.panel, g, plan.tile);
+    losses = loss_slope(task, losses, g, plan.tile, task.chunk.y + (s0 + p) * rows, task.chunk.samples - s0 - p);
+  }
+  return losses;
+}
+
+template <class T>
+void tile_backward(const GradientTask<T>& task, const Held<T>& held, int64_t s0, int64_t count) {
+  using V = Vector<T>;
+  const Network& net = *task.net;
+  const GradientPlan& plan = *task.plan;
+  const bool more = task.accumulate || s0 > 0;
+  const T* c = task.theta + net.output_weights();
+  for (int64_t k = 0; k < net.outputs; ++k) {
+    const T* e = held.output + k * plan.tile;
+    if (net.output_bias) put(task.gradient + net.output_biases() + k, total(e, count), more);
+    for (int64_t m = 0; m < net.width; ++m)
+      put(task.gradient + net.output_weights() + k * net.width + m,
+          net.scale * dot(e, held.hidden + m * plan.tile, count), more);
+  }
+  const V scale = splat<V>(T(net.scale));
+  for (int64_t p = 0; p < count; p += plan.panel) {
+    for (int64_t m = 0; m < net.width; m += neuron_block) {
+      const int64_t neurons = net.width - m < neuron_block ? net.width - m : neuron_block;
+      product<T>({c + m, 1, net.width}, neurons, net.outputs, {held.output + p, plan.tile}, held.panel, plan.panel,
+                 {nullptr, false});
+      for (int64_t r = 0; r < neurons; ++r) {
+        for (int64_t i = 0; i < plan.panel; i += lanes<T>) {
+          T* slope = held.slope + (m + r) * plan.tile + p + i;
+          store(slope, load(slope) * load(held.panel + r * plan.panel + i) * scale);
+        }
+      }
+    }
+  }
+  for (int64_t m = 0; m < net.width; ++m)
+    put(task.gradient + net.biases() + m, total(held.slope + m * plan.tile, count), more);
+  for (int64_t k = 0; k < held.padded; k += panel_width<T>)
+    product<T>({held.slope, plan.tile, 1}, net.width, count,
+               {task.strips + k * plan.chunk + s0 * panel_width<T>, panel_width<T>}, held.weights + k, held.padded,
+               {nullptr, s0 > 0});
+}
+
+template <class T>
+F64 by_products(const GradientTask<T>& task) {
+  const Network& net = *task.net;
+  const GradientPlan& plan = *task.plan;
+  const Held<T> held = hold(net, plan, task.scratch);
+  const int64_t padded = (task.chunk.samples + plan.panel - 1) / plan.panel * plan.panel;
+  F64 losses{};
+  for (int64_t s = 0; s < padded; s += plan.tile) {
+    const int64_t count = padded - s < plan.tile ? padded - s : plan.tile;
+    losses = tile_forward(task, held, s, count, losses);
+    tile_backward(task, held, s, count);
+  }
+  for (int64_t m = 0; m < net.width; ++m) {
+    for (int64_t k = 0; k < net.inputs; ++k) {
+      const T w = held.weights[m * held.padded + k];
+      T* p = task.gradient + m * net.inputs + k;
+      *p = task.accumulate ? *p + w : w;
+    }
+  }
+  return losses;
+}
+
+// --- one output, few inputs: neurons streamed past the samples, every sum in registers ---------------------------------
+
+template <Activation A, int D, int N, class T>
+CBK_INLINE void direct_neurons(const GradientTask<T>& task, const T* e, int64_t m) {
+  using V = Vector<T>;
+  const Network& net = *task.net;
+  const int64_t panel = task.plan->panel, samples = task.chunk.samples;
+  V w[N][D], b[N], sum_w[N][D] = {}, sum_b[N] = {}, sum_c[N] = {};
+  for (int n = 0; n < N; ++n) {
+    b[n] = splat<V>(task.theta[net.biases() + m + n]);
+    for (int k = 0; k < D; ++k) w[n][k] = splat<V>(task.theta[(m + n) * D + k]);
+  }
+  for (int64_t s = 0; s < samples; s += lanes<T>) {
+    const T* x = task.chunk.x + s / panel * panel * D + s % panel;
+    const V slope = load(e + s);
+    V xs[D];
+#pragma GCC unroll 4
+    for (int k = 0; k < D; ++k) xs[k] = load(x + k * panel);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) {
+      V z = b[n], derivative;
+#pragma GCC unroll 4
+      for (int k = 0; k < D; ++k) z = mad(w[n][k], xs[k], z);
+      const V h = activate<A>(z, derivative), delta = slope * derivative;
+      sum_c[n] = mad(slope, h, sum_c[n]);
+      sum_b[n] = sum_b[n] + delta;
+#pragma GCC unroll 4
+      for (int k = 0; k < D; ++k) sum_w[n][k] = mad(delta, xs[k], sum_w[n][k]);
+    }
+  }
+  for (int n = 0; n < N; ++n) {
+    const double c = double(task.theta[net.output_weights() + m + n]) * net.scale;
+    put(task.gradient + net.output_weights() + m + n, net.scale * sum(add(F64{}, sum_c[n])), task.accumulate);
+    put(task.gradient + net.biases() + m + n, c * sum(add(F64{}, sum_b[n])), task.accumulate);
+    for (int k = 0; k < D; ++k)
+      put(task.gradient + (m + n) * D + k, c * sum(add(F64{}, sum_w[n][k])), task.accumulate);
+  }
+}
+
+template <Activation A, int D, class T>
+F64 direct(const GradientTask<T>& task) {
+  const Network& net = *task.net;
+  const int64_t panel = task.plan->panel, samples = task.chunk.samples;
+  T* e = task.scratch;
+  F64 losses{};
+  for (int64_t s = 0; s < samples; s += panel) {
+    for (int64_t begin = 0; begin < net.width; begin += depth_block) {
+      const int64_t neurons = net.width - begin < depth_block ? net.width - begin : depth_block;
+      direct_panel(net, task.theta, begin, neurons, task.chunk.x + s * D, panel, panel, e + s);
+    }
+    scale_outputs(net, task.theta, panel, e + s, panel);
+    losses = loss_slope(task, losses, e + s, panel, task.chunk.y + s, samples - s);
+  }
+  if (net.output_bias)
+    put(task.gradient + net.output_biases(), total(e, (samples + panel - 1) / panel * panel), task.accumulate);
+  int64_t m = 0;
+  if constexpr (D == 1)
+    for (; m + 2 <= net.width; m += 2) direct_neurons<A, D, 2>(task, e, m);
+  for (; m < net.width; ++m) direct_neurons<A, D, 1>(task, e, m);
+  return losses;
+}
+
+template <class T>
+F64 direct(const GradientTask<T>& task) {
+  F64 losses{};
+  with_activation(task.net->activation, [&](auto tag) {
+    switch (task.net->inputs) {
+      case 1: losses = direct<tag.value, 1>(task); break;
+      case 2: losses = direct<tag.value, 2>(task); break;
+      case 3: losses = direct<tag.value, 3>(task); break;
+      default: losses = direct<tag.value, direct_gradient_inputs>(task);
+    }
+  });
+  return losses;
+}
+
+// --- entry points ----------------------------------------------------------------------------------------------------
+
+template <class T>
+int64_t scratch_size(const Network& net, const GradientPlan& plan) {
+  if (plan.direct) return plan.chunk;
+  const Held<T> h = hold<T>(net, plan, nullptr);
+  return (2 * net.width + net.outputs) * plan.tile + neuron_block * plan.panel + net.width * h.padded;
+}
+
+template <class T>
+void evaluate(const GradientTask<T>& task) {
+  *task.sum += sum(task.plan->direct ? direct(task) : by_products(task));
+}
+
+}  // namespace
+
+template <class T>
+GradientKernels<T> gradient_kernels() {
+  return {lanes<T>, scratch_size<T>, evaluate<T>};
+}
+template GradientKernels<float> gradient_kernels();
+template GradientKernels<double> gradient_kernels();
+
+}  // namespace cbk::CBK_ISA

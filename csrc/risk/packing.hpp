@@ -1,0 +1,67 @@
+// Batches as the inner kernels read them.
+#pragma once
+
+#include <algorithm>
+
+#include "../common/parallel.hpp"
+#include "risk.hpp"
+
+namespace cbk {
+
+// Numbers that a sample's targets take.
+inline int64_t target_columns(const Network& net, Loss loss) {
+  return loss == Loss::mse ? net.outputs : loss == Loss::cross_entropy ? 1 : 0;
+}
+
+// rows [samples][columns] -> packed [panels][columns][panel], padded with zeros.
+template <class T>
+void pack(const T* rows, int64_t samples, int64_t columns, int64_t panel, T* packed) {
+  for (int64_t s0 = 0; s0 < samples; s0 += panel, packed += columns * panel) {
+    const int64_t count = std::min(samples - s0, panel);
+    // 16 columns at a time: the panel's rows are read in whole cache lines
+    for (int64_t k0 = 0; k0 < columns; k0 += 16)
+      for (int64_t s = 0; s < count; ++s)
+        for (int64_t k = k0; k < std::min(k0 + 16, columns); ++k)
+          packed[k * panel + s] = rows[(s0 + s) * columns + k];
+    for (int64_t k = 0; k < columns && count < panel; ++k)
+      std::fill(packed + k * panel + count, packed + (k + 1) * panel, T(0));
+  }
+}
+
+// rows [samples][columns] -> strips [ceil(columns / strip)][padded samples][strip], padded with zeros.
+template <class T>
+void pack_strips(const T* rows, int64_t samples, int64_t columns, int64_t padded, int64_t strip, T* strips) {
+  for (int64_t k = 0; k < columns; k += strip, strips += padded * strip) {
+    const int64_t count = std::min(strip, columns - k);
+    for (int64_t s = 0; s < padded; ++s) {
+      T* to = strips + s * strip;
+      if (s < samples) std::copy_n(rows + s * columns + k, count, to);
+      std::fill(to + (s < samples ? count : 0), to + strip, T(0));
+    }
+  }
+}
+
+template <class T>
+struct Chunk {
+  int64_t first, samples;
+  T *x, *y;
+};
+
+template <class T>
+void pack_chunk(const RiskProblem<T>& problem, int64_t panel, const Chunk<T>& chunk) {
+  const int64_t inputs = problem.net.inputs, outputs = problem.net.outputs;
+  const int64_t padded = round_up(chunk.samples, panel);
+  pack(problem.x + chunk.first * inputs, chunk.samples, inputs, panel, chunk.x);
+  for (int64_t t = 0; t < problem.tasks && problem.loss != Loss::none; ++t) {
+    const int64_t first = t * problem.samples + chunk.first;
+    if (problem.loss == Loss::mse) {
+      pack(problem.y + first * outputs, chunk.samples, outputs, panel, chunk.y + t * padded * outputs);
+    } else {
+      T* labels = chunk.y + t * padded;
+      std::copy_n(problem.labels + first, chunk.samples, labels);
+      std::fill(labels + chunk.samples, labels + padded, T(0));
+    }
+  }
+}
+
+}  // namespace cbk
