@@ -14,4 +14,6 @@ PYBIND11_MODULE(_cpu, m) {
   cbk::register_risk(m);
   cbk::register_consensus(m);
   cbk::register_update(m);
+  cbk::register_langevin(m);
+  cbk::register_hopping(m);
 }

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "../consensus/consensus.hpp"
+#include "../hopping/hopping.hpp"
+#include "../langevin/langevin.hpp"
 #include "../random/random.hpp"
 #include "../risk/risk.hpp"
 #include "../update/update.hpp"
@@ -20,6 +22,8 @@ struct IsaKernels {
   GradientKernels<T> gradient;
   ConsensusKernels<T> consensus;
   UpdateKernels<T> update;
+  LangevinKernels<T> langevin;
+  HoppingKernels<T> hopping;
 };
 
 struct IsaTable {
@@ -44,6 +48,10 @@ struct IsaTable {
   const ConsensusKernels<T>& consensus() const { return kernels<T>().consensus; }
   template <class T>
   const UpdateKernels<T>& update() const { return kernels<T>().update; }
+  template <class T>
+  const LangevinKernels<T>& langevin() const { return kernels<T>().langevin; }
+  template <class T>
+  const HoppingKernels<T>& hopping() const { return kernels<T>().hopping; }
 };
 
 // Throws std::invalid_argument where CBOKERNELS_ISA names a set that is unknown or that this processor lacks.

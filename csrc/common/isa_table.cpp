@@ -17,11 +17,17 @@ template <class T>
 ConsensusKernels<T> consensus_kernels();
 template <class T>
 UpdateKernels<T> update_kernels();
+template <class T>
+LangevinKernels<T> langevin_kernels();
+template <class T>
+HoppingKernels<T> hopping_kernels();
 
 namespace {
 template <class T>
 IsaKernels<T> all() {
-  return {random_kernels<T>(), risk_kernels<T>(), gradient_kernels<T>(), consensus_kernels<T>(), update_kernels<T>()};
+  return {random_kernels<T>(),    risk_kernels<T>(),   gradient_kernels<T>(),
+          consensus_kernels<T>(), update_kernels<T>(), langevin_kernels<T>(),
+          hopping_kernels<T>()};
 }
 }  // namespace
 

@@ -94,18 +94,22 @@ struct GradientKernels {
 RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64_t target_rows, int64_t element,
                    int64_t lanes);
 
+template <class T>
+struct Draw;  // hopping/hopping.hpp
+
 // y: [tasks, samples, outputs] (mse), nullptr for Loss::none; labels: [tasks, samples] (cross entropy), in [0, outputs).
 template <class T>
 struct RiskProblem {
   Network net;
   Loss loss;
-  const T* theta;  // [particles, net.size()]
+  const T* theta;  // [particles, net.size()], or unused where the particles are drawn
   int64_t particles;
   const T* x;  // [samples, net.inputs]
   int64_t samples;
   const T* y;
   const int32_t* labels;
   int64_t tasks;
+  const Draw<T>* draw = nullptr;  // an ensemble that is never stored: each group of particles is drawn where it is used
 };
 
 template <class T>

@@ -5,6 +5,7 @@
 
 #include "../common/isa.hpp"
 #include "../common/parallel.hpp"
+#include "../hopping/hopping.hpp"
 #include "packing.hpp"
 #include "risk.hpp"
 
@@ -49,7 +50,8 @@ void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_thread
 
   const int64_t groups = divide_up(problem.particles, plan.group);
   const int threads = thread_count(num_threads, groups * plan.chunks);
-  const int64_t scratch_size = round_up(kernels.scratch_size(net, plan), 64);
+  const int64_t work_size = round_up(kernels.scratch_size(net, plan), 64);
+  const int64_t scratch_size = work_size + (problem.draw ? round_up(plan.group * net.size(), 64) : 0);
   Buffer<T> packed(plan.chunks * plan.chunk * (net.inputs + target_rows)), scratch(threads * scratch_size);
   // with several chunks at a time each has its own sums, added in order afterwards
   const int64_t results = problem.particles * tasks;
@@ -70,12 +72,14 @@ void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_thread
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < groups * chunks; ++i) {
         const Chunk<T> chunk = chunk_at(i / groups);
-        const int64_t first = i % groups * plan.group;
+        const int64_t first = i % groups * plan.group, count = std::min(plan.group, problem.particles - first);
+        T* own = scratch.data() + omp_get_thread_num() * scratch_size;
+        const T* theta = problem.draw ? own + work_size : problem.theta + first * net.size();
+        for (int64_t p = 0; p < count && problem.draw; ++p)
+          draw_particle(*problem.draw, first + p, net.size(), own + work_size + p * net.size());
         double* into = plan.chunks > 1 ? partial.data() + i / groups * results : sums;
-        kernels.evaluate({&net, &plan, problem.loss, tasks, problem.theta + first * net.size(),
-                          std::min(plan.group, problem.particles - first),
-                          {chunk.samples, chunk.x, chunk.y},
-                          scratch.data() + omp_get_thread_num() * scratch_size, into + first * tasks,
+        kernels.evaluate({&net, &plan, problem.loss, tasks, theta, count, {chunk.samples, chunk.x, chunk.y}, own,
+                          into + first * tasks,
                           outputs ? outputs + (first * problem.samples + chunk.first) * net.outputs : nullptr,
                           problem.samples * net.outputs});
       }

@@ -21,11 +21,11 @@ void check_indices(const char* name, const Array<I>& indices, int64_t bound) {
                             std::to_string(bound) + ")");
 }
 
+// What cbo_update and hybrid_update have in common; the arrays must outlive the problem.
 template <class T>
-void update(const Array<T>& theta, const Array<T>& point, const std::optional<Array<int32_t>>& task,
-            const std::optional<Array<int64_t>>& rows, double drift, double diffusion, double dt,
-            const std::string& noise, double floor, double radius, uint64_t seed, uint32_t step,
-            uint32_t first_particle, Array<T> out, int num_threads) {
+UpdateProblem<T> problem_of(const Array<T>& theta, const Array<T>& point, const std::optional<Array<int32_t>>& task,
+                            double drift, double diffusion, double dt, const std::string& noise, double radius,
+                            uint64_t seed, uint32_t step, uint32_t first_particle, Array<T>& out) {
   const int64_t particles = rows_of("theta", theta), size = theta.shape(1), tasks = rows_of("point", point);
   check_shape("point", point, {tasks, size});
   check_shape("out", out, {particles, size});
@@ -33,32 +33,82 @@ void update(const Array<T>& theta, const Array<T>& point, const std::optional<Ar
     check_shape("task", *task, {particles});
     check_indices("task", *task, tasks);
   }
-  if (rows) check_indices("rows", *rows, particles);
-  const UpdateProblem<T> problem{theta.data(),
-                                 out.mutable_data(),
-                                 particles,
-                                 size,
-                                 point.data(),
-                                 task ? task->data() : nullptr,
-                                 rows ? rows->data() : nullptr,
-                                 rows ? int64_t(rows->size()) : 0,
-                                 drift,
-                                 diffusion,
-                                 dt,
-                                 noise_named(noise),
-                                 floor,
-                                 radius,
-                                 {seed, 0, step, first_particle}};
+  UpdateProblem<T> problem{};
+  problem.theta = theta.data(), problem.out = out.mutable_data();
+  problem.particles = particles, problem.size = size;
+  problem.point = point.data();
+  problem.task = task ? task->data() : nullptr;
+  problem.drift = drift, problem.diffusion = diffusion, problem.dt = dt;
+  problem.noise = noise_named(noise), problem.radius = radius;
+  problem.key = {seed, 0, step, first_particle};
+  return problem;
+}
+
+template <class T>
+AdamState<T> state_of(const Array<T>& theta, const Array<T>& gradient, Array<T>& first, Array<T>& second, double lr,
+                      double beta1, double beta2, double delta, uint32_t step) {
+  const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
+  check_shape("gradient", gradient, {particles, size});
+  check_shape("first", first, {particles, size});
+  check_shape("second", second, {particles, size});
+  if (step < 1) throw py::value_error("step counts from 1");
+  return {gradient.data(), first.mutable_data(), second.mutable_data(), lr, beta1, beta2, delta, step};
+}
+
+template <class T>
+void bound_cbo_update(const Array<T>& theta, const Array<T>& point, const std::optional<Array<int32_t>>& task,
+                      const std::optional<Array<int64_t>>& rows, double drift, double diffusion, double dt,
+                      const std::string& noise, double floor, double radius, uint64_t seed, uint32_t step,
+                      uint32_t first_particle, Array<T> out, int num_threads) {
+  UpdateProblem<T> problem =
+      problem_of(theta, point, task, drift, diffusion, dt, noise, radius, seed, step, first_particle, out);
+  problem.floor = floor;
+  if (rows) {
+    check_indices("rows", *rows, problem.particles);
+    problem.rows = rows->data(), problem.row_count = rows->size();
+  }
   py::gil_scoped_release release;
   cbo_update(problem, num_threads);
 }
 
 template <class T>
+void bound_hybrid_update(const Array<T>& theta, const Array<T>& point, const std::optional<Array<int32_t>>& task,
+                         const Array<T>& gradient, Array<T> first, Array<T> second, double mix, double drift,
+                         double diffusion, double dt, const std::string& noise, double radius, uint64_t seed,
+                         uint32_t step, double beta1, double beta2, double delta, uint32_t first_particle,
+                         Array<T> out, int num_threads) {
+  const UpdateProblem<T> problem = problem_of(theta, point, task, (1 - mix) * drift, (1 - mix) * diffusion, dt, noise,
+                                              radius, seed, step, first_particle, out);
+  const AdamState<T> adam = state_of(theta, gradient, first, second, mix * dt, beta1, beta2, delta, step);
+  py::gil_scoped_release release;
+  hybrid_update(problem, adam, num_threads);
+}
+
+template <class T>
+void bound_adam_update(const Array<T>& theta, const Array<T>& gradient, Array<T> first, Array<T> second,
+                       uint32_t step, double lr, double beta1, double beta2, double delta, Array<T> out,
+                       int num_threads) {
+  const AdamState<T> adam = state_of(theta, gradient, first, second, lr, beta1, beta2, delta, step);
+  check_shape("out", out, {theta.shape(0), theta.shape(1)});
+  T* to = out.mutable_data();
+  py::gil_scoped_release release;
+  adam_update(theta.data(), to, theta.shape(0), theta.shape(1), adam, num_threads);
+}
+
+template <class T>
 void register_typed(py::module_& m) {
-  m.def("cbo_update", &update<T>, py::arg("theta").noconvert(), py::arg("point").noconvert(),
+  m.def("cbo_update", &bound_cbo_update<T>, py::arg("theta").noconvert(), py::arg("point").noconvert(),
         py::arg("task").noconvert(), py::arg("rows").noconvert(), py::arg("drift"), py::arg("diffusion"),
         py::arg("dt"), py::arg("noise"), py::arg("floor"), py::arg("radius"), py::arg("seed"), py::arg("step"),
         py::arg("first_particle"), py::arg("out").noconvert(), py::arg("num_threads"));
+  m.def("hybrid_update", &bound_hybrid_update<T>, py::arg("theta").noconvert(), py::arg("point").noconvert(),
+        py::arg("task").noconvert(), py::arg("gradient").noconvert(), py::arg("first").noconvert(),
+        py::arg("second").noconvert(), py::arg("mix"), py::arg("drift"), py::arg("diffusion"), py::arg("dt"),
+        py::arg("noise"), py::arg("radius"), py::arg("seed"), py::arg("step"), py::arg("beta1"), py::arg("beta2"),
+        py::arg("delta"), py::arg("first_particle"), py::arg("out").noconvert(), py::arg("num_threads"));
+  m.def("adam_update", &bound_adam_update<T>, py::arg("theta").noconvert(), py::arg("gradient").noconvert(),
+        py::arg("first").noconvert(), py::arg("second").noconvert(), py::arg("step"), py::arg("lr"),
+        py::arg("beta1"), py::arg("beta2"), py::arg("delta"), py::arg("out").noconvert(), py::arg("num_threads"));
 }
 
 }  // namespace

@@ -1,0 +1,69 @@
+// Consensus hopping [RKGF 2023]: the ensemble is drawn anew around its centre at every step and never stored.
+//
+//   theta_n = c + s xi_n,  mirrored: theta_{n+N/2} = c - s xi_n for n < N/2;  xi_n from the counter (seed, step, n)
+//   drift  g = sum_n (beta_n - 1/N) (theta_n - c) / s
+// Every normal is made where it is used: in the risks, and once more in the drift.
+//
+// Scope "atom": R[n, m] is the risk of the centre with only neuron m taken from theta_n.  The centre's outputs and hidden
+// activations are known, so that one first layer per particle gives all its M risks:
+//   out = base + scale (c' sigma(w' x + b') - c sigma(w x + b)).
+#pragma once
+
+#include <cstdint>
+
+#include "../random/random.hpp"
+#include "../risk/risk.hpp"
+
+namespace cbk {
+
+template <class T>
+struct Draw {
+  const T* center;
+  T spread;
+  bool mirrored;
+  int64_t particles;
+  NoiseKey key;
+};
+
+// Row n of the ensemble into out[size].
+template <class T>
+void draw_particle(const Draw<T>& draw, int64_t n, int64_t size, T* out);
+
+template <class T>
+struct AtomTask {
+  const Network* net;
+  Loss loss;
+  int64_t panel;
+  const T* theta;    // one particle
+  const T* center;
+  PackedChunk<T> chunk;
+  const T* hidden;   // the centre's sigma(w x + b): [panels][width][panel]
+  const T* outputs;  // the centre's g: [panels][outputs][panel]
+  T* scratch;        // atom_scratch_size
+  double* sums;      // [width]: sums of losses are added here
+};
+
+template <class T>
+struct HoppingKernels {
+  // The centre's hidden activations and outputs of a chunk.
+  void (*base)(const Network& net, const T* center, int64_t panel, const PackedChunk<T>& chunk, T* hidden, T* outputs);
+  void (*atoms)(const AtomTask<T>& task);
+  // sum[i - begin] += sum over rows n in [first, last) of weights[n * atoms + atom(i)] xi_n,i, i in [begin, end);
+  // atom: coordinate -> atom, or nullptr: all 0.  end - begin <= noise_sum_block, begin a multiple of 64.
+  void (*noise_sum)(NoiseKey key, int64_t first, int64_t last, const double* weights, int64_t atoms,
+                    const int32_t* atom, int64_t begin, int64_t end, double* sum);
+  int64_t (*scratch_size)(const Network& net, int64_t panel);
+  int64_t lanes;
+};
+constexpr int64_t noise_sum_block = 256;
+
+// R[n, m] into out [particles, width].  theta [particles, size], or nullptr: drawn.
+template <class T>
+void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, int num_threads);
+
+// out[size] = sum over drawn pairs or particles of weights [rows, atoms] times xi.
+template <class T>
+void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32_t* atom, NoiseKey key, int64_t size,
+                 double* out, int num_threads);
+
+}  // namespace cbk

@@ -1,0 +1,99 @@
+#include "hopping.hpp"
+
+#include "../common/bind.hpp"
+
+namespace cbk {
+namespace {
+
+// The batch, with values [S, C] or labels [S].
+template <class T>
+RiskProblem<T> problem_of(const Network& net, int64_t particles, const Array<T>& x, const py::array& y) {
+  const int64_t samples = rows_of("x", x);
+  check_shape("x", x, {samples, net.inputs});
+  RiskProblem<T> problem{net, Loss::mse, nullptr, particles, x.data(), samples, nullptr, nullptr, 1};
+  if (py::isinstance<Array<T>>(y)) {
+    check_shape("y", y, {samples, net.outputs});
+    problem.y = static_cast<const T*>(y.data());
+  } else if (py::isinstance<Array<int32_t>>(y)) {
+    check_shape("y", y, {samples});
+    problem.loss = Loss::cross_entropy;
+    problem.labels = static_cast<const int32_t*>(y.data());
+  } else {
+    throw py::type_error("y must be contiguous, of x's dtype or int32 labels");
+  }
+  return problem;
+}
+
+template <class T>
+Draw<T> draw_of(const Network& net, const Array<T>& center, int64_t particles, double spread, bool mirrored,
+                uint64_t seed, uint32_t step) {
+  check_shape("center", center, {net.size()});
+  if (particles < 1 || (mirrored && particles % 2)) throw py::value_error("particles must be even where mirrored");
+  return {center.data(), T(spread), mirrored, particles, {seed, 0, step, 0}};
+}
+
+template <class T>
+void register_typed(py::module_& m) {
+  m.def(
+      "hopping_risk",
+      [](const Network& net, const Array<T>& center, int64_t particles, double spread, bool mirrored, uint64_t seed,
+         uint32_t step, const Array<T>& x, const py::array& y, bool atoms, Array<double> out, int num_threads) {
+        const Draw<T> draw = draw_of(net, center, particles, spread, mirrored, seed, step);
+        RiskProblem<T> problem = problem_of(net, particles, x, y);
+        check_shape("out", out, {particles, atoms ? net.width : 1});
+        problem.draw = &draw;
+        double* p = out.mutable_data();
+        py::gil_scoped_release release;
+        if (atoms)
+          atom_risks(problem, center.data(), p, num_threads);
+        else
+          risk(problem, p, num_threads);
+      },
+      py::arg("net"), py::arg("center").noconvert(), py::arg("particles"), py::arg("spread"), py::arg("mirrored"),
+      py::arg("seed"), py::arg("step"), py::arg("x").noconvert(), py::arg("y"), py::arg("atoms"),
+      py::arg("out").noconvert(), py::arg("num_threads"));
+  m.def(
+      "atom_risks",
+      [](const Network& net, const Array<T>& center, const Array<T>& theta, const Array<T>& x, const py::array& y,
+         Array<double> out, int num_threads) {
+        const int64_t particles = rows_of("theta", theta);
+        check_shape("center", center, {net.size()});
+        check_shape("theta", theta, {particles, net.size()});
+        RiskProblem<T> problem = problem_of(net, particles, x, y);
+        problem.theta = theta.data();
+        check_shape("out", out, {particles, net.width});
+        double* p = out.mutable_data();
+        py::gil_scoped_release release;
+        atom_risks(problem, center.data(), p, num_threads);
+      },
+      py::arg("net"), py::arg("center").noconvert(), py::arg("theta").noconvert(), py::arg("x").noconvert(),
+      py::arg("y"), py::arg("out").noconvert(), py::arg("num_threads"));
+}
+
+// float32 says whose normals they are: those of a float32 or of a float64 ensemble.
+void drift(const Array<double>& weights, const std::optional<Array<int32_t>>& atom, uint64_t seed, uint32_t step,
+           bool float32, Array<double> out, int num_threads) {
+  const int64_t rows = rows_of("weights", weights), atoms = weights.shape(1), size = out.size();
+  check_shape("weights", weights, {rows, atoms});
+  if (atom) check_shape("atom", *atom, {size});
+  for (int64_t i = 0; atom && i < size; ++i)
+    if (atom->data()[i] < 0 || atom->data()[i] >= atoms) throw py::value_error("atom holds an index outside weights");
+  double* p = out.mutable_data();
+  const int32_t* index = atom ? atom->data() : nullptr;
+  py::gil_scoped_release release;
+  if (float32)
+    noise_drift<float>(weights.data(), rows, atoms, index, {seed, 0, step, 0}, size, p, num_threads);
+  else
+    noise_drift<double>(weights.data(), rows, atoms, index, {seed, 0, step, 0}, size, p, num_threads);
+}
+
+}  // namespace
+
+void register_hopping(py::module_& m) {
+  register_typed<float>(m);
+  register_typed<double>(m);
+  m.def("noise_drift", &drift, py::arg("weights").noconvert(), py::arg("atom").noconvert(), py::arg("seed"),
+        py::arg("step"), py::arg("float32"), py::arg("out").noconvert(), py::arg("num_threads"));
+}
+
+}  // namespace cbk

@@ -1,0 +1,54 @@
+#include "langevin.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "../common/isa.hpp"
+#include "../common/parallel.hpp"
+
+namespace cbk {
+namespace {
+
+constexpr int64_t piece = 8192;
+
+template <class F>
+void for_pieces(int64_t rows, int64_t size, int num_threads, F&& f) {
+  const int64_t pieces = divide_up(size, piece), tasks = rows * pieces;
+#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks))
+  for (int64_t i = 0; i < tasks; ++i) {
+    const int64_t begin = i % pieces * piece;
+    f(i / pieces, begin, std::min(begin + piece, size));
+  }
+}
+
+}  // namespace
+
+template <class T>
+void langevin_drift(T* theta, T* velocity, const T* gradient, int64_t networks, int64_t size, double factor,
+                    double friction, double temperature, double dt, NoiseKey key, int num_threads) {
+  const LangevinKernels<T>& kernels = isa_table().langevin<T>();
+  const LangevinCoefficients<T> k{T(-0.5 * dt * factor), T(0.5 * dt), T(std::exp(-friction * dt)),
+                                  T(std::sqrt(temperature * -std::expm1(-2 * friction * dt)))};
+  for_pieces(networks, size, num_threads, [&](int64_t n, int64_t begin, int64_t end) {
+    const int64_t at = n * size;
+    kernels.drift(k, theta + at, velocity + at, gradient + at, begin, end, key, uint32_t(n));
+  });
+}
+
+template <class T>
+void langevin_kick(T* velocity, const T* gradient, int64_t networks, int64_t size, double factor, double dt,
+                   int num_threads) {
+  const T kick = T(-0.5 * dt * factor);
+  for_pieces(networks, size, num_threads, [&](int64_t n, int64_t begin, int64_t end) {
+    for (int64_t i = n * size + begin; i < n * size + end; ++i) velocity[i] += kick * gradient[i];
+  });
+}
+
+#define CBK_INSTANTIATE(T)                                                                                           \
+  template void langevin_drift(T*, T*, const T*, int64_t, int64_t, double, double, double, double, NoiseKey, int);   \
+  template void langevin_kick(T*, const T*, int64_t, int64_t, double, double, int);
+CBK_INSTANTIATE(float)
+CBK_INSTANTIATE(double)
+#undef CBK_INSTANTIATE
+
+}  // namespace cbk
