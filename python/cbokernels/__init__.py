@@ -1,0 +1,62 @@
+"""Consensus-based optimization of two-layer neural networks on hand-written kernels.
+
+Kernels (`forward`, `risk`, `consensus`, `cbo_update`, ...) are plain functions of arrays; `train` and
+`minimize` run whole methods on them; `reference` specifies them in plain NumPy; `cuda` says what the GPU side
+can do.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from . import cuda, reference
+from ._cpu import isa, isas
+from .consensus import Consensus, consensus
+from .errors import CboError, CboWarning, ConsensusError, CudaUnavailableError
+from .langevin import langevin_step
+from .methods import CBO
+from .minimize import minimize
+from .network import TwoLayer
+from .random import philox4x32, standard_normal
+from .result import Result, State
+from .risk import forward, risk, risk_gradient, task_risks
+from .schedules import Constant, Exponential, Geometric, TargetEss, Tenfold
+from .training import train
+from .update import adam_update, cbo_update, hybrid_update
+
+try:
+    __version__ = version("cbokernels")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "CBO",
+    "CboError",
+    "CboWarning",
+    "Consensus",
+    "ConsensusError",
+    "Constant",
+    "CudaUnavailableError",
+    "Exponential",
+    "Geometric",
+    "Result",
+    "State",
+    "TargetEss",
+    "Tenfold",
+    "TwoLayer",
+    "adam_update",
+    "cbo_update",
+    "consensus",
+    "cuda",
+    "forward",
+    "hybrid_update",
+    "isa",
+    "isas",
+    "langevin_step",
+    "minimize",
+    "philox4x32",
+    "reference",
+    "risk",
+    "risk_gradient",
+    "standard_normal",
+    "task_risks",
+    "train",
+]

@@ -1,0 +1,170 @@
+"""The compiled CPU kernels: C-contiguous arrays of exact dtypes in, results written into the given arrays.
+
+T is float32 or float64, the dtype of theta; num_threads 0 is OpenMP's own setting.
+"""
+
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+_T = TypeVar("_T", np.float32, np.float64)
+_Words = npt.NDArray[np.uint32]
+_Labels = npt.NDArray[np.int32]
+_Index = npt.NDArray[np.int64]
+_Double = npt.NDArray[np.float64]
+
+def isa() -> str: ...
+def isas() -> list[str]: ...
+def max_threads() -> int: ...
+
+class Network:
+    def __init__(
+        self, inputs: int, width: int, outputs: int, activation: str, scaling: str, output_bias: bool
+    ) -> None: ...
+    @property
+    def size(self) -> int: ...
+
+def philox4x32(counter: _Words, key: _Words, out: _Words) -> None:
+    """counter [n, 4], key [n, 2] -> out [n, 4]."""
+
+def standard_normal(
+    out: npt.NDArray[_T], seed: int, step: int, stream: int, first_particle: int, num_threads: int
+) -> None:
+    """out [P, size]."""
+
+def uniform(
+    out: npt.NDArray[_T],
+    low: float,
+    high: float,
+    seed: int,
+    step: int,
+    stream: int,
+    first_particle: int,
+    num_threads: int,
+) -> None:
+    """out [P, size] = low + (high - low) u."""
+
+def permutation(out: _Index, n: int, seed: int, step: int, stream: int) -> None:
+    """out [k]: the first k entries of a random permutation of range(n)."""
+
+def forward(
+    net: Network, theta: npt.NDArray[_T], x: npt.NDArray[_T], out: npt.NDArray[_T], num_threads: int
+) -> None:
+    """theta [N, D], x [S, d] -> out [N, S, C]."""
+
+def risk(
+    net: Network,
+    theta: npt.NDArray[_T],
+    x: npt.NDArray[_T],
+    y: npt.NDArray[_T] | _Labels,
+    out: _Double,
+    num_threads: int,
+) -> None:
+    """y [T, S, C] values (mse) or [T, S] labels (cross entropy) -> out [N, T]."""
+
+def risk_gradient(
+    net: Network,
+    theta: npt.NDArray[_T],
+    x: npt.NDArray[_T],
+    y: npt.NDArray[_T] | _Labels,
+    out: _Double,
+    gradient: npt.NDArray[_T],
+    num_threads: int,
+) -> None:
+    """y [S, C] values (mse) or [S] labels (cross entropy) -> out [N], gradient [N, D]."""
+
+def consensus(
+    theta: npt.NDArray[_T],
+    risk: _Double,
+    alpha: float,
+    point: npt.NDArray[_T],
+    weights: _Double,
+    ess: _Double,
+    num_threads: int,
+) -> int:
+    """theta [N, D], risk [N, T] -> point [T, D], weights [N, T], ess [T]; the number of particles whose risk
+    is not finite in some task. ConsensusError where a task has no finite risk."""
+
+def alpha_for_ess(risk: _Double, ess: float) -> float:
+    """The alpha at which risks [N] have this effective sample size."""
+
+def cbo_update(
+    theta: npt.NDArray[_T],
+    point: npt.NDArray[_T],
+    task: _Labels | None,
+    rows: _Index | None,
+    drift: float,
+    diffusion: float,
+    dt: float,
+    noise: str,
+    floor: float,
+    radius: float,
+    seed: int,
+    step: int,
+    first_particle: int,
+    out: npt.NDArray[_T],
+    num_threads: int,
+) -> None:
+    """theta [N, D], point [T, D], task [N], rows [n] -> out [N, D], which may be theta."""
+
+def adam_update(
+    theta: npt.NDArray[_T],
+    gradient: npt.NDArray[_T],
+    first: npt.NDArray[_T],
+    second: npt.NDArray[_T],
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    delta: float,
+    out: npt.NDArray[_T],
+    num_threads: int,
+) -> None:
+    """All [N, D]; the moments in place, out may be theta."""
+
+def hybrid_update(
+    theta: npt.NDArray[_T],
+    point: npt.NDArray[_T],
+    task: _Labels | None,
+    gradient: npt.NDArray[_T],
+    first: npt.NDArray[_T],
+    second: npt.NDArray[_T],
+    mix: float,
+    drift: float,
+    diffusion: float,
+    dt: float,
+    noise: str,
+    radius: float,
+    seed: int,
+    step: int,
+    beta1: float,
+    beta2: float,
+    delta: float,
+    first_particle: int,
+    out: npt.NDArray[_T],
+    num_threads: int,
+) -> None:
+    """`adam_update` with lr = mix dt, and (1 - mix) of `cbo_update`'s step."""
+
+def langevin_drift(
+    theta: npt.NDArray[_T],
+    velocity: npt.NDArray[_T],
+    gradient: npt.NDArray[_T],
+    factor: float,
+    friction: float,
+    temperature: float,
+    dt: float,
+    seed: int,
+    step: int,
+    num_threads: int,
+) -> None:
+    """B A O A on theta and velocity [R, D] in place, with the force -factor gradient."""
+
+def langevin_kick(
+    velocity: npt.NDArray[_T], gradient: npt.NDArray[_T], factor: float, dt: float, num_threads: int
+) -> None:
+    """B on velocity [R, D] in place."""
+
+def variance(theta: npt.NDArray[_T], num_threads: int) -> float:
+    """1/(2N) sum_n |theta_n - mean|^2."""

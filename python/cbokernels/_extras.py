@@ -1,0 +1,15 @@
+"""Packages that only some functions need."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def extra(module: str, user: str) -> Any:
+    """Import a module that the extra `plots` of this package brings; ImportError says so, and for what."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(f"{user} needs {package}: pip install 'cbokernels[plots]'") from error

@@ -1,0 +1,166 @@
+"""The loop that every run goes through, whatever its method and whatever it minimises."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+from . import _cpu
+from ._arrays import Array
+from ._checkpoint import Checkpoint, Snapshot
+from ._extras import extra
+from ._watch import Watch
+from .errors import ConsensusError
+from .methods import Batch, Method, Stepper
+from .network import TwoLayer
+from .result import Result, State
+
+_COLUMNS = ("epoch", "risk", "alpha", "ess", "variance", "seconds")
+
+
+class Problem(Protocol):
+    """What a run minimises."""
+
+    steps_per_epoch: int
+
+    def batches(self, epoch: int) -> Iterable[Batch]:
+        """What the epoch's steps are scored on, in order."""
+
+    def point_risk(self, point: Array) -> float:
+        """The risk of a consensus point as the history reports it."""
+
+
+@dataclasses.dataclass
+class Options:
+    """A run's arguments that concern neither its method nor its problem."""
+
+    epochs: int
+    threads: int
+    progress: bool = False
+    callback: Callable[[State], object] | None = None
+    checkpoint: Checkpoint | None = None
+    net: TwoLayer | None = None
+    warn_collapse: bool = True
+
+
+def run(problem: Problem, method: Method, stepper: Stepper, options: Options) -> Result:
+    """Run to the last epoch, or until the callback says True. To be called by the public function itself:
+    the warnings point at its caller."""
+    began = time.perf_counter()
+    records = Records(stepper, options)
+    records.resume(method)
+    began -= records.seconds
+    watch = Watch(stepper.particles, records.initial_variance, collapse=options.warn_collapse)
+    step = records.epochs * problem.steps_per_epoch
+    with progress_bar(options, records.epochs, problem.steps_per_epoch) as show:
+        for epoch in range(records.epochs, options.epochs):
+            values = method._values(epoch, options.epochs)
+            stepper.begin(values)
+            nonfinite = 0
+            try:
+                for batch in problem.batches(epoch):
+                    nonfinite += stepper.step(batch, step)
+                    step += 1
+            except ConsensusError as error:
+                raise ConsensusError(f"epoch {epoch + 1}, step {step}: {error}") from error
+            risk = problem.point_risk(stepper.point)
+            variance = _cpu.variance(stepper.particles, options.threads)
+            row = (epoch + 1, risk, stepper.alpha, stepper.ess, variance, time.perf_counter() - began)
+            records.append(row, values)
+            watch.look(epoch + 1, nonfinite, variance, risk, records.first_risk)
+            show(risk, stepper.ess)
+            stop = options.callback is not None and _says_stop(options.callback, stepper, row)
+            records.save(stop)
+            if stop:
+                break
+    return records.result()
+
+
+def _says_stop(callback: Callable[[State], object], stepper: Stepper, row: tuple[Any, ...]) -> bool:
+    particles = stepper.particles.view()
+    particles.flags.writeable = False
+    epoch, risk, alpha, ess, variance, _ = row
+    answer = callback(State(epoch, particles, stepper.point.copy(), risk, alpha, ess, variance))
+    return isinstance(answer, (bool, np.bool_)) and bool(answer)
+
+
+class Records:
+    """What a run leaves behind: history, result, checkpoints."""
+
+    def __init__(self, stepper: Stepper, options: Options) -> None:
+        self._stepper, self._options = stepper, options
+        self._rows: list[tuple[Any, ...]] = []
+        self._values: dict[str, list[float]] = {}
+        self.initial_variance = math.nan
+
+    @property
+    def epochs(self) -> int:
+        return len(self._rows)
+
+    @property
+    def first_risk(self) -> float:
+        return float(self._rows[0][1])
+
+    @property
+    def seconds(self) -> float:
+        return float(self._rows[-1][-1]) if self._rows else 0.0
+
+    def resume(self, method: Method) -> None:
+        """Take up the checkpoint's run where there is one to continue."""
+        checkpoint, stepper = self._options.checkpoint, self._stepper
+        snapshot = checkpoint.load(method, self._options.epochs) if checkpoint else None
+        if snapshot is None:
+            self.initial_variance = _cpu.variance(stepper.particles, self._options.threads)
+            return
+        self.initial_variance = snapshot.initial_variance
+        np.copyto(stepper.particles, snapshot.result.particles)
+        np.copyto(stepper.point, snapshot.result.parameters)
+        stepper.load_state_dict(snapshot.state)
+        history = snapshot.result.history
+        self._rows = list(zip(*(history[name].tolist() for name in _COLUMNS), strict=True))
+        self._values = {name: values.tolist() for name, values in snapshot.values.items()}
+
+    def append(self, row: tuple[Any, ...], values: dict[str, float]) -> None:
+        self._rows.append(row)
+        for name, value in values.items():
+            self._values.setdefault(name, []).append(value)
+
+    def save(self, stopped: bool) -> None:
+        """Write the checkpoint if this epoch is one of those to keep."""
+        checkpoint = self._options.checkpoint
+        if checkpoint is None:
+            return
+        if stopped or self.epochs == self._options.epochs or self.epochs % checkpoint.every == 0:
+            values = {name: np.array(column) for name, column in self._values.items()}
+            state = self._stepper.state_dict()
+            checkpoint.save(Snapshot(self.result(), state, values, self.initial_variance))
+
+    def result(self) -> Result:
+        columns = zip(_COLUMNS, zip(*self._rows, strict=True), strict=True)
+        history = {name: np.array(column) for name, column in columns}
+        return Result(self._stepper.point, self._stepper.particles, history, self._options.net)
+
+
+@contextlib.contextmanager
+def progress_bar(options: Options, done: int, steps_per_epoch: int) -> Any:
+    """A function to call after each epoch; with progress it moves a tqdm bar."""
+    if not options.progress:
+        yield lambda risk, ess: None
+        return
+    tqdm = extra("tqdm.auto", "progress=True")
+    with tqdm.tqdm(total=options.epochs, initial=done, unit="epoch") as bar:
+        began = time.perf_counter()
+
+        def show(risk: float, ess: float) -> None:
+            steps = (bar.n + 1 - done) * steps_per_epoch
+            rate = steps / max(time.perf_counter() - began, 1e-9)
+            bar.set_postfix_str(f"risk {risk:.3g}, ess {ess:.3g}, {rate:.0f} steps/s", refresh=False)
+            bar.update()
+
+        yield show

@@ -1,0 +1,76 @@
+"""What a run warns of."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+
+from ._arrays import Array
+from .errors import CboWarning
+
+# Collapsed: the spread of nine coordinates in ten has fallen by _SPREAD and the risk has not by _RISK. The
+# variance cannot tell: multiplicative noise keeps it large in a few coordinates of a frozen ensemble.
+_SHARE, _SPREAD, _RISK = 0.9, 1e-6, 1e-6
+
+
+def frozen_share(particles: Array, initial_variance: float) -> float:
+    """Share of the coordinates whose standard deviation is below 1e-6 of the initial one.
+
+    The initial one is a root mean square over coordinates, from the ensemble's variance (1/2N) Σ |theta - mean|².
+    """
+    spread = particles.std(axis=0, dtype=np.float64)
+    return float((spread <= _limit(particles, initial_variance)).mean())
+
+
+def _limit(particles: Array, initial_variance: float) -> float:
+    return _SPREAD * math.sqrt(2 * initial_variance / particles.shape[1])
+
+
+class Watch:
+    """Looks at each epoch of a run and warns, of each kind of trouble once."""
+
+    def __init__(self, particles: Array, initial_variance: float, *, collapse: bool) -> None:
+        self._particles = particles
+        self._initial_variance = initial_variance
+        self._collapse = collapse
+        self._given: set[str] = set()
+
+    def look(self, epoch: int, nonfinite: int, variance: float, risk: float, first_risk: float) -> None:
+        """See to an epoch (from 1) that ended with this variance and risk."""
+        if nonfinite:
+            self._warn(
+                "risks",
+                f"epoch {epoch}: {nonfinite} risks were NaN or infinite; such a particle has weight 0",
+            )
+        if not math.isfinite(variance):
+            broken = len(self._particles) - int(np.isfinite(self._particles).all(axis=1).sum())
+            self._warn(
+                "overflow",
+                f"epoch {epoch}: the ensemble has overflowed, {broken} of {len(self._particles)} particles hold "
+                f"NaN or infinities: take a smaller diffusion or dt, or float64",
+            )
+        elif risk > _RISK * first_risk and self._collapsed():
+            self._warn(
+                "collapse",
+                f"epoch {epoch}: the ensemble has collapsed at risk {risk:.3g}, its particles are the same in most "
+                f"coordinates and can move little further: take a floor > 0 for the noise, a larger alpha (up to "
+                f"infinity) or a larger diffusion",
+            )
+
+    def _collapsed(self) -> bool:
+        particles, initial = self._particles, self._initial_variance
+        if not self._collapse or "collapse" in self._given or len(particles) < 2:
+            return False
+        # Two particles nearly always tell that there is nothing to tell, at a fraction of the price.
+        apart = np.abs(particles[0] - particles[len(particles) // 2])
+        if (apart <= 10 * _limit(particles, initial)).mean() < _SHARE:
+            return False
+        return frozen_share(particles, initial) >= _SHARE
+
+    def _warn(self, what: str, message: str) -> None:
+        if what not in self._given:
+            self._given.add(what)
+            # _warn, look, run, the public function, its caller.
+            warnings.warn(message, CboWarning, stacklevel=5)

@@ -1,0 +1,102 @@
+"""The command `cbokernels`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__, _cpu, cuda
+from .errors import CboError
+from .experiments import EXPERIMENTS, Options
+from .experiments._common import table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with the given arguments (None: those of the process) and return its exit status.
+
+    0: done. 1: failed, with one line on stderr. 2: wrong usage. 130: interrupted.
+    """
+    parser = _parser()
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as stop:  # argparse has printed its message
+        return stop.code if isinstance(stop.code, int) else 2
+    try:
+        if arguments.command == "info":
+            print(information())
+        else:
+            _reproduce(arguments)
+    except (CboError, ImportError, OSError) as error:
+        print(f"cbokernels: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("cbokernels: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def information() -> str:
+    """Version, instruction sets, threads and CUDA devices, one per line."""
+    devices = cuda.unavailable_reason()
+    rows = {
+        "version": __version__,
+        "instruction set": f"{_cpu.isa()} (usable here: {', '.join(_cpu.isas())})",
+        "threads": str(_cpu.max_threads()),
+        "CUDA devices": f"0: {devices}" if devices else str(cuda.device_count()),
+    }
+    return "\n".join(f"{name:<16} {value}" for name, value in rows.items())
+
+
+def _reproduce(arguments: argparse.Namespace) -> None:
+    options = Options(
+        arguments.epochs,
+        arguments.seeds,
+        arguments.device,
+        arguments.data,
+        arguments.out,
+        arguments.quick,
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    findings = EXPERIMENTS[arguments.name](options)
+    stem = options.out / arguments.name
+    print(table(findings))
+    print("\nexpected: the paper's figures, and what a plain implementation of its parameters measured")
+    print(f"wrote {stem}.csv and {stem}.png")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cbokernels", description="Consensus-based training of two-layer networks on compiled kernels."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("info", help="version, instruction sets, threads and CUDA devices")
+    reproduce = commands.add_parser("reproduce", help="run one of the papers' experiments")
+    reproduce.add_argument("name", choices=tuple(EXPERIMENTS))
+    reproduce.add_argument(
+        "--epochs", type=_count, metavar="N", help="length of each run (default: sine 1000, mnist 100)"
+    )
+    reproduce.add_argument(
+        "--seeds", type=_count, metavar="K", help="number of runs (default: sine 5, mnist 1)"
+    )
+    reproduce.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    reproduce.add_argument(
+        "--data", type=Path, metavar="DIR", default=Options.data, help="MNIST files (default: %(default)s)"
+    )
+    reproduce.add_argument(
+        "--out", type=Path, metavar="DIR", default=Options.out, help="CSV and PNG (default: %(default)s)"
+    )
+    reproduce.add_argument("--quick", action="store_true", help="a smaller experiment, under half a minute")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdecimal() else 0
+    if not 1 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

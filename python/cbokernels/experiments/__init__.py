@@ -1,0 +1,11 @@
+"""The papers' experiments, one module each, as `cbokernels reproduce` runs them.
+
+A module's `reproduce(options)` writes its table of numbers and its figure and returns findings.
+"""
+
+from . import mnist, sine
+from ._common import Finding, Options
+
+EXPERIMENTS = {"sine": sine.reproduce, "mnist": mnist.reproduce}
+
+__all__ = ["EXPERIMENTS", "Finding", "Options"]

@@ -1,0 +1,81 @@
+"""Kinetic Langevin dynamics of a network's neurons, the second-order mean-field training
+[Krichene, Caluya, Halder 2020], by the BAOAB splitting [Leimkuhler, Matthews 2013].
+
+    d theta = r dt,   dr = -M grad R dt - friction r dt + sqrt(2 friction temperature) dB
+
+    B  r <- r - dt/2 M grad R(theta)      A  theta <- theta + dt/2 r
+    O  r <- exp(-friction dt) r + sqrt(temperature (1 - exp(-2 friction dt))) xi
+
+A step is B A O A B. The factor M undoes the 1/M of the mean-field scaling: the force on a neuron does not
+shrink with the width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _cpu
+from ._arrays import AS_THETA, InPlace, apart, array, check_distinct, like
+from ._checks import FLOATS, counter, real, threads
+from ._checks import precision as check_precision
+from ._checks import seed as check_seed
+from .network import TwoLayer, check_network
+from .risk import _targets as targets
+
+
+def langevin_step(
+    net: TwoLayer,
+    theta: Any,
+    velocity: Any,
+    x: Any,
+    y: Any,
+    *,
+    loss: str = "mse",
+    friction: float = 1.0,
+    temperature: float = 0.0,
+    dt: float = 0.1,
+    seed: int = 0,
+    step: int = 0,
+    gradient: Any = None,
+    precision: str = "float32",
+    num_threads: int | None = None,
+) -> Any:
+    """Move R networks theta [R, D] and their velocities [R, D], both in place, by one step of length dt.
+
+    Returns the risks [R], float64, at the new theta. x [S, d], y and loss are as in `risk`. temperature is
+    1/beta, and 0 (default) means no noise; the noise is standard_normal(R, D, seed=seed, step=step,
+    dtype=theta.dtype).
+    gradient: None, or an array [R, D] that holds the gradient of the risk, without the factor M, at theta for
+    these x and y (as `risk_gradient` gives it). It is updated in place, so that the next step need not
+    compute it: the results are the same bits, for one gradient a step instead of two.
+
+    TypeError for kinds and dtypes; ValueError for shapes, a network with scaling="none" or output_bias,
+    arrays [R, D] that cannot be written or share memory with each other, friction, temperature or dt negative
+    or not finite, seed outside [0, 2^64), step outside [0, 2^32), and as in `risk`.
+    """
+    particles = array(theta, "theta", FLOATS, ("R", check_network(net).size))
+    if net.output_bias or net.scaling != "mean":
+        raise ValueError(f"net must have scaling='mean' and no output_bias, got {net}")
+    moved, flown = InPlace(theta, "theta", particles), InPlace(velocity, "velocity", particles)
+    force = InPlace(np.empty_like(particles) if gradient is None else gradient, "gradient", particles)
+    check_distinct(moved, flown, force)
+    q, r, g = moved.work, flown.work, force.work
+    inputs = array(x, "x", (q.dtype,), ("S", net.inputs), AS_THETA)
+    wanted = targets(net, y, "y", (), inputs, loss)[0]
+    scalars = real(friction, "friction", 0.0), real(temperature, "temperature", 0.0), real(dt, "dt", 0.0)
+    words = check_seed(seed), counter(step, "step")
+    check_precision(precision)
+    workers = threads(num_threads)
+    inputs, wanted = apart(inputs, q, r, g), apart(wanted, q, r, g)
+
+    risk = np.empty(len(q))
+    if gradient is None:
+        _cpu.risk_gradient(net._kernel, q, inputs, wanted, risk, g, workers)
+    _cpu.langevin_drift(q, r, g, net.width, *scalars, *words, workers)
+    _cpu.risk_gradient(net._kernel, q, inputs, wanted, risk, g, workers)
+    _cpu.langevin_kick(r, g, net.width, scalars[-1], workers)
+    for a in (moved, flown, force):
+        a.finish()
+    return like(theta, risk)

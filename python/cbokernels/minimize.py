@@ -1,0 +1,93 @@
+"""Minimisation of any function of an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array, view
+from ._checks import WORD, boolean, integer, kind, threads
+from ._checks import seed as check_seed
+from ._loop import Options, run
+from .methods import CBO, Method, check_method
+from .result import Result, State
+from .training import check_callback, own_particles
+
+
+class FunctionProblem:
+    """A function of an ensemble as the only batch of every epoch."""
+
+    steps_per_epoch = 1
+
+    def __init__(self, fun: Callable[[Array], Any]) -> None:
+        self._fun = fun
+
+    def batches(self, epoch: int) -> Iterator[FunctionProblem]:
+        yield self
+
+    def risk(self, theta: Array, out: Array) -> None:
+        out[:, 0] = self._values(theta.view())
+
+    def point_risk(self, point: Array) -> float:
+        return float(self._values(point.reshape(1, -1))[0])
+
+    def _values(self, theta: Array) -> Array:
+        """Values of fun at theta [n, D], a view that is made read-only, checked."""
+        theta.flags.writeable = False
+        values = self._fun(theta)
+        if isinstance(values, (list, tuple, int, float, np.generic)):
+            values = np.asarray(values)
+        values = view(values, "the result of fun")
+        if values.dtype.kind not in "fiu":
+            raise TypeError(f"the result of fun must hold real numbers, got {values.dtype}")
+        if values.shape != (len(theta),):
+            raise ValueError(
+                f"the result of fun must have shape [{len(theta)}] for theta of shape {list(theta.shape)}, "
+                f"got {list(values.shape)}"
+            )
+        return values
+
+
+def minimize(
+    fun: Callable[[Array], Any],
+    theta: Any,
+    method: Method | None = None,
+    *,
+    steps: int = 1000,
+    seed: int = 0,
+    progress: bool = False,
+    callback: Callable[[State], object] | None = None,
+    num_threads: int | None = None,
+) -> Result:
+    """Minimise a function of ensembles, from initial particles theta [N, D]; return a `Result`.
+
+    fun: takes an ensemble [n, D] (NumPy, read-only, of theta's dtype) and returns n real values, cast to
+        float64 (TypeError for another kind, ValueError for another shape). It is called once a step with the
+        particles that are scored and once, with n = 1, at their consensus point, for the history. Where it is
+        NaN or infinite a particle has weight 0; nowhere finite is a `ConsensusError`.
+    theta: float32 or float64, finite; decides the arithmetic; not modified. Its N takes the place of the
+        method's.
+    method: None: `CBO()`. An epoch of its schedules is a step here.
+    steps: number of steps. seed: in [0, 2^64). progress: show a tqdm bar.
+    callback: called with a `State` after every step; the run ends there if it returns True.
+    num_threads: None is OpenMP's setting; the result does not depend on it.
+
+    The history has one row per step; `parameters` is the last consensus point. `CboWarning`, once per run
+    each: values that are NaN or infinite, and particles that overflowed. That the ensemble contracts to a
+    point is the aim here and no warning. TypeError and ValueError for bad arguments.
+    """
+    if not callable(fun):
+        raise TypeError(f"fun must be callable, got {kind(fun)}")
+    method = CBO() if method is None else check_method(method)
+    seed, cores = check_seed(seed), threads(num_threads)
+    steps = integer(steps, "steps", 1, WORD)
+    check_callback(callback)
+    start = own_particles(theta, "D")
+    stepper = method._stepper(start, seed, cores)
+    options = Options(steps, cores, boolean(progress, "progress"), callback, warn_collapse=False)
+    return run(FunctionProblem(fun), method, stepper, options)
+
+
+__all__ = ["minimize"]

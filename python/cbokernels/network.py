@@ -1,0 +1,189 @@
+"""Two-layer networks: what a flat parameter vector means, and initial particles.
+
+    g(x; theta) = s * sum_m c_m sigma(w_m . x + b_m)  (+ a),    s = 1/M or 1
+
+One network is one vector theta of D = M(d + 1 + C) (+ C) numbers: w [M, d], b [M], c [C, M], then a [C],
+each in row-major order, as PyTorch orders Linear(d, M), Linear(M, C). As a measure it is the mean of M
+atoms (w_m, b_m, c_m) [De Deyn, Herty, Samaey 2025, eq. 4-6].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from . import _cpu
+from ._arrays import Array, like, view
+from ._checks import FLOATS, WORD, boolean, choice, float_dtype, integer, real, threads
+from ._checks import seed as check_seed
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "softplus", "identity")
+SCALINGS = ("mean", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoLayer:
+    """A two-layer network's shape; it holds no parameters.
+
+    inputs, width, outputs: d, M and C, each at least 1.
+    activation: "relu" (default), "tanh", "sigmoid", "gelu" (exact, by erf), "softplus" or "identity".
+    scaling: "mean" (default) divides the sum over neurons by M, the mean-field scaling; "none" does not.
+    output_bias: whether theta ends with one bias per output (default False).
+
+    TypeError for values of another kind, ValueError for sizes below 1 and unknown names.
+    """
+
+    inputs: int
+    width: int
+    outputs: int
+    activation: str = "relu"
+    scaling: str = "mean"
+    output_bias: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("inputs", "width", "outputs"):
+            object.__setattr__(self, name, integer(getattr(self, name), name, 1, 2**31))
+        choice(self.activation, "activation", ACTIVATIONS)
+        choice(self.scaling, "scaling", SCALINGS)
+        object.__setattr__(self, "output_bias", boolean(self.output_bias, "output_bias"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The cached compiled value stays behind; it is made anew where it is needed.
+        return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
+    @functools.cached_property
+    def _kernel(self) -> _cpu.Network:
+        return _cpu.Network(
+            self.inputs, self.width, self.outputs, self.activation, self.scaling, self.output_bias
+        )
+
+    @functools.cached_property
+    def size(self) -> int:
+        """D, the number of parameters."""
+        return self.width * self._atom_size + (self.outputs if self.output_bias else 0)
+
+    @property
+    def _atom_size(self) -> int:
+        return self.inputs + 1 + self.outputs
+
+    @property
+    def _ends(self) -> tuple[int, int, int]:
+        w = self.width * self.inputs
+        return w, w + self.width, w + self.width + self.outputs * self.width
+
+    def unpack(self, theta: Any) -> tuple[Any, Any, Any, Any]:
+        """Views (w [..., M, d], b [..., M], c [..., C, M], a [..., C] or None) of theta [..., D].
+
+        TypeError unless theta is a float32 or float64 array, ValueError unless its last axis has D entries.
+        """
+        lead = self._check(theta, "theta", (self.size,), f"[..., {self.size}]")
+        w, b, c = self._ends
+        return (
+            theta[..., :w].reshape(*lead, self.width, self.inputs),
+            theta[..., w:b],
+            theta[..., b:c].reshape(*lead, self.outputs, self.width),
+            theta[..., c:] if self.output_bias else None,
+        )
+
+    def pack(self, w: Any, b: Any, c: Any, a: Any = None) -> Any:
+        """theta [..., D], new, from w [..., M, d], b [..., M], c [..., C, M] and, with output_bias, a.
+
+        All of one dtype (TypeError) and with the same leading axes (ValueError).
+        """
+        if (a is not None) != self.output_bias:
+            expected = "is required" if self.output_bias else "must be None"
+            raise ValueError(f"a {expected} for a network with output_bias={self.output_bias}")
+        shapes = {"w": (self.width, self.inputs), "b": (self.width,), "c": (self.outputs, self.width)}
+        parts = {"w": w, "b": b, "c": c}
+        if a is not None:
+            shapes["a"], parts["a"] = (self.outputs,), a
+        lead = self._check(w, "w", shapes["w"], f"[..., {self.width}, {self.inputs}]")
+        dtype = view(w, "w").dtype
+        flat = []
+        for name, value in parts.items():
+            part = view(value, name)
+            if part.dtype != dtype:
+                raise TypeError(f"{name} must be {dtype} as w is, got {part.dtype}")
+            if part.shape != lead + shapes[name]:
+                raise ValueError(f"{name} must have shape {[*lead, *shapes[name]]}, got {list(part.shape)}")
+            flat.append(part.reshape(*lead, math.prod(shapes[name])))
+        return like(w, np.concatenate(flat, axis=-1))
+
+    def atoms(self, theta: Any) -> Any:
+        """Atoms [..., M, d + 1 + C], new: (w, b, c) of each neuron of theta [..., D].
+
+        ValueError for a network with output bias, which is no measure over neurons.
+        """
+        self._no_output_bias("atoms")
+        w, b, c, _ = self.unpack(view(theta, "theta"))
+        return like(theta, np.concatenate([w, b[..., None], np.swapaxes(c, -1, -2)], axis=-1))
+
+    def from_atoms(self, atoms: Any) -> Any:
+        """theta [..., D], new, from atoms [..., M, d + 1 + C]; the inverse of `atoms`."""
+        self._no_output_bias("from_atoms")
+        shape = (self.width, self._atom_size)
+        self._check(atoms, "atoms", shape, f"[..., {shape[0]}, {shape[1]}]")
+        a = view(atoms, "atoms")
+        d = self.inputs
+        return like(atoms, self.pack(a[..., :d], a[..., d], np.swapaxes(a[..., d + 1 :], -1, -2)))
+
+    def uniform(
+        self,
+        particles: int,
+        low: float = -1.0,
+        high: float = 1.0,
+        *,
+        seed: int,
+        dtype: Any = "float32",
+        num_threads: int | None = None,
+    ) -> Array:
+        """Particles [N, D] with coordinates low + (high - low) u, u uniform on (0, 1).
+
+        u = (w + 1/2) 2^-32 of the coordinate's Philox word in stream 1, step 0. ValueError unless
+        low <= high, both finite, N >= 1 and seed in [0, 2^64).
+        """
+        particles = integer(particles, "particles", 1, WORD + 1)
+        low, high = real(low, "low"), real(high, "high")
+        if low > high or math.isinf(high - low):
+            raise ValueError(f"high must be at least low = {low!r} by a finite distance, got {high!r}")
+        theta = np.empty((particles, self.size), float_dtype(dtype))
+        _cpu.uniform(theta, low, high, check_seed(seed), 0, 1, 0, threads(num_threads))
+        return theta
+
+    def torch_default(
+        self, particles: int, *, seed: int, dtype: Any = "float32", num_threads: int | None = None
+    ) -> Array:
+        """Particles [N, D] drawn as torch.nn.Linear initialises: U(-k, k) with k = 1/sqrt(fan_in).
+
+        fan_in is d for w and b, M for c and a. The uniforms are those of `uniform`, as are the errors.
+        """
+        theta = self.uniform(particles, seed=seed, dtype=dtype, num_threads=num_threads)
+        first = self._ends[1]
+        theta[:, :first] *= theta.dtype.type(1 / math.sqrt(self.inputs))
+        theta[:, first:] *= theta.dtype.type(1 / math.sqrt(self.width))
+        return theta
+
+    def _check(self, value: Any, name: str, tail: tuple[int, ...], expected: str) -> tuple[int, ...]:
+        """Leading axes of an array whose last axes must be `tail`."""
+        a = view(value, name)
+        if a.dtype not in FLOATS:
+            raise TypeError(f"{name} must be float32 or float64, got {a.dtype}")
+        lead = a.ndim - len(tail)
+        if lead < 0 or a.shape[lead:] != tail:
+            raise ValueError(f"{name} must have shape {expected}, got {list(a.shape)}")
+        return a.shape[:lead]
+
+    def _no_output_bias(self, function: str) -> None:
+        if self.output_bias:
+            raise ValueError(f"{function} expects a network without output_bias, got {self}")
+
+
+def check_network(net: Any) -> TwoLayer:
+    """TypeError unless `net` is a TwoLayer."""
+    if not isinstance(net, TwoLayer):
+        raise TypeError(f"net must be a cbokernels.TwoLayer, got {type(net).__name__}")
+    return net

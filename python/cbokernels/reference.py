@@ -1,0 +1,277 @@
+"""The kernels in plain NumPy float64: the specification in code.
+
+Arrays of any float dtype are taken as float64. Names and arguments are the package's, without out, precision
+and num_threads. Nothing is checked here, and nothing is fast.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .consensus import Consensus, non_finite
+from .errors import CboWarning, ConsensusError
+from .network import TwoLayer
+
+_LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+_erfc = np.vectorize(math.erfc, otypes=[float])
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "relu": lambda z: np.maximum(z, 0),
+    "tanh": np.tanh,
+    "sigmoid": lambda z: np.exp(-np.logaddexp(0, -z)),
+    "gelu": lambda z: z * 0.5 * _erfc(-z / math.sqrt(2)),  # erfc keeps the negative tail's digits
+    "softplus": lambda z: np.logaddexp(0, z),
+    "identity": lambda z: z,
+}
+DERIVATIVES: dict[str, Callable[[Any], Any]] = {
+    "relu": lambda z: np.where(z > 0, 1.0, 0.0),
+    "tanh": lambda z: 1 - np.tanh(z) ** 2,
+    "sigmoid": lambda z: np.exp(-np.logaddexp(0, -z) - np.logaddexp(0, z)),
+    "gelu": lambda z: 0.5 * _erfc(-z / math.sqrt(2)) + z * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi),
+    "softplus": lambda z: np.exp(-np.logaddexp(0, -z)),
+    "identity": np.ones_like,
+}
+
+
+def philox4x32(counter: Any, key: Any) -> Any:
+    """Ten rounds of Philox4x32 on uint32 counter [..., 4] and key [..., 2]."""
+    c0, c1, c2, c3 = (np.asarray(counter)[..., i].astype(np.uint64) for i in range(4))
+    k0, k1 = (np.asarray(key)[..., i].astype(np.uint64) for i in range(2))
+    for _ in range(10):
+        p: Any = np.uint64(0xD2511F53) * c0
+        q: Any = np.uint64(0xCD9E8D57) * c2
+        c0, c1, c2, c3 = (q >> _HALF) ^ c1 ^ k0, q & _LOW, (p >> _HALF) ^ c3 ^ k1, p & _LOW
+        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & _LOW, (k1 + np.uint64(0xBB67AE85)) & _LOW
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def words(particles: int, size: int, *, seed: int, step: int, stream: int, first_particle: int = 0) -> Any:
+    """Philox words [particles, size rounded up to whole blocks of four]."""
+    blocks = -(-size // 4)
+    counter = np.empty((particles, blocks, 4), np.uint32)
+    counter[..., 0], counter[..., 1] = stream, step
+    counter[..., 2] = np.arange(first_particle, first_particle + particles)[:, None]
+    counter[..., 3] = np.arange(blocks)
+    key = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
+    return philox4x32(counter, key).reshape(particles, 4 * blocks)
+
+
+def standard_normal(
+    particles: int,
+    size: int,
+    *,
+    seed: int,
+    step: int = 0,
+    stream: int = 0,
+    first_particle: int = 0,
+    dtype: Any = "float64",
+) -> Any:
+    """Normals [particles, size] by Box-Muller from uniforms (w + 1/2) 2^-32."""
+    w = words(particles, size, seed=seed, step=step, stream=stream, first_particle=first_particle)
+    u = (w.reshape(particles, -1, 2) + 0.5) * 2.0**-32
+    radius, angle = np.sqrt(-2 * np.log(u[..., 0])), 2 * np.pi * u[..., 1]
+    z = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+    return z.reshape(particles, -1)[:, :size].astype(dtype)
+
+
+def permutation(n: int, *, seed: int, step: int = 0, stream: int = 2, size: int | None = None) -> Any:
+    """First `size` entries (default: all) of a permutation of range(n): Fisher-Yates on 64-bit words."""
+    size = n if size is None else size
+    w = words(1, 2 * size, seed=seed, step=step, stream=stream)[0].astype(object)
+    a = np.arange(n)
+    for i in range(size):
+        j = i + int((w[2 * i] + (w[2 * i + 1] << 32)) * (n - i) >> 64)
+        a[i], a[j] = a[j], a[i]
+    return a[:size]
+
+
+def forward(net: TwoLayer, theta: Any, x: Any) -> Any:
+    """Outputs [N, S, C] of networks theta [N, D] on inputs x [S, d]."""
+    w, b, c, a = net.unpack(np.asarray(theta, float))
+    hidden = ACTIVATIONS[net.activation](np.asarray(x, float) @ np.swapaxes(w, -1, -2) + b[:, None, :])
+    scale = 1 / net.width if net.scaling == "mean" else 1.0
+    out = scale * (hidden @ np.swapaxes(c, -1, -2))
+    return out if a is None else out + a[:, None, :]
+
+
+def risk(net: TwoLayer, theta: Any, x: Any, y: Any, *, loss: str = "mse") -> Any:
+    """Risks [N]."""
+    return task_risks(net, theta, x, np.asarray(y)[None], loss=loss)[:, 0]
+
+
+def task_risks(net: TwoLayer, theta: Any, x: Any, ys: Any, *, loss: str = "mse") -> Any:
+    """Risks [N, T] on targets ys [T, S], [T, S, C] or labels [T, S]."""
+    g, ys = forward(net, theta, x), np.asarray(ys)
+    if loss == "mse":
+        y = ys.astype(float).reshape(len(ys), *g.shape[1:])
+        return np.stack([((target - g) ** 2).sum(-1).mean(-1) for target in y], axis=-1)
+    log_sum = np.logaddexp.reduce(g, axis=-1)
+    picked = [g[:, np.arange(g.shape[1]), labels] for labels in ys]
+    return np.stack([(log_sum - label).mean(-1) for label in picked], axis=-1)
+
+
+def risk_gradient(net: TwoLayer, theta: Any, x: Any, y: Any, *, loss: str = "mse") -> tuple[Any, Any]:
+    """Risks [N] and their gradients [N, D]."""
+    theta, x, y = np.asarray(theta, float), np.asarray(x, float), np.asarray(y)
+    w, b, c, a = net.unpack(theta)
+    z = x @ np.swapaxes(w, -1, -2) + b[:, None, :]
+    hidden, g = ACTIVATIONS[net.activation](z), forward(net, theta, x)
+    if loss == "mse":
+        slope = 2 * (g - y.astype(float).reshape(g.shape[1:]))
+    else:
+        slope = np.exp(g - np.logaddexp.reduce(g, axis=-1, keepdims=True))
+        slope[:, np.arange(len(x)), y] -= 1
+    slope /= len(x)
+    scale = 1 / net.width if net.scaling == "mean" else 1.0
+    delta = scale * (slope @ c) * DERIVATIVES[net.activation](z)
+    parts = np.swapaxes(delta, -1, -2) @ x, delta.sum(-2), scale * (np.swapaxes(slope, -1, -2) @ hidden)
+    gradient = net.pack(*parts, None if a is None else slope.sum(-2))
+    return risk(net, theta, x, y, loss=loss), gradient
+
+
+def consensus(theta: Any, risk: Any, *, alpha: float = 1e5) -> Consensus:
+    """Gibbs weights [N], their mean of theta [N, D] and the effective sample size; risk [N, T]: per task."""
+    theta, risk = np.asarray(theta, float), np.asarray(risk, float)
+    if risk.ndim == 2:
+        parts = [_consensus(theta, column, alpha) for column in risk.T]
+        point, weights, ess = (np.stack(part) for part in zip(*parts, strict=True))
+        result = Consensus(point, weights.T, ess)
+    else:
+        result = Consensus(*_consensus(theta, risk, alpha))
+    lost = int((~np.isfinite(risk.reshape(len(risk), -1))).any(axis=1).sum())
+    if lost:
+        warnings.warn(non_finite(lost, len(risk)), CboWarning, stacklevel=2)
+    return result
+
+
+def _consensus(theta: Any, risk: Any, alpha: float) -> tuple[Any, Any, float]:
+    finite = np.isfinite(risk)
+    if not finite.any():
+        raise ConsensusError("no particle has a finite risk")
+    with np.errstate(over="ignore"):
+        excess = risk[finite] - risk[finite].min()
+    weights = np.zeros(len(risk))
+    # Neither 0 * inf can occur: alpha = inf leaves exact minima at 1, alpha = 0 every finite risk.
+    weights[finite] = np.exp(-np.where(excess > 0, alpha, 0.0) * excess) if alpha > 0 else 1.0
+    weights /= weights.sum()
+    read = weights > 0  # 0 * NaN must not spread
+    return weights[read] @ theta[read], weights, float(1 / (weights**2).sum())
+
+
+def cbo_update(
+    theta: Any,
+    point: Any,
+    *,
+    drift: float = 1.0,
+    diffusion: float = 1.6**0.5,
+    dt: float = 0.1,
+    noise: str = "anisotropic",
+    floor: float = 0.0,
+    seed: int = 0,
+    step: int = 0,
+    task: Any = None,
+    radius: float | None = None,
+    first_particle: int = 0,
+) -> Any:
+    """Particles [N, D] after one step towards point [D], or point[task] of [T, D]."""
+    theta, point = np.asarray(theta, float), np.asarray(point, float)
+    difference = theta - (point if task is None else point[np.asarray(task)])
+    xi = standard_normal(*theta.shape, seed=seed, step=step, first_particle=first_particle)
+    length = np.sqrt((difference**2).sum(-1, keepdims=True))
+    if noise == "anisotropic":
+        spread = np.sqrt((diffusion * difference) ** 2 + floor**2) if floor else diffusion * difference
+    elif noise == "isotropic":
+        spread = diffusion * length
+    elif noise == "truncated":
+        spread = diffusion * np.minimum(length, np.asarray(radius))
+    else:
+        spread = np.asarray({"additive": diffusion, "none": 0.0}[noise])
+    return theta - drift * dt * difference + spread * math.sqrt(dt) * xi
+
+
+def adam_update(
+    theta: Any,
+    gradient: Any,
+    first: Any,
+    second: Any,
+    *,
+    step: int = 1,
+    lr: float = 0.1,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    delta: float = 1e-8,
+) -> Any:
+    """Particles [N, D] after one step of Adam; the moments [N, D] are updated in place."""
+    gradient = np.asarray(gradient, float)
+    s = beta1 * np.asarray(first, float) + (1 - beta1) * gradient
+    r = beta2 * np.asarray(second, float) + (1 - beta2) * gradient**2
+    first[...], second[...] = s, r
+    s, r = s / (1 - beta1**step), r / (1 - beta2**step)
+    return np.asarray(theta, float) - lr * s / (np.sqrt(r) + delta)
+
+
+def hybrid_update(
+    theta: Any,
+    point: Any,
+    gradient: Any,
+    first: Any,
+    second: Any,
+    *,
+    mix: float = 0.7,
+    drift: float = 1.0,
+    diffusion: float = 1.2**0.5,
+    dt: float = 0.1,
+    noise: str = "anisotropic",
+    seed: int = 0,
+    step: int = 1,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    delta: float = 1e-8,
+    task: Any = None,
+    radius: float | None = None,
+    first_particle: int = 0,
+) -> Any:
+    """Particles [N, D] after Adam's step with lr = mix dt plus 1 - mix times `cbo_update`'s."""
+    cbo = cbo_update(
+        theta, point, drift=drift, diffusion=diffusion, dt=dt, noise=noise, seed=seed, step=step, task=task,
+        radius=radius, first_particle=first_particle,
+    )  # fmt: skip
+    adam = adam_update(
+        theta, gradient, first, second, step=step, lr=mix * dt, beta1=beta1, beta2=beta2, delta=delta
+    )
+    return adam + (1 - mix) * (cbo - np.asarray(theta, float))
+
+
+def langevin_step(
+    net: TwoLayer,
+    theta: Any,
+    velocity: Any,
+    x: Any,
+    y: Any,
+    *,
+    loss: str = "mse",
+    friction: float = 1.0,
+    temperature: float = 0.0,
+    dt: float = 0.1,
+    seed: int = 0,
+    step: int = 0,
+    gradient: Any = None,
+) -> Any:
+    """Risks [R] after one BAOAB step; theta, velocity and the gradient's buffer [R, D] change in place."""
+    q, r = np.asarray(theta, float), np.asarray(velocity, float)
+    g = np.asarray(risk_gradient(net, q, x, y, loss=loss)[1] if gradient is None else gradient, float)
+    xi = standard_normal(*q.shape, seed=seed, step=step)
+    r = r - dt / 2 * net.width * g
+    q = q + dt / 2 * r
+    r = math.exp(-friction * dt) * r + math.sqrt(temperature * -math.expm1(-2 * friction * dt)) * xi
+    q = q + dt / 2 * r
+    risks, g = risk_gradient(net, q, x, y, loss=loss)
+    theta[...], velocity[...] = q, r - dt / 2 * net.width * g
+    if gradient is not None:
+        gradient[...] = g
+    return risks

@@ -1,0 +1,131 @@
+"""What a run gives back, and what its callback sees on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array, check_shape
+from ._data import floats
+from ._extras import extra
+from ._files import checked_path, read_arrays, write_arrays
+from .network import TwoLayer
+from .risk import forward
+
+_HISTORY = "history."
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class State:
+    """A run at the end of an epoch, as its callback sees it (in `minimize` an epoch is a step).
+
+    epoch: from 1.
+    particles [N, D]: after the epoch's last update, a read-only view of the ensemble at work: copy what you
+        keep.
+    point [D]: the consensus point of the epoch's last step, formed before its update; a copy.
+    risk: of that point, on the full data. alpha, ess: of that step.
+    variance: of the particles, (1/2N) Σ |theta_n - mean|².
+    """
+
+    epoch: int
+    particles: Array
+    point: Array
+    risk: float
+    alpha: float
+    ess: float
+    variance: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """What `train` and `minimize` return.
+
+    parameters [D]: the consensus point of the last step, formed before its update.
+    particles [N, D]: the ensemble after that update.
+    history: arrays of equal length, one row per epoch (per step in `minimize`): "epoch" (from 1), "risk" (of
+        the consensus point of the epoch's last step, on the full data, float64), "alpha" and "ess" (of that
+        step), "variance" (of the particles after its update, (1/2N) Σ |theta_n - mean|²) and "seconds" (since
+        the start).
+    net: the network trained; None for `minimize`.
+    """
+
+    parameters: Array
+    particles: Array
+    history: dict[str, Array]
+    net: TwoLayer | None = None
+
+    def __repr__(self) -> str:
+        epochs, risk = len(self.history["epoch"]), np.asarray(self.history["risk"][-1])
+        particles = f"{list(self.particles.shape)} {self.particles.dtype}"
+        return (
+            f"Result(epochs={epochs}, risk={np.array2string(risk, precision=4)}, particles={particles}, "
+            f"net={self.net})"
+        )
+
+    def predict(self, x: Any, *, num_threads: int | None = None) -> Array:
+        """Outputs [S, C] of the network with `parameters` at x [S, d], which is cast to the particles' dtype.
+
+        For T points at once [T, S, C]. ValueError for another shape, for NaN and infinities, and for a result
+        without a network (`minimize`).
+        """
+        if self.net is None:
+            raise ValueError("predict expects the result of training a network, got one of minimize")
+        x = floats(x, "x", self.particles.dtype)
+        check_shape(x, "x", ("S", self.net.inputs))
+        outputs: Array = forward(self.net, np.atleast_2d(self.parameters), x, num_threads=num_threads)
+        return outputs[0] if self.parameters.ndim == 1 else outputs
+
+    def plot(self, ax: Any = None, **line: Any) -> Any:
+        """Draw the risk per epoch, log axis where all risks are positive; return the matplotlib Axes.
+
+        ax: the Axes to draw on (None: a new figure); other arguments go to `Axes.plot`.
+        ImportError if matplotlib is missing.
+        """
+        if ax is None:
+            pyplot = extra("matplotlib.pyplot", "plot")
+            _, ax = pyplot.subplots(layout="constrained")
+        risk = self.history["risk"]
+        ax.plot(self.history["epoch"], risk, **line)
+        if (risk[np.isfinite(risk)] > 0).all():
+            ax.set_yscale("log")
+        ax.set_xlabel("step" if self.net is None else "epoch")
+        ax.set_ylabel("risk")
+        return ax
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to a file (npz, no pickles), whole or not at all; the name is taken as it is."""
+        write_arrays(checked_path(path, "path"), {"net": pack_net(self.net)}, self._arrays())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Result:
+        """Read what `save` wrote, or a checkpoint as the result of the epochs it holds.
+
+        FileNotFoundError for a missing file, ValueError for one that is neither.
+        """
+        header, arrays = read_arrays(checked_path(path, "path"))
+        return cls._from_arrays(header, arrays)
+
+    def _arrays(self) -> dict[str, Array]:
+        columns = {_HISTORY + name: column for name, column in self.history.items()}
+        return {"parameters": self.parameters, "particles": self.particles, **columns}
+
+    @classmethod
+    def _from_arrays(cls, header: dict[str, Any], arrays: dict[str, Array]) -> Result:
+        history = {name.removeprefix(_HISTORY): a for name, a in arrays.items() if name.startswith(_HISTORY)}
+        return cls(arrays["parameters"], arrays["particles"], history, unpack_net(header["net"]))
+
+
+def pack_net(net: TwoLayer | None) -> dict[str, Any] | None:
+    """A network's shape for a JSON header."""
+    return None if net is None else dataclasses.asdict(net)
+
+
+def unpack_net(fields: dict[str, Any] | None) -> TwoLayer | None:
+    """The inverse of `pack_net`."""
+    return None if fields is None else TwoLayer(**fields)
+
+
+__all__ = ["Result", "State"]

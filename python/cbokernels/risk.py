@@ -1,0 +1,130 @@
+"""Outputs, risks and gradients of an ensemble of networks on one (mini)batch, in bounded memory.
+
+    R(theta) = 1/S sum_s L(y_s, g(x_s; theta))
+
+Hidden activations are never stored for all samples.
+
+"mse" is sum_c (y_c - g_c)^2, a sum over outputs without a factor 1/2; "cross_entropy" is log-sum-exp of the
+outputs minus the label's, as PyTorch's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _cpu
+from ._arrays import AS_THETA, Array, array, integers, like, view
+from ._checks import FLOATS, choice, threads
+from ._checks import precision as check_precision
+from .network import TwoLayer, check_network
+
+LOSSES = ("mse", "cross_entropy")
+
+
+def forward(
+    net: TwoLayer, theta: Any, x: Any, *, precision: str = "float32", num_threads: int | None = None
+) -> Any:
+    """Outputs [N, S, C] of networks theta [N, D] on inputs x [S, d], all of theta's dtype.
+
+    TypeError unless theta is float32 or float64 and x shares its dtype; ValueError for other shapes,
+    empty axes, a precision other than "float32" and num_threads below 1.
+    """
+    particles, inputs = _ensemble(net, theta, x)
+    check_precision(precision)
+    workers = threads(num_threads)
+    out = np.empty((len(particles), len(inputs), net.outputs), particles.dtype)
+    _cpu.forward(net._kernel, particles, inputs, out, workers)
+    return like(theta, out)
+
+
+def risk(
+    net: TwoLayer,
+    theta: Any,
+    x: Any,
+    y: Any,
+    *,
+    loss: str = "mse",
+    precision: str = "float32",
+    num_threads: int | None = None,
+) -> Any:
+    """Risks [N], float64, of networks theta [N, D] on inputs x [S, d] and targets y.
+
+    loss="mse": y [S] (one output) or [S, C], of theta's dtype. loss="cross_entropy": y [S], labels in [0, C)
+    of any integer dtype. The same bits for any number of threads. Exact zeros of x may be skipped.
+
+    TypeError for dtypes, ValueError for shapes, empty axes, labels out of range, an unknown loss,
+    a precision other than "float32" and num_threads below 1.
+    """
+    particles, inputs = _ensemble(net, theta, x)
+    targets = _targets(net, y, "y", (), inputs, loss)
+    check_precision(precision)
+    out = np.empty(len(particles))
+    _cpu.risk(net._kernel, particles, inputs, targets, out.reshape(-1, 1), threads(num_threads))
+    return like(theta, out)
+
+
+def task_risks(
+    net: TwoLayer,
+    theta: Any,
+    x: Any,
+    ys: Any,
+    *,
+    loss: str = "mse",
+    precision: str = "float32",
+    num_threads: int | None = None,
+) -> Any:
+    """Risks [N, T], float64, on T tasks that share inputs x [S, d], from one forward pass.
+
+    ys [T, S] (one output, or labels) or [T, S, C]; everything else as in `risk`
+    [De Deyn, Herty, Samaey 2025, eq. 27].
+    """
+    particles, inputs = _ensemble(net, theta, x)
+    targets = _targets(net, ys, "ys", ("T",), inputs, loss)
+    check_precision(precision)
+    out = np.empty((len(particles), len(targets)))
+    _cpu.risk(net._kernel, particles, inputs, targets, out, threads(num_threads))
+    return like(theta, out)
+
+
+def risk_gradient(
+    net: TwoLayer,
+    theta: Any,
+    x: Any,
+    y: Any,
+    *,
+    loss: str = "mse",
+    precision: str = "float32",
+    num_threads: int | None = None,
+) -> tuple[Any, Any]:
+    """Risks [N], float64, and their gradients [N, D], of theta's dtype, for networks theta [N, D].
+
+    Inputs, losses and errors as in `risk`, whose values these are up to rounding. The derivative of a ReLU
+    at 0 is 0. The same bits for any number of threads [De Deyn, Herty, Samaey 2025, eq. 25: d_n].
+    """
+    particles, inputs = _ensemble(net, theta, x)
+    targets = _targets(net, y, "y", (), inputs, loss)
+    check_precision(precision)
+    workers = threads(num_threads)
+    out, gradient = np.empty(len(particles)), np.empty_like(particles)
+    _cpu.risk_gradient(net._kernel, particles, inputs, targets[0], out, gradient, workers)
+    return like(theta, out), like(theta, gradient)
+
+
+def _ensemble(net: TwoLayer, theta: Any, x: Any) -> tuple[Array, Array]:
+    particles = array(theta, "theta", FLOATS, ("N", check_network(net).size))
+    return particles, array(x, "x", (particles.dtype,), ("S", net.inputs), AS_THETA)
+
+
+def _targets(net: TwoLayer, y: Any, name: str, tasks: tuple[str, ...], x: Array, loss: str) -> Array:
+    """Targets as the compiled module takes them: [T, S, C] values or [T, S] int32 labels."""
+    samples = len(x)
+    if choice(loss, "loss", LOSSES) == "cross_entropy":
+        labels = integers(y, name, (*tasks, samples), net.outputs, "labels of the network's outputs")
+        return labels.reshape(-1, samples)
+    shape: tuple[int | str, ...] = (*tasks, samples)
+    if net.outputs > 1 or view(y, name).ndim > len(shape):
+        shape = (*shape, net.outputs)
+    values = array(y, name, (x.dtype,), shape, AS_THETA)
+    return values.reshape(-1, samples, net.outputs)

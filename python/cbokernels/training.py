@@ -1,0 +1,140 @@
+"""Training of two-layer networks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import cuda
+from ._arrays import Array, array, view
+from ._checkpoint import checkpoint as check_checkpoint
+from ._checkpoint import fingerprint
+from ._checks import FLOATS, WORD, boolean, choice, float_dtype, integer, threads
+from ._checks import precision as check_precision
+from ._checks import seed as check_seed
+from ._data import DataProblem, training_data
+from ._loop import Options, run
+from .errors import CudaUnavailableError
+from .methods import Method, check_method
+from .network import TwoLayer, check_network
+from .result import Result, State
+
+
+def train(
+    net: TwoLayer,
+    x: Any,
+    y: Any,
+    method: Method,
+    *,
+    loss: str | None = None,
+    epochs: int = 1000,
+    batch_size: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: Any = "float32",
+    theta: Any = None,
+    progress: bool = False,
+    callback: Callable[[State], object] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: int = 10,
+    resume: bool = False,
+    num_threads: int | None = None,
+    precision: str = "float32",
+) -> Result:
+    """Train networks on data x [S, d] and y with a method, such as `CBO()`; return a `Result`.
+
+    y: [S] (C = 1) or [S, C] for "mse", the sum over outputs of squares; [S] integers in [0, C) for
+        "cross_entropy". x, and y for "mse", are cast to `dtype` once and must be finite.
+    loss: "mse" or "cross_entropy"; None: cross entropy when y holds integers and C > 1, else mse.
+    batch_size: samples per step, S'. Each epoch is one shuffled partition of the data, a smaller last batch
+        kept, one step per batch. None: the whole data in their own order, one step per epoch.
+    seed: in [0, 2^64). The same seed gives the same bits for any number of threads.
+    device: "cpu" or "cuda" (`CudaUnavailableError` where there is none). dtype: "float32" or "float64".
+    theta: initial particles [N, D] of that dtype, copied; None: U(-1, 1), as many as the method says.
+    progress: show a tqdm bar (risk, ess, steps per second).
+    callback: called with a `State` after every epoch; the run ends there if it returns True.
+    checkpoint: a path, written whole or not at all after every `every` epochs and at the end.
+    resume: continue the run in `checkpoint`, where there is one, to the same bits as never having stopped.
+        ValueError, naming the difference, if it is of another configuration; more epochs are no other
+        configuration unless a schedule depends on them.
+    num_threads: None is OpenMP's setting. precision: "float32" (the CPU has no other).
+
+    `CboWarning`, once per run each: risks that are NaN or infinite; particles that overflowed; an ensemble
+    that collapsed, which is to say that the standard deviation of nine coordinates in ten fell below 1e-6 of
+    the initial one while the risk is above 1e-6 of the first epoch's. `ConsensusError` when no particle has a
+    finite risk.
+    TypeError and ValueError for bad arguments.
+    """
+    check_network(net)
+    check_method(method)
+    seed, cores, dtype = check_seed(seed), threads(num_threads), float_dtype(dtype)
+    epochs = integer(epochs, "epochs", 1, WORD)
+    if batch_size is not None:
+        batch_size = integer(batch_size, "batch_size", 1, 2**63)
+    check_device(device)
+    check_precision(precision)
+    check_callback(callback)
+    store = check_checkpoint(checkpoint, every, resume)
+    x, y, loss = training_data(net, x, y, loss, dtype)
+    if theta is None:
+        start = method._initial(net, seed, dtype, num_threads)
+    else:
+        start = own_particles(theta, net.size, dtype)
+    problem = DataProblem(net, x, y, batch_size=batch_size, seed=seed, threads=cores)
+    check_steps(epochs, problem.steps_per_epoch)
+    if store is not None:
+        store.configuration = {
+            "net": repr(net),
+            "x": fingerprint(x),
+            "y": fingerprint(y),
+            "method": type(method).__name__,
+            **method._description(),
+            "loss": loss,
+            "batch_size": repr(batch_size),
+            "seed": repr(seed),
+            "device": device,
+            "dtype": str(dtype),
+            "precision": precision,
+            "theta": fingerprint(start),
+        }
+    stepper = method._stepper(start, seed, cores)
+    options = Options(epochs, cores, boolean(progress, "progress"), callback, store, net)
+    return run(problem, method, stepper, options)
+
+
+def own_particles(theta: Any, size: int | str, dtype: np.dtype[Any] | None = None) -> Array:
+    """A copy of the caller's particles [N, D], which must be finite; of `dtype`, None for either."""
+    if dtype is not None and view(theta, "theta").dtype != dtype:
+        raise TypeError(f"theta must be {dtype} as the argument dtype says, got {view(theta, 'theta').dtype}")
+    copy = np.array(array(theta, "theta", FLOATS, ("N", size)))
+    finite = np.isfinite(copy).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"theta must be finite, got NaN or infinities in particle {int(np.argmin(finite))}")
+    return copy
+
+
+def check_device(device: Any) -> None:
+    """CudaUnavailableError where the device asked for is not there."""
+    if choice(device, "device", ("cpu", "cuda")) == "cuda":
+        reason = cuda.unavailable_reason() or "train has no CUDA implementation in this version"
+        raise CudaUnavailableError(f"device='cuda' is not available: {reason}")
+
+
+def check_callback(callback: Any) -> None:
+    """TypeError unless a callback can be called."""
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable, got {callback!r}")
+
+
+def check_steps(epochs: int, steps_per_epoch: int) -> None:
+    """ValueError if the run has more steps than the random numbers have counters."""
+    if epochs * steps_per_epoch > WORD:
+        raise ValueError(
+            f"epochs must make at most 2^32 steps in all, got {epochs} of {steps_per_epoch} each"
+        )
+
+
+__all__ = ["train"]

@@ -1,0 +1,223 @@
+"""One step of consensus-based optimization, of Adam, or of both at once.
+
+    theta_n <- theta_n - drift dt (theta_n - v) + noise
+
+    anisotropic   diffusion sqrt(dt) (theta_n - v) * xi; with a floor s > 0:
+                  sqrt(diffusion^2 (theta_n - v)^2 + s^2) sqrt(dt) * xi
+    isotropic     diffusion sqrt(dt) |theta_n - v| xi
+    truncated     diffusion sqrt(dt) min(|theta_n - v|, radius) xi
+    additive      diffusion sqrt(dt) xi
+    none
+
+[Pinnau, Totzeck, Tse, Martin 2017; Carrillo, Jin, Li, Zhu 2021; De Deyn, Herty, Samaey 2025, eq. 22]
+
+Adam [Kingma, Ba 2015], per coordinate, d the gradient and s, r the moments:
+
+    s <- beta1 s + (1 - beta1) d,   r <- beta2 r + (1 - beta2) d^2,
+    theta <- theta - lr s^/(sqrt(r^) + delta),   s^ = s/(1 - beta1^step), r^ = r/(1 - beta2^step)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _cpu
+from ._arrays import (
+    AS_THETA,
+    Array,
+    InPlace,
+    apart,
+    apart_or_same,
+    array,
+    check_distinct,
+    integers,
+    like,
+    view,
+)
+from ._checks import FLOATS, WORD, choice, counter, integer, positive, real, threads, unit
+from ._checks import first_particle as check_first_particle
+from ._checks import seed as check_seed
+
+NOISES = ("anisotropic", "isotropic", "truncated", "additive", "none")
+
+
+def cbo_update(
+    theta: Any,
+    point: Any,
+    *,
+    drift: float = 1.0,
+    diffusion: float = 1.6**0.5,
+    dt: float = 0.1,
+    noise: str = "anisotropic",
+    floor: float = 0.0,
+    seed: int = 0,
+    step: int = 0,
+    task: Any = None,
+    radius: float | None = None,
+    first_particle: int = 0,
+    out: Any = None,
+    num_threads: int | None = None,
+) -> Any:
+    """Particles [N, D] after one step from theta [N, D] towards point [D], or point [T, D] by task [N].
+
+    theta float32 or float64, point of its dtype; task, integers in [0, T), names each particle's point.
+    drift is lambda, diffusion sigma (the papers quote sigma^2), dt the time step. The normals are exactly
+    standard_normal(N, D, seed=seed, step=step, first_particle=first_particle, dtype=theta.dtype).
+    Anisotropic noise without floor is fma(sigma sqrt(dt) xi - lambda dt, theta - v, theta), rounded once.
+    floor adds variance to anisotropic noise; radius bounds truncated noise, which requires it.
+    out: an array of theta's shape and dtype, theta itself included; it is returned.
+
+    TypeError for kinds and dtypes; ValueError for shapes, unknown noise, drift not finite, diffusion, dt or
+    floor negative or not finite, a floor without anisotropic noise, a radius not above 0 or without truncated
+    noise, a task without point [T, D] or the reverse, seed outside [0, 2^64), step outside [0, 2^32),
+    first_particle + N above 2^32, and num_threads below 1.
+    """
+    particles = array(theta, "theta", FLOATS, ("N", "D"))
+    count, size = particles.shape
+    points, tasks = _points(point, task, count, size, particles.dtype)
+    scalars = real(drift, "drift"), real(diffusion, "diffusion", 0.0), real(dt, "dt", 0.0)
+    law = _noise(noise, floor, radius)
+    words = check_seed(seed), counter(step, "step"), check_first_particle(first_particle, count)
+    workers = threads(num_threads)
+
+    if out is None:
+        target = np.empty_like(particles)
+        _cpu.cbo_update(particles, points, tasks, None, *scalars, *law, *words, target, workers)
+        return like(theta, target)
+    wanted = InPlace(out, "out", particles)
+    particles, points = apart_or_same(particles, wanted.work), apart(points, wanted.work)
+    _cpu.cbo_update(particles, points, tasks, None, *scalars, *law, *words, wanted.work, workers)
+    wanted.finish()
+    return out
+
+
+def adam_update(
+    theta: Any,
+    gradient: Any,
+    first: Any,
+    second: Any,
+    *,
+    step: int = 1,
+    lr: float = 0.1,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    delta: float = 1e-8,
+    out: Any = None,
+    num_threads: int | None = None,
+) -> Any:
+    """Particles [N, D] after one step of Adam from theta [N, D] along gradient [N, D] [Kingma, Ba 2015].
+
+    All float32 or all float64. The moments first and second [N, D], zero before the first step, are updated
+    in place. step counts from 1. Note sqrt(r^) + delta, not sqrt(r^ + delta).
+    out: an array of theta's shape and dtype, theta itself included; it is returned.
+
+    TypeError for kinds and dtypes; ValueError for shapes, moments that cannot be written or share memory with
+    each other or with out, step outside [1, 2^32), lr or delta negative or not finite, beta1 or beta2 outside
+    [0, 1), and num_threads below 1.
+    """
+    particles = array(theta, "theta", FLOATS, ("N", "D"))
+    gradients, changed = _descent(particles, gradient, first, second, out)
+    step, decays = _decays(step, beta1, beta2, delta)
+    lr, workers = real(lr, "lr", 0.0), threads(num_threads)
+    s, r, target = (a.work for a in changed)
+    particles, gradients = (apart_or_same(apart(a, s, r), target) for a in (particles, gradients))
+    _cpu.adam_update(particles, gradients, s, r, step, lr, *decays, target, workers)
+    for a in changed:
+        a.finish()
+    return like(theta, target) if out is None else out
+
+
+def hybrid_update(
+    theta: Any,
+    point: Any,
+    gradient: Any,
+    first: Any,
+    second: Any,
+    *,
+    mix: float = 0.7,
+    drift: float = 1.0,
+    diffusion: float = 1.2**0.5,
+    dt: float = 0.1,
+    noise: str = "anisotropic",
+    seed: int = 0,
+    step: int = 1,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    delta: float = 1e-8,
+    task: Any = None,
+    radius: float | None = None,
+    first_particle: int = 0,
+    out: Any = None,
+    num_threads: int | None = None,
+) -> Any:
+    """Particles [N, D] after one step that mixes Adam with consensus.
+
+        theta_n <- theta_n - mix dt s^_n/(sqrt(r^_n) + delta) + (1 - mix) (-drift dt (theta_n - v) + noise)
+
+    mix is the paper's gamma, in [0, 1]: 1 is `adam_update` with lr = dt, 0 is `cbo_update`. step counts from
+    1, for Adam's bias correction and for the noise. gradient, first, second, beta1, beta2, delta and out are
+    as in `adam_update`; point, drift, diffusion, dt, noise, seed, task, radius and first_particle as in
+    `cbo_update` [De Deyn, Herty, Samaey 2025, eq. 25-26].
+
+    TypeError and ValueError as there; ValueError for mix outside [0, 1].
+    """
+    particles = array(theta, "theta", FLOATS, ("N", "D"))
+    count, size = particles.shape
+    points, tasks = _points(point, task, count, size, particles.dtype)
+    gradients, changed = _descent(particles, gradient, first, second, out)
+    scalars = real(drift, "drift"), real(diffusion, "diffusion", 0.0), real(dt, "dt", 0.0)
+    mix = unit(mix, "mix", closed=True)
+    law, _, reach = _noise(noise, 0.0, radius)
+    step, decays = _decays(step, beta1, beta2, delta)
+    seed, first_particle = check_seed(seed), check_first_particle(first_particle, count)
+    workers = threads(num_threads)
+    s, r, target = (a.work for a in changed)
+    particles, gradients = (apart_or_same(apart(a, s, r), target) for a in (particles, gradients))
+    points = apart(points, s, r, target)
+    _cpu.hybrid_update(
+        particles, points, tasks, gradients, s, r, mix, *scalars, law, reach, seed, step, *decays,
+        first_particle, target, workers,
+    )  # fmt: skip
+    for a in changed:
+        a.finish()
+    return like(theta, target) if out is None else out
+
+
+def _descent(theta: Array, gradient: Any, first: Any, second: Any, out: Any) -> tuple[Array, list[InPlace]]:
+    """The gradient, and what Adam's part writes: both moments and `out`, or a new array for it."""
+    gradients = array(gradient, "gradient", (theta.dtype,), theta.shape, AS_THETA)
+    written = {"first": first, "second": second, "out": np.empty_like(theta) if out is None else out}
+    changed = [InPlace(value, name, theta) for name, value in written.items()]
+    check_distinct(*changed)
+    return gradients, changed
+
+
+def _decays(step: Any, beta1: Any, beta2: Any, delta: Any) -> tuple[int, tuple[float, float, float]]:
+    betas = unit(beta1, "beta1", closed=False), unit(beta2, "beta2", closed=False)
+    return integer(step, "step", 1, WORD), (*betas, real(delta, "delta", 0.0))
+
+
+def _points(point: Any, task: Any, count: int, size: int, dtype: np.dtype[Any]) -> tuple[Array, Array | None]:
+    """Points [T, D] and each particle's row of them; None where there is one point for all."""
+    if task is None:
+        if view(point, "point").ndim == 2:
+            raise ValueError("task [N] is required for point [T, D], got None")
+        return array(point, "point", (dtype,), (size,), AS_THETA).reshape(1, size), None
+    points = array(point, "point", (dtype,), ("T", size), AS_THETA)
+    return points, integers(task, "task", (count,), len(points), "rows of point")
+
+
+def _noise(noise: Any, floor: Any, radius: Any) -> tuple[str, float, float]:
+    noise = choice(noise, "noise", NOISES)
+    floor = real(floor, "floor", 0.0)
+    if floor and noise != "anisotropic":
+        raise ValueError(f"floor must be 0 for noise={noise!r} (anisotropic noise has one), got {floor!r}")
+    if noise == "truncated":
+        if radius is None:
+            raise ValueError("radius is required for noise='truncated', got None")
+        return noise, floor, positive(radius, "radius")
+    if radius is not None:
+        raise ValueError(f"radius must be None for noise={noise!r} (truncated noise has one), got {radius!r}")
+    return noise, floor, 0.0

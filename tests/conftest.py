@@ -1,0 +1,20 @@
+"""Settings shared by the tests."""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import pytest
+
+# The tests ask for more threads than there are cores; those that wait must not take the others' time.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    """Both dtypes of theta."""
+    return str(request.param)

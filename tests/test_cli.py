@@ -1,0 +1,146 @@
+"""The command line: what it prints, its exit status, and no traceback for what is expected."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import cbokernels as cbk
+import pytest
+from cbokernels import cli
+
+COMMAND = [sys.executable, "-m", "cbokernels.cli"]
+
+
+def run(*arguments, env=None, cwd=None):
+    environment = {**os.environ, **(env or {})}
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+        cwd=cwd,
+        check=False,
+    )
+
+
+def test_info():
+    done = run("info")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    lines = dict(line.split(None, 1) for line in done.stdout.replace(" set ", "-set ").splitlines()[:3])
+    assert lines["version"] == cbk.__version__
+    assert lines["threads"].isdecimal()
+    assert lines["instruction-set"].split()[0] == cbk.isa()
+    assert all(name in lines["instruction-set"] for name in cbk.isas())
+    assert "CUDA devices" in done.stdout
+
+
+@pytest.mark.parametrize("isa", cbk.isas())
+def test_info_names_the_forced_instruction_set(isa):
+    done = run("info", env={"CBOKERNELS_ISA": isa})
+    assert f"instruction set  {isa} " in done.stdout
+
+
+@pytest.mark.skipif(cbk.cuda.is_available(), reason="there is a CUDA device")
+def test_info_says_why_there_is_no_cuda(capsys):
+    assert cli.main(["info"]) == 0
+    assert cbk.cuda.unavailable_reason() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["no-such-command"],
+        ["reproduce"],
+        ["reproduce", "no-such-experiment"],
+        ["reproduce", "sine", "--epochs", "0"],
+        ["reproduce", "sine", "--epochs", "-3"],
+        ["reproduce", "sine", "--epochs", "1.5"],
+        ["reproduce", "sine", "--seeds", "many"],
+        ["reproduce", "sine", "--device", "tpu"],
+        ["info", "--no-such-option"],
+    ],
+)
+def test_wrong_usage(arguments, capsys):
+    assert cli.main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "usage: cbokernels" in shown.err
+
+
+def test_help(capsys):
+    assert cli.main(["reproduce", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(
+        word in text for word in ("sine", "mnist", "--epochs", "--seeds", "--device", "--data", "--out")
+    )
+
+
+def assert_one_line(done, *words):
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("cbokernels: ")
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+
+
+def test_missing_data(tmp_path):
+    done = run("reproduce", "mnist", "--data", tmp_path / "none", "--out", tmp_path)
+    assert_one_line(done, "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", "10,000-image", "--data")
+
+
+@pytest.mark.skipif(cbk.cuda.is_available(), reason="there is a CUDA device")
+def test_no_cuda(tmp_path):
+    assert_one_line(run("reproduce", "sine", "--device", "cuda", "--out", tmp_path), "device='cuda'")
+
+
+@pytest.mark.parametrize("module", ["matplotlib", "tqdm"])
+def test_missing_package(tmp_path, module):
+    (tmp_path / f"{module}.py").write_text("raise ImportError('not here')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = run("reproduce", "sine", "--epochs", 1, "--out", tmp_path / "out", env={"PYTHONPATH": path})
+    assert_one_line(done, module, "cbokernels[plots]")
+
+
+def test_out_that_is_a_file(tmp_path):
+    (tmp_path / "out").write_text("")
+    assert_one_line(run("reproduce", "sine", "--out", tmp_path / "out"), "out")
+
+
+def test_quick_sine(tmp_path):
+    done = run("reproduce", "sine", "--quick", "--out", tmp_path / "new" / "folder")
+    assert done.returncode == 0
+    assert "100%" in done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["expected", "measured", "agrees", "seconds"]
+    assert [line.split()[-2] for line in lines[2:6]] == ["yes"] * 4, done.stdout
+    assert (tmp_path / "new" / "folder" / "sine.csv").is_file()
+    assert (tmp_path / "new" / "folder" / "sine.png").is_file()
+
+
+def test_interrupt(tmp_path):
+    process = subprocess.Popen(
+        [*COMMAND, "reproduce", "sine", "--epochs", "1000000", "--out", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # The bar's first line means that the run is under way.
+    shown = ""
+    while "risk" not in shown:
+        character = process.stderr.read(1)
+        assert character, f"ended before it was interrupted: {shown}"
+        shown += character
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert output == ""
+    assert "cbokernels: interrupted" in errors
+    assert "Traceback" not in errors
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,106 @@
+"""Every instruction set that is compiled in and usable here, forced in turn in a process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import cbokernels as cbk
+import pytest
+
+BATTERY = """
+import hashlib, json
+import numpy as np
+import cbokernels as cbk
+from cbokernels import reference
+
+def digest(*arrays):
+    return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()
+
+bits, errors = {}, {}
+for dtype in ("float32", "float64"):
+    rng = np.random.default_rng(0)
+    normals = cbk.standard_normal(301, 1003, seed=7, step=3, first_particle=11, dtype=dtype)
+    bits["normals " + dtype] = digest(normals)
+    net = cbk.TwoLayer(inputs=5, width=33, outputs=3)
+    bits["uniform " + dtype] = digest(net.uniform(9, seed=1, dtype=dtype))
+    theta, point = rng.normal(size=(7, 333)).astype(dtype), rng.normal(size=333).astype(dtype)
+    bits["update " + dtype] = digest(cbk.cbo_update(theta, point, seed=5))
+    bits["floor " + dtype] = digest(cbk.cbo_update(theta, point, seed=5, floor=0.1))
+    bits["additive " + dtype] = digest(cbk.cbo_update(theta, point, seed=5, noise="additive"))
+    bits["best " + dtype] = digest(cbk.consensus(theta, rng.random(7), alpha=np.inf).point)
+    for kind in ("isotropic", "none"):
+        result = cbk.cbo_update(theta, point, seed=5, noise=kind)
+        expected = reference.cbo_update(theta, point, seed=5, noise=kind)
+        errors[f"{kind} {dtype}"] = float(np.abs(result - expected).max() / np.abs(expected).max())
+    weighted = cbk.consensus(theta, rng.random(7), alpha=2.0)
+    difference = weighted.point - weighted.weights @ theta.astype(float)
+    errors["consensus " + dtype] = float(np.abs(difference).max())
+    for activation in ("relu", "tanh", "sigmoid", "gelu", "softplus", "identity"):
+        for shape in ((1, 100, 1), (5, 33, 3), (70, 17, 10), (2, 1, 1)):
+            for loss in ("mse", "cross_entropy"):
+                d, _, c = shape
+                net = cbk.TwoLayer(*shape, activation=activation, scaling="none", output_bias=True)
+                theta = rng.uniform(-1, 1, (5, net.size)).astype(dtype)
+                x = rng.normal(size=(77, d)).astype(dtype)
+                y = rng.integers(0, c, 77)
+                if loss == "mse":
+                    y = rng.normal(size=(77, c)).astype(dtype)
+                expected = reference.risk(net, theta, x, y, loss=loss)
+                result = cbk.risk(net, theta, x, y, loss=loss)
+                scale = max(1.0, np.abs(expected).max())
+                case = f"{activation} {shape} {loss} {dtype}"
+                errors[case] = float(np.abs(result - expected).max() / scale)
+counters = np.arange(4000, dtype=np.uint32).reshape(-1, 4)
+bits["philox"] = digest(cbk.philox4x32(counters, np.array([1, 2], np.uint32)))
+print(json.dumps({"isa": cbk.isa(), "bits": bits, "errors": errors}))
+"""
+
+
+def run(isa, code=BATTERY):
+    environment = {**os.environ, "CBOKERNELS_ISA": isa}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def baseline():
+    """What the first compiled instruction set computes."""
+    return json.loads(run(cbk.isas()[0]).stdout)
+
+
+def test_the_one_in_use_is_among_those_compiled():
+    assert cbk.isas()
+    assert len(set(cbk.isas())) == len(cbk.isas())
+    wanted = os.environ.get("CBOKERNELS_ISA")
+    assert cbk.isa() == (wanted or cbk.isas()[-1])
+
+
+@pytest.mark.parametrize("isa", cbk.isas())
+def test_forced_instruction_set_runs(isa, baseline):
+    process = run(isa)
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout)
+    assert result["isa"] == isa
+    assert result["bits"] == baseline["bits"]
+    assert len(result["errors"]) == 2 * (3 + 6 * 4 * 2)
+    limits = {"float32": 3e-6, "float64": 1e-12}
+    wrong = {case: e for case, e in result["errors"].items() if not e < limits[case.split()[-1]]}
+    assert not wrong
+
+
+def test_this_process_has_the_same_bits(baseline):
+    normals = cbk.standard_normal(301, 1003, seed=7, step=3, first_particle=11)
+    assert hashlib.sha256(normals.tobytes()).hexdigest() == baseline["bits"]["normals float32"]
+
+
+def test_unknown_instruction_sets_are_named():
+    process = run("sse9", "import cbokernels")
+    assert process.returncode != 0
+    last = process.stderr.strip().splitlines()[-1]
+    assert last.startswith(("ImportError", "ValueError")), last
+    assert "CBOKERNELS_ISA" in last
+    assert "sse9" in last
+    assert all(isa in last for isa in cbk.isas())

@@ -1,0 +1,193 @@
+"""minimize: it finds minima, calls the function as promised, and refuses what is none."""
+
+from __future__ import annotations
+
+import math
+
+import cbokernels as cbk
+import numpy as np
+import pytest
+
+
+def quadratic(theta):
+    return ((theta - 1.0) ** 2).sum(axis=1)
+
+
+def rastrigin(theta):
+    return (theta**2 - 10 * np.cos(2 * np.pi * theta) + 10).sum(axis=1)
+
+
+def start(particles=50, size=3, dtype="float64", scale=3.0, seed=0):
+    return np.random.default_rng(seed).uniform(-scale, scale, (particles, size)).astype(dtype)
+
+
+@pytest.mark.parametrize(("alpha", "distance"), [(cbk.CBO().alpha, 2e-2), (math.inf, 1e-5)])
+def test_finds_the_minimum_of_a_quadratic(alpha, distance, dtype):
+    theta = start(100, 4, dtype)
+    before = theta.copy()
+    result = cbk.minimize(quadratic, theta, cbk.CBO(alpha=alpha), steps=400)
+    np.testing.assert_allclose(result.parameters, 1.0, atol=distance)
+    assert result.particles.dtype == result.parameters.dtype == dtype
+    assert result.net is None
+    np.testing.assert_array_equal(theta, before)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_finds_the_global_minimum_of_rastrigin(seed):
+    method = cbk.CBO(alpha=1e3, diffusion=5.0, dt=0.01)
+    result = cbk.minimize(rastrigin, start(300, 5, seed=seed), method, steps=1000, seed=seed)
+    np.testing.assert_allclose(result.parameters, 0.0, atol=1e-2)
+
+
+def test_steps_are_the_public_kernels(dtype):
+    theta = start(dtype=dtype)
+    method = cbk.CBO(alpha=cbk.Geometric(1.0, 2.0), diffusion=0.5)
+    result = cbk.minimize(quadratic, theta, method, steps=4, seed=11)
+    for step in range(4):
+        consensus = cbk.consensus(theta, quadratic(theta).astype(np.float64), alpha=2.0**step)
+        theta = cbk.cbo_update(theta, consensus.point, diffusion=0.5, seed=11, step=step)
+    np.testing.assert_array_equal(result.particles, theta)
+    np.testing.assert_array_equal(result.parameters, consensus.point)
+
+
+def test_history_has_a_row_per_step():
+    result = cbk.minimize(quadratic, start(), steps=6)
+    assert [len(column) for column in result.history.values()] == [6] * 6
+    np.testing.assert_array_equal(result.history["epoch"], np.arange(1, 7))
+    assert result.history["risk"][-1] == quadratic(result.parameters[None])[0]
+
+
+def test_default_method_is_cbo():
+    a = cbk.minimize(quadratic, start(), steps=3)
+    b = cbk.minimize(quadratic, start(), cbk.CBO(), steps=3)
+    np.testing.assert_array_equal(a.particles, b.particles)
+
+
+def test_the_function_sees_the_scored_particles_read_only_and_the_point():
+    calls = []
+
+    def fun(theta):
+        assert not theta.flags.writeable
+        assert theta.dtype == np.float32
+        calls.append(theta.shape)
+        return np.arange(len(theta))
+
+    cbk.minimize(fun, start(10, 3, "float32"), cbk.CBO(particle_batch=4), steps=2)
+    assert calls == [(4, 3), (1, 3), (4, 3), (1, 3)]
+
+
+def test_values_are_cast_to_float64():
+    """In float32 the two best would be tied, and infinite alpha would average them."""
+    theta = start(3, 2, "float32")
+    values = np.array([1.0, 1.0 + 1e-12, 2.0])
+    result = cbk.minimize(lambda t: values[: len(t)], theta, cbk.CBO(alpha=math.inf), steps=1)
+    np.testing.assert_array_equal(result.parameters, theta[0])
+
+
+@pytest.mark.parametrize(
+    "kind", [list, tuple, lambda v: v.astype(np.float32), lambda v: np.rint(v).astype(int)]
+)
+def test_values_of_any_real_kind(kind):
+    cbk.minimize(lambda theta: kind(quadratic(theta)), start(), steps=2)
+
+
+def test_torch_functions():
+    torch = pytest.importorskip("torch")
+
+    def fun(theta):
+        return (torch.tensor(theta) - 1.0).pow(2).sum(dim=1)
+
+    a = cbk.minimize(fun, start(), steps=3)
+    b = cbk.minimize(fun, torch.tensor(start()), steps=3)
+    np.testing.assert_array_equal(a.particles, b.particles)
+
+
+def test_callback_and_threads():
+    result = cbk.minimize(
+        quadratic, start(), steps=50, callback=lambda state: state.epoch == 7, num_threads=3
+    )
+    assert len(result.history["epoch"]) == 7
+    same = cbk.minimize(quadratic, start(), steps=7, num_threads=1)
+    np.testing.assert_array_equal(result.particles, same.particles)
+
+
+def test_progress(capfd):
+    cbk.minimize(quadratic, start(), steps=3, progress=True)
+    assert "3/3" in capfd.readouterr().err
+
+
+def test_values_that_are_not_finite_are_warned_of_once():
+    def fun(theta):
+        values = quadratic(theta)
+        values[1:3] = [np.nan, -np.inf] if len(theta) > 1 else 0
+        return values
+
+    with pytest.warns(cbk.CboWarning, match=r"epoch 1: 2 risks were NaN or infinite") as caught:
+        result = cbk.minimize(fun, start(), cbk.CBO(alpha=10.0, diffusion=0.5), steps=5)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert np.isfinite(result.parameters).all()
+
+
+def test_nowhere_finite():
+    with pytest.raises(cbk.ConsensusError, match=r"epoch 1, step 0: "):
+        cbk.minimize(lambda theta: np.full(len(theta), np.nan), start(), steps=5)
+
+
+def test_convergence_is_no_collapse():
+    result = cbk.minimize(lambda t: quadratic(t) + 5.0, start(), cbk.CBO(diffusion=0.1, alpha=1e3), steps=600)
+    assert result.history["variance"][-1] < 1e-20
+
+
+def test_errors_of_the_function_pass_through():
+    def fun(theta):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        cbk.minimize(fun, start(), steps=2)
+    with pytest.raises(ValueError, match="read-only"):
+        cbk.minimize(lambda theta: theta.sort(), start(), steps=2)
+
+
+@pytest.mark.parametrize(
+    ("fun", "error", "message"),
+    [
+        (
+            lambda theta: theta,
+            ValueError,
+            r"result of fun must have shape \[50\] for theta of shape \[50, 3\], got \[50, 3\]",
+        ),
+        (lambda theta: quadratic(theta)[:-1], ValueError, r"must have shape \[50\]"),
+        (lambda theta: quadratic(theta)[:, None], ValueError, r"got \[50, 1\]"),
+        (lambda theta: quadratic(theta).sum(), ValueError, r"got \[\]"),
+        (lambda theta: 1.0, ValueError, r"got \[\]"),
+        (lambda theta: quadratic(theta) + 0j, TypeError, r"must hold real numbers, got complex128"),
+        (lambda theta: None, TypeError, r"the result of fun must be an array"),
+        (lambda theta: "values", TypeError, r"the result of fun"),
+        (3, TypeError, r"fun must be callable, got int"),
+    ],
+)
+def test_bad_functions(fun, error, message):
+    with pytest.raises(error, match=message):
+        cbk.minimize(fun, start(), steps=2)
+
+
+@pytest.mark.parametrize(
+    ("theta", "change", "error", "message"),
+    [
+        (start()[0], {}, ValueError, r"theta must have shape \[N, D\], got \[3\]"),
+        (start().astype(int), {}, TypeError, r"theta must be float32 or float64, got int64"),
+        (start() * np.nan, {}, ValueError, r"theta must be finite"),
+        (start(), {"steps": 0}, ValueError, r"steps"),
+        (start(), {"steps": 2.5}, TypeError, r"steps must be an integer"),
+        (start(), {"seed": -1}, ValueError, r"seed"),
+        (start(), {"method": "CBO"}, TypeError, r"method must be a method"),
+        (start(), {"callback": 1}, TypeError, r"callback must be callable"),
+        (start(), {"progress": "yes"}, TypeError, r"progress"),
+        (start(), {"num_threads": 0}, ValueError, r"num_threads"),
+        (start(), {"epochs": 3}, TypeError, r"epochs"),
+    ],
+)
+def test_bad_arguments(theta, change, error, message):
+    with pytest.raises(error, match=message):
+        cbk.minimize(quadratic, theta, **change)
