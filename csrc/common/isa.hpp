@@ -10,6 +10,7 @@
 #include "../hopping/hopping.hpp"
 #include "../langevin/langevin.hpp"
 #include "../random/random.hpp"
+#include "../risk/piecewise.hpp"
 #include "../risk/risk.hpp"
 #include "../update/update.hpp"
 
@@ -30,6 +31,7 @@ struct IsaTable {
   const char* name;
   IsaKernels<float> f32;
   IsaKernels<double> f64;
+  PiecewiseKernels piecewise;
 
   template <class T>
   const IsaKernels<T>& kernels() const {

@@ -22,6 +22,8 @@ LangevinKernels<T> langevin_kernels();
 template <class T>
 HoppingKernels<T> hopping_kernels();
 
+PiecewiseKernels piecewise_kernels();
+
 namespace {
 template <class T>
 IsaKernels<T> all() {
@@ -31,6 +33,8 @@ IsaKernels<T> all() {
 }
 }  // namespace
 
-void fill_table(IsaTable& table) { table = {CBK_STRING(CBK_ISA), all<float>(), all<double>()}; }
+void fill_table(IsaTable& table) {
+  table = {CBK_STRING(CBK_ISA), all<float>(), all<double>(), piecewise_kernels()};
+}
 
 }  // namespace cbk::CBK_ISA

@@ -15,20 +15,12 @@ CBK_INLINE V keep_lanes(V v, int64_t count) {
   return lane < I{} + decltype(lane[0] + 0)(count) ? v : V{};
 }
 
-// sum_c (y_c - g_c)^2.  At most four squares meet in the outputs' own type before they are widened.
+// sum_c (y_c - g_c)^2; squared in float64, since a wild float32 particle's square is no float32.
 template <class T>
 CBK_INLINE F64 squared_error(F64 total, const T* g, const T* y, int64_t rows, int64_t panel, int64_t samples) {
-  using V = Vector<T>;
-  for (int64_t row = 0; row < rows; ++row, g += panel, y += panel) {
-    for (int64_t s = 0; s < samples; s += 4 * lanes<T>) {
-      V sum{};
-      for (int64_t i = s; i < s + 4 * lanes<T> && i < samples; i += lanes<T>) {
-        const V e = keep_lanes(load(g + i) - load(y + i), samples - i);
-        sum = mad(e, e, sum);
-      }
-      total = add(total, sum);
-    }
-  }
+  for (int64_t row = 0; row < rows; ++row, g += panel, y += panel)
+    for (int64_t s = 0; s < samples; s += lanes<T>)
+      total = add_square(total, keep_lanes(load(g + s) - load(y + s), samples - s));
   return total;
 }
 

@@ -112,6 +112,11 @@ struct RiskProblem {
   const Draw<T>* draw = nullptr;  // an ensemble that is never stored: each group of particles is drawn where it is used
 };
 
+// piecewise.hpp: whether it applies and is the cheaper way (only shapes decide), and its risks' sums [N, tasks] with a flag
+// for each particle; false where the batch itself does not allow it.
+bool piecewise_pays(const RiskProblem<float>& problem, int64_t lanes);
+bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact, int num_threads);
+
 template <class T>
 void forward(const RiskProblem<T>& problem, T* out, int num_threads);
 template <class T>

@@ -90,6 +90,32 @@ void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_thread
   }
 }
 
+// The sums by piecewise.hpp where that pays; the particles it declines go through the samples.
+template <class T>
+bool by_knots(const RiskProblem<T>&, double*, int) {
+  return false;
+}
+
+bool by_knots(const RiskProblem<float>& problem, double* sums, int num_threads) {
+  if (!piecewise_pays(problem, isa_table().risk<float>().lanes)) return false;
+  Buffer<bool> exact(problem.particles);
+  if (!piecewise_risk(problem, sums, exact.data(), num_threads)) return false;
+  const int64_t size = problem.net.size(), tasks = problem.tasks;
+  Buffer<float> drawn(problem.draw ? size : 0);
+  for (int64_t n = 0, end; n < problem.particles; n = end) {
+    for (end = n + 1; end < problem.particles && !problem.draw && exact.data()[end] == exact.data()[n];) ++end;
+    if (exact.data()[n]) continue;
+    RiskProblem<float> declined = problem;
+    if (problem.draw) draw_particle(*problem.draw, n, size, drawn.data());
+    declined.draw = nullptr;
+    declined.theta = problem.draw ? drawn.data() : problem.theta + n * size;
+    declined.particles = end - n;
+    std::fill(sums + n * tasks, sums + end * tasks, 0.0);
+    run<float>(declined, sums + n * tasks, nullptr, num_threads);
+  }
+  return true;
+}
+
 }  // namespace
 
 template <class T>
@@ -100,8 +126,10 @@ void forward(const RiskProblem<T>& problem, T* out, int num_threads) {
 template <class T>
 void risk(const RiskProblem<T>& problem, double* out, int num_threads) {
   const int64_t count = problem.particles * problem.tasks;
-  std::fill_n(out, count, 0.0);
-  run<T>(problem, out, nullptr, num_threads);
+  if (!by_knots(problem, out, num_threads)) {
+    std::fill_n(out, count, 0.0);
+    run<T>(problem, out, nullptr, num_threads);
+  }
   for (int64_t i = 0; i < count; ++i) out[i] /= double(problem.samples);
 }
 
