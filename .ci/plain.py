@@ -1,5 +1,6 @@
 """What must work with NumPy alone: kernels, training, and a clear word where an extra is missing."""
 
+import contextlib
 import sys
 
 import numpy as np
@@ -12,10 +13,8 @@ x = np.linspace(0, 1, 200, dtype=np.float32)[:, None]
 y = np.sin(6 * x[:, 0])
 result = cbk.train(net, x, y, cbk.CBO(particles=50, alpha=np.inf, floor=0.05), epochs=50, batch_size=50)
 assert result.history["risk"][-1] < result.history["risk"][0]
-try:
+message = "plot() worked without matplotlib"
+with contextlib.suppress(ImportError):
     result.plot()
-except ImportError as error:
-    assert "plots" in str(error), error
-else:
-    raise AssertionError("plot() worked without matplotlib")
+    sys.exit(message)
 print("trained with NumPy", np.__version__, "alone")

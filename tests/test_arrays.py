@@ -6,9 +6,10 @@ import inspect
 import sys
 import types
 
-import cbokernels as cbk
 import numpy as np
 import pytest
+
+import cbokernels as cbk
 
 NET = cbk.TwoLayer(inputs=3, width=5, outputs=2, activation="tanh")
 

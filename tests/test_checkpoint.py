@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 
-import cbokernels as cbk
 import numpy as np
 import pytest
+
+import cbokernels as cbk
 from cbokernels import _files
 
 NET = cbk.TwoLayer(1, 8, 1)

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 
-import cbokernels as cbk
 import pytest
+
+import cbokernels as cbk
 from cbokernels import cli
 
 COMMAND = [sys.executable, "-m", "cbokernels.cli"]
@@ -119,7 +120,8 @@ def test_quick_sine(tmp_path):
     assert "100%" in done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["expected", "measured", "agrees", "seconds"]
-    assert [line.split()[-2] for line in lines[2:6]] == ["yes"] * 4, done.stdout
+    # one run is too few to compare its risk; the other rows are told by theorem or by a wide margin
+    assert [line.split()[-2] for line in lines[2:6]] == ["tell", "yes", "yes", "yes"], done.stdout
     assert (tmp_path / "new" / "folder" / "sine.csv").is_file()
     assert (tmp_path / "new" / "folder" / "sine.png").is_file()
 

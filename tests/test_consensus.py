@@ -6,12 +6,13 @@ import math
 import warnings
 from fractions import Fraction
 
-import cbokernels as cbk
 import numpy as np
 import pytest
-from cbokernels import reference
 from hypothesis import given
 from hypothesis import strategies as st
+
+import cbokernels as cbk
+from cbokernels import reference
 
 POINT_ERROR = {"float32": 1.5e-7, "float64": 1e-14}
 

@@ -8,8 +8,9 @@ import os
 import subprocess
 import sys
 
-import cbokernels as cbk
 import pytest
+
+import cbokernels as cbk
 
 BATTERY = """
 import hashlib, json

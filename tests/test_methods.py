@@ -6,9 +6,10 @@ import dataclasses
 import math
 import pickle
 
-import cbokernels as cbk
 import numpy as np
 import pytest
+
+import cbokernels as cbk
 from cbokernels import _cpu
 
 NET = cbk.TwoLayer(2, 7, 1, activation="tanh")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-import cbokernels as cbk
 import numpy as np
 import pytest
+
+import cbokernels as cbk
 
 
 def quadratic(theta):

@@ -6,13 +6,14 @@ import copy
 import dataclasses
 import pickle
 
-import cbokernels as cbk
 import numpy as np
 import pytest
 import scipy.stats
-from cbokernels import reference
 from hypothesis import given
 from hypothesis import strategies as st
+
+import cbokernels as cbk
+from cbokernels import reference
 
 NETS = [
     cbk.TwoLayer(inputs=1, width=1, outputs=1),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import cbokernels as cbk
 import numpy as np
 import pytest
 import scipy.stats
-from cbokernels import _cpu, reference
 from hypothesis import given
 from hypothesis import strategies as st
+
+import cbokernels as cbk
+from cbokernels import _cpu, reference
 
 # Random123's kat_vectors for philox4x32-10: counter, key, answer.
 KNOWN = [

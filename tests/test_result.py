@@ -6,10 +6,11 @@ import os
 import stat
 import sys
 
-import cbokernels as cbk
 import matplotlib as mpl
 import numpy as np
 import pytest
+
+import cbokernels as cbk
 from cbokernels import _files
 
 mpl.use("agg")

@@ -6,13 +6,14 @@ import math
 import subprocess
 import sys
 
-import cbokernels as cbk
 import numpy as np
 import pytest
 import scipy.special
-from cbokernels import reference
 from hypothesis import given
 from hypothesis import strategies as st
+
+import cbokernels as cbk
+from cbokernels import reference
 
 ACTIVATIONS = {
     "relu": lambda z: np.where(z > 0, z, 0.0),

@@ -6,11 +6,12 @@ import itertools
 import math
 import pickle
 
-import cbokernels as cbk
 import pytest
-from cbokernels.schedules import describe, evaluate, parameter
 from hypothesis import given
 from hypothesis import strategies as st
+
+import cbokernels as cbk
+from cbokernels.schedules import describe, evaluate, parameter
 
 positive = st.floats(1e-100, 1e100)
 

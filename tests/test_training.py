@@ -6,9 +6,10 @@ import math
 import os
 from pathlib import Path
 
-import cbokernels as cbk
 import numpy as np
 import pytest
+
+import cbokernels as cbk
 from cbokernels.experiments import mnist, sine
 
 NET = cbk.TwoLayer(1, 12, 1)
@@ -196,7 +197,7 @@ def test_printed_sine_parameters_are_seen_to_freeze():
     x, y = sine.samples()
     with pytest.warns(cbk.CboWarning, match="collapsed"):
         result = cbk.train(sine.NET, x, y, cbk.CBO(), epochs=120, batch_size=800)
-    assert result.history["risk"][-1] <= 5e-2
+    assert result.history["risk"][-1] > 1e-3  # well above what the same network learns elsewhere
     assert np.mean(result.particles.std(axis=0, dtype=np.float64) < 1e-6) > 0.9
     assert result.history["variance"][-1] > 1e-6
 
@@ -334,18 +335,19 @@ def test_progress_without_tqdm_names_the_extra(monkeypatch):
 @pytest.mark.parametrize(
     ("method", "bound"),
     [
+        (cbk.CBO(), 5e-2),
         (cbk.CBO(alpha=1e7), 1.8e-3),
         (cbk.CBO(alpha=math.inf), 1.8e-3),
         (cbk.CBO(alpha=math.inf, floor=cbk.Exponential(0.1, 0.001)), 6e-4),
     ],
-    ids=["alpha 1e7", "alpha infinite", "floor"],
+    ids=["as printed", "alpha 1e7", "alpha infinite", "floor"],
 )
 @pytest.mark.filterwarnings("ignore:.*has collapsed:cbokernels.CboWarning")
 def test_learns_the_sine(method, bound):
     x, y = sine.samples()
     risks = [
         cbk.train(sine.NET, x, y, method, epochs=300, batch_size=800, seed=seed).history["risk"][-1]
-        for seed in range(3)
+        for seed in range(5)
     ]
     assert np.median(risks) <= bound
 

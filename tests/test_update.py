@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-import cbokernels as cbk
 import numpy as np
 import pytest
-from cbokernels import reference
 from hypothesis import given
 from hypothesis import strategies as st
+
+import cbokernels as cbk
+from cbokernels import reference
 
 NOISES = {
     "anisotropic": {},

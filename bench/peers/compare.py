@@ -2,10 +2,10 @@
 
     pip install cbx && python bench/peers/compare.py [--rounds 15] [--threads 2] [--items A B overhead]
 
-Prints a Markdown table: medians in milliseconds with their range, and the ratio of the medians.  Every timing of an
-item takes its turn in every round, and the ensemble changes between rounds.  Workloads: A (sine) N=200, M=100, d=1,
-C=1, S=800, ReLU, squared error; B (mnist) N=1000, M=20, d=784, C=10, S=1000, ReLU, cross entropy, 19 % of the pixels
-non-zero.
+Prints a Markdown table: medians in milliseconds with their range, and the ratio of the medians. Every timing
+of an item takes its turn in every round, and the ensemble changes between rounds. Workloads: A (sine) N=200,
+M=100, d=1, C=1, S=800, ReLU, squared error; B (mnist) N=1000, M=20, d=784, C=10, S=1000, ReLU, cross entropy,
+19 % of the pixels non-zero.
 """
 
 from __future__ import annotations
@@ -100,24 +100,38 @@ def our_steps(
     )
 
 
-def bare_steps(net: cbk.TwoLayer, theta: np.ndarray, steps: int, threads: int) -> Callable[[int], object]:
-    """The same steps' kernels alone, on one minibatch that is already gathered."""
-    rng = np.random.default_rng(3)
-    x = rng.random((800, 1), np.float32)
-    y = np.sin(2 * np.pi * x).astype(np.float32).reshape(1, 800, 1)
-    particles = theta.copy()
-    risk, weights, ess = np.empty((200, 1)), np.empty((200, 1)), np.empty(1)
-    point = np.empty((1, net.size), np.float32)
+def python_share(net: cbk.TwoLayer, theta: np.ndarray, rounds: int, threads: int | None) -> Timings:
+    """Milliseconds per step of `train` inside and outside the kernels, by clocks around every kernel call."""
+    steps, names = 1000, ("risk", "consensus", "cbo_update", "permutation", "variance")
+    kernels = {name: getattr(_cpu, name) for name in names}
+    inside = 0.0
 
-    def run(_: int) -> None:
-        np.copyto(particles, theta)
-        for step in range(steps):
-            _cpu.risk(net._kernel, particles, x, y, risk, threads)
-            _cpu.consensus(particles, risk, 1e5, point, weights, ess, threads)
-            _cpu.cbo_update(particles, point, None, None, 1.0, 1.6**0.5, 0.1, "anisotropic", 0.01, 0.0, 0, step,
-                            0, particles, threads)  # fmt: skip
+    def timed(kernel: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object) -> object:
+            nonlocal inside
+            began = time.perf_counter()
+            result = kernel(*args)
+            inside += time.perf_counter() - began
+            return result
 
-    return run
+        return call
+
+    timings: Timings = {"cbk.train step, in kernels": [], "cbk.train step, outside": []}
+    run = our_steps(net, theta, steps, threads)
+    run(0)
+    try:
+        for name, kernel in kernels.items():
+            setattr(_cpu, name, timed(kernel))
+        for _ in range(rounds):
+            inside, began = 0.0, time.perf_counter()
+            run(0)
+            total = time.perf_counter() - began
+            timings["cbk.train step, in kernels"].append(inside / steps * 1e3)
+            timings["cbk.train step, outside"].append((total - inside) / steps * 1e3)
+    finally:
+        for name, kernel in kernels.items():
+            setattr(_cpu, name, kernel)
+    return timings
 
 
 def cbxpy_steps(
@@ -160,19 +174,7 @@ def compare(
         timings["cbk.train step"] = [t / 100 for t in timings.pop("100 steps of cbk.train")]
         yield "A whole step", timings, [("CBXpy step", "cbk.train step")]
     if "overhead" in items:
-        timings = interleave(
-            rounds,
-            {
-                "1000 steps of cbk.train": our_steps(a, ensembles[0], 1000, threads),
-                "1000 steps, kernels alone": bare_steps(a, ensembles[0], 1000, threads or 0),
-            },
-            {},
-        )
-        timings = {
-            name.split(" of ")[-1].split(", ")[-1] + " step": [t / 1000 for t in v]
-            for name, v in timings.items()
-        }
-        yield "A overhead", timings, [("cbk.train step", "kernels alone step")]
+        yield "A whole step", python_share(a, ensembles[0], rounds, threads), []
     if "B" in items:
         b, ensembles, x, y = workload_b()
         timings = interleave(
@@ -200,16 +202,13 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} processors, {args.threads or _cpu.max_threads()} threads, "
         f"{cbk.isa()}, NumPy {np.__version__}, cbokernels {cbk.__version__}\n"
     )
-    print("| item | contestant | median ms | min–max | ratio |\n|---|---|---|---|---|")
+    print("| item | contestant | median ms | min-max | ratio |\n|---|---|---|---|---|")
     for item, timings, pairs in compare(args.rounds, args.threads, args.items):
         middle = {name: statistics.median(values) for name, values in timings.items()}
         ratios = {ours: f"{middle[peer] / middle[ours]:.1f}" for peer, ours in pairs}
         for name, values in timings.items():
-            spread = f"{min(values):.3f}–{max(values):.3f}"
+            spread = f"{min(values):.3f}-{max(values):.3f}"
             print(f"| {item} | {name} | {middle[name]:.3f} | {spread} | {ratios.get(name, '')} |", flush=True)
-        if item == "A overhead":
-            extra = (middle["cbk.train step"] - middle["kernels alone step"]) * 1e3
-            print(f"| {item} | Python, data and reports, per step | {extra:.0f} µs | | |")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ K_ERFC = {"float": mp.mpf("3.75"), "double": mp.mpf("3.75")}
 
 
 def erfcx_scaled(k):
-    """(1 + 2z) exp(z^2) erfc(z) as a function of t = (z - k)/(z + k) in [-1, 1) (Shepherd, Laframboise 1981)."""
+    """(1 + 2z) exp(z^2) erfc(z) of t = (z - k)/(z + k) in [-1, 1) [Shepherd, Laframboise 1981]."""
 
     def f(t):
         if t >= 1 - mp.mpf(10) ** -20:

@@ -8,9 +8,13 @@ can do.
 from importlib.metadata import PackageNotFoundError, version
 
 from . import cuda, reference
+from ._adam import Adam, Hybrid
 from ._cpu import isa, isas
+from ._heavy_ball import GradientFlow, HeavyBall
+from ._multitask import MultiTaskCBO
 from .consensus import Consensus, consensus
 from .errors import CboError, CboWarning, ConsensusError, CudaUnavailableError
+from .hopping import ConsensusHopping, atom_risks
 from .langevin import langevin_step
 from .methods import CBO
 from .minimize import minimize
@@ -29,20 +33,27 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 __all__ = [
     "CBO",
+    "Adam",
     "CboError",
     "CboWarning",
     "Consensus",
     "ConsensusError",
+    "ConsensusHopping",
     "Constant",
     "CudaUnavailableError",
     "Exponential",
     "Geometric",
+    "GradientFlow",
+    "HeavyBall",
+    "Hybrid",
+    "MultiTaskCBO",
     "Result",
     "State",
     "TargetEss",
     "Tenfold",
     "TwoLayer",
     "adam_update",
+    "atom_risks",
     "cbo_update",
     "consensus",
     "cuda",

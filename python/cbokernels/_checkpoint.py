@@ -12,7 +12,7 @@ import numpy as np
 from ._arrays import Array
 from ._checks import WORD, boolean, integer
 from ._files import checked_path, read_arrays, write_arrays
-from .methods import Method
+from ._method import Method
 from .result import Result, pack_net
 
 _STATE, _VALUES = "state.", "values."

@@ -3,7 +3,7 @@
 T is float32 or float64, the dtype of theta; num_threads 0 is OpenMP's own setting.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -165,6 +165,44 @@ def langevin_kick(
     velocity: npt.NDArray[_T], gradient: npt.NDArray[_T], factor: float, dt: float, num_threads: int
 ) -> None:
     """B on velocity [R, D] in place."""
+
+def atom_risks(
+    net: Network,
+    center: npt.NDArray[_T],
+    theta: npt.NDArray[_T],
+    x: npt.NDArray[_T],
+    y: npt.NDArray[Any],
+    out: npt.NDArray[np.float64],
+    num_threads: int,
+) -> None:
+    """center [D], theta [N, D], x [S, d], y [S, C] or [S] int32 labels -> out [N, M]."""
+
+def hopping_risk(
+    net: Network,
+    center: npt.NDArray[_T],
+    particles: int,
+    spread: float,
+    mirrored: bool,
+    seed: int,
+    step: int,
+    x: npt.NDArray[_T],
+    y: npt.NDArray[Any],
+    atoms: bool,
+    out: npt.NDArray[np.float64],
+    num_threads: int,
+) -> None:
+    """Risks of particles drawn around center [D], never stored -> out [N, 1], or [N, M] of its atoms."""
+
+def noise_drift(
+    weights: npt.NDArray[np.float64],
+    atom: npt.NDArray[np.int32] | None,
+    seed: int,
+    step: int,
+    float32: bool,
+    out: npt.NDArray[np.float64],
+    num_threads: int,
+) -> None:
+    """weights [n, A], atom [D] in [0, A) or None -> out [D]: sum_n weights[n, atom] xi_n."""
 
 def variance(theta: npt.NDArray[_T], num_threads: int) -> float:
     """1/(2N) sum_n |theta_n - mean|^2."""

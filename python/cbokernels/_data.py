@@ -14,6 +14,7 @@ from .network import TwoLayer
 from .risk import LOSSES
 from .risk import _targets as targets
 
+_TASKS_AT_ONCE = 8  # a group's point is scored on the whole group: less than calls of its own would cost
 _ORDER = 2  # stream of the random numbers that shuffle the data
 
 
@@ -32,16 +33,19 @@ def floats(value: Any, name: str, dtype: np.dtype[Any]) -> Array:
 
 
 def training_data(
-    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any]
+    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...] = ()
 ) -> tuple[Array, Array, str]:
-    """x [S, d], y [1, S, C] of `dtype` or [1, S] int32 labels, and the loss they are for."""
+    """x [S, d], y [T, S, C] of `dtype` or [T, S] int32 labels, and the loss they are for.
+
+    The caller's y has the axes `task_axes`, ("T",) or none for T = 1, before the samples.
+    """
     x = floats(x, "x", dtype)
     check_shape(x, "x", ("S", net.inputs))
     if loss is None:
         loss = "cross_entropy" if view(y, "y").dtype.kind in "iu" and net.outputs > 1 else "mse"
     if choice(loss, "loss", LOSSES) == "mse":
         y = floats(y, "y", dtype)
-    return x, targets(net, y, "y", (), x, loss), loss
+    return x, targets(net, y, "y", task_axes, x, loss), loss
 
 
 class DataBatch:
@@ -50,9 +54,36 @@ class DataBatch:
     def __init__(self, net: TwoLayer, x: Array, y: Array, threads: int) -> None:
         self.x, self.y = x, y
         self._net, self._threads = net._kernel, threads
+        self._width, self.atom_index = net.width, net._atom_index
 
     def risk(self, theta: Array, out: Array) -> None:
+        """Risks of theta [n, D] into out [n, T], float64."""
         _cpu.risk(self._net, theta, self.x, self.y, out, self._threads)
+
+    def gradient(self, theta: Array, out: Array, gradient: Array) -> None:
+        """Risks of theta [n, D] on the first task into out [n], float64, and their gradients [n, D]."""
+        _cpu.risk_gradient(self._net, theta, self.x, self.y[0], out, gradient, self._threads)
+
+    def drawn_risk(
+        self, center: Array, particles: int, spread: float, mirrored: bool, seed: int, step: int, atoms: bool
+    ) -> Array:
+        """Risks [N, 1] of particles drawn around a centre [D], or [N, M] of its atoms; none is stored."""
+        out = np.empty((particles, self._width if atoms else 1))
+        _cpu.hopping_risk(
+            self._net,
+            center,
+            particles,
+            spread,
+            mirrored,
+            seed,
+            step,
+            self.x,
+            self.y[0],
+            atoms,
+            out,
+            self._threads,
+        )
+        return out
 
 
 class DataProblem:
@@ -65,6 +96,9 @@ class DataProblem:
         self, net: TwoLayer, x: Array, y: Array, *, batch_size: int | None, seed: int, threads: int
     ) -> None:
         self._whole = DataBatch(net, x, y, threads)
+        starts = range(0, len(y), _TASKS_AT_ONCE)
+        self._groups = [DataBatch(net, x, y[start : start + _TASKS_AT_ONCE], threads) for start in starts]
+        self._ends = starts[1:]
         self._seed = seed
         self._order = np.empty(0 if batch_size is None else len(x), np.int64)
         self._parts: list[tuple[Array, DataBatch]] = []
@@ -77,7 +111,6 @@ class DataProblem:
                 buffers[len(rows)] = DataBatch(net, xb, yb, threads)
             self._parts.append((rows, buffers[len(rows)]))
         self.steps_per_epoch = max(1, len(self._parts))
-        self._full_risk = np.empty((1, 1))
 
     def batches(self, epoch: int) -> Iterator[DataBatch]:
         """The epoch's minibatches; each is valid until the next one is asked for."""
@@ -92,7 +125,15 @@ class DataProblem:
             y.take(rows, 1, batch.y, "clip")
             yield batch
 
-    def point_risk(self, point: Array) -> float:
-        """Risk of one network on the full data."""
-        self._whole.risk(point[None], self._full_risk)
-        return self._full_risk.item()
+    def risks(self, theta: Array) -> Array:
+        """Risks [n] of theta [n, D] on the full data; with T > 1 tasks n is T, and row t is for task t."""
+        if len(self._whole.y) == 1:
+            out = np.empty((len(theta), 1))
+            self._whole.risk(theta, out)
+            return out[:, 0]
+        diagonals = []
+        for group, points in zip(self._groups, np.split(theta, self._ends), strict=True):
+            out = np.empty((len(points), len(points)))
+            group.risk(points, out)
+            diagonals.append(out.diagonal())
+        return np.concatenate(diagonals)

@@ -12,28 +12,25 @@ from typing import Any, Protocol
 import numpy as np
 
 from . import _cpu
-from ._arrays import Array
 from ._checkpoint import Checkpoint, Snapshot
 from ._extras import extra
+from ._method import Method, Stepper
+from ._method import Problem as ScoredProblem
 from ._watch import Watch
 from .errors import ConsensusError
-from .methods import Batch, Method, Stepper
 from .network import TwoLayer
 from .result import Result, State
 
-_COLUMNS = ("epoch", "risk", "alpha", "ess", "variance", "seconds")
+Row = dict[str, Any]  # a row of the history, by column
 
 
-class Problem(Protocol):
-    """What a run minimises."""
+class Problem(ScoredProblem, Protocol):
+    """What a run minimises, in the batches that its steps are scored on."""
 
     steps_per_epoch: int
 
-    def batches(self, epoch: int) -> Iterable[Batch]:
-        """What the epoch's steps are scored on, in order."""
-
-    def point_risk(self, point: Array) -> float:
-        """The risk of a consensus point as the history reports it."""
+    def batches(self, epoch: int) -> Iterable[Any]:
+        """The epoch's batches in order, as `Stepper.step` takes them."""
 
 
 @dataclasses.dataclass
@@ -56,8 +53,9 @@ def run(problem: Problem, method: Method, stepper: Stepper, options: Options) ->
     records = Records(stepper, options)
     records.resume(method)
     began -= records.seconds
-    watch = Watch(stepper.particles, records.initial_variance, collapse=options.warn_collapse)
-    step = records.epochs * problem.steps_per_epoch
+    collapse = options.warn_collapse and method._contracts
+    watch = Watch(stepper.particles, records.initial_variance, collapse=collapse)
+    step = method._first_step + records.epochs * problem.steps_per_epoch
     with progress_bar(options, records.epochs, problem.steps_per_epoch) as show:
         for epoch in range(records.epochs, options.epochs):
             values = method._values(epoch, options.epochs)
@@ -69,12 +67,20 @@ def run(problem: Problem, method: Method, stepper: Stepper, options: Options) ->
                     step += 1
             except ConsensusError as error:
                 raise ConsensusError(f"epoch {epoch + 1}, step {step}: {error}") from error
-            risk = problem.point_risk(stepper.point)
-            variance = _cpu.variance(stepper.particles, options.threads)
-            row = (epoch + 1, risk, stepper.alpha, stepper.ess, variance, time.perf_counter() - began)
+            report = stepper.report(problem)
+            row = {
+                "epoch": epoch + 1,
+                "risk": report.pop("risk"),
+                "alpha": stepper.alpha,
+                "ess": stepper.ess,
+                "variance": _cpu.variance(stepper.particles, options.threads),
+                "seconds": time.perf_counter() - began,
+                **report,
+            }
             records.append(row, values)
-            watch.look(epoch + 1, nonfinite, variance, risk, records.first_risk)
-            show(risk, stepper.ess)
+            risk = float(np.median(row["risk"]))
+            watch.look(epoch + 1, nonfinite, row["variance"], risk, records.first_risk)
+            show(risk, float(np.median(row["ess"])))
             stop = options.callback is not None and _says_stop(options.callback, stepper, row)
             records.save(stop)
             if stop:
@@ -82,11 +88,12 @@ def run(problem: Problem, method: Method, stepper: Stepper, options: Options) ->
     return records.result()
 
 
-def _says_stop(callback: Callable[[State], object], stepper: Stepper, row: tuple[Any, ...]) -> bool:
+def _says_stop(callback: Callable[[State], object], stepper: Stepper, row: Row) -> bool:
     particles = stepper.particles.view()
     particles.flags.writeable = False
-    epoch, risk, alpha, ess, variance, _ = row
-    answer = callback(State(epoch, particles, stepper.point.copy(), risk, alpha, ess, variance))
+    risk, alpha, ess = (np.copy(row[n]) if np.ndim(row[n]) else row[n] for n in ("risk", "alpha", "ess"))
+    state = State(row["epoch"], particles, stepper.point.copy(), risk, alpha, ess, row["variance"])
+    answer = callback(state)
     return isinstance(answer, (bool, np.bool_)) and bool(answer)
 
 
@@ -95,21 +102,21 @@ class Records:
 
     def __init__(self, stepper: Stepper, options: Options) -> None:
         self._stepper, self._options = stepper, options
-        self._rows: list[tuple[Any, ...]] = []
+        self._columns: dict[str, list[Any]] = {}
         self._values: dict[str, list[float]] = {}
         self.initial_variance = math.nan
 
     @property
     def epochs(self) -> int:
-        return len(self._rows)
+        return len(self._columns.get("epoch", ()))
 
     @property
     def first_risk(self) -> float:
-        return float(self._rows[0][1])
+        return float(np.median(self._columns["risk"][0]))
 
     @property
     def seconds(self) -> float:
-        return float(self._rows[-1][-1]) if self._rows else 0.0
+        return float(self._columns["seconds"][-1]) if self._columns else 0.0
 
     def resume(self, method: Method) -> None:
         """Take up the checkpoint's run where there is one to continue."""
@@ -122,14 +129,13 @@ class Records:
         np.copyto(stepper.particles, snapshot.result.particles)
         np.copyto(stepper.point, snapshot.result.parameters)
         stepper.load_state_dict(snapshot.state)
-        history = snapshot.result.history
-        self._rows = list(zip(*(history[name].tolist() for name in _COLUMNS), strict=True))
+        self._columns = {name: list(column) for name, column in snapshot.result.history.items()}
         self._values = {name: values.tolist() for name, values in snapshot.values.items()}
 
-    def append(self, row: tuple[Any, ...], values: dict[str, float]) -> None:
-        self._rows.append(row)
-        for name, value in values.items():
-            self._values.setdefault(name, []).append(value)
+    def append(self, row: Row, values: dict[str, float]) -> None:
+        for record, entries in ((self._columns, row), (self._values, values)):
+            for name, entry in entries.items():
+                record.setdefault(name, []).append(entry)
 
     def save(self, stopped: bool) -> None:
         """Write the checkpoint if this epoch is one of those to keep."""
@@ -142,9 +148,8 @@ class Records:
             checkpoint.save(Snapshot(self.result(), state, values, self.initial_variance))
 
     def result(self) -> Result:
-        columns = zip(_COLUMNS, zip(*self._rows, strict=True), strict=True)
-        history = {name: np.array(column) for name, column in columns}
-        return Result(self._stepper.point, self._stepper.particles, history, self._options.net)
+        history = {name: np.array(column) for name, column in self._columns.items()}
+        return Result(self._stepper.point.copy(), self._stepper.particles, history, self._options.net)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ _SHARE, _SPREAD, _RISK = 0.9, 1e-6, 1e-6
 def frozen_share(particles: Array, initial_variance: float) -> float:
     """Share of the coordinates whose standard deviation is below 1e-6 of the initial one.
 
-    The initial one is a root mean square over coordinates, from the ensemble's variance (1/2N) Σ |theta - mean|².
+    The initial one is a root mean square over coordinates, from the variance (1/2N) Σ |theta - mean|².
     """
     spread = particles.std(axis=0, dtype=np.float64)
     return float((spread <= _limit(particles, initial_variance)).mean())
@@ -42,21 +42,22 @@ class Watch:
         if nonfinite:
             self._warn(
                 "risks",
-                f"epoch {epoch}: {nonfinite} risks were NaN or infinite; such a particle has weight 0",
+                f"epoch {epoch}: {nonfinite} risks were NaN or infinite; such a particle has weight 0 in a "
+                f"consensus",
             )
         if not math.isfinite(variance):
             broken = len(self._particles) - int(np.isfinite(self._particles).all(axis=1).sum())
             self._warn(
                 "overflow",
-                f"epoch {epoch}: the ensemble has overflowed, {broken} of {len(self._particles)} particles hold "
-                f"NaN or infinities: take a smaller diffusion or dt, or float64",
+                f"epoch {epoch}: the ensemble has overflowed, {broken} of {len(self._particles)} particles "
+                f"hold NaN or infinities: take a smaller diffusion, dt or lr, or float64",
             )
         elif risk > _RISK * first_risk and self._collapsed():
             self._warn(
                 "collapse",
-                f"epoch {epoch}: the ensemble has collapsed at risk {risk:.3g}, its particles are the same in most "
-                f"coordinates and can move little further: take a floor > 0 for the noise, a larger alpha (up to "
-                f"infinity) or a larger diffusion",
+                f"epoch {epoch}: the ensemble has collapsed at risk {risk:.3g}, its particles are the same "
+                f"in most coordinates and can move little further: take a floor > 0 for the noise, a larger "
+                f"alpha (up to infinity) or a larger diffusion",
             )
 
     def _collapsed(self) -> bool:

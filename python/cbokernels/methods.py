@@ -1,100 +1,30 @@
-"""Methods of training and minimisation: frozen parameters, and the object that carries out their steps.
-
-A method joins the training loop with a frozen dataclass derived from `Method` and a `Stepper` of its own;
-the loop knows neither's particulars.
-"""
+"""Consensus-based optimization as a method: its parameters and its steps."""
 
 from __future__ import annotations
 
-import abc
 import dataclasses
-import functools
-import math
-from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
 from . import _cpu
 from ._arrays import Array
-from ._checks import WORD, choice, integer, positive, real
-from .network import TwoLayer
-from .schedules import Constant, Parameter, TargetEss, Tenfold, describe, evaluate, parameter
+from ._checks import choice, positive, real
+from ._method import Check, Method, Setting, Stepper, nonnegative, weighting
+from .schedules import Constant, Parameter, TargetEss, Tenfold
 from .update import NOISES
 
 _SUBSETS = 3  # stream of the random numbers that choose particle batches
 _SINE_ALPHA = Tenfold(1e5, every=100, cap=1e7)
-_nonnegative = functools.partial(real, low=0.0)
-_weighting = functools.partial(real, low=0.0, infinite=True)
 
 
-class Batch(Protocol):
-    """What the particles are scored on in one step: a minibatch of a training run, or a function."""
-
-    def risk(self, theta: Array, out: Array) -> None:
-        """Risks of theta [n, D] into out [n, tasks], float64."""
-
-
-class Stepper(Protocol):
-    """A method at work on one ensemble; the loop calls `begin` once an epoch and `step` once a batch.
-
-    particles [N, D] and point ([D], or [T, D] for T tasks) keep their memory over the run; alpha and ess
-    are those of the last step.
-    """
-
-    particles: Array
-    point: Array
-    alpha: float
-    ess: Any
-
-    def begin(self, values: dict[str, float]) -> None:
-        """Take this epoch's values of the method's float parameters."""
-
-    def step(self, batch: Batch, step: int) -> int:
-        """Do step number `step` of the run, counted from 0; return the number of non-finite risks met."""
-
-    def state_dict(self) -> dict[str, Array]:
-        """What a later step depends on besides particles and point."""
-
-    def load_state_dict(self, state: dict[str, Array]) -> None:
-        """Take what `state_dict` gave."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Method(abc.ABC):
-    """Base of the methods. `_parameters` names the float parameters and the check each value passes."""
-
-    _parameters: ClassVar[dict[str, Callable[[Any, str], float]]] = {}
-
-    def _check_parameters(self) -> None:
-        for name, check in self._parameters.items():
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, parameter(getattr(self, name), name, check))
-
-    def _values(self, epoch: int, epochs: int) -> dict[str, float]:
-        """The float parameters' values in an epoch."""
-        parameters = ((name, getattr(self, name), check) for name, check in self._parameters.items())
-        return {n: evaluate(p, n, check, epoch, epochs) for n, p, check in parameters if p is not None}
-
-    def _description(self) -> dict[str, str]:
-        """Text of every field, by which a checkpoint recognises the method that wrote it."""
-        fields = (field.name for field in dataclasses.fields(self) if field.name != "particles")
-        return {f"{type(self).__name__}.{name}": describe(getattr(self, name)) for name in fields}
-
-    @abc.abstractmethod
-    def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
-        """Particles to start from where the caller gives none."""
-
-    @abc.abstractmethod
-    def _stepper(self, theta: Array, seed: int, threads: int) -> Stepper:
-        """The method at work on theta [N, D], which it takes over."""
-
-
-def check_method(method: Any) -> Method:
-    """TypeError unless `method` is one (and not, say, its class)."""
-    if not isinstance(method, Method):
-        raise TypeError(f"method must be a method such as cbokernels.CBO(), got {method!r:.80}")
-    return method
+def check_noise(noise: Any, radius: Parameter | None) -> None:
+    """The rules on a method's noise, its radius already checked by itself."""
+    choice(noise, "noise", NOISES)
+    if noise == "truncated" and radius is None:
+        raise ValueError("radius is required for noise='truncated', got None")
+    if noise != "truncated" and radius is not None:
+        raise ValueError(f"radius must be None unless noise is 'truncated', got {radius!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +49,13 @@ class CBO(Method):
     particle_batch: how many particles, at most N, drawn anew at each step, compute risks and form the
         consensus point [Carrillo, Jin, Li, Zhu 2021]; None: all.
     move: whether "all" particles then move or only those of the "batch".
+    friction: None, or gamma >= 0 for the heavy-ball form, particles of mass 1 with velocities that start at 0
+        [Grassi, Pareschi 2021, the semi-implicit scheme of their SD-PSO]: with the right side above written
+        theta_n + d_n,
+            V_n <- (V_n + d_n) / (1 + friction dt),   theta_n <- theta_n + dt V_n
+        Around a fixed point this contracts in mean square when diffusion² < 2 friction drift; take a friction
+        well above that, or the ensemble flies apart behind its moving point: 4 with a diffusion of 2.5 and
+        a dt of 0.5 trains the sine, 1 with the defaults does not.
 
     TypeError for values of another kind and unknown names, ValueError for values out of range; what a
     callable returns is checked when it is called.
@@ -134,92 +71,123 @@ class CBO(Method):
     radius: Parameter | None = None
     particle_batch: int | None = None
     move: str = "all"
+    friction: Parameter | None = None
 
-    _parameters: ClassVar[dict[str, Callable[[Any, str], float]]] = {
-        "alpha": _weighting,
+    _parameters: ClassVar[dict[str, Check]] = {
+        "alpha": weighting,
         "drift": real,
-        "diffusion": _nonnegative,
-        "dt": _nonnegative,
-        "floor": _nonnegative,
+        "diffusion": nonnegative,
+        "dt": nonnegative,
+        "floor": nonnegative,
         "radius": positive,
+        "friction": nonnegative,
     }
+    _any_function: ClassVar[bool] = True
+    _contracts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._check_parameters()
-        object.__setattr__(self, "particles", integer(self.particles, "particles", 1, WORD + 1))
-        choice(self.noise, "noise", NOISES)
+        self._check_count("particles")
+        check_noise(self.noise, self.radius)
         choice(self.move, "move", ("all", "batch"))
-        if self.noise == "truncated" and self.radius is None:
-            raise ValueError("radius is required for noise='truncated', got None")
-        if self.noise != "truncated" and self.radius is not None:
-            raise ValueError(f"radius must be None unless noise is 'truncated', got {self.radius!r}")
         if self.noise != "anisotropic" and self.floor not in (0.0, Constant(0.0)):
             raise ValueError(f"floor must be 0 unless noise is 'anisotropic', got {self.floor!r}")
         if self.particle_batch is not None:
-            batch = integer(self.particle_batch, "particle_batch", 1, WORD + 1)
-            object.__setattr__(self, "particle_batch", batch)
+            self._check_count("particle_batch")
 
-    def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
-        return net.uniform(self.particles, -1.0, 1.0, seed=seed, dtype=dtype, num_threads=threads)
-
-    def _stepper(self, theta: Array, seed: int, threads: int) -> Stepper:
-        return CBOStepper(self, theta, seed, threads)
+    def _stepper(self, theta: Array, setting: Setting) -> Stepper:
+        return CBOStepper(self, theta, setting)
 
 
-class CBOStepper:
-    """The steps of `CBO`. Everything they need is checked and allocated here: a step only calls kernels."""
+class ConsensusStepper(Stepper):
+    """What methods with consensus points share: weights, points, effective sample sizes, for T tasks.
 
-    def __init__(self, method: CBO, theta: Array, seed: int, threads: int) -> None:
+    Everything a step needs is checked and allocated beforehand: a step only calls kernels.
+    """
+
+    def __init__(self, theta: Array, setting: Setting, alpha: Parameter, scored: int) -> None:
+        super().__init__(theta, setting)
+        tasks = setting.tasks
+        self._solve_alpha = isinstance(alpha, TargetEss)
+        self._points = np.zeros((tasks, theta.shape[1]), theta.dtype)
+        self._risk, self._weights = np.empty((scored, tasks)), np.empty((scored, tasks))
+        self._alpha, self._ess = np.empty(tasks), np.empty(tasks)
+        self.point = self._points[0]
+
+    def _gather(self, scored: Array) -> int:
+        """The points of particles `scored` from their risks; returns the number of non-finite ones."""
+        if self._solve_alpha:
+            nonfinite = self._gather_at_target(scored)
+            self.alpha = self._tell(self._alpha)
+        else:
+            self.alpha = self._now["alpha"]
+            nonfinite = _cpu.consensus(
+                scored, self._risk, self.alpha, self._points, self._weights, self._ess, self._threads
+            )
+        self.ess = self._tell(self._ess)
+        return nonfinite
+
+    def _tell(self, values: Array) -> Any:
+        """What the history says of values [T]; with the one task of most methods, a number."""
+        return values.item()
+
+    def _gather_at_target(self, scored: Array) -> int:
+        """As `_gather`, each task with its own alpha."""
+        target = max(1.0, self._now["alpha"] * len(scored))
+        for t in range(len(self._points)):
+            task, weights = slice(t, t + 1), self._weights.reshape(-1, len(scored), 1)[t]
+            risk = np.ascontiguousarray(self._risk[:, task])
+            self._alpha[t] = alpha = _cpu.alpha_for_ess(risk[:, 0], target)
+            _cpu.consensus(scored, risk, alpha, self._points[task], weights, self._ess[task], self._threads)
+        return len(scored) - int(np.isfinite(self._risk).all(axis=1).sum())
+
+
+class CBOStepper(ConsensusStepper):
+    """The steps of `CBO`."""
+
+    def __init__(self, method: CBO, theta: Array, setting: Setting, task: Array | None = None) -> None:
         particles, size = theta.shape
         scored = particles if method.particle_batch is None else method.particle_batch
         if scored > particles:
             raise ValueError(f"particle_batch must be at most N = {particles} particles, got {scored}")
-        self.particles = theta
-        self.alpha = self.ess = math.nan
-        self._seed, self._threads = seed, threads
-        self._noise = method.noise
-        self._solve_alpha = isinstance(method.alpha, TargetEss)
-        self._target = math.nan
-        self._drift = self._diffusion = self._dt = self._floor = 0.0
-        self._radius = 0.0
-        self._point = np.zeros((1, size), theta.dtype)
-        self.point = self._point[0]
-        self._risk, self._weights, self._ess = np.empty((scored, 1)), np.empty((scored, 1)), np.empty(1)
+        super().__init__(theta, setting, method.alpha, scored)
+        self._noise, self._task = method.noise, task
         # A batch of all particles would only copy them.
         self._batch = np.empty(scored, np.int64) if scored < particles else None
         self._scored = theta if self._batch is None else np.empty((scored, size), theta.dtype)
         self._moving = self._batch if method.move == "batch" else None
+        self._moved = theta  # where the update writes
+        if method.friction is not None:
+            self._moved = np.zeros_like(theta)
+            self._state["velocity"] = np.zeros_like(theta)
 
-    def begin(self, values: dict[str, float]) -> None:
-        self.alpha = values["alpha"]
-        self._target = max(1.0, self.alpha * len(self._risk))
-        self._drift, self._diffusion, self._dt = values["drift"], values["diffusion"], values["dt"]
-        self._floor = values["floor"]
-        self._radius = values.get("radius", 0.0)
-
-    def step(self, batch: Batch, step: int) -> int:
-        theta, scored, risk, point = self.particles, self._scored, self._risk, self._point
+    def step(self, batch: Any, step: int) -> int:
         if self._batch is not None:
-            _cpu.permutation(self._batch, len(theta), self._seed, step, _SUBSETS)
+            _cpu.permutation(self._batch, len(self.particles), self._seed, step, _SUBSETS)
             self._batch.sort()
-            theta.take(self._batch, 0, scored, "clip")
-        batch.risk(scored, risk)
-        if self._solve_alpha:
-            self.alpha = _cpu.alpha_for_ess(risk[:, 0], self._target)
-        nonfinite = _cpu.consensus(scored, risk, self.alpha, point, self._weights, self._ess, self._threads)
-        self.ess = self._ess.item()
+            self.particles.take(self._batch, 0, self._scored, "clip")
+        batch.risk(self._scored, self._risk)
+        nonfinite = self._gather(self._scored)
+        now = self._now
         _cpu.cbo_update(
-            theta, point, None, self._moving,
-            self._drift, self._diffusion, self._dt, self._noise, self._floor, self._radius,
-            self._seed, step, 0, theta, self._threads,
+            self.particles, self._points, self._task, self._moving,
+            now["drift"], now["diffusion"], now["dt"], self._noise, now["floor"], now.get("radius", 0.0),
+            self._seed, step, 0, self._moved, self._threads,
         )  # fmt: skip
+        if "friction" in now:
+            self._fly(now["friction"], now["dt"])
         return nonfinite
 
-    def state_dict(self) -> dict[str, Array]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Array]) -> None:
-        pass
+    def _fly(self, friction: float, dt: float) -> None:
+        """The heavy-ball form, from the step that the update would have made."""
+        theta, velocity, step = self.particles, self._state["velocity"], self._moved
+        rows = slice(None) if self._moving is None else self._moving
+        with np.errstate(over="ignore", invalid="ignore"):  # the loop warns of an ensemble that overflows
+            step -= theta
+            velocity[rows] += step[rows]
+            velocity[rows] /= 1 + friction * dt
+            np.multiply(velocity, dt, out=step)
+            theta[rows] += step[rows]
 
 
 __all__ = ["CBO"]

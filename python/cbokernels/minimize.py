@@ -11,7 +11,8 @@ from ._arrays import Array, view
 from ._checks import WORD, boolean, integer, kind, threads
 from ._checks import seed as check_seed
 from ._loop import Options, run
-from .methods import CBO, Method, check_method
+from ._method import Method, Setting, check_method
+from .methods import CBO
 from .result import Result, State
 from .training import check_callback, own_particles
 
@@ -30,8 +31,8 @@ class FunctionProblem:
     def risk(self, theta: Array, out: Array) -> None:
         out[:, 0] = self._values(theta.view())
 
-    def point_risk(self, point: Array) -> float:
-        return float(self._values(point.reshape(1, -1))[0])
+    def risks(self, theta: Array) -> Array:
+        return self._values(theta.view())
 
     def _values(self, theta: Array) -> Array:
         """Values of fun at theta [n, D], a view that is made read-only, checked."""
@@ -69,7 +70,8 @@ def minimize(
         NaN or infinite a particle has weight 0; nowhere finite is a `ConsensusError`.
     theta: float32 or float64, finite; decides the arithmetic; not modified. Its N takes the place of the
         method's.
-    method: None: `CBO()`. An epoch of its schedules is a step here.
+    method: a `CBO`, of any kind of noise, with or without friction (TypeError for methods that need data of a
+        network); None: `CBO()`. An epoch of its schedules is a step here.
     steps: number of steps. seed: in [0, 2^64). progress: show a tqdm bar.
     callback: called with a `State` after every step; the run ends there if it returns True.
     num_threads: None is OpenMP's setting; the result does not depend on it.
@@ -81,11 +83,13 @@ def minimize(
     if not callable(fun):
         raise TypeError(f"fun must be callable, got {kind(fun)}")
     method = CBO() if method is None else check_method(method)
+    if not method._any_function:
+        raise TypeError(f"method must be one that needs no network, such as CBO(), got {method!r:.80}")
     seed, cores = check_seed(seed), threads(num_threads)
     steps = integer(steps, "steps", 1, WORD)
     check_callback(callback)
     start = own_particles(theta, "D")
-    stepper = method._stepper(start, seed, cores)
+    stepper = method._stepper(start, Setting(seed, cores))
     options = Options(steps, cores, boolean(progress, "progress"), callback, warn_collapse=False)
     return run(FunctionProblem(fun), method, stepper, options)
 

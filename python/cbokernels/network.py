@@ -62,6 +62,12 @@ class TwoLayer:
         )
 
     @functools.cached_property
+    def _atom_index(self) -> Array:
+        """The neuron that each coordinate but an output bias belongs to, int32."""
+        neurons = np.arange(self.width, dtype=np.int32)
+        return np.concatenate([np.repeat(neurons, self.inputs), neurons, np.tile(neurons, self.outputs)])
+
+    @functools.cached_property
     def size(self) -> int:
         """D, the number of parameters."""
         return self.width * self._atom_size + (self.outputs if self.output_bias else 0)

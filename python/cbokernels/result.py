@@ -25,17 +25,19 @@ class State:
     epoch: from 1.
     particles [N, D]: after the epoch's last update, a read-only view of the ensemble at work: copy what you
         keep.
-    point [D]: the consensus point of the epoch's last step, formed before its update; a copy.
-    risk: of that point, on the full data. alpha, ess: of that step.
+    point [D]: the consensus point of the epoch's last step, formed before its update (`Adam`, `HeavyBall`,
+        `GradientFlow`: network 0; `MultiTaskCBO`: [T, D]); a copy.
+    risk: of that point, on the full data. alpha, ess: of that step, NaN where there are none. For
+        `MultiTaskCBO` risk and ess are arrays [T].
     variance: of the particles, (1/2N) Σ |theta_n - mean|².
     """
 
     epoch: int
     particles: Array
     point: Array
-    risk: float
-    alpha: float
-    ess: float
+    risk: Any
+    alpha: Any
+    ess: Any
     variance: float
 
 
@@ -43,12 +45,14 @@ class State:
 class Result:
     """What `train` and `minimize` return.
 
-    parameters [D]: the consensus point of the last step, formed before its update.
+    parameters [D]: the consensus point of the last step, formed before its update; network 0 for `Adam`,
+        `HeavyBall` and `GradientFlow`; the points [T, D] of all tasks for `MultiTaskCBO`.
     particles [N, D]: the ensemble after that update.
     history: arrays of equal length, one row per epoch (per step in `minimize`): "epoch" (from 1), "risk" (of
         the consensus point of the epoch's last step, on the full data, float64), "alpha" and "ess" (of that
-        step), "variance" (of the particles after its update, (1/2N) Σ |theta_n - mean|²) and "seconds" (since
-        the start).
+        step, NaN where undefined), "variance" (of the particles after its update, (1/2N) Σ |theta_n - mean|²)
+        and "seconds" (since the start). `MultiTaskCBO`: "risk" and "ess" are [E, T]. Methods that train
+        networks independently add "risks" [E, N], and some more, as they say.
     net: the network trained; None for `minimize`.
     """
 
@@ -79,7 +83,7 @@ class Result:
         return outputs[0] if self.parameters.ndim == 1 else outputs
 
     def plot(self, ax: Any = None, **line: Any) -> Any:
-        """Draw the risk per epoch, log axis where all risks are positive; return the matplotlib Axes.
+        """Draw the risk per epoch (a line per task), log axis where all are positive; return the Axes.
 
         ax: the Axes to draw on (None: a new figure); other arguments go to `Axes.plot`.
         ImportError if matplotlib is missing.

@@ -17,8 +17,8 @@ from ._checks import precision as check_precision
 from ._checks import seed as check_seed
 from ._data import DataProblem, training_data
 from ._loop import Options, run
+from ._method import Method, Setting, check_method
 from .errors import CudaUnavailableError
-from .methods import Method, check_method
 from .network import TwoLayer, check_network
 from .result import Result, State
 
@@ -44,16 +44,20 @@ def train(
     num_threads: int | None = None,
     precision: str = "float32",
 ) -> Result:
-    """Train networks on data x [S, d] and y with a method, such as `CBO()`; return a `Result`.
+    """Train networks on data x [S, d] and y with a method; return a `Result`.
+
+    method: `CBO`, `Adam`, `Hybrid`, `MultiTaskCBO`, `HeavyBall` or `GradientFlow`.
 
     y: [S] (C = 1) or [S, C] for "mse", the sum over outputs of squares; [S] integers in [0, C) for
-        "cross_entropy". x, and y for "mse", are cast to `dtype` once and must be finite.
+        "cross_entropy"; for `MultiTaskCBO` with an axis of T tasks before these. x, and y for "mse", are cast
+        to `dtype` once and must be finite.
     loss: "mse" or "cross_entropy"; None: cross entropy when y holds integers and C > 1, else mse.
     batch_size: samples per step, S'. Each epoch is one shuffled partition of the data, a smaller last batch
         kept, one step per batch. None: the whole data in their own order, one step per epoch.
     seed: in [0, 2^64). The same seed gives the same bits for any number of threads.
     device: "cpu" or "cuda" (`CudaUnavailableError` where there is none). dtype: "float32" or "float64".
-    theta: initial particles [N, D] of that dtype, copied; None: U(-1, 1), as many as the method says.
+    theta: initial particles [N, D] of that dtype, copied; None: as many as the method says, U(-1, 1), or
+        for `Adam` as PyTorch draws them.
     progress: show a tqdm bar (risk, ess, steps per second).
     callback: called with a `State` after every epoch; the run ends there if it returns True.
     checkpoint: a path, written whole or not at all after every `every` epochs and at the end.
@@ -70,6 +74,7 @@ def train(
     """
     check_network(net)
     check_method(method)
+    method = method._for(net)
     seed, cores, dtype = check_seed(seed), threads(num_threads), float_dtype(dtype)
     epochs = integer(epochs, "epochs", 1, WORD)
     if batch_size is not None:
@@ -78,13 +83,13 @@ def train(
     check_precision(precision)
     check_callback(callback)
     store = check_checkpoint(checkpoint, every, resume)
-    x, y, loss = training_data(net, x, y, loss, dtype)
+    x, y, loss = training_data(net, x, y, loss, dtype, method._task_axes)
     if theta is None:
         start = method._initial(net, seed, dtype, num_threads)
     else:
         start = own_particles(theta, net.size, dtype)
     problem = DataProblem(net, x, y, batch_size=batch_size, seed=seed, threads=cores)
-    check_steps(epochs, problem.steps_per_epoch)
+    check_steps(epochs, problem.steps_per_epoch, method._first_step)
     if store is not None:
         store.configuration = {
             "net": repr(net),
@@ -100,7 +105,7 @@ def train(
             "precision": precision,
             "theta": fingerprint(start),
         }
-    stepper = method._stepper(start, seed, cores)
+    stepper = method._stepper(start, Setting(seed, cores, net, len(y)))
     options = Options(epochs, cores, boolean(progress, "progress"), callback, store, net)
     return run(problem, method, stepper, options)
 
@@ -129,11 +134,12 @@ def check_callback(callback: Any) -> None:
         raise TypeError(f"callback must be callable, got {callback!r}")
 
 
-def check_steps(epochs: int, steps_per_epoch: int) -> None:
-    """ValueError if the run has more steps than the random numbers have counters."""
-    if epochs * steps_per_epoch > WORD:
+def check_steps(epochs: int, steps_per_epoch: int, first: int) -> None:
+    """ValueError if the run has more steps than the random numbers have counters, from `first` on."""
+    if epochs * steps_per_epoch > WORD - first:
+        most = "2^32 - 1" if first else "2^32"
         raise ValueError(
-            f"epochs must make at most 2^32 steps in all, got {epochs} of {steps_per_epoch} each"
+            f"epochs must make at most {most} steps in all, got {epochs} of {steps_per_epoch} each"
         )
 
 

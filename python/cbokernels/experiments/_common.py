@@ -42,7 +42,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A row of the final table; `agrees` is None where the run was too short to tell."""
+    """A row of the final table; `agrees` is None where the runs were too short or too few to tell."""
 
     expected: str
     measured: str
@@ -161,7 +161,7 @@ def within(value: float, target: float, factor: float) -> bool:
 
 def table(findings: Sequence[Finding]) -> str:
     """The findings as aligned text."""
-    verdict = {True: "yes", False: "NO", None: "too short"}
+    verdict = {True: "yes", False: "NO", None: "too little to tell"}
     rows = [("expected", "measured", "agrees", "seconds")]
     rows += [(f.expected, f.measured, verdict[f.agrees], f"{f.seconds:.1f}") for f in findings]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]

@@ -124,7 +124,8 @@ def findings(curves: list[Curve], epochs: int) -> list[Finding]:
         printed.finding(
             f"as printed: risk {_PRINTED[early]:.2g} at epoch {early} (agrees: within a factor of 4)",
             spread(risk),
-            None if epoch is None else within(float(np.median(risk)), _PRINTED[epoch], 4),
+            # single runs differ by more than the criterion allows
+            None if epoch is None or len(risk) < 3 else within(float(np.median(risk)), _PRINTED[epoch], 4),
         ),
         printed.finding(
             "as printed: the ensemble freezes (agrees: no spread left in 90 % of the coordinates)",

@@ -1,0 +1,142 @@
+"""Adam, and its mixture with consensus-based optimization, as methods."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import _cpu
+from ._arrays import Array
+from ._checks import positive, real
+from ._method import Check, Method, NetworksStepper, Setting, Stepper, decay, fraction, nonnegative, weighting
+from .methods import ConsensusStepper, check_noise
+from .network import TwoLayer
+from .schedules import Parameter
+
+_DECAYS: dict[str, Check] = {"beta1": decay, "beta2": decay, "delta": nonnegative}
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam(Method):
+    """Adam [Kingma, Ba 2015] on N independent networks at once, all on the same minibatches.
+
+        theta_n <- theta_n - lr s^_n / (sqrt(r^_n) + delta)
+
+    with the bias-corrected moments s^, r^ of each network's own gradients, as in `adam_update`. Steps count
+    from 1. Initial particles are drawn as PyTorch's nn.Linear draws them (`TwoLayer.torch_default`).
+
+    particles: N, at least 1 (networks given to `train` bring their own N).
+    lr, delta: finite, not negative. beta1, beta2: in [0, 1). Each takes a number, a schedule or a callable.
+
+    A result's parameters and "risk" are network 0's; "risks" [E, N] in the history are all networks', on the
+    full data. "alpha" and "ess" are NaN. Only for `train`.
+    """
+
+    particles: int = 1
+    lr: Parameter = 0.1
+    beta1: Parameter = 0.9
+    beta2: Parameter = 0.999
+    delta: Parameter = 1e-8
+
+    _parameters: ClassVar[dict[str, Check]] = {"lr": nonnegative, **_DECAYS}
+    _first_step: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        self._check_parameters()
+        self._check_count("particles")
+
+    def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
+        return net.torch_default(self.particles, seed=seed, dtype=dtype, num_threads=threads)
+
+    def _stepper(self, theta: Array, setting: Setting) -> Stepper:
+        return AdamStepper(theta, setting)
+
+
+class AdamStepper(NetworksStepper):
+    """The steps of `Adam`."""
+
+    def __init__(self, theta: Array, setting: Setting) -> None:
+        super().__init__(theta, setting)
+        self._state.update(first=np.zeros_like(theta), second=np.zeros_like(theta))
+
+    def step(self, batch: Any, step: int) -> int:
+        theta, now, state = self.particles, self._now, self._state
+        batch.gradient(theta, self._risk, self._gradient)
+        _cpu.adam_update(
+            theta, self._gradient, state["first"], state["second"], step,
+            now["lr"], now["beta1"], now["beta2"], now["delta"], theta, self._threads,
+        )  # fmt: skip
+        return self._nonfinite()
+
+
+@dataclasses.dataclass(frozen=True)
+class Hybrid(Method):
+    """Consensus and gradients at once [De Deyn, Herty, Samaey 2025, eq. 25-26].
+
+        theta_n <- theta_n - mix dt s^_n / (sqrt(r^_n) + delta)
+                   + (1 - mix) (-drift dt (theta_n - v) + diffusion sqrt(dt) (theta_n - v) ⊙ xi_n)
+
+    v is the consensus point, as in `CBO`; s^, r^ are Adam's moments of each particle's own gradient, taken on
+    the same minibatch as the risks. Steps count from 1. The defaults are the paper's for its MNIST example.
+
+    mix: the paper's gamma, in [0, 1]; 1 is Adam with lr = dt, 0 is CBO.
+    particles, alpha, drift, diffusion, dt, noise, radius: as in `CBO`; beta1, beta2, delta: as in `Adam`.
+    Every float parameter takes a number, a schedule or a callable. Only for `train`.
+    """
+
+    particles: int = 1000
+    mix: Parameter = 0.7
+    alpha: Parameter = 1e4
+    drift: Parameter = 1.0
+    diffusion: Parameter = 1.2**0.5
+    dt: Parameter = 0.1
+    noise: str = "anisotropic"
+    radius: Parameter | None = None
+    beta1: Parameter = 0.9
+    beta2: Parameter = 0.999
+    delta: Parameter = 1e-8
+
+    _parameters: ClassVar[dict[str, Check]] = {
+        "mix": fraction,
+        "alpha": weighting,
+        "drift": real,
+        "diffusion": nonnegative,
+        "dt": nonnegative,
+        "radius": positive,
+        **_DECAYS,
+    }
+    _first_step: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        self._check_parameters()
+        self._check_count("particles")
+        check_noise(self.noise, self.radius)
+
+    def _stepper(self, theta: Array, setting: Setting) -> Stepper:
+        return HybridStepper(self, theta, setting)
+
+
+class HybridStepper(ConsensusStepper):
+    """The steps of `Hybrid`."""
+
+    def __init__(self, method: Hybrid, theta: Array, setting: Setting) -> None:
+        super().__init__(theta, setting, method.alpha, len(theta))
+        self._noise = method.noise
+        self._gradient = np.empty_like(theta)
+        self._state.update(first=np.zeros_like(theta), second=np.zeros_like(theta))
+
+    def step(self, batch: Any, step: int) -> int:
+        theta, now, state = self.particles, self._now, self._state
+        batch.gradient(theta, self._risk[:, 0], self._gradient)
+        nonfinite = self._gather(theta)
+        _cpu.hybrid_update(
+            theta, self._points, None, self._gradient, state["first"], state["second"], now["mix"],
+            now["drift"], now["diffusion"], now["dt"], self._noise, now.get("radius", 0.0), self._seed, step,
+            now["beta1"], now["beta2"], now["delta"], 0, theta, self._threads,
+        )  # fmt: skip
+        return nonfinite
+
+
+__all__ = ["Adam", "Hybrid"]

@@ -1,0 +1,161 @@
+"""Second- and first-order mean-field training as methods [Krichene, Caluya, Halder 2020; Mei, Montanari,
+Nguyen 2018]."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import _cpu
+from ._arrays import Array
+from ._method import Check, Method, NetworksStepper, Problem, Setting, Stepper, nonnegative
+from .network import TwoLayer
+from .schedules import Parameter
+
+
+@dataclasses.dataclass(frozen=True)
+class HeavyBall(Method):
+    """Kinetic Langevin dynamics of the neurons of R independent networks [Krichene, Caluya, Halder 2020].
+
+        d theta = r dt,   dr = -M grad R dt - friction r dt + sqrt(2 friction temperature) dB
+
+    by the BAOAB splitting of `langevin_step`, one step per batch, velocities 0 at first. A step costs one
+    gradient: that at its end, on its own batch, also opens the next step, so that on minibatches the two
+    half kicks of a step come from consecutive batches.
+
+    friction: gamma. temperature: 1/beta, 0 for no noise. dt: the time step. All finite, not negative, and
+        each a number, a schedule or a callable.
+    particles: R, at least 1 (networks given to `train` bring their own R).
+
+    A result's parameters and "risk" are network 0's, and so are the further columns of the history
+        "kinetic"     K = (1/2M) Σ|r|²
+        "energy"      R + K, on the full data, which never increases for temperature 0 and a small dt
+        "dissipated"  ∫ (friction/M) Σ|r|² dt since the start, by the trapezoidal rule; with temperature 0 the
+                      energy lost, up to the error of the scheme
+    "risks" and "energies" [E, R] are all networks'; "alpha" and "ess" are NaN. Only for `train`; ValueError
+    for a network with scaling="none" or output_bias.
+    """
+
+    friction: Parameter = 0.2
+    temperature: Parameter = 0.0
+    dt: Parameter = 0.1
+    particles: int = 1
+
+    _parameters: ClassVar[dict[str, Check]] = {
+        "friction": nonnegative,
+        "temperature": nonnegative,
+        "dt": nonnegative,
+    }
+
+    def __post_init__(self) -> None:
+        self._check_parameters()
+        self._check_count("particles")
+
+    def _stepper(self, theta: Array, setting: Setting) -> Stepper:
+        return HeavyBallStepper(theta, setting)
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientFlow(Method):
+    """First-order mean-field dynamics of the neurons of R independent networks [Mei, Montanari, Nguyen 2018].
+
+        d theta = -M grad R dt + sqrt(2 temperature) dB
+
+    by the explicit Euler-Maruyama scheme, one step per batch; the normals are
+    standard_normal(R, D, seed=seed, step=step, dtype=dtype) with steps counted from 0.
+
+    temperature (0: no noise), dt: finite, not negative, each a number, a schedule or a callable.
+    particles: R, at least 1 (networks given to `train` bring their own R).
+
+    A result's parameters and "risk" are network 0's; "risks" [E, R] in the history are all networks', on the
+    full data. "alpha" and "ess" are NaN. Only for `train`; ValueError for a network with scaling="none" or
+    output_bias.
+    """
+
+    temperature: Parameter = 0.0
+    dt: Parameter = 0.1
+    particles: int = 1
+
+    _parameters: ClassVar[dict[str, Check]] = {"temperature": nonnegative, "dt": nonnegative}
+
+    def __post_init__(self) -> None:
+        self._check_parameters()
+        self._check_count("particles")
+
+    def _stepper(self, theta: Array, setting: Setting) -> Stepper:
+        return GradientFlowStepper(theta, setting)
+
+
+def _mean_field_width(net: TwoLayer | None) -> int:
+    """M, the factor that undoes the mean-field scaling in the force on a neuron."""
+    if net is None or net.output_bias or net.scaling != "mean":
+        raise ValueError(f"net must have scaling='mean' and no output_bias, got {net}")
+    return net.width
+
+
+class HeavyBallStepper(NetworksStepper):
+    """The steps of `HeavyBall`."""
+
+    def __init__(self, theta: Array, setting: Setting) -> None:
+        super().__init__(theta, setting)
+        self._width = _mean_field_width(setting.net)
+        self._velocity = np.zeros_like(theta)
+        self._kinetic, self._dissipated = np.zeros(len(theta)), np.zeros(len(theta))
+        self._squares = np.empty(theta.shape)
+        self._state.update(
+            velocity=self._velocity,
+            gradient=self._gradient,
+            kinetic=self._kinetic,
+            dissipated=self._dissipated,
+        )
+
+    def step(self, batch: Any, step: int) -> int:
+        theta, velocity, gradient, now = self.particles, self._velocity, self._gradient, self._now
+        friction, dt = now["friction"], now["dt"]
+        if step == 0:
+            batch.gradient(theta, self._risk, gradient)
+        _cpu.langevin_drift(
+            theta, velocity, gradient, self._width, friction, now["temperature"], dt, self._seed, step,
+            self._threads,
+        )  # fmt: skip
+        batch.gradient(theta, self._risk, gradient)
+        _cpu.langevin_kick(velocity, gradient, self._width, dt, self._threads)
+        with np.errstate(over="ignore", invalid="ignore"):  # the loop warns of networks that overflow
+            np.multiply(velocity, velocity, out=self._squares, dtype=np.float64)
+            kinetic = self._squares.sum(axis=1) / (2 * self._width)
+            self._dissipated += friction * dt * (self._kinetic + kinetic)
+        self._kinetic[:] = kinetic
+        return self._nonfinite()
+
+    def report(self, problem: Problem) -> dict[str, Any]:
+        columns = super().report(problem)
+        energies = columns["risks"] + self._kinetic
+        columns.update(kinetic=self._kinetic[0], energy=energies[0], dissipated=self._dissipated[0])
+        return {**columns, "energies": energies}
+
+
+class GradientFlowStepper(NetworksStepper):
+    """The steps of `GradientFlow`."""
+
+    def __init__(self, theta: Array, setting: Setting) -> None:
+        super().__init__(theta, setting)
+        self._width = _mean_field_width(setting.net)
+        self._origin = np.zeros((1, theta.shape[1]), theta.dtype)
+
+    def step(self, batch: Any, step: int) -> int:
+        theta, temperature, dt = self.particles, self._now["temperature"], self._now["dt"]
+        batch.gradient(theta, self._risk, self._gradient)
+        # The half kick of the second-order dynamics, taken twice as large, on theta itself.
+        _cpu.langevin_kick(theta, self._gradient, 2 * self._width, dt, self._threads)
+        if temperature > 0:
+            _cpu.cbo_update(
+                theta, self._origin, None, None, 0.0, math.sqrt(2 * temperature), dt, "additive", 0.0, 0.0,
+                self._seed, step, 0, theta, self._threads,
+            )  # fmt: skip
+        return self._nonfinite()
+
+
+__all__ = ["GradientFlow", "HeavyBall"]

@@ -1,0 +1,153 @@
+"""What every method of training and minimisation is: frozen parameters, and a stepper that does its steps.
+
+A method joins the training loop with a frozen dataclass derived from `Method` and a class derived from
+`Stepper`; the loop knows neither's particulars.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from ._arrays import Array
+from ._checks import WORD, integer, real, unit
+from .network import TwoLayer
+from .schedules import describe, evaluate, parameter
+
+Check = Callable[[Any, str], float]
+nonnegative: Check = functools.partial(real, low=0.0)
+weighting: Check = functools.partial(real, low=0.0, infinite=True)
+fraction: Check = functools.partial(unit, closed=True)
+decay: Check = functools.partial(unit, closed=False)
+
+
+class Problem(Protocol):
+    """What a run minimises."""
+
+    def risks(self, theta: Array) -> Array:
+        """Risks [n] of theta [n, D] as the history reports them; with T tasks n is T, row t is for task t."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a stepper is told of its run besides the particles."""
+
+    seed: int
+    threads: int
+    net: TwoLayer | None = None  # None: a function is minimised
+    tasks: int = 1
+
+
+class Stepper(abc.ABC):
+    """A method at work on one ensemble; the loop calls `begin` once an epoch and `step` once a batch.
+
+    particles [N, D] and what a run reports as its parameters, point ([D], or [T, D] for T tasks), keep their
+    memory over the run; alpha and ess are those of the last step. `_state` names the arrays that a later step
+    depends on besides those two.
+    """
+
+    point: Array
+    alpha: Any = math.nan
+    ess: Any = math.nan
+
+    def __init__(self, theta: Array, setting: Setting) -> None:
+        self.particles = theta
+        self._seed, self._threads = setting.seed, setting.threads
+        self._now: dict[str, float] = {}
+        self._state: dict[str, Array] = {}
+
+    def begin(self, values: dict[str, float]) -> None:
+        """Take this epoch's values of the method's float parameters."""
+        self._now = values
+
+    @abc.abstractmethod
+    def step(self, batch: Any, step: int) -> int:
+        """Do step number `step` of the run; return the number of non-finite risks met.
+
+        batch.risk(theta [n, D], out [n, tasks]) scores particles; batch.gradient(theta, out [n], gradient)
+        also gives gradients, except for a function.
+        """
+
+    def report(self, problem: Problem) -> dict[str, Any]:
+        """The history's "risk" after an epoch, and the columns that only this method has."""
+        return {"risk": float(problem.risks(self.point[None])[0])}
+
+    def state_dict(self) -> dict[str, Array]:
+        """What a later step depends on besides particles and point."""
+        return self._state
+
+    def load_state_dict(self, state: dict[str, Array]) -> None:
+        """Take what `state_dict` gave."""
+        for name, array in self._state.items():
+            np.copyto(array, state[name])
+
+
+class NetworksStepper(Stepper):
+    """Base for methods that train N networks independently of each other; the first one is reported."""
+
+    def __init__(self, theta: Array, setting: Setting) -> None:
+        super().__init__(theta, setting)
+        self.point = theta[0]
+        self._risk, self._gradient = np.empty(len(theta)), np.empty_like(theta)
+
+    def report(self, problem: Problem) -> dict[str, Any]:
+        risks = problem.risks(self.particles)
+        return {"risk": float(risks[0]), "risks": risks}
+
+    def _nonfinite(self) -> int:
+        return len(self._risk) - int(np.isfinite(self._risk).sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(abc.ABC):
+    """Base of the methods. `_parameters` names the float parameters and the check each value passes."""
+
+    _parameters: ClassVar[dict[str, Check]] = {}
+    _first_step: ClassVar[int] = 0  # number of a run's first step, which drives its random numbers
+    _any_function: ClassVar[bool] = False  # minimises functions too, not only the risks of networks
+    _contracts: ClassVar[bool] = False  # the whole ensemble is drawn to one point and may freeze there
+    _task_axes: ClassVar[tuple[str, ...]] = ()  # axes of y before the samples
+
+    def _check_parameters(self) -> None:
+        for name, check in self._parameters.items():
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, parameter(getattr(self, name), name, check))
+
+    def _check_count(self, name: str) -> None:
+        object.__setattr__(self, name, integer(getattr(self, name), name, 1, WORD + 1))
+
+    def _values(self, epoch: int, epochs: int) -> dict[str, float]:
+        """The float parameters' values in an epoch."""
+        parameters = ((name, getattr(self, name), check) for name, check in self._parameters.items())
+        return {n: evaluate(p, n, check, epoch, epochs) for n, p, check in parameters if p is not None}
+
+    def _description(self) -> dict[str, str]:
+        """Text of every field, by which a checkpoint recognises the method that wrote it."""
+        fields = (field.name for field in dataclasses.fields(self) if field.name != "particles")
+        return {f"{type(self).__name__}.{name}": describe(getattr(self, name)) for name in fields}
+
+    def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
+        """Particles to start from where the caller gives none."""
+        particles: int = getattr(self, "particles")  # noqa: B009 - each method declares it, with its default
+        return net.uniform(particles, -1.0, 1.0, seed=seed, dtype=dtype, num_threads=threads)
+
+    def _for(self, net: TwoLayer) -> Method:
+        """This method with what depends on the network filled in."""
+        return self
+
+    @abc.abstractmethod
+    def _stepper(self, theta: Array, setting: Setting) -> Stepper:
+        """The method at work on theta [N, D], which it takes over."""
+
+
+def check_method(method: Any) -> Method:
+    """TypeError unless `method` is one (and not, say, its class)."""
+    if not isinstance(method, Method):
+        raise TypeError(f"method must be a method such as cbokernels.CBO(), got {method!r:.80}")
+    return method

@@ -1,0 +1,76 @@
+"""Consensus-based optimization of several tasks by one ensemble, as a method."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ._arrays import Array, integers
+from ._checks import WORD
+from ._method import Problem, Setting, Stepper
+from .methods import CBO, CBOStepper
+from .schedules import Parameter, Tenfold
+
+_ALPHA = Tenfold(1e4, every=100, cap=1e7)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiTaskCBO(CBO):
+    """CBO of T related tasks with the same inputs, by one ensemble [De Deyn, Herty, Samaey 2025, eq. 27-28].
+
+    y is [T, S] (one output, or labels) or [T, S, C]. Every particle is scored on every task, in one forward
+    pass; each task has its own consensus point, from all particles; each particle moves towards the point of
+    its task. Memory is N·D + T·D.
+
+    The parameters are those of `CBO`, with the paper's values for its multi-task example as defaults, and
+    task: [N] integers in [0, T), the task of each particle; None: floor(n T / N), consecutive equal shares.
+        Kept as a tuple.
+
+    A result's parameters are the points [T, D], its predictions [T, S, C]; "risk" (each task's, of its own
+    point) and "ess" in the history are [E, T], and so is "alpha" if it is a `TargetEss`. Only for `train`.
+    """
+
+    alpha: Parameter = _ALPHA
+    diffusion: Parameter = 1.8**0.5
+    dt: Parameter = 0.2
+    task: Any = None
+
+    _any_function: ClassVar[bool] = False
+    _contracts: ClassVar[bool] = False
+    _task_axes: ClassVar[tuple[str, ...]] = ("T",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.task is not None:
+            task = np.asarray(self.task) if isinstance(self.task, (list, tuple)) else self.task
+            checked = integers(task, "task", ("N",), WORD // 2, "tasks")
+            object.__setattr__(self, "task", tuple(checked.tolist()))
+
+    def _stepper(self, theta: Array, setting: Setting) -> Stepper:
+        return MultiTaskStepper(self, theta, setting, _tasks(self.task, len(theta), setting.tasks))
+
+
+def _tasks(task: tuple[int, ...] | None, particles: int, tasks: int) -> Array:
+    """Each particle's task [N], int32."""
+    if task is None:
+        return (np.arange(particles, dtype=np.int64) * tasks // particles).astype(np.int32)
+    return integers(np.array(task), "task", (particles,), tasks, "tasks")
+
+
+class MultiTaskStepper(CBOStepper):
+    """The steps of `MultiTaskCBO`: those of `CBO`, reported for every task."""
+
+    def __init__(self, method: CBO, theta: Array, setting: Setting, task: Array) -> None:
+        super().__init__(method, theta, setting, task)
+        self.point = self._points
+
+    def _tell(self, values: Array) -> Any:
+        return values.copy()
+
+    def report(self, problem: Problem) -> dict[str, Any]:
+        return {"risk": problem.risks(self._points)}
+
+
+__all__ = ["MultiTaskCBO"]

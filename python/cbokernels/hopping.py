@@ -1,0 +1,201 @@
+"""Consensus hopping: gradient-free training with an ensemble drawn anew at every step and never stored.
+
+    theta_n = c + s xi_n,   theta_{n+N/2} = c - s xi_n  (mirrored)
+    g = Σ (beta_n - 1/N) (theta_n - c) / s,   c <- c + lr Adam(g)
+
+CBO with drift dt = 1 around the last consensus [Riedl, Klock, Geldhauser, Fornasier 2023], with the rank
+weights of CMA-ES [Hansen 2016], mirrored pairs and Adam [Kingma, Ba 2015] on the consensus drift, a stand-in
+for the gradient.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import _cpu
+from ._arrays import Array, array, like
+from ._checks import WORD, boolean, choice, integer, positive, real, threads
+from ._method import Method, Setting, Stepper
+from .errors import ConsensusError
+from .network import TwoLayer
+from .risk import _ensemble, _targets
+from .schedules import Exponential, Parameter, TargetEss
+
+_SPREAD = Exponential(0.1, 0.01)
+_nonnegative = functools.partial(real, low=0.0)
+
+
+def atom_risks(
+    net: TwoLayer,
+    center: Any,
+    theta: Any,
+    x: Any,
+    y: Any,
+    *,
+    loss: str = "mse",
+    num_threads: int | None = None,
+) -> Any:
+    """Risks [N, M], float64: of center [D] with only neuron m taken from theta[n], theta [N, D].
+
+    One first layer per particle gives its M risks. x [S, d], y and loss as in `risk`; center, theta and x
+    share one dtype. The output bias, where there is one, is the centre's.
+
+    TypeError for kinds and dtypes, ValueError for shapes, labels and unknown names.
+    """
+    particles, inputs = _ensemble(net, theta, x)
+    start = array(center, "center", (particles.dtype,), (net.size,))
+    targets = _targets(net, y, "y", (), inputs, loss)
+    out = np.empty((len(particles), net.width))
+    _cpu.atom_risks(net._kernel, start, particles, inputs, targets[0], out, threads(num_threads))
+    return like(theta, out)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConsensusHopping(Method):
+    """Consensus hopping; only the centre, two Adam moments and the risks are kept, whatever N is.
+
+    spread and lr take a number, a schedule or any callable of (epoch from 0, epochs).
+
+    particles: N, drawn at each step; even where mirrored. Default 200.
+    spread: s, the standard deviation around the centre, above 0. Default Exponential(0.1, 0.01).
+    lr: Adam's step of the centre. None: Exponential(0.3, 0.003), a tenth of it for networks with
+        scaling "none".
+    weights: "rank" (log N/2 + 1/2 minus log rank, not below 0) or `TargetEss(fraction)` for Gibbs weights.
+    mirrored: draw pairs c ± s xi.
+    scope: "network" scores whole particles; "atom" scores the centre with one neuron replaced, neuron
+        by neuron, which is for many more parameters than particles (no output bias).
+    beta1, beta2, delta: Adam's.
+
+    The result's `particles` is the centre [1, D], as is a theta given to `train`; `parameters` is the
+    centre too.
+    TypeError for values of another kind and unknown names, ValueError for values out of range.
+    """
+
+    particles: int = 200
+    spread: Parameter = _SPREAD
+    lr: Parameter | None = None
+    weights: str | TargetEss = "rank"
+    mirrored: bool = True
+    scope: str = "network"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    delta: float = 1e-12
+
+    _parameters: ClassVar[dict[str, Callable[[Any, str], float]]] = {"spread": positive, "lr": _nonnegative}
+
+    def __post_init__(self) -> None:
+        self._check_parameters()
+        object.__setattr__(self, "particles", integer(self.particles, "particles", 2, WORD + 1))
+        object.__setattr__(self, "mirrored", boolean(self.mirrored, "mirrored"))
+        if not isinstance(self.weights, TargetEss):
+            choice(self.weights, "weights", ("rank",))
+        choice(self.scope, "scope", ("network", "atom"))
+        if self.mirrored and self.particles % 2:
+            raise ValueError(f"particles must be even where mirrored, got {self.particles}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= real(getattr(self, name), name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
+        _nonnegative(self.delta, "delta")
+
+    def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
+        return net.uniform(1, -1.0, 1.0, seed=seed, dtype=dtype, num_threads=threads)
+
+    def _for(self, net: TwoLayer) -> ConsensusHopping:
+        """This method with the step size that suits the network's scaling."""
+        if self.scope == "atom" and net.output_bias:
+            raise ValueError(f"scope='atom' expects a network without output_bias, got {net}")
+        if self.lr is not None:
+            return self
+        tenth = 1.0 if net.scaling == "mean" else 0.1
+        return dataclasses.replace(self, lr=Exponential(0.3 * tenth, 0.003 * tenth))
+
+    def _stepper(self, theta: Array, setting: Setting) -> Stepper:
+        return HoppingStepper(self, theta, setting)
+
+
+def rank_weights(count: int) -> Array:
+    """Weights by rank, best first: max(0, log(N/2 + 1/2) - log(rank + 1)), normalised."""
+    weights = np.maximum(0.0, math.log(count / 2 + 0.5) - np.log(np.arange(1.0, count + 1)))
+    return np.asarray(weights / weights.sum())
+
+
+class HoppingStepper(Stepper):
+    """The steps of `ConsensusHopping` on a centre [1, D]."""
+
+    def __init__(self, method: ConsensusHopping, theta: Array, setting: Setting) -> None:
+        if len(theta) != 1:
+            raise ValueError(f"theta must have shape [1, D] for ConsensusHopping, got {list(theta.shape)}")
+        super().__init__(theta, setting)
+        self.point = theta[0]
+        self._method = method
+        self._by_rank = rank_weights(method.particles)
+        self._first, self._second = np.zeros_like(theta), np.zeros_like(theta)
+        self._drift = np.empty(theta.shape[1])
+        self._spread = self._lr = math.nan
+        self._risk = self._atom = None
+
+    def begin(self, values: dict[str, float]) -> None:
+        self._spread, self._lr = values["spread"], values["lr"]
+
+    def step(self, batch: Any, step: int) -> int:
+        method, center = self._method, self.point
+        risk = batch.drawn_risk(
+            center, method.particles, self._spread, method.mirrored, self._seed, step, method.scope == "atom"
+        )
+        weights, nonfinite = self._weigh(risk)
+        if method.mirrored:
+            half = method.particles // 2
+            weights = weights[:half] - weights[half:]
+        else:
+            weights = weights - 1.0 / method.particles
+        atoms = batch.atom_index if method.scope == "atom" else None
+        single = center.dtype == np.float32
+        _cpu.noise_drift(weights, atoms, self._seed, step, single, self._drift, self._threads)
+        gradient = np.negative(self._drift[None]).astype(center.dtype)
+        _cpu.adam_update(
+            self.particles, gradient, self._first, self._second, step + 1, self._lr,
+            method.beta1, method.beta2, method.delta, self.particles, self._threads,
+        )  # fmt: skip
+        return nonfinite
+
+    def _weigh(self, risk: Array) -> tuple[Array, int]:
+        """Weights [N, 1] or [N, M] of risks of that shape, column by column, and the number of non-finite
+        rows."""
+        finite = np.isfinite(risk)
+        if not finite.any(axis=0).all():
+            raise ConsensusError(
+                f"no particle has a finite risk ({len(risk)} particles): there is no consensus point"
+            )
+        weights = np.zeros_like(risk)
+        if isinstance(self._method.weights, TargetEss):
+            target = max(1.0, self._method.weights.fraction * len(risk))
+            for column in range(risk.shape[1]):
+                values = np.ascontiguousarray(risk[:, column])
+                self.alpha = _cpu.alpha_for_ess(values, target)
+                kept = finite[:, column]
+                gap = values[kept] - values[kept].min()
+                with np.errstate(invalid="ignore"):  # infinity times 0 is a minimum
+                    weights[kept, column] = np.where(gap == 0, 1.0, np.exp(-self.alpha * gap))
+        else:
+            order = np.argsort(np.where(finite, risk, np.inf), axis=0, kind="stable")
+            np.put_along_axis(weights, order, self._by_rank[:, None], axis=0)
+            weights[~finite] = 0.0
+        weights /= weights.sum(axis=0)
+        self.ess = float((1.0 / np.square(weights).sum(axis=0)).mean())
+        return weights, int(len(risk) - finite.all(axis=1).sum())
+
+    def state_dict(self) -> dict[str, Array]:
+        return {"first": self._first, "second": self._second}
+
+    def load_state_dict(self, state: dict[str, Array]) -> None:
+        np.copyto(self._first, state["first"])
+        np.copyto(self._second, state["second"])
+
+
+__all__ = ["ConsensusHopping", "atom_risks"]
