@@ -12,7 +12,7 @@ void consensus(benchmark::State& state, char name, double alpha) {
   std::vector<float> point(size_t(w.net.size()));
   for (auto _ : state) {
     benchmark::DoNotOptimize(cbk::gibbs_weights(risk.data(), w.particles, 1, alpha, weights.data()));
-    cbk::weighted_mean(data.theta.data(), w.particles, w.net.size(), weights.data(), 1, point.data(), threads);
+    cbk::weighted_means(data.theta.data(), w.particles, w.net.size(), weights.data(), 1, point.data(), threads);
     benchmark::ClobberMemory();
   }
   if (alpha == 0)

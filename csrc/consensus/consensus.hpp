@@ -26,10 +26,10 @@ double gibbs_weights(const double* risk, int64_t particles, int64_t stride, doub
 // infinity where even the minima alone are more than `ess`.
 double alpha_for_ess(const double* risk, int64_t particles, double ess);
 
-// point[D] from weights[n * stride].
+// points[T, D] from weights[N, T].
 template <class T>
-void weighted_mean(const T* theta, int64_t particles, int64_t size, const double* weights, int64_t stride, T* point,
-                   int num_threads);
+void weighted_means(const T* theta, int64_t particles, int64_t size, const double* weights, int64_t tasks, T* points,
+                    int num_threads);
 
 // (1/2N) sum_n |theta_n - mean|^2.
 template <class T>

@@ -40,8 +40,7 @@ int64_t consensus(const Array<T>& theta, const Array<double>& risk, double alpha
       e[k] = gibbs_weights(r + k, particles, tasks, alpha, w + k);
       if (e[k] == 0) failed = k;
     }
-    for (int64_t k = 0; k < tasks && failed < 0; ++k)
-      weighted_mean(t, particles, size, w + k, tasks, p + k * size, num_threads);
+    if (failed < 0) weighted_means(t, particles, size, w, tasks, p, num_threads);
   }
   if (failed >= 0) raise_no_finite_risk(failed, tasks, particles);
   return not_finite;

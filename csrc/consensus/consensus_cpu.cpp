@@ -70,20 +70,26 @@ double alpha_for_ess(const double* risk, int64_t particles, double ess) {
 }
 
 template <class T>
-void weighted_mean(const T* theta, int64_t particles, int64_t size, const double* weights, int64_t stride, T* point,
-                   int num_threads) {
-  std::vector<int64_t> rows;
+void weighted_means(const T* theta, int64_t particles, int64_t size, const double* weights, int64_t tasks, T* points,
+                    int num_threads) {
+  // the particles that count, task after task
+  std::vector<int64_t> rows, first{0};
   std::vector<double> w;
-  for (int64_t n = 0; n < particles; ++n)
-    if (weights[n * stride] > 0) rows.push_back(n), w.push_back(weights[n * stride]);
+  for (int64_t t = 0; t < tasks; ++t) {
+    for (int64_t n = 0; n < particles; ++n)
+      if (const double weight = weights[n * tasks + t]; weight > 0) rows.push_back(n), w.push_back(weight);
+    first.push_back(int64_t(rows.size()));
+  }
   const ConsensusKernels<T>& kernels = isa_table().consensus<T>();
   const int64_t blocks = divide_up(size, consensus_block);
   // a parallel region costs about as much as reading 50,000 numbers
-  const int threads = int64_t(rows.size()) * size < 50000 ? 1 : thread_count(num_threads, blocks);
+  const int threads = int64_t(rows.size()) * size < 50000 ? 1 : thread_count(num_threads, blocks * tasks);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-  for (int64_t b = 0; b < blocks; ++b)
-    kernels.weighted_sum(theta, size, rows.data(), w.data(), int64_t(rows.size()), b * consensus_block,
-                         std::min((b + 1) * consensus_block, size), point);
+  for (int64_t i = 0; i < blocks * tasks; ++i) {
+    const int64_t t = i / blocks, b = i % blocks, from = first[size_t(t)];
+    kernels.weighted_sum(theta, size, rows.data() + from, w.data() + from, first[size_t(t + 1)] - from,
+                         b * consensus_block, std::min((b + 1) * consensus_block, size), points + t * size);
+  }
 }
 
 template <class T>
@@ -100,8 +106,8 @@ double ensemble_variance(const T* theta, int64_t particles, int64_t size, int nu
   return total / (2.0 * double(particles));
 }
 
-template void weighted_mean(const float*, int64_t, int64_t, const double*, int64_t, float*, int);
-template void weighted_mean(const double*, int64_t, int64_t, const double*, int64_t, double*, int);
+template void weighted_means(const float*, int64_t, int64_t, const double*, int64_t, float*, int);
+template void weighted_means(const double*, int64_t, int64_t, const double*, int64_t, double*, int);
 template double ensemble_variance(const float*, int64_t, int64_t, int);
 template double ensemble_variance(const double*, int64_t, int64_t, int);
 

@@ -1,6 +1,8 @@
 // The inner kernel of piecewise.hpp, compiled once per instruction set.
 #include "piecewise.hpp"
 
+#include <limits>
+
 #include "../common/simd.hpp"
 
 namespace cbk::CBK_ISA {
@@ -42,23 +44,26 @@ CBK_INLINE int32_t position(const SortedBatch& batch, float t, int32_t cell) {
   return low;
 }
 
-// Products with y: sums[t] += on_y [y]_t + on_xy [xy]_t of one line.  A single task's sum stays in a register.
+// Products with y: sums[t] += on_y [y]_t + on_xy [xy]_t, where [.]_t = whole * last - sign * line is a sum over the
+// samples behind the line's position (whole = sign = 1) or before it (0, -1).  A single task's sum stays in a register.
 struct OneTask {
   double sum = 0;
-  CBK_INLINE void add(const double* line, double on_y, double on_xy) { sum += line[0] * on_y + line[1] * on_xy; }
+  CBK_INLINE void add(const double* line, const double* last, double whole, double sign, Slope step) {
+    sum += (whole * last[0] - sign * line[0]) * step.b + (whole * last[1] - sign * line[1]) * step.a;
+  }
   CBK_INLINE double operator[](int64_t) const { return sum; }
 };
 
 struct ManyTasks {
   double* sums;
   int64_t tasks;
-  CBK_INLINE void add(const double* line, double on_y, double on_xy) {
+  CBK_INLINE void add(const double* line, const double* last, double whole, double sign, Slope step) {
+    const auto part = [&](int64_t i) { return splat<F64>(whole) * load(last + i) - splat<F64>(sign) * load(line + i); };
     int64_t t = 0;
-    for (; t + lanes<double> <= tasks; t += lanes<double>) {
-      const F64 with_y = mad(load(line + t), splat<F64>(on_y), load(sums + t));
-      store(sums + t, mad(load(line + tasks + t), splat<F64>(on_xy), with_y));
-    }
-    for (; t < tasks; ++t) sums[t] += line[t] * on_y + line[tasks + t] * on_xy;
+    for (; t + lanes<double> <= tasks; t += lanes<double>)
+      store(sums + t, mad(part(tasks + t), splat<F64>(step.a), mad(part(t), splat<F64>(step.b), load(sums + t))));
+    for (; t < tasks; ++t)
+      sums[t] += (whole * last[t] - sign * line[t]) * step.b + (whole * last[tasks + t] - sign * line[tasks + t]) * step.a;
   }
   CBK_INLINE double operator[](int64_t t) const { return sums[t]; }
 };
@@ -73,9 +78,11 @@ CBK_INLINE bool risk_of(const Network& net, const float* theta, const SortedBatc
   const double *last_powers = batch.powers + 2 * samples, *last_cross = batch.cross + 2 * tasks * samples;
   const float bias = net.output_bias ? theta[net.output_biases()] : 0.0f;
 
-  // slope on the first segment, and summed over the neurons that are active to the end
-  Slope now{0, bias}, whole{0, bias};
-  double magnitude = 0;
+  // slope on the first segment
+  Slope now{0, bias};
+  double magnitude = std::fabs(bias);
+  bool finite = true;  // of neurons that no sample reaches, too
+  cross.add(batch.cross, last_cross, 1, 1, now);
   float knot[block];
   int32_t cell[block];
   for (int64_t begin = 0; begin < net.width; begin += block) {
@@ -89,23 +96,27 @@ CBK_INLINE bool risk_of(const Network& net, const float* theta, const SortedBatc
     for (int64_t i = 0; i < count; ++i) {
       const double wi = w[begin + i], bi = b[begin + i], ci = double(c[begin + i]) * net.scale;
       const Slope step{ci * wi, ci * bi};
-      magnitude += std::fabs(step.a) + std::fabs(step.b);
+      const double reach = std::fabs(step.a) + std::fabs(step.b);
+      finite = finite && reach < std::numeric_limits<double>::infinity();
       if (wi == 0) {  // constant
-        if (bi > 0) now.b += step.b, whole.b += step.b;
+        if (!(bi > 0)) continue;
+        now.b += step.b;
+        magnitude += reach;
+        cross.add(batch.cross, last_cross, 1, 1, {0, step.b});
         continue;
       }
       const int32_t k = position(batch, knot[i], cell[i]);
+      if (k == (wi > 0 ? samples : 0)) continue;  // active on no sample, however large it may be elsewhere
+      magnitude += reach;
       scratch.used[k / 64] |= uint64_t(1) << (k % 64);
       // active behind k where w > 0, before k where w < 0: without a branch, since signs are random
       const double behind = wi > 0, sign = 2 * behind - 1;
       Slope& jump = scratch.jump[k];
       jump.a += sign * step.a, jump.b += sign * step.b;
       now.a += (1 - behind) * step.a, now.b += (1 - behind) * step.b;
-      whole.a += behind * step.a, whole.b += behind * step.b;
-      cross.add(batch.cross + 2 * tasks * k, -sign * step.b, -sign * step.a);
+      cross.add(batch.cross + 2 * tasks * k, last_cross, behind, sign, step);
     }
   }
-  cross.add(last_cross, whole.b, whole.a);
 
   double squares = 0, largest = 0, x0 = 0, xx0 = 0;
   int64_t start = 0;
@@ -131,14 +142,16 @@ CBK_INLINE bool risk_of(const Network& net, const float* theta, const SortedBatc
   }
   segment(samples);
 
-  // Each prefix sum is off by at most its own size times n eps / 2, in practice far less; slopes by eps times the sum of
-  // all jumps.  8 eps of the largest possible terms bounds what was ever seen by a factor of ten.
-  const double size = double(samples) + last_powers[1];
-  const double terms = largest * size + magnitude * magnitude * size * 1e-3;
-  bool exact = true;
+  // Rounding: prefix sums are off by eps of themselves, slopes by eps of the sum of all jumps; 8 eps of these products
+  // bounded ten times what was ever seen.  Beside that stands the error of a float32 pass over the samples, whose
+  // outputs are off by 1e-9 of the jumps' sum at the least: where it is the larger one, there is no reason to decline.
+  const double size = double(samples) + last_powers[1], slope = std::sqrt(largest);
+  bool exact = finite;
   for (int64_t t = 0; t < tasks; ++t) {
     const double total = squares - 2 * cross[t] + batch.squares[t];
-    exact = exact && (terms + batch.squares[t]) * (8 * 2.3e-16) <= tolerance * total;  // false for NaN
+    const double terms = slope * (slope + magnitude) * size + magnitude * std::sqrt(size * batch.squares[t]);
+    const double allowed = tolerance * total + 1e-9 * magnitude * std::sqrt(total * double(samples));
+    exact = exact && (terms + batch.squares[t]) * (8 * 2.3e-16) <= allowed;  // false for NaN
     sums[t] = total;
   }
   return exact;
