@@ -78,14 +78,19 @@ def run(problem: Problem, method: Method, stepper: Stepper, options: Options) ->
                 **report,
             }
             records.append(row, values)
-            risk = float(np.median(row["risk"]))
+            risk = _middle(row["risk"])
             watch.look(epoch + 1, nonfinite, row["variance"], risk, records.first_risk)
-            show(risk, float(np.median(row["ess"])))
+            show(risk, _middle(row["ess"]))
             stop = options.callback is not None and _says_stop(options.callback, stepper, row)
             records.save(stop)
             if stop:
                 break
     return records.result()
+
+
+def _middle(value: Any) -> float:
+    """A number as it is (as it is for most methods, every epoch), the median of several tasks' numbers."""
+    return value if isinstance(value, float) else float(np.median(value))
 
 
 def _says_stop(callback: Callable[[State], object], stepper: Stepper, row: Row) -> bool:
@@ -112,7 +117,7 @@ class Records:
 
     @property
     def first_risk(self) -> float:
-        return float(np.median(self._columns["risk"][0]))
+        return _middle(self._columns["risk"][0])
 
     @property
     def seconds(self) -> float:
