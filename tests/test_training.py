@@ -363,6 +363,7 @@ def mnist_folder():
 )
 def test_learns_digits():
     x, y = mnist.load(mnist_folder())
-    result = cbk.train(mnist.NET, x, y, mnist.method(200), epochs=30, batch_size=1000)
-    assert result.history["risk"][-1] <= 1.3
-    assert mnist.accuracy(result.parameters, x, y) >= 0.58
+    method = mnist.method(200)
+    runs = [cbk.train(mnist.NET, x, y, method, epochs=30, batch_size=1000, seed=seed) for seed in range(3)]
+    assert np.median([run.history["risk"][-1] for run in runs]) <= 1.3
+    assert np.median([mnist.accuracy(run.parameters, x, y) for run in runs]) >= 0.58

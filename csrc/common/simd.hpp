@@ -103,9 +103,9 @@ CBK_INLINE To bits(From v) {
   return reinterpret_cast<To>(v);
 }
 
-// fma: one rounding everywhere (what users' bits depend on).  mad: one where the hardware has it, else two.
+// fma: one rounding everywhere (what users' bits depend on; SIMDe's own may round twice).  mad: one where the hardware has it, else two.
 CBK_INLINE F32 fma(F32 a, F32 b, F32 c) {
-#if defined(CBK_AVX512)
+#if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);
 #elif defined(CBK_AVX2)
   return _mm256_fmadd_ps(a, b, c);
@@ -117,7 +117,7 @@ CBK_INLINE F32 fma(F32 a, F32 b, F32 c) {
 }
 
 CBK_INLINE F64 fma(F64 a, F64 b, F64 c) {
-#if defined(CBK_AVX512)
+#if defined(__AVX512F__)
   return _mm512_fmadd_pd(a, b, c);
 #elif defined(CBK_AVX2)
   return _mm256_fmadd_pd(a, b, c);

@@ -214,12 +214,7 @@ template <class T>
 F64 direct(const GradientTask<T>& task) {
   F64 losses{};
   with_activation(task.net->activation, [&](auto tag) {
-    switch (task.net->inputs) {
-      case 1: losses = direct<tag.value, 1>(task); break;
-      case 2: losses = direct<tag.value, 2>(task); break;
-      case 3: losses = direct<tag.value, 3>(task); break;
-      default: losses = direct<tag.value, direct_gradient_inputs>(task);
-    }
+    losses = task.net->inputs == 1 ? direct<tag.value, 1>(task) : direct<tag.value, direct_gradient_inputs>(task);
   });
   return losses;
 }
