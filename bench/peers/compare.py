@@ -190,6 +190,19 @@ def compare(
         yield "B risk", timings, [("NumPy product", "cbk.risk")]
 
 
+def errors() -> Iterator[tuple[str, str, float]]:
+    """(item, contestant, largest relative error of the risks against the float64 reference)."""
+    for item, (net, ensembles, x, y), loss, peer in (
+        ("A risk", workload_a(), "mse", numpy_loop),
+        ("B risk", workload_b(), "cross_entropy", numpy_product),
+    ):
+        theta = ensembles[0][:50]
+        truth = cbk.reference.risk(net, theta, x, y, loss=loss)
+        yield item, peer.__name__, float(np.abs(peer(net, theta, x, y) / truth - 1).max())
+        ours = cbk.risk(net, theta, x, y, loss=loss)
+        yield item, "cbk.risk", float(np.abs(ours / truth - 1).max())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -209,6 +222,9 @@ def main() -> None:
         for name, values in timings.items():
             spread = f"{min(values):.3f}-{max(values):.3f}"
             print(f"| {item} | {name} | {middle[name]:.3f} | {spread} | {ratios.get(name, '')} |", flush=True)
+    print("\n| item | contestant | largest relative error |\n|---|---|---|")
+    for item, contestant, error in errors():
+        print(f"| {item} | {contestant} | {error:.1e} |")
 
 
 if __name__ == "__main__":
