@@ -1,0 +1,108 @@
+"""Risks of one-input ReLU networks from their knots, where that is cheaper, against the float64 reference."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import cbokernels as cbk
+from cbokernels import reference
+
+
+def inputs(kind, samples, rng):
+    if kind == "normal":
+        return rng.normal(size=samples)
+    if kind == "repeated":
+        return rng.integers(0, 5, samples).astype(float)
+    if kind == "one value":
+        return np.full(samples, 0.3)
+    if kind == "clustered":
+        return np.append(rng.random(samples - 1) * 1e-4, 1e3)
+    return rng.random(samples)
+
+
+def ensemble(kind, net, rng):
+    theta = rng.normal(size=(60, net.size)).astype(np.float32)
+    w, b, c, _ = net.unpack(theta)
+    if kind == "constant neurons":
+        w[:, ::2] = 0
+    if kind == "zero":
+        theta[:30] = 0
+    if kind == "wild":
+        theta *= rng.choice([1, 1e3, 1e6, 1e12], size=(60, 1)).astype(np.float32)
+    if kind == "out of reach":  # enormous, but active on no sample
+        w[:, :10, 0], b[:, :10], c[:, 0, :10] = 1e10, -1e12, 1e15
+        w[:, 10:20, 0], b[:, 10:20], c[:, 0, 10:20] = -1e10, -1e12, 1e15
+    return theta
+
+
+@pytest.mark.parametrize("samples", [300, 1025])
+@pytest.mark.parametrize("width", [3, 100])
+@pytest.mark.parametrize(
+    ("x_kind", "theta_kind"),
+    [
+        ("uniform", "normal"),
+        ("normal", "normal"),
+        ("repeated", "normal"),
+        ("one value", "normal"),
+        ("clustered", "normal"),
+        ("uniform", "constant neurons"),
+        ("uniform", "zero"),
+        ("uniform", "wild"),
+        ("uniform", "out of reach"),
+    ],
+)
+@pytest.mark.parametrize("output_bias", [False, True])
+def test_against_the_reference(x_kind, theta_kind, width, samples, output_bias):
+    rng = np.random.default_rng([width, samples])
+    net = cbk.TwoLayer(1, width, 1, output_bias=output_bias)
+    theta = ensemble(theta_kind, net, rng)
+    x = inputs(x_kind, samples, rng).astype(np.float32)[:, None]
+    y = np.sin(6 * x[:, 0])
+    result = cbk.risk(net, theta, x, y)
+    # of one sample the residual may be as small as float32's rounding of the output
+    atol = 1e-6 if x_kind == "one value" else 0
+    np.testing.assert_allclose(result, reference.risk(net, theta, x, y), rtol=3e-6, atol=atol)
+    np.testing.assert_array_equal(result, cbk.risk(net, theta, x, y, num_threads=1))
+
+
+def test_tasks():
+    rng = np.random.default_rng(1)
+    net = cbk.TwoLayer(1, 100, 1)
+    theta, x = net.uniform(50, seed=2), rng.random((800, 1)).astype(np.float32)
+    ys = rng.normal(size=(7, 800)).astype(np.float32)
+    result = cbk.task_risks(net, theta, x, ys)
+    np.testing.assert_allclose(result, reference.task_risks(net, theta, x, ys), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 9, 10, 19, 20, 29])
+def test_parameters_that_are_not_finite(value, place):
+    """Infinite neurons that are active nowhere give NaN in the reference too: 0 times infinity."""
+    rng = np.random.default_rng(3)
+    net = cbk.TwoLayer(1, 10, 1)
+    theta = net.uniform(800, seed=4)
+    theta[::3, place] = value
+    x = rng.random((900, 1)).astype(np.float32)
+    y = x[:, 0].copy()
+    with np.errstate(all="ignore"):
+        expected = reference.risk(net, theta, x, y)
+    result = cbk.risk(net, theta, x, y)
+    np.testing.assert_array_equal(np.isfinite(result), np.isfinite(expected))
+    finite = np.isfinite(expected)
+    np.testing.assert_allclose(result[finite], expected[finite], rtol=3e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_can_go_on():
+    net = cbk.TwoLayer(1, 100, 1)
+    theta = net.uniform(200, seed=0)
+    x = np.linspace(0, 1, 800, dtype=np.float32)[:, None]
+    expected = cbk.risk(net, theta, x, x[:, 0].copy(), num_threads=2)
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(expected, cbk.risk(net, theta, x, x[:, 0].copy(), num_threads=2))
+        os._exit(0 if same else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
