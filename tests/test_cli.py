@@ -132,6 +132,8 @@ def test_interrupt(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background jobs ignore SIGINT, and their children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     # The bar's first line means that the run is under way.
     shown = ""
@@ -140,7 +142,10 @@ def test_interrupt(tmp_path):
         assert character, f"ended before it was interrupted: {shown}"
         shown += character
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=30)
+    try:
+        output, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert output == ""
     assert "cbokernels: interrupted" in errors
