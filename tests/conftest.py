@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -18,3 +19,8 @@ hypothesis.settings.load_profile("fixed")
 def dtype(request: pytest.FixtureRequest) -> str:
     """Both dtypes of theta."""
     return str(request.param)
+
+
+# A shell's background jobs ignore SIGINT and their children inherit that; the tests of interrupts need it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

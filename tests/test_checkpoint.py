@@ -130,7 +130,10 @@ def test_interrupt_ends_the_run_and_keeps_the_checkpoint(tmp_path):
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode != 0
     assert "KeyboardInterrupt" in errors
     assert os.listdir(tmp_path) == ["run.npz"]
