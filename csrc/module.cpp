@@ -16,4 +16,5 @@ PYBIND11_MODULE(_cpu, m) {
   cbk::register_update(m);
   cbk::register_langevin(m);
   cbk::register_hopping(m);
+  cbk::register_training(m);
 }

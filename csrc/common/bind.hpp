@@ -40,6 +40,9 @@ int64_t rows_of(const char* name, const Array<T>& array) {
   return array.shape(0);
 }
 
+// consensus_bind.cpp: ConsensusError, its message after `where`.
+[[noreturn]] void raise_no_finite_risk(int64_t task, int64_t tasks, int64_t particles, const std::string& where = "");
+
 void register_network(py::module_& m);
 void register_random(py::module_& m);
 void register_risk(py::module_& m);
@@ -47,5 +50,6 @@ void register_consensus(py::module_& m);
 void register_update(py::module_& m);
 void register_langevin(py::module_& m);
 void register_hopping(py::module_& m);
+void register_training(py::module_& m);
 
 }  // namespace cbk

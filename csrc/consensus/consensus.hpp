@@ -24,7 +24,22 @@ double gibbs_weights(const double* risk, int64_t particles, int64_t stride, doub
 
 // The alpha at which the effective sample size is `ess`, by bisection in log alpha, scaled by the risks' spread;
 // infinity where even the minima alone are more than `ess`.
-double alpha_for_ess(const double* risk, int64_t particles, double ess);
+double alpha_for_ess(const double* risk, int64_t particles, int64_t stride, double ess);
+
+// What became of the risks of N particles on T tasks.
+struct RiskCheck {
+  int64_t not_finite;  // particles with a risk that is not finite
+  int64_t failed;      // a task on which no risk is finite, or -1
+};
+
+// points[T, D], weights[N, T] and ess[T] from risk[N, T]; nothing but the weights is written where a task has failed.
+template <class T>
+RiskCheck consensus(const T* theta, int64_t particles, int64_t size, const double* risk, int64_t tasks, double alpha,
+                    T* points, double* weights, double* ess, int num_threads);
+// The same at the alphas[T] at which the effective sample sizes are `target`.
+template <class T>
+RiskCheck consensus_at_ess(const T* theta, int64_t particles, int64_t size, const double* risk, int64_t tasks,
+                           double target, double* alphas, T* points, double* weights, double* ess, int num_threads);
 
 // points[T, D] from weights[N, T].
 template <class T>

@@ -1,56 +1,64 @@
-#include <cmath>
-
 #include "../common/bind.hpp"
 #include "consensus.hpp"
 
 namespace cbk {
-namespace {
 
-[[noreturn]] void raise_no_finite_risk(int64_t task, int64_t tasks, int64_t particles) {
+void raise_no_finite_risk(int64_t task, int64_t tasks, int64_t particles, const std::string& where) {
   const py::object type = py::module_::import("cbokernels.errors").attr("ConsensusError");
-  std::string message = "no particle has a finite risk";
+  std::string message = where + "no particle has a finite risk";
   if (tasks > 1) message += " in task " + std::to_string(task);
   message += " (" + std::to_string(particles) + " particles): there is no consensus point";
   PyErr_SetString(type.ptr(), message.c_str());
   throw py::error_already_set();
 }
 
+namespace {
+
+// consensus, or consensus_at_ess where alphas are solved for
 template <class T>
-int64_t consensus(const Array<T>& theta, const Array<double>& risk, double alpha, Array<T> point,
-                  Array<double> weights, Array<double> ess, int num_threads) {
+int64_t gather(const Array<T>& theta, const Array<double>& risk, double alpha_or_target, Array<double>* alphas,
+               Array<T>& point, Array<double>& weights, Array<double>& ess, int num_threads) {
   const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
   const int64_t tasks = risk.ndim() == 2 ? risk.shape(1) : 0;
   check_shape("risk", risk, {particles, tasks});
   check_shape("point", point, {tasks, size});
   check_shape("weights", weights, {particles, tasks});
   check_shape("ess", ess, {tasks});
+  if (alphas) check_shape("alphas", *alphas, {tasks});
   const double* r = risk.data();
-  double *w = weights.mutable_data(), *e = ess.mutable_data();
+  double *w = weights.mutable_data(), *e = ess.mutable_data(), *a = alphas ? alphas->mutable_data() : nullptr;
   const T* t = theta.data();
   T* p = point.mutable_data();
-  int64_t failed = -1, not_finite = 0;
+  RiskCheck check;
   {
     py::gil_scoped_release release;
-    for (int64_t n = 0; n < particles; ++n) {
-      bool finite = true;
-      for (int64_t k = 0; k < tasks; ++k) finite = finite && std::isfinite(r[n * tasks + k]);
-      not_finite += !finite;
-    }
-    for (int64_t k = 0; k < tasks && failed < 0; ++k) {
-      e[k] = gibbs_weights(r + k, particles, tasks, alpha, w + k);
-      if (e[k] == 0) failed = k;
-    }
-    if (failed < 0) weighted_means(t, particles, size, w, tasks, p, num_threads);
+    check = a ? consensus_at_ess(t, particles, size, r, tasks, alpha_or_target, a, p, w, e, num_threads)
+              : consensus(t, particles, size, r, tasks, alpha_or_target, p, w, e, num_threads);
   }
-  if (failed >= 0) raise_no_finite_risk(failed, tasks, particles);
-  return not_finite;
+  if (check.failed >= 0) raise_no_finite_risk(check.failed, tasks, particles);
+  return check.not_finite;
+}
+
+template <class T>
+int64_t bound_consensus(const Array<T>& theta, const Array<double>& risk, double alpha, Array<T> point,
+                        Array<double> weights, Array<double> ess, int num_threads) {
+  return gather(theta, risk, alpha, nullptr, point, weights, ess, num_threads);
+}
+
+template <class T>
+int64_t bound_consensus_at_ess(const Array<T>& theta, const Array<double>& risk, double target, Array<double> alphas,
+                               Array<T> point, Array<double> weights, Array<double> ess, int num_threads) {
+  return gather(theta, risk, target, &alphas, point, weights, ess, num_threads);
 }
 
 template <class T>
 void register_typed(py::module_& m) {
-  m.def("consensus", &consensus<T>, py::arg("theta").noconvert(), py::arg("risk").noconvert(), py::arg("alpha"),
+  m.def("consensus", &bound_consensus<T>, py::arg("theta").noconvert(), py::arg("risk").noconvert(), py::arg("alpha"),
         py::arg("point").noconvert(), py::arg("weights").noconvert(), py::arg("ess").noconvert(),
         py::arg("num_threads"));
+  m.def("consensus_at_ess", &bound_consensus_at_ess<T>, py::arg("theta").noconvert(), py::arg("risk").noconvert(),
+        py::arg("target"), py::arg("alphas").noconvert(), py::arg("point").noconvert(),
+        py::arg("weights").noconvert(), py::arg("ess").noconvert(), py::arg("num_threads"));
   m.def(
       "variance",
       [](const Array<T>& theta, int num_threads) {
@@ -69,7 +77,7 @@ void register_consensus(py::module_& m) {
   register_typed<double>(m);
   m.def(
       "alpha_for_ess",
-      [](const Array<double>& risk, double ess) { return alpha_for_ess(risk.data(), risk.size(), ess); },
+      [](const Array<double>& risk, double ess) { return alpha_for_ess(risk.data(), risk.size(), 1, ess); },
       py::arg("risk").noconvert(), py::arg("ess"));
 }
 

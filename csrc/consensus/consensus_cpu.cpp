@@ -42,17 +42,17 @@ double gibbs_weights(const double* risk, int64_t particles, int64_t stride, doub
   return 1 / squares;
 }
 
-double alpha_for_ess(const double* risk, int64_t particles, double ess) {
-  const double least = smallest_finite(risk, particles, 1);
+double alpha_for_ess(const double* risk, int64_t particles, int64_t stride, double ess) {
+  const double least = smallest_finite(risk, particles, stride);
   double most = least;
   for (int64_t n = 0; n < particles; ++n)
-    if (std::isfinite(risk[n])) most = std::max(most, risk[n]);
+    if (const double r = risk[n * stride]; std::isfinite(r)) most = std::max(most, r);
   const double range = most - least;
   if (!(range > 0)) return infinity;  // all equal: every alpha gives the same weights
   const auto ess_at = [&](double alpha) {
     double total = 0, squares = 0;
     for (int64_t n = 0; n < particles; ++n) {
-      const double w = unnormalised(risk[n], least, alpha);
+      const double w = unnormalised(risk[n * stride], least, alpha);
       total += w, squares += w * w;
     }
     return total * total / squares;
@@ -92,6 +92,38 @@ void weighted_means(const T* theta, int64_t particles, int64_t size, const doubl
   }
 }
 
+namespace {
+
+// With alpha(task) for each task.
+template <class T, class Alpha>
+RiskCheck gather(const T* theta, int64_t particles, int64_t size, const double* risk, int64_t tasks, Alpha alpha,
+                 T* points, double* weights, double* ess, int num_threads) {
+  RiskCheck check{0, -1};
+  for (int64_t n = 0; n < particles; ++n)
+    check.not_finite += !std::all_of(risk + n * tasks, risk + (n + 1) * tasks, [](double r) { return std::isfinite(r); });
+  for (int64_t t = 0; t < tasks; ++t) {
+    ess[t] = gibbs_weights(risk + t, particles, tasks, alpha(t), weights + t);
+    if (ess[t] == 0) return {check.not_finite, t};
+  }
+  weighted_means(theta, particles, size, weights, tasks, points, num_threads);
+  return check;
+}
+
+}  // namespace
+
+template <class T>
+RiskCheck consensus(const T* theta, int64_t particles, int64_t size, const double* risk, int64_t tasks, double alpha,
+                    T* points, double* weights, double* ess, int num_threads) {
+  return gather(theta, particles, size, risk, tasks, [&](int64_t) { return alpha; }, points, weights, ess, num_threads);
+}
+
+template <class T>
+RiskCheck consensus_at_ess(const T* theta, int64_t particles, int64_t size, const double* risk, int64_t tasks,
+                           double target, double* alphas, T* points, double* weights, double* ess, int num_threads) {
+  const auto alpha = [&](int64_t t) { return alphas[t] = alpha_for_ess(risk + t, particles, tasks, target); };
+  return gather(theta, particles, size, risk, tasks, alpha, points, weights, ess, num_threads);
+}
+
 template <class T>
 double ensemble_variance(const T* theta, int64_t particles, int64_t size, int num_threads) {
   const ConsensusKernels<T>& kernels = isa_table().consensus<T>();
@@ -106,9 +138,15 @@ double ensemble_variance(const T* theta, int64_t particles, int64_t size, int nu
   return total / (2.0 * double(particles));
 }
 
-template void weighted_means(const float*, int64_t, int64_t, const double*, int64_t, float*, int);
-template void weighted_means(const double*, int64_t, int64_t, const double*, int64_t, double*, int);
-template double ensemble_variance(const float*, int64_t, int64_t, int);
-template double ensemble_variance(const double*, int64_t, int64_t, int);
+#define CBK_INSTANTIATE(T)                                                                                        \
+  template void weighted_means(const T*, int64_t, int64_t, const double*, int64_t, T*, int);                      \
+  template RiskCheck consensus(const T*, int64_t, int64_t, const double*, int64_t, double, T*, double*, double*,  \
+                               int);                                                                              \
+  template RiskCheck consensus_at_ess(const T*, int64_t, int64_t, const double*, int64_t, double, double*, T*,    \
+                                      double*, double*, int);                                                     \
+  template double ensemble_variance(const T*, int64_t, int64_t, int);
+CBK_INSTANTIATE(float)
+CBK_INSTANTIATE(double)
+#undef CBK_INSTANTIATE
 
 }  // namespace cbk

@@ -1,59 +1,7 @@
-#include "../common/bind.hpp"
-#include "update.hpp"
+#include "update_bind.hpp"
 
 namespace cbk {
 namespace {
-
-Noise noise_named(const std::string& name) {
-  if (name == "anisotropic") return Noise::anisotropic;
-  if (name == "isotropic") return Noise::isotropic;
-  if (name == "truncated") return Noise::truncated;
-  if (name == "additive") return Noise::additive;
-  if (name == "none") return Noise::none;
-  throw py::value_error("unknown noise '" + name + "'");
-}
-
-template <class I>
-void check_indices(const char* name, const Array<I>& indices, int64_t bound) {
-  for (py::ssize_t i = 0; i < indices.size(); ++i)
-    if (indices.data()[i] < 0 || int64_t(indices.data()[i]) >= bound)
-      throw py::value_error(std::string(name) + " holds " + std::to_string(indices.data()[i]) + ", expected [0, " +
-                            std::to_string(bound) + ")");
-}
-
-// What cbo_update and hybrid_update have in common; the arrays must outlive the problem.
-template <class T>
-UpdateProblem<T> problem_of(const Array<T>& theta, const Array<T>& point, const std::optional<Array<int32_t>>& task,
-                            double drift, double diffusion, double dt, const std::string& noise, double radius,
-                            uint64_t seed, uint32_t step, uint32_t first_particle, Array<T>& out) {
-  const int64_t particles = rows_of("theta", theta), size = theta.shape(1), tasks = rows_of("point", point);
-  check_shape("point", point, {tasks, size});
-  check_shape("out", out, {particles, size});
-  if (task) {
-    check_shape("task", *task, {particles});
-    check_indices("task", *task, tasks);
-  }
-  UpdateProblem<T> problem{};
-  problem.theta = theta.data(), problem.out = out.mutable_data();
-  problem.particles = particles, problem.size = size;
-  problem.point = point.data();
-  problem.task = task ? task->data() : nullptr;
-  problem.drift = drift, problem.diffusion = diffusion, problem.dt = dt;
-  problem.noise = noise_named(noise), problem.radius = radius;
-  problem.key = {seed, 0, step, first_particle};
-  return problem;
-}
-
-template <class T>
-AdamState<T> state_of(const Array<T>& theta, const Array<T>& gradient, Array<T>& first, Array<T>& second, double lr,
-                      double beta1, double beta2, double delta, uint32_t step) {
-  const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
-  check_shape("gradient", gradient, {particles, size});
-  check_shape("first", first, {particles, size});
-  check_shape("second", second, {particles, size});
-  if (step < 1) throw py::value_error("step counts from 1");
-  return {gradient.data(), first.mutable_data(), second.mutable_data(), lr, beta1, beta2, delta, step};
-}
 
 template <class T>
 void bound_cbo_update(const Array<T>& theta, const Array<T>& point, const std::optional<Array<int32_t>>& task,
@@ -61,7 +9,7 @@ void bound_cbo_update(const Array<T>& theta, const Array<T>& point, const std::o
                       const std::string& noise, double floor, double radius, uint64_t seed, uint32_t step,
                       uint32_t first_particle, Array<T> out, int num_threads) {
   UpdateProblem<T> problem =
-      problem_of(theta, point, task, drift, diffusion, dt, noise, radius, seed, step, first_particle, out);
+      update_of(theta, point, task, drift, diffusion, dt, noise, radius, seed, step, first_particle, out);
   problem.floor = floor;
   if (rows) {
     check_indices("rows", *rows, problem.particles);
@@ -77,9 +25,9 @@ void bound_hybrid_update(const Array<T>& theta, const Array<T>& point, const std
                          double diffusion, double dt, const std::string& noise, double radius, uint64_t seed,
                          uint32_t step, double beta1, double beta2, double delta, uint32_t first_particle,
                          Array<T> out, int num_threads) {
-  const UpdateProblem<T> problem = problem_of(theta, point, task, (1 - mix) * drift, (1 - mix) * diffusion, dt, noise,
+  const UpdateProblem<T> problem = update_of(theta, point, task, (1 - mix) * drift, (1 - mix) * diffusion, dt, noise,
                                               radius, seed, step, first_particle, out);
-  const AdamState<T> adam = state_of(theta, gradient, first, second, mix * dt, beta1, beta2, delta, step);
+  const AdamState<T> adam = adam_of(theta, gradient, first, second, mix * dt, beta1, beta2, delta, step);
   py::gil_scoped_release release;
   hybrid_update(problem, adam, num_threads);
 }
@@ -88,7 +36,7 @@ template <class T>
 void bound_adam_update(const Array<T>& theta, const Array<T>& gradient, Array<T> first, Array<T> second,
                        uint32_t step, double lr, double beta1, double beta2, double delta, Array<T> out,
                        int num_threads) {
-  const AdamState<T> adam = state_of(theta, gradient, first, second, lr, beta1, beta2, delta, step);
+  const AdamState<T> adam = adam_of(theta, gradient, first, second, lr, beta1, beta2, delta, step);
   check_shape("out", out, {theta.shape(0), theta.shape(1)});
   T* to = out.mutable_data();
   py::gil_scoped_release release;

@@ -10,7 +10,18 @@ import numpy as np
 from . import _cpu
 from ._arrays import Array
 from ._checks import positive, real
-from ._method import Check, Method, NetworksStepper, Setting, Stepper, decay, fraction, nonnegative, weighting
+from ._method import (
+    Check,
+    Method,
+    NetworksStepper,
+    Problem,
+    Setting,
+    Stepper,
+    decay,
+    fraction,
+    nonnegative,
+    weighting,
+)
 from .methods import ConsensusStepper, check_noise
 from .network import TwoLayer
 from .schedules import Parameter
@@ -61,14 +72,13 @@ class AdamStepper(NetworksStepper):
         super().__init__(theta, setting)
         self._state.update(first=np.zeros_like(theta), second=np.zeros_like(theta))
 
-    def step(self, batch: Any, step: int) -> int:
-        theta, now, state = self.particles, self._now, self._state
-        batch.gradient(theta, self._risk, self._gradient)
-        _cpu.adam_update(
-            theta, self._gradient, state["first"], state["second"], step,
-            now["lr"], now["beta1"], now["beta2"], now["delta"], theta, self._threads,
+    def epoch(self, problem: Problem, epoch: int, step: int) -> int:
+        now, state, data = self._now, self._state, problem.minibatches(epoch)
+        assert data is not None  # gradients are of networks on data
+        return _cpu.adam_epoch(
+            *data, self.particles, self._gradient, state["first"], state["second"],
+            now["lr"], now["beta1"], now["beta2"], now["delta"], step, self._risk, self._threads,
         )  # fmt: skip
-        return self._nonfinite()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,15 +137,16 @@ class HybridStepper(ConsensusStepper):
         self._gradient = np.empty_like(theta)
         self._state.update(first=np.zeros_like(theta), second=np.zeros_like(theta))
 
-    def step(self, batch: Any, step: int) -> int:
-        theta, now, state = self.particles, self._now, self._state
-        batch.gradient(theta, self._risk[:, 0], self._gradient)
-        nonfinite = self._gather(theta)
-        _cpu.hybrid_update(
-            theta, self._points, None, self._gradient, state["first"], state["second"], now["mix"],
-            now["drift"], now["diffusion"], now["dt"], self._noise, now.get("radius", 0.0), self._seed, step,
-            now["beta1"], now["beta2"], now["delta"], 0, theta, self._threads,
+    def epoch(self, problem: Problem, epoch: int, step: int) -> int:
+        now, state, data = self._now, self._state, problem.minibatches(epoch)
+        assert data is not None  # gradients are of networks on data
+        nonfinite = _cpu.hybrid_epoch(
+            *data, self.particles, self._gradient, state["first"], state["second"],
+            now["mix"], now["alpha"], self._target(), now["drift"], now["diffusion"], now["dt"], self._noise,
+            now.get("radius", 0.0), now["beta1"], now["beta2"], now["delta"], self._seed, step, self._risk,
+            self._alpha, self._points, self._weights, self._ess, self._threads,
         )  # fmt: skip
+        self._note()
         return nonfinite
 
 

@@ -86,6 +86,18 @@ def consensus(
     """theta [N, D], risk [N, T] -> point [T, D], weights [N, T], ess [T]; the number of particles whose risk
     is not finite in some task. ConsensusError where a task has no finite risk."""
 
+def consensus_at_ess(
+    theta: npt.NDArray[_T],
+    risk: _Double,
+    target: float,
+    alphas: _Double,
+    point: npt.NDArray[_T],
+    weights: _Double,
+    ess: _Double,
+    num_threads: int,
+) -> int:
+    """consensus at the alphas [T] at which each task's effective sample size is `target`."""
+
 def alpha_for_ess(risk: _Double, ess: float) -> float:
     """The alpha at which risks [N] have this effective sample size."""
 
@@ -206,3 +218,84 @@ def noise_drift(
 
 def variance(theta: npt.NDArray[_T], num_threads: int) -> float:
     """1/(2N) sum_n |theta_n - mean|^2."""
+
+def cbo_epoch(
+    net: Network,
+    x: npt.NDArray[_T],
+    y: npt.NDArray[_T] | _Labels,
+    order: _Index | None,
+    batch: int,
+    theta: npt.NDArray[_T],
+    task: _Labels | None,
+    alpha: float,
+    target: float | None,
+    drift: float,
+    diffusion: float,
+    dt: float,
+    noise: str,
+    floor: float,
+    radius: float,
+    seed: int,
+    step: int,
+    risk: _Double,
+    alphas: _Double,
+    points: npt.NDArray[_T],
+    weights: _Double,
+    ess: _Double,
+    num_threads: int,
+) -> int:
+    """A step on each batch x[order[i * batch : (i + 1) * batch]], y likewise, from number `step` on; order
+    None: one step on all. theta [N, D] moves in place; the number of non-finite risks. With `target`, an
+    effective sample size, alphas [T] are solved for. ConsensusError names the step."""
+
+def hybrid_epoch(
+    net: Network,
+    x: npt.NDArray[_T],
+    y: npt.NDArray[_T] | _Labels,
+    order: _Index | None,
+    batch: int,
+    theta: npt.NDArray[_T],
+    gradient: npt.NDArray[_T],
+    first: npt.NDArray[_T],
+    second: npt.NDArray[_T],
+    mix: float,
+    alpha: float,
+    target: float | None,
+    drift: float,
+    diffusion: float,
+    dt: float,
+    noise: str,
+    radius: float,
+    beta1: float,
+    beta2: float,
+    delta: float,
+    seed: int,
+    step: int,
+    risk: _Double,
+    alphas: _Double,
+    points: npt.NDArray[_T],
+    weights: _Double,
+    ess: _Double,
+    num_threads: int,
+) -> int:
+    """As cbo_epoch; gradient [N, D] is scratch, the moments are changed in place."""
+
+def adam_epoch(
+    net: Network,
+    x: npt.NDArray[_T],
+    y: npt.NDArray[_T] | _Labels,
+    order: _Index | None,
+    batch: int,
+    theta: npt.NDArray[_T],
+    gradient: npt.NDArray[_T],
+    first: npt.NDArray[_T],
+    second: npt.NDArray[_T],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    delta: float,
+    step: int,
+    risk: _Double,
+    num_threads: int,
+) -> int:
+    """As hybrid_epoch without a consensus; risk [N]."""

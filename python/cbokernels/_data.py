@@ -10,6 +10,7 @@ import numpy as np
 from . import _cpu
 from ._arrays import Array, check_shape, view
 from ._checks import choice, kind
+from ._method import Minibatches
 from .network import TwoLayer
 from .risk import LOSSES
 from .risk import _targets as targets
@@ -53,16 +54,16 @@ class DataBatch:
 
     def __init__(self, net: TwoLayer, x: Array, y: Array, threads: int) -> None:
         self.x, self.y = x, y
-        self._net, self._threads = net._kernel, threads
+        self.net, self._threads = net._kernel, threads
         self._width, self.atom_index = net.width, net._atom_index
 
     def risk(self, theta: Array, out: Array) -> None:
         """Risks of theta [n, D] into out [n, T], float64."""
-        _cpu.risk(self._net, theta, self.x, self.y, out, self._threads)
+        _cpu.risk(self.net, theta, self.x, self.y, out, self._threads)
 
     def gradient(self, theta: Array, out: Array, gradient: Array) -> None:
         """Risks of theta [n, D] on the first task into out [n], float64, and their gradients [n, D]."""
-        _cpu.risk_gradient(self._net, theta, self.x, self.y[0], out, gradient, self._threads)
+        _cpu.risk_gradient(self.net, theta, self.x, self.y[0], out, gradient, self._threads)
 
     def drawn_risk(
         self, center: Array, particles: int, spread: float, mirrored: bool, seed: int, step: int, atoms: bool
@@ -70,7 +71,7 @@ class DataBatch:
         """Risks [N, 1] of particles drawn around a centre [D], or [N, M] of its atoms; none is stored."""
         out = np.empty((particles, self._width if atoms else 1))
         _cpu.hopping_risk(
-            self._net,
+            self.net,
             center,
             particles,
             spread,
@@ -99,7 +100,7 @@ class DataProblem:
         starts = range(0, len(y), _TASKS_AT_ONCE)
         self._groups = [DataBatch(net, x, y[start : start + _TASKS_AT_ONCE], threads) for start in starts]
         self._ends = starts[1:]
-        self._seed = seed
+        self._seed, self._batch_size = seed, batch_size
         self._order = np.empty(0 if batch_size is None else len(x), np.int64)
         self._parts: list[tuple[Array, DataBatch]] = []
         buffers: dict[int, DataBatch] = {}
@@ -111,6 +112,14 @@ class DataProblem:
                 buffers[len(rows)] = DataBatch(net, xb, yb, threads)
             self._parts.append((rows, buffers[len(rows)]))
         self.steps_per_epoch = max(1, len(self._parts))
+
+    def minibatches(self, epoch: int) -> Minibatches:
+        """The epoch's minibatches for a compiled epoch."""
+        whole = self._whole
+        if self._batch_size is None:
+            return Minibatches(whole.net, whole.x, whole.y, None, len(whole.x))
+        _cpu.permutation(self._order, len(whole.x), self._seed, epoch, _ORDER)
+        return Minibatches(whole.net, whole.x, whole.y, self._order, self._batch_size)
 
     def batches(self, epoch: int) -> Iterator[DataBatch]:
         """The epoch's minibatches; each is valid until the next one is asked for."""

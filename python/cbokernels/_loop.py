@@ -6,31 +6,21 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from . import _cpu
 from ._checkpoint import Checkpoint, Snapshot
 from ._extras import extra
-from ._method import Method, Stepper
-from ._method import Problem as ScoredProblem
+from ._method import Method, Problem, Stepper
 from ._watch import Watch
 from .errors import ConsensusError
 from .network import TwoLayer
 from .result import Result, State
 
 Row = dict[str, Any]  # a row of the history, by column
-
-
-class Problem(ScoredProblem, Protocol):
-    """What a run minimises, in the batches that its steps are scored on."""
-
-    steps_per_epoch: int
-
-    def batches(self, epoch: int) -> Iterable[Any]:
-        """The epoch's batches in order, as `Stepper.step` takes them."""
 
 
 @dataclasses.dataclass
@@ -60,13 +50,11 @@ def run(problem: Problem, method: Method, stepper: Stepper, options: Options) ->
         for epoch in range(records.epochs, options.epochs):
             values = method._values(epoch, options.epochs)
             stepper.begin(values)
-            nonfinite = 0
             try:
-                for batch in problem.batches(epoch):
-                    nonfinite += stepper.step(batch, step)
-                    step += 1
+                nonfinite = stepper.epoch(problem, epoch, step)
             except ConsensusError as error:
-                raise ConsensusError(f"epoch {epoch + 1}, step {step}: {error}") from error
+                raise ConsensusError(f"epoch {epoch + 1}, {error}") from error
+            step += problem.steps_per_epoch
             report = stepper.report(problem)
             row = {
                 "epoch": epoch + 1,

@@ -10,13 +10,15 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from . import _cpu
 from ._arrays import Array
 from ._checks import WORD, integer, real, unit
+from .errors import ConsensusError
 from .network import TwoLayer
 from .schedules import describe, evaluate, parameter
 
@@ -28,10 +30,28 @@ decay: Check = functools.partial(unit, closed=False)
 
 
 class Problem(Protocol):
-    """What a run minimises."""
+    """What a run minimises, in the batches that its steps are scored on."""
+
+    steps_per_epoch: int
+
+    def batches(self, epoch: int) -> Iterable[Any]:
+        """The epoch's batches in order, as `Stepper.step` takes them."""
+
+    def minibatches(self, epoch: int) -> Minibatches | None:
+        """The epoch's batches as compiled epochs take them; None where only `batches` can tell them."""
 
     def risks(self, theta: Array) -> Array:
         """Risks [n] of theta [n, D] as the history reports them; with T tasks n is T, row t is for task t."""
+
+
+class Minibatches(NamedTuple):
+    """The first arguments of compiled epochs: batch i is x[order[i * size : (i + 1) * size]], y likewise."""
+
+    net: _cpu.Network
+    x: Array
+    y: Array
+    order: Array | None  # None: x and y as they stand are the only batch
+    size: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +64,9 @@ class Setting:
     tasks: int = 1
 
 
-class Stepper(abc.ABC):
-    """A method at work on one ensemble; the loop calls `begin` once an epoch and `step` once a batch.
+class Stepper:
+    """A method at work on one ensemble; the loop calls `begin` and `epoch` once an epoch, which
+    does a `step` for each batch, or all of them in one call of a compiled epoch.
 
     particles [N, D] and what a run reports as its parameters, point ([D], or [T, D] for T tasks), keep their
     memory over the run; alpha and ess are those of the last step. `_state` names the arrays that a later step
@@ -66,13 +87,24 @@ class Stepper(abc.ABC):
         """Take this epoch's values of the method's float parameters."""
         self._now = values
 
-    @abc.abstractmethod
+    def epoch(self, problem: Problem, epoch: int, step: int) -> int:
+        """Do an epoch's steps, the first of which is number `step`; return the number of non-finite risks."""
+        nonfinite = 0
+        try:
+            for batch in problem.batches(epoch):
+                nonfinite += self.step(batch, step)
+                step += 1
+        except ConsensusError as error:
+            raise ConsensusError(f"step {step}: {error}") from error
+        return nonfinite
+
     def step(self, batch: Any, step: int) -> int:
-        """Do step number `step` of the run; return the number of non-finite risks met.
+        """Do step number `step` of the run, unless `epoch` does; return the number of non-finite risks met.
 
         batch.risk(theta [n, D], out [n, tasks]) scores particles; batch.gradient(theta, out [n], gradient)
         also gives gradients, except for a function.
         """
+        raise NotImplementedError
 
     def report(self, problem: Problem) -> dict[str, Any]:
         """The history's "risk" after an epoch, and the columns that only this method has."""

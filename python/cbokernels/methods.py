@@ -10,7 +10,7 @@ import numpy as np
 from . import _cpu
 from ._arrays import Array
 from ._checks import choice, positive, real
-from ._method import Check, Method, Setting, Stepper, nonnegative, weighting
+from ._method import Check, Method, Problem, Setting, Stepper, nonnegative, weighting
 from .schedules import Constant, Parameter, TargetEss, Tenfold
 from .update import NOISES
 
@@ -116,30 +116,26 @@ class ConsensusStepper(Stepper):
 
     def _gather(self, scored: Array) -> int:
         """The points of particles `scored` from their risks; returns the number of non-finite ones."""
-        if self._solve_alpha:
-            nonfinite = self._gather_at_target(scored)
-            self.alpha = self._tell(self._alpha)
+        found = (self._points, self._weights, self._ess, self._threads)
+        if (target := self._target()) is not None:
+            nonfinite = _cpu.consensus_at_ess(scored, self._risk, target, self._alpha, *found)
         else:
-            self.alpha = self._now["alpha"]
-            nonfinite = _cpu.consensus(
-                scored, self._risk, self.alpha, self._points, self._weights, self._ess, self._threads
-            )
-        self.ess = self._tell(self._ess)
+            nonfinite = _cpu.consensus(scored, self._risk, self._now["alpha"], *found)
+        self._note()
         return nonfinite
+
+    def _note(self) -> None:
+        """Take down the last step's alpha and effective sample size."""
+        self.alpha = self._tell(self._alpha) if self._solve_alpha else self._now["alpha"]
+        self.ess = self._tell(self._ess)
+
+    def _target(self) -> float | None:
+        """The effective sample size to solve alpha for, if that is asked for."""
+        return max(1.0, self._now["alpha"] * len(self._risk)) if self._solve_alpha else None
 
     def _tell(self, values: Array) -> Any:
         """What the history says of values [T]; with the one task of most methods, a number."""
         return values.item()
-
-    def _gather_at_target(self, scored: Array) -> int:
-        """As `_gather`, each task with its own alpha."""
-        target = max(1.0, self._now["alpha"] * len(scored))
-        for t in range(len(self._points)):
-            task, weights = slice(t, t + 1), self._weights.reshape(-1, len(scored), 1)[t]
-            risk = np.ascontiguousarray(self._risk[:, task])
-            self._alpha[t] = alpha = _cpu.alpha_for_ess(risk[:, 0], target)
-            _cpu.consensus(scored, risk, alpha, self._points[task], weights, self._ess[task], self._threads)
-        return len(scored) - int(np.isfinite(self._risk).all(axis=1).sum())
 
 
 class CBOStepper(ConsensusStepper):
@@ -160,6 +156,19 @@ class CBOStepper(ConsensusStepper):
         if method.friction is not None:
             self._moved = np.zeros_like(theta)
             self._state["velocity"] = np.zeros_like(theta)
+
+    def epoch(self, problem: Problem, epoch: int, step: int) -> int:
+        data = None if self._batch is not None or "friction" in self._now else problem.minibatches(epoch)
+        if data is None:
+            return super().epoch(problem, epoch, step)
+        now = self._now
+        nonfinite = _cpu.cbo_epoch(
+            *data, self.particles, self._task, now["alpha"], self._target(), now["drift"], now["diffusion"],
+            now["dt"], self._noise, now["floor"], now.get("radius", 0.0), self._seed, step,
+            self._risk, self._alpha, self._points, self._weights, self._ess, self._threads,
+        )  # fmt: skip
+        self._note()
+        return nonfinite
 
     def step(self, batch: Any, step: int) -> int:
         if self._batch is not None:

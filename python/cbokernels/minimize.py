@@ -28,6 +28,9 @@ class FunctionProblem:
     def batches(self, epoch: int) -> Iterator[FunctionProblem]:
         yield self
 
+    def minibatches(self, epoch: int) -> None:
+        return None
+
     def risk(self, theta: Array, out: Array) -> None:
         out[:, 0] = self._values(theta.view())
 
