@@ -55,6 +55,12 @@ for dtype in ("float32", "float64"):
                 scale = max(1.0, np.abs(expected).max())
                 case = f"{activation} {shape} {loss} {dtype}"
                 errors[case] = float(np.abs(result - expected).max() / scale)
+    net = cbk.TwoLayer(300, 20, 3)  # skips zeros
+    theta = net.uniform(256, seed=1, dtype=dtype)
+    x = (rng.normal(size=(40, 300)) * (rng.random((40, 300)) < 0.05)).astype(dtype)
+    y = rng.integers(0, 3, 40)
+    expected = reference.risk(net, theta, x, y, loss="cross_entropy")
+    errors["sparse " + dtype] = float(np.abs(cbk.risk(net, theta, x, y, loss="cross_entropy") - expected).max())
 counters = np.arange(4000, dtype=np.uint32).reshape(-1, 4)
 bits["philox"] = digest(cbk.philox4x32(counters, np.array([1, 2], np.uint32)))
 print(json.dumps({"isa": cbk.isa(), "bits": bits, "errors": errors}))
