@@ -159,7 +159,7 @@ def test_verdicts_of_mnist_can_be_no():
 
 def test_the_typical_run_is_the_median():
     made = curve([5.0, 1.0, 3.0, 2.0])
-    assert made.typical.history["risk"][-1] == 2.0
+    assert made.typical().history["risk"][-1] == 2.0
     np.testing.assert_array_equal(made.at("risk", 300), [5.0, 1.0, 3.0, 2.0])
     assert spread(made.at("risk", -1)) == "2.5 (1 to 5)"
     assert spread(np.array([0.12345])) == "0.12"

@@ -3,9 +3,9 @@
 A module's `reproduce(options)` writes its table of numbers and its figure and returns findings.
 """
 
-from . import mnist, sine
+from . import mnist, multitask, sine
 from ._common import Finding, Options
 
-EXPERIMENTS = {"sine": sine.reproduce, "mnist": mnist.reproduce}
+EXPERIMENTS = {"sine": sine.reproduce, "mnist": mnist.reproduce, "multitask": multitask.reproduce}
 
 __all__ = ["EXPERIMENTS", "Finding", "Options"]

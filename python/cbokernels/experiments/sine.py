@@ -99,7 +99,7 @@ def draw(axes: Any, curves: list[Curve], x: Array, y: Array) -> None:
     right.plot(grid, truth(grid), color="black", linewidth=1, linestyle=(0, (4, 3)), label="sin 2πx")
     for curve, colour in zip(curves, COLOURS, strict=False):
         draw_band(left, curve, "risk", colour)
-        fit = curve.typical.predict(grid[:, None])[:, 0]
+        fit = curve.typical().predict(grid[:, None])[:, 0]
         right.plot(grid, fit, color=colour, linewidth=1.6, label=curve.label)
     left.axhline(1e-4, color="0.5", linewidth=1, linestyle=":", label="variance of the label noise")
     left.set(yscale="log", xlabel="epoch", ylabel="risk", title="Risk: median and range over seeds")
@@ -118,7 +118,7 @@ def findings(curves: list[Curve], epochs: int) -> list[Finding]:
     frozen = 100 * np.array([frozen_share(result.particles, start) for result in printed.results])
     end = floor.at("risk", -1)
     grid = np.linspace(0, 1, 1001)
-    error = float(np.abs(floor.typical.predict(grid[:, None])[:, 0] - truth(grid)).max())
+    error = float(np.abs(floor.typical().predict(grid[:, None])[:, 0] - truth(grid)).max())
     long = epochs >= _FLOOR_EPOCHS
     return [
         printed.finding(
