@@ -63,20 +63,42 @@ def test_mnist_parameters_are_the_papers():
     assert mnist.BATCH == 1000
 
 
+def test_sine_parameters_of_the_others():
+    assert sine.METHODS["Adam"] == cbk.Adam(lr=0.1, particles=1)
+    assert sine.METHODS["consensus hopping"] == cbk.ConsensusHopping(particles=200)
+    assert sine.METHODS["CBO, alpha = inf, noise floor"].alpha == np.inf
+    assert sine.lengths(1000) == dict.fromkeys(sine.METHODS, 1000) | {"consensus hopping": 300}
+    assert set(sine.lengths(250).values()) == {250}
+    for label, method in sine.METHODS.items():
+        assert sine.PASSES[label] == (3 if label == "Adam" else method.particles)
+
+
 def test_sine_writes_its_files(tmp_path, capfd):
     findings = EXPERIMENTS["sine"](Options(epochs=12, seeds=2, out=tmp_path))
-    assert "48/48" in capfd.readouterr().err
+    assert "96/96" in capfd.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sine.csv", "sine.png"]
     assert (tmp_path / "sine.png").read_bytes().startswith(b"\x89PNG")
     rows = read(tmp_path / "sine.csv")
-    assert len(rows) == 2 * 2 * 12
-    assert list(rows[0]) == ["curve", "seed", "epoch", "risk", "alpha", "ess", "variance", "seconds"]
-    assert {row["curve"] for row in rows} == set(sine.METHODS)
+    assert len(rows) == 4 * 2 * 12
+    assert list(rows[0]) == [
+        "curve",
+        "seed",
+        "epoch",
+        "risk",
+        "alpha",
+        "ess",
+        "variance",
+        "seconds",
+        "passes",
+    ]
+    assert list(dict.fromkeys(row["curve"] for row in rows)) == list(sine.METHODS)
     assert rows[12]["seed"] == "1"
     x, y = sine.samples()
-    again = cbk.train(sine.NET, x, y, cbk.CBO(), epochs=12, batch_size=800, seed=1)
-    assert [float(row["risk"]) for row in rows[12:24]] == again.history["risk"].tolist()
-    assert [finding.agrees for finding in findings] == [None, None, None, None]  # two runs, too short
+    for start, method in zip((12, 60), (cbk.CBO(), cbk.Adam()), strict=True):
+        again = cbk.train(sine.NET, x, y, method, epochs=12, batch_size=800, seed=1)
+        assert [float(row["risk"]) for row in rows[start : start + 12]] == again.history["risk"].tolist()
+    assert [row["passes"] for row in (rows[11], rows[71])] == ["2400", "36"]
+    assert {finding.agrees for finding in findings} == {None}  # two runs, too short
 
 
 def test_mnist_writes_its_files(tmp_path, digits):
@@ -130,25 +152,31 @@ def curve(risks, *, variance=1.0):
     """Runs whose risk is constant, one per given value."""
     made = Curve("made up", seconds=2.0)
     for risk in risks:
-        history = {"epoch": np.arange(1, 301), "risk": np.full(300, risk), "variance": np.full(300, variance)}
+        history = {
+            "epoch": np.arange(1, 1001),
+            "risk": np.full(1000, risk),
+            "variance": np.full(1000, variance),
+        }
         theta = np.zeros((4, sine.NET.size), np.float32)
         made.results.append(cbk.Result(theta[0], theta, history, sine.NET))
     return made
 
 
 def test_verdicts_of_the_sine_can_be_no():
-    good = sine.findings([curve([1e-2, 1.2e-2, 0.9]), curve([1e-4, 3e-4, 0.9])], 300)
-    assert [row.agrees for row in good] == [True, True, True, False]  # a zero network fits nothing
-    bad = sine.findings([curve([0.2, 0.3, 0.3]), curve([1e-3, 2e-3, 2e-3])], 300)
-    assert [row.agrees for row in bad] == [False, True, False, False]
-    short = sine.findings([curve([1.0]), curve([1.0])], 5)
-    assert [row.agrees for row in short] == [None, None, None, None]
+    def verdicts(*risks, epochs=1000):
+        return [row.agrees for row in sine.findings([curve(own) for own in risks], epochs)]
+
+    good = verdicts([1e-2, 1.2e-2, 0.9], [1e-4, 3e-4, 0.9], [3e-4, 2e-3, 0.1], [1.2e-4, 1.3e-4, 2e-4])
+    assert good == [True, True, True, False, True, True]  # a zero network fits nothing
+    bad = verdicts([0.2, 0.3, 0.3], [1e-3, 2e-3, 2e-3], [1e-2, 1e-2, 1e-4], [1.6e-4, 1.6e-4, 1e-4])
+    assert bad == [False, True, False, False, False, False]
+    assert verdicts([1.0], [1.0], [1.0], [1.0], epochs=5) == [None] * 6
 
 
 def test_verdicts_of_mnist_can_be_no():
     def made(risk, correct, epochs=300):
         c = curve([risk])
-        c.columns["accuracy"] = [[correct] * 300]
+        c.columns["accuracy"] = [[correct] * 1000]
         return [row.agrees for row in mnist.findings(c, epochs)]
 
     assert made(1.5, 0.5) == [True, True, True]
