@@ -134,11 +134,11 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> Array:
 def reproduce(options: Options) -> list[Finding]:
     """Run the methods, write mnist.csv and mnist.png, return what was found.
 
-    50 epochs, hopping at most 30, with 1 seed, unless the options say otherwise. `quick`: 3 epochs, and only
+    30 epochs with 1 seed, unless the options say otherwise, hopping at most 30. `quick`: 3 epochs, and only
     the runs with held-out digits, which then serve for the risks too.
     """
     check_device(options.device)
-    epochs = options.epochs or (3 if options.quick else 50)
+    epochs = options.epochs or (3 if options.quick else 30)
     figure, axes = new_figure(2)
     x, y = load(options.data)
     generalising = plan(epochs, FEWER, everything=False)
