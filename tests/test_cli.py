@@ -11,6 +11,7 @@ import pytest
 
 import cbokernels as cbk
 from cbokernels import cli
+from cbokernels.experiments import EXPERIMENTS
 
 COMMAND = [sys.executable, "-m", "cbokernels.cli"]
 
@@ -80,6 +81,10 @@ def test_help(capsys):
     assert all(
         word in text for word in ("sine", "mnist", "--epochs", "--seeds", "--device", "--data", "--out")
     )
+    about = " ".join(text.split())
+    for name in EXPERIMENTS:
+        assert f" {name}: " in about
+    assert "1000 epochs with 10 seeds (--quick: 300 with 1)" in about
 
 
 def assert_one_line(done, *words):
