@@ -102,7 +102,7 @@ def draw(axes: Any, curve: Curve) -> None:
     draw_band(left, curve, "risk_median", COLOURS[0], label="median")
     draw_band(left, curve, "risk_min", COLOURS[1], label="minimum")
     left.set(yscale="log", xlabel="epoch", ylabel="risk", title="Risk over 100 tasks of one ensemble")
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="upper right")
     grid = np.linspace(0, 1, 401)
     fits = curve.typical("risk_median").predict(grid[:, None])[..., 0]
     for task, colour in zip(SHOWN, COLOURS, strict=False):

@@ -134,8 +134,8 @@ def draw(axes: Any, curves: list[Curve], x: Array, y: Array) -> None:
     )
     fits.set(xlabel="x", ylabel="y", title="Fit at the end (the seed of median risk)")
     errors.set(xlabel="x", ylabel="fit - sin 2πx", ylim=(-0.08, 0.08), title="Error of the fit")
-    by_epoch.legend(frameon=False, fontsize=8, ncols=2)
-    fits.legend(frameon=False, fontsize=8)
+    by_epoch.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
+    fits.legend(frameon=False, fontsize=8, loc="upper right")
 
 
 def findings(curves: list[Curve], epochs: int) -> list[Finding]:
