@@ -7,8 +7,14 @@
 // Scope "atom": R[n, m] is the risk of the centre with only neuron m taken from theta_n.  The centre's outputs and hidden
 // activations are known, so that one first layer per particle gives all its M risks:
 //   out = base + scale (c' sigma(w' x + b') - c sigma(w x + b)).
+//
+// Weights: by rank, beta_n = max(0, log(N/2 + 1/2) - log(rank_n + 1)) normalised, or Gibbs weights of a given effective
+// sample size.  An ensemble of more than block_risks risks is weighed in blocks of draws, as equal as can be, each a
+// consensus of its own, and g is their mean, block by block in proportion to their particles: the memory of a step does
+// not grow with N, and the mean of g differs from one ensemble's by O(1 / block).  Mirrored pairs share a block.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "../random/random.hpp"
@@ -56,6 +62,39 @@ struct HoppingKernels {
   int64_t lanes;
 };
 constexpr int64_t noise_sum_block = 256;
+
+constexpr int64_t block_risks = int64_t(1) << 17, fewest_block_rows = 256;
+
+// Particles that share their ranks where each has so many risks (1, or one per atom).
+inline int64_t block_rows(int64_t columns) { return std::max(block_risks / columns, fewest_block_rows); }
+
+struct Weighed {
+  double alpha;       // mean over columns; 0 for rank weights
+  int64_t nonfinite;  // rows with a risk that is not finite
+};
+
+// risk [rows, columns], at least two rows, becomes its weights, column by column; ess [columns].  A risk that is not
+// finite weighs 0; a column without a finite one has ess 0 and weights 0.  fraction 0: by rank, ties in order; else Gibbs
+// weights with an ess of that share of the rows.
+Weighed hopping_weights(double* risk, int64_t rows, int64_t columns, double fraction, double* ess, int num_threads);
+
+struct HoppingStep {
+  double ess, alpha;  // ess: mean over atoms; 0 where an atom has no finite risk at all
+  int64_t nonfinite;
+};
+
+// gradient[size] = -g of the ensemble that the problem draws.  atom: coordinate -> atom for the scope "atom", or nullptr.
+template <class T>
+HoppingStep hopping_gradient(const RiskProblem<T>& problem, double fraction, const int32_t* atom, T* gradient,
+                             int num_threads);
+// The same from the risks [particles] of a function.
+template <class T>
+HoppingStep hopping_gradient(const Draw<T>& draw, int64_t size, const double* risk, double fraction, T* gradient,
+                             int num_threads);
+
+// The ensemble itself, [particles, size].
+template <class T>
+void draw_ensemble(const Draw<T>& draw, int64_t size, T* out, int num_threads);
 
 // R[n, m] into out [particles, width].  theta [particles, size], or nullptr: drawn.
 template <class T>

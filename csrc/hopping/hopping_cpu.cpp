@@ -23,6 +23,12 @@ void draw_particle(const Draw<T>& draw, int64_t n, int64_t size, T* out) {
 }
 
 template <class T>
+void draw_ensemble(const Draw<T>& draw, int64_t size, T* out, int num_threads) {
+#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, draw.particles))
+  for (int64_t n = 0; n < draw.particles; ++n) draw_particle(draw, n, size, out + n * size);
+}
+
+template <class T>
 void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, int num_threads) {
   const Network& net = problem.net;
   const HoppingKernels<T>& kernels = isa_table().hopping<T>();
@@ -63,8 +69,8 @@ void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32
   const HoppingKernels<T>& kernels = isa_table().hopping<T>();
   // pieces of rows times blocks of coordinates; only shapes decide, and the pieces are added in order
   const int64_t blocks = divide_up(size, noise_sum_block);
-  const int64_t most = std::max((int64_t(4) << 20) / (size * int64_t(sizeof(double))), int64_t(1));
-  const int64_t pieces = std::clamp(divide_up(rows, 1024), int64_t(1), most), length = divide_up(rows, pieces);
+  const int64_t most = std::max((int64_t(1) << 20) / (size * int64_t(sizeof(double))), int64_t(1));
+  const int64_t pieces = std::clamp(divide_up(rows, 64), int64_t(1), most), length = divide_up(rows, pieces);
   Buffer<double> partial(pieces * size);
   std::fill_n(partial.data(), pieces * size, 0.0);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(thread_count(num_threads, pieces * blocks))
@@ -80,6 +86,7 @@ void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32
 
 #define CBK_INSTANTIATE(T)                                                                          \
   template void draw_particle(const Draw<T>&, int64_t, int64_t, T*);                                \
+  template void draw_ensemble(const Draw<T>&, int64_t, T*, int);                                    \
   template void atom_risks(const RiskProblem<T>&, const T*, double*, int);                          \
   template void noise_drift<T>(const double*, int64_t, int64_t, const int32_t*, NoiseKey, int64_t, double*, int);
 CBK_INSTANTIATE(float)

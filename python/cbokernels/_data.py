@@ -55,7 +55,7 @@ class DataBatch:
     def __init__(self, net: TwoLayer, x: Array, y: Array, threads: int) -> None:
         self.x, self.y = x, y
         self.net, self._threads = net._kernel, threads
-        self._width, self.atom_index = net.width, net._atom_index
+        self._atom_index = net._atom_index
 
     def risk(self, theta: Array, out: Array) -> None:
         """Risks of theta [n, D] into out [n, T], float64."""
@@ -65,26 +65,16 @@ class DataBatch:
         """Risks of theta [n, D] on the first task into out [n], float64, and their gradients [n, D]."""
         _cpu.risk_gradient(self.net, theta, self.x, self.y[0], out, gradient, self._threads)
 
-    def drawn_risk(
-        self, center: Array, particles: int, spread: float, mirrored: bool, seed: int, step: int, atoms: bool
-    ) -> Array:
-        """Risks [N, 1] of particles drawn around a centre [D], or [N, M] of its atoms; none is stored."""
-        out = np.empty((particles, self._width if atoms else 1))
-        _cpu.hopping_risk(
-            self.net,
-            center,
-            particles,
-            spread,
-            mirrored,
-            seed,
-            step,
-            self.x,
-            self.y[0],
-            atoms,
-            out,
-            self._threads,
-        )
-        return out
+    def hopping_gradient(
+        self, center: Array, particles: int, spread: float, mirrored: bool, seed: int, step: int, atoms: bool,
+        fraction: float, out: Array,
+    ) -> tuple[float, float, int]:  # fmt: skip
+        """Less the consensus drift of particles drawn around a centre [D], into out [D]; ess, alpha, and the
+        number of non-finite risks. No particle is stored."""
+        return _cpu.hopping_gradient(
+            self.net, center, particles, spread, mirrored, seed, step, self.x, self.y[0],
+            self._atom_index if atoms else None, fraction, out, self._threads,
+        )  # fmt: skip
 
 
 class DataProblem:

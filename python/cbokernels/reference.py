@@ -134,6 +134,14 @@ def risk_gradient(net: TwoLayer, theta: Any, x: Any, y: Any, *, loss: str = "mse
     return risk(net, theta, x, y, loss=loss), gradient
 
 
+def atom_risks(net: TwoLayer, center: Any, theta: Any, x: Any, y: Any, *, loss: str = "mse") -> Any:
+    """Risks [N, M] of center [D] with only neuron m taken from theta[n]."""
+    theta, center = np.asarray(theta, float), np.asarray(center, float)
+    index = np.append(net._atom_index, np.full(net.size - len(net._atom_index), -1))
+    swapped = (np.where(index == m, theta, center) for m in range(net.width))
+    return np.stack([risk(net, networks, x, y, loss=loss) for networks in swapped], axis=1)
+
+
 def consensus(theta: Any, risk: Any, *, alpha: float = 1e5) -> Consensus:
     """Gibbs weights [N], their mean of theta [N, D] and the effective sample size; risk [N, T]: per task."""
     theta, risk = np.asarray(theta, float), np.asarray(risk, float)
