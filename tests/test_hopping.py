@@ -53,9 +53,10 @@ def test_drawn_risks_are_those_of_the_stored_ensemble(mirrored, atoms):
     net, center, x, y, _ = problem(2, 11, 2, 50, "float32")
     drawn = np.empty((30, 11 if atoms else 1))
     _cpu.hopping_risk(net._kernel, center, 30, 0.1, mirrored, 5, 7, x, y, atoms, drawn, 2)
-    xi = cbk.standard_normal(15 if mirrored else 30, net.size, seed=5, step=7)
-    step = np.float32(0.1) * xi
-    theta = np.concatenate([center + step, center - step]) if mirrored else center + step
+    step = np.float32(0.1) * cbk.standard_normal(15 if mirrored else 30, net.size, seed=5, step=7)
+    theta = center + step
+    if mirrored:  # pairs one after the other
+        theta = np.stack([theta, center - step], axis=1).reshape(30, -1)
     stored = cbk.atom_risks(net, center, theta, x, y) if atoms else cbk.risk(net, theta, x, y)[:, None]
     np.testing.assert_allclose(drawn, stored, rtol=2e-6)
 
@@ -85,7 +86,7 @@ def rank_weights(risk):
 def test_rank_weights_of_known_order():
     raw = np.log(3.5) - np.log([1, 2, 3])
     risk, ess = np.array([[5.0, 2.0, 9.0, 1.0, 7.0, 3.0]]).T, np.empty(1)
-    assert _cpu.hopping_weights(risk, 0.0, ess, 1) == (0.0, 0)
+    assert _cpu.hopping_weights(risk, False, 0.0, ess, 1) == (0.0, 0)
     np.testing.assert_allclose(
         risk[:, 0], np.array([0, raw[1], 0, raw[0], 0, raw[2]]) / raw.sum(), rtol=1e-14
     )
@@ -103,7 +104,12 @@ def test_weights_by_rank(rows, threads):
     expected = np.stack([rank_weights(column) if c != 3 else 0 * column for c, column in enumerate(risk.T)]).T
     expected[:, 3] = 0
     bad, ess = int((~np.isfinite(risk)).any(axis=1).sum()), np.empty(7)
-    assert _cpu.hopping_weights(risk, 0.0, ess, threads) == (0.0, bad)
+    if rows % 2 == 0:  # pairs one after the other; equal risks are ranked first all plus, then all minus
+        pairs = risk.reshape(2, -1, 7).transpose(1, 0, 2).reshape(rows, 7).copy()
+        assert _cpu.hopping_weights(pairs, True, 0.0, ess, threads) == (0.0, bad)
+        pairs = pairs.reshape(-1, 2, 7).transpose(1, 0, 2).reshape(rows, 7)
+        np.testing.assert_allclose(pairs, expected, rtol=1e-13, atol=1e-16)
+    assert _cpu.hopping_weights(risk, False, 0.0, ess, threads) == (0.0, bad)
     np.testing.assert_allclose(risk, expected, rtol=1e-13, atol=1e-16)
     with np.errstate(divide="ignore"):
         truth = np.where(np.arange(7) == 3, 0, 1 / (expected**2).sum(axis=0))
@@ -114,12 +120,12 @@ def test_gibbs_weights_of_an_effective_sample_size():
     rng = np.random.default_rng(3)
     risk = rng.exponential(size=(300, 5)) * 10.0 ** np.arange(-3, 2)
     weights, ess, alphas = risk.copy(), np.empty(5), []
-    mean, bad = _cpu.hopping_weights(weights, 0.25, ess, 3)
+    mean, bad = _cpu.hopping_weights(weights, False, 0.25, ess, 3)
     assert bad == 0
     np.testing.assert_allclose(ess, 75, rtol=1e-6)
     for c in range(5):
         own = risk[:, c : c + 1].copy()
-        alphas.append(_cpu.hopping_weights(own, 0.25, ess[c : c + 1], 1)[0])
+        alphas.append(_cpu.hopping_weights(own, False, 0.25, ess[c : c + 1], 1)[0])
         expected = reference.consensus(np.zeros((300, 1)), risk[:, c], alpha=alphas[-1])
         assert expected.ess == pytest.approx(75, rel=1e-6)
         np.testing.assert_allclose(weights[:, c], expected.weights, rtol=1e-12)
@@ -196,7 +202,8 @@ def test_blocks_of_drawn_particles_and_atoms():
     _cpu.hopping_risk(net._kernel, center, particles, 0.5, True, 8, 1, x, y, False, risk, 2)
     arguments = (net._kernel, center, particles, 0.5, True, 8, 1, x, y)
     told = _cpu.hopping_gradient(*arguments, None, 0.0, gradient, 2)
-    assert told == _cpu.hopping_gradient(center, 0.5, True, 8, 1, risk[:, 0], 0.0, same, 1)
+    halves = risk.reshape(-1, 2).T.ravel()  # a function's risks: those of all c + s xi, then of all c - s xi
+    assert told == _cpu.hopping_gradient(center, 0.5, True, 8, 1, halves, 0.0, same, 1)
     np.testing.assert_array_equal(gradient, same)
 
     _cpu.hopping_gradient(*arguments, net._atom_index, 0.0, gradient, 2)
@@ -207,12 +214,10 @@ def test_blocks_of_drawn_particles_and_atoms():
         blocks = -(-particles // (2**17 // 3))
         for b in range(blocks):
             first, last = b * draws // blocks, (b + 1) * draws // blocks
-            beta = rank_weights(np.concatenate([risk[first:last, m], risk[draws + first : draws + last, m]]))
-            pairs = (beta[: last - first] - beta[last - first :])[:, None] * (2 * (last - first) / particles)
-            part = np.empty(net.size)
+            pairs = risk[2 * first : 2 * last, m].reshape(-1, 2)
+            plus, minus = np.split(rank_weights(pairs.T.ravel()), 2)
             xi = cbk.standard_normal(last - first, net.size, seed=8, step=1, first_particle=first)
-            part[:] = (pairs * xi).sum(axis=0)
-            drift += part
+            drift += (2 * (last - first) / particles) * ((plus - minus) @ xi.astype(float))
         own = net._atom_index == m
         np.testing.assert_allclose(gradient[own], -drift[own], rtol=1e-5, atol=1e-7)
 

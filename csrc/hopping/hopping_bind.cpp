@@ -152,16 +152,16 @@ void register_hopping(py::module_& m) {
   register_typed<double>(m);
   m.def(
       "hopping_weights",
-      [](Array<double> risk, double fraction, Array<double> ess, int num_threads) {
+      [](Array<double> risk, bool mirrored, double fraction, Array<double> ess, int num_threads) {
         const int64_t rows = rows_of("risk", risk), columns = risk.shape(1);
         check_shape("risk", risk, {rows, columns});
         check_shape("ess", ess, {columns});
-        if (rows < 2) throw py::value_error("risk must have at least two rows");
+        if (rows < 2 || (mirrored && rows % 2)) throw py::value_error("risk must have two rows or more, even if mirrored");
         double *p = risk.mutable_data(), *e = ess.mutable_data();
-        const Weighed result = hopping_weights(p, rows, columns, fraction, e, num_threads);
+        const Weighed result = hopping_weights(p, rows, columns, mirrored, fraction, e, num_threads);
         return py::make_tuple(result.alpha, result.nonfinite);
       },
-      py::arg("risk").noconvert(), py::arg("fraction"), py::arg("ess").noconvert(), py::arg("num_threads"));
+      py::arg("risk").noconvert(), py::arg("mirrored"), py::arg("fraction"), py::arg("ess").noconvert(), py::arg("num_threads"));
   m.def("noise_drift", &drift, py::arg("weights").noconvert(), py::arg("atom").noconvert(), py::arg("seed"),
         py::arg("step"), py::arg("float32"), py::arg("out").noconvert(), py::arg("num_threads"));
 }

@@ -12,19 +12,17 @@ namespace {
 
 struct Ranked {
   double risk;
-  int64_t row;
-  bool operator<(const Ranked& other) const {
-    return risk < other.risk || (risk == other.risk && row < other.row);
-  }
+  int64_t n;  // decides between equal risks
+  bool operator<(const Ranked& other) const { return risk < other.risk || (risk == other.risk && n < other.n); }
 };
 
 // One column by rank: only the better half has weights, and only that is sorted.  Returns the ess.
-double rank_column(double* risk, int64_t rows, int64_t stride, Ranked* ranked) {
+double rank_column(double* risk, int64_t rows, int64_t stride, int64_t fold, Ranked* ranked) {
+  const auto of = [=](int64_t n) -> double& { return risk[(n % (rows / fold) * fold + n / (rows / fold)) * stride]; };
   int64_t finite = 0;
   for (int64_t n = 0; n < rows; ++n) {
-    double& r = risk[n * stride];
-    if (std::isfinite(r)) ranked[finite++] = {r, n};
-    r = 0;
+    if (std::isfinite(of(n))) ranked[finite++] = {of(n), n};
+    of(n) = 0;
   }
   const int64_t count = std::min(finite, rows / 2);
   if (count == 0) return 0;
@@ -33,11 +31,10 @@ double rank_column(double* risk, int64_t rows, int64_t stride, Ranked* ranked) {
   const double top = std::log(double(rows) / 2 + 0.5);
   double total = 0, squares = 0;
   for (int64_t rank = 0; rank < count; ++rank) {
-    const double weight = top - std::log(double(rank + 1));
-    risk[ranked[rank].row * stride] = weight;
+    const double weight = of(ranked[rank].n) = top - std::log(double(rank + 1));
     total += weight, squares += weight * weight;
   }
-  for (int64_t rank = 0; rank < count; ++rank) risk[ranked[rank].row * stride] /= total;
+  for (int64_t rank = 0; rank < count; ++rank) of(ranked[rank].n) /= total;
   return total * total / squares;
 }
 
@@ -59,7 +56,8 @@ int64_t nonfinite_rows(const double* risk, int64_t rows, int64_t columns) {
 
 }  // namespace
 
-Weighed hopping_weights(double* risk, int64_t rows, int64_t columns, double fraction, double* ess, int num_threads) {
+Weighed hopping_weights(double* risk, int64_t rows, int64_t columns, bool mirrored, double fraction, double* ess,
+                        int num_threads) {
   Weighed result{0, nonfinite_rows(risk, rows, columns)};
   // a parallel region costs about as much as ranking 500 risks
   const int threads = rows * columns < 1000 ? 1 : thread_count(num_threads, columns);
@@ -71,7 +69,7 @@ Weighed hopping_weights(double* risk, int64_t rows, int64_t columns, double frac
     alpha.data()[c] = 0;
     ess[c] = fraction > 0 ? gibbs_column(risk + c, rows, columns, std::max(1.0, fraction * double(rows)),
                                          reinterpret_cast<double*>(own), alpha.data()[c])
-                          : rank_column(risk + c, rows, columns, own);
+                          : rank_column(risk + c, rows, columns, mirrored ? 2 : 1, own);
   }
   for (int64_t c = 0; c < columns; ++c) result.alpha += alpha.data()[c] / double(columns);
   return result;
@@ -99,11 +97,15 @@ struct Sums {
 
 // Weights [rows, columns] -> weights of the normals [draws, columns]: of a pair's difference, or less the mean's 1/rows.
 int64_t weights_of_draws(bool mirrored, int64_t rows, int64_t columns, const double* ess, double* weights) {
-  const int64_t half = rows / 2 * columns;
-  for (int64_t i = 0; i < half && mirrored; ++i) weights[i] -= weights[half + i];
-  for (int64_t i = 0; i < rows * columns && !mirrored; ++i)
-    if (ess[i % columns] > 0) weights[i] -= 1 / double(rows);
-  return mirrored ? rows / 2 : rows;
+  if (!mirrored) {
+    for (int64_t i = 0; i < rows * columns; ++i)
+      if (ess[i % columns] > 0) weights[i] -= 1 / double(rows);
+    return rows;
+  }
+  for (int64_t n = 0; n < rows / 2; ++n)
+    for (int64_t c = 0; c < columns; ++c)
+      weights[n * columns + c] = weights[2 * n * columns + c] - weights[(2 * n + 1) * columns + c];
+  return rows / 2;
 }
 
 // score(block, first, risks): the risks [block.particles, columns] of a block whose first draw is `first`.
@@ -123,7 +125,7 @@ HoppingStep weigh_blocks(const Draw<T>& draw, int64_t size, int64_t columns, dou
     block.key.first_particle += uint32_t(first);
     score(block, first, risks.data());
     const Weighed weighed =
-        hopping_weights(risks.data(), block.particles, columns, fraction, ess.data(), threads);
+        hopping_weights(risks.data(), block.particles, columns, draw.mirrored, fraction, ess.data(), threads);
     const double share = double(block.particles) / double(draw.particles);
     for (int64_t c = 0; c < columns; ++c)
       if (const double e = ess.data()[c]; e > 0) sums.share.data()[c] += share, sums.squares.data()[c] += share * share / e;
@@ -161,9 +163,9 @@ HoppingStep hopping_gradient(const Draw<T>& draw, int64_t size, const double* ri
                              int num_threads) {
   return weigh_blocks(draw, size, 1, fraction, nullptr, gradient, num_threads,
                       [&](const Draw<T>& block, int64_t first, double* risks) {
-                        const int64_t half = draw.mirrored ? block.particles / 2 : block.particles;
-                        std::copy_n(risk + first, half, risks);
-                        if (draw.mirrored) std::copy_n(risk + draw.particles / 2 + first, half, risks + half);
+                        const int64_t fold = draw.mirrored ? 2 : 1, draws = draw.particles / fold;
+                        for (int64_t n = 0; n < block.particles; ++n)
+                          risks[n] = risk[first + n / fold + n % fold * draws];
                       });
 }
 

@@ -203,7 +203,8 @@ def hopping_risk(
     out: npt.NDArray[np.float64],
     num_threads: int,
 ) -> None:
-    """Risks of particles drawn around center [D], never stored -> out [N, 1], or [N, M] of its atoms."""
+    """Risks of particles drawn around center [D], never stored -> out [N, 1], or [N, M] of its atoms. Mirrored
+    pairs stand one after the other."""
 
 @overload
 def hopping_gradient(
@@ -236,9 +237,11 @@ def hopping_gradient(
     gradient: npt.NDArray[_T],
     num_threads: int,
 ) -> tuple[float, float, int]:
-    """The same from the risks [N] of such particles."""
+    """The same from the risks [N] of `draw_ensemble`'s particles."""
 
-def hopping_weights(risk: _Double, fraction: float, ess: _Double, num_threads: int) -> tuple[float, int]:
+def hopping_weights(
+    risk: _Double, mirrored: bool, fraction: float, ess: _Double, num_threads: int
+) -> tuple[float, int]:
     """risk [n, A] becomes its weights, by rank (fraction 0) or Gibbs with an ess of fraction n -> ess [A];
     (mean alpha, non-finite rows)."""
 
@@ -251,7 +254,7 @@ def draw_ensemble(
     out: npt.NDArray[_T],
     num_threads: int,
 ) -> None:
-    """The particles themselves -> out [N, D]."""
+    """c + s xi and, mirrored, in the second half c - s xi -> out [N, D]."""
 
 def noise_drift(
     weights: npt.NDArray[np.float64],
