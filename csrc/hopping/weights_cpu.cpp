@@ -41,7 +41,7 @@ double rank_column(double* risk, int64_t rows, int64_t stride, int64_t fold, Ran
 // One column with Gibbs weights of an ess.  Returns that, and its alpha.
 double gibbs_column(double* risk, int64_t rows, int64_t stride, double target, double* column, double& alpha) {
   for (int64_t n = 0; n < rows; ++n) column[n] = risk[n * stride];
-  alpha = alpha_for_ess(column, rows, target);
+  alpha = alpha_for_ess(column, rows, 1, target);
   const double ess = gibbs_weights(risk, rows, stride, alpha, risk);
   for (int64_t n = 0; n < rows && ess == 0; ++n) risk[n * stride] = 0;
   return ess;

@@ -203,8 +203,8 @@ def hopping_risk(
     out: npt.NDArray[np.float64],
     num_threads: int,
 ) -> None:
-    """Risks of particles drawn around center [D], never stored -> out [N, 1], or [N, M] of its atoms. Mirrored
-    pairs stand one after the other."""
+    """Risks of particles drawn around center [D], never stored -> out [N, 1], or [N, M] of its atoms.
+    A mirrored pair stands in two rows that follow each other."""
 
 @overload
 def hopping_gradient(

@@ -105,8 +105,12 @@ def risk(net: TwoLayer, theta: Any, x: Any, y: Any, *, loss: str = "mse") -> Any
 
 
 def task_risks(net: TwoLayer, theta: Any, x: Any, ys: Any, *, loss: str = "mse") -> Any:
-    """Risks [N, T] on targets ys [T, S], [T, S, C] or labels [T, S]."""
-    g, ys = forward(net, theta, x), np.asarray(ys)
+    """Risks [N, T] on targets ys [T, S], [T, S, C] or labels [T, S] at x [S, d], or each task's own x."""
+    ys = np.asarray(ys)
+    if np.ndim(x) == 3:
+        pairs = zip(x, ys, strict=True)
+        return np.stack([risk(net, theta, own, y, loss=loss) for own, y in pairs], axis=-1)
+    g = forward(net, theta, x)
     if loss == "mse":
         y = ys.astype(float).reshape(len(ys), *g.shape[1:])
         return np.stack([((target - g) ** 2).sum(-1).mean(-1) for target in y], axis=-1)
