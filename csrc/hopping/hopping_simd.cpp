@@ -70,17 +70,16 @@ void rest(const Network& net, Loss loss, const T* center, int64_t panel, const P
 
 template <class T>
 int64_t scratch_size(const Network& net, int64_t panel) {
-  return (neuron_block + net.outputs) * panel;
+  return (neuron_block + net.outputs) * panel + net.width * int64_t(sizeof(F64) / sizeof(T));
 }
 
-// The sum of losses over a panel's first `count` samples of the centre with neuron m replaced: hidden is the new neuron's,
-// c its output weights.
+// Adds the losses of a panel's first `count` samples of the centre with neuron m replaced: hidden is the new neuron's, c
+// its output weights.
 template <class T>
-CBK_INLINE double atom_loss(const AtomTask<T>& task, const T* hidden, const T* c, const T* rest, const T* y,
-                            int64_t count, T* g) {
+CBK_INLINE F64 atom_loss(F64 total, const AtomTask<T>& task, const T* hidden, const T* c, const T* rest, const T* y,
+                         int64_t count, T* g) {
   using V = Vector<T>;
   const Network& net = *task.net;
-  F64 total{};
   for (int64_t k = 0; k < net.outputs; ++k, rest += task.panel, g += task.panel) {
     const V now = splat<V>(T(net.scale) * c[k * net.width]);
     for (int64_t i = 0; i < count; i += lanes<T>) {
@@ -93,7 +92,7 @@ CBK_INLINE double atom_loss(const AtomTask<T>& task, const T* hidden, const T* c
   }
   if (task.loss == Loss::cross_entropy)
     total = cross_entropy(total, g - net.outputs * task.panel, y, net.outputs, task.panel, count);
-  return sum(total);
+  return total;
 }
 
 template <class T>
@@ -102,16 +101,21 @@ void atoms(const AtomTask<T>& task) {
   const int64_t panel = task.panel;
   const T* c = task.theta + net.output_weights();
   T *hidden = task.scratch, *g = hidden + neuron_block * panel;
+  double* totals = reinterpret_cast<double*>(g + net.outputs * panel);  // [width][lanes]
+  for (int64_t i = 0; i < net.width * lanes<double>; ++i) totals[i] = 0;
   for (int64_t s = 0; s < task.chunk.samples; s += panel) {
     const int64_t left = task.chunk.samples - s, count = left < panel ? left : panel;
     for (int64_t begin = 0; begin < net.width; begin += neuron_block) {
       const int64_t neurons = net.width - begin < neuron_block ? net.width - begin : neuron_block;
       hidden_block(net, task.theta, begin, neurons, task.chunk.x + s * net.inputs, panel, hidden);
-      for (int64_t m = begin; m < begin + neurons; ++m)
-        task.sums[m] += atom_loss(task, hidden + (m - begin) * panel, c + m,
-                                  task.rest + (s * net.width + m * panel) * net.outputs, task.chunk.y + s, count, g);
+      for (int64_t m = begin; m < begin + neurons; ++m) {
+        double* total = totals + m * lanes<double>;
+        store(total, atom_loss(load(total), task, hidden + (m - begin) * panel, c + m,
+                               task.rest + (s * net.width + m * panel) * net.outputs, task.chunk.y + s, count, g));
+      }
     }
   }
+  for (int64_t m = 0; m < net.width; ++m) task.sums[m] += sum(load(totals + m * lanes<double>));
 }
 
 template <class T>
