@@ -21,6 +21,7 @@ import numpy as np
 from . import _cpu
 from ._arrays import Array, array, like
 from ._checks import WORD, boolean, choice, integer, positive, real, threads
+from ._checks import precision as check_precision
 from ._method import Method, Setting, Stepper
 from .errors import ConsensusError
 from .network import TwoLayer
@@ -39,6 +40,7 @@ def atom_risks(
     y: Any,
     *,
     loss: str = "mse",
+    precision: str = "float32",
     num_threads: int | None = None,
 ) -> Any:
     """Risks [N, M], float64: of center [D] with only neuron m taken from theta[n], theta [N, D].
@@ -46,11 +48,13 @@ def atom_risks(
     One first layer per particle gives its M risks. x [S, d], y and loss as in `risk`; center, theta and x
     share one dtype. The output bias, where there is one, is the centre's.
 
-    TypeError for kinds and dtypes, ValueError for shapes, labels and unknown names.
+    TypeError for kinds and dtypes, ValueError for shapes, labels, unknown names, a precision other than
+    "float32" and num_threads below 1.
     """
     particles, inputs = _ensemble(net, theta, x)
     start = array(center, "center", (particles.dtype,), (net.size,))
     targets = _targets(net, y, "y", (), inputs, loss)
+    check_precision(precision)
     out = np.empty((len(particles), net.width))
     _cpu.atom_risks(net._kernel, start, particles, inputs, targets[0], out, threads(num_threads))
     return like(theta, out)
