@@ -126,8 +126,7 @@ void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_thread
         const int64_t first = i % groups * plan.group, count = std::min(plan.group, problem.particles - first);
         T* own = scratch.data() + omp_get_thread_num() * scratch_size;
         const T* theta = problem.draw ? own + work_size : problem.theta + first * net.size();
-        for (int64_t p = 0; p < count && problem.draw; ++p)
-          draw_particle(*problem.draw, first + p, net.size(), own + work_size + p * net.size());
+        if (problem.draw) draw_rows(*problem.draw, first, count, net.size(), own + work_size);
         double* into = plan.chunks > 1 ? partial.data() + i / groups * results : sums;
         kernels.evaluate({&net, &plan, problem.loss, tasks, theta, count, {chunk.samples, chunk.x, chunk.y, rows}, own,
                           into + first * tasks,
@@ -157,7 +156,7 @@ bool by_knots(const RiskProblem<float>& problem, double* sums, int num_threads) 
     for (end = n + 1; end < problem.particles && !problem.draw && exact.data()[end] == exact.data()[n];) ++end;
     if (exact.data()[n]) continue;
     RiskProblem<float> declined = problem;
-    if (problem.draw) draw_particle(*problem.draw, n, size, drawn.data());
+    if (problem.draw) draw_rows(*problem.draw, n, 1, size, drawn.data());
     declined.draw = nullptr;
     declined.theta = problem.draw ? drawn.data() : problem.theta + n * size;
     declined.particles = end - n;

@@ -3,7 +3,7 @@
 T is float32 or float64, the dtype of theta; num_threads 0 is OpenMP's own setting.
 """
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -203,7 +203,58 @@ def hopping_risk(
     out: npt.NDArray[np.float64],
     num_threads: int,
 ) -> None:
-    """Risks of particles drawn around center [D], never stored -> out [N, 1], or [N, M] of its atoms."""
+    """Risks of particles drawn around center [D], never stored -> out [N, 1], or [N, M] of its atoms.
+    A mirrored pair stands in two rows that follow each other."""
+
+@overload
+def hopping_gradient(
+    net: Network,
+    center: npt.NDArray[_T],
+    particles: int,
+    spread: float,
+    mirrored: bool,
+    seed: int,
+    step: int,
+    x: npt.NDArray[_T],
+    y: npt.NDArray[Any],
+    atom: _Labels | None,
+    fraction: float,
+    gradient: npt.NDArray[_T],
+    num_threads: int,
+) -> tuple[float, float, int]:
+    """Less the consensus drift of such particles -> gradient [D]; (ess, alpha, non-finite rows), ess 0 where
+    nothing is finite. atom [D]: the scope "atom"; fraction: as in `hopping_weights`."""
+
+@overload
+def hopping_gradient(
+    center: npt.NDArray[_T],
+    spread: float,
+    mirrored: bool,
+    seed: int,
+    step: int,
+    risk: _Double,
+    fraction: float,
+    gradient: npt.NDArray[_T],
+    num_threads: int,
+) -> tuple[float, float, int]:
+    """The same from the risks [N] of `draw_ensemble`'s particles."""
+
+def hopping_weights(
+    risk: _Double, mirrored: bool, fraction: float, ess: _Double, num_threads: int
+) -> tuple[float, int]:
+    """risk [n, A] becomes its weights, by rank (fraction 0) or Gibbs with an ess of fraction n -> ess [A];
+    (mean alpha, non-finite rows)."""
+
+def draw_ensemble(
+    center: npt.NDArray[_T],
+    spread: float,
+    mirrored: bool,
+    seed: int,
+    step: int,
+    out: npt.NDArray[_T],
+    num_threads: int,
+) -> None:
+    """c + s xi and, mirrored, in the second half c - s xi -> out [N, D]."""
 
 def noise_drift(
     weights: npt.NDArray[np.float64],
