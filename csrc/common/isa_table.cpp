@@ -21,6 +21,8 @@ template <class T>
 LangevinKernels<T> langevin_kernels();
 template <class T>
 HoppingKernels<T> hopping_kernels();
+template <class T>
+TransportKernels<T> transport_kernels();
 
 PiecewiseKernels piecewise_kernels();
 
@@ -29,7 +31,7 @@ template <class T>
 IsaKernels<T> all() {
   return {random_kernels<T>(),    risk_kernels<T>(),   gradient_kernels<T>(),
           consensus_kernels<T>(), update_kernels<T>(), langevin_kernels<T>(),
-          hopping_kernels<T>()};
+          hopping_kernels<T>(),   transport_kernels<T>()};
 }
 }  // namespace
 

@@ -24,6 +24,15 @@ from .result import Result, State
 from .risk import forward, risk, risk_gradient, task_risks
 from .schedules import Constant, Exponential, Geometric, TargetEss, Tenfold
 from .training import train
+from .transport import (
+    Assignment,
+    Barycenter,
+    assign,
+    barycenter,
+    transport_update,
+    wasserstein2,
+    wasserstein_over_wasserstein,
+)
 from .update import adam_update, cbo_update, hybrid_update
 
 try:
@@ -34,6 +43,8 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 __all__ = [
     "CBO",
     "Adam",
+    "Assignment",
+    "Barycenter",
     "CboError",
     "CboWarning",
     "Consensus",
@@ -53,7 +64,9 @@ __all__ = [
     "Tenfold",
     "TwoLayer",
     "adam_update",
+    "assign",
     "atom_risks",
+    "barycenter",
     "cbo_update",
     "consensus",
     "cuda",
@@ -70,4 +83,7 @@ __all__ = [
     "standard_normal",
     "task_risks",
     "train",
+    "transport_update",
+    "wasserstein2",
+    "wasserstein_over_wasserstein",
 ]
