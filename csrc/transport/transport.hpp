@@ -1,44 +1,54 @@
 // Optimal transport between measures of equally many atoms [De Deyn, Herty, Samaey 2025, eq. 29-31, 38-40, 48-54].
 //
-// assign: the exact assignment of atoms x_1..x_M to support points y_1..y_M under |x - y|^2, shortest augmenting paths
-//   [Jonker, Volgenant 1987].  Costs are sums of squared differences (never |x|^2 + |y|^2 - 2xy, which cancels), so
-//   that every cost is exact to a few units in the last place at any offset and scale; coordinates are brought to
-//   [-1, 1] by a power of two.  Arithmetic is float64 whatever the atoms' type.  One thread solves one particle: the
-//   result does not depend on the number of threads, and no operation on the instruction set.
-// barycenter: support' _j = sum_n beta_n x_{n, i: match(n,i) = j}, in float64, particles in order.
+// assign: the exact assignment of atoms x_1..x_M to support points y_1..y_M under |x - y|^2 by shortest augmenting paths
+//   [Jonker, Volgenant 1987], with prices v_j of the support points.  Costs are sums of squared differences (never
+//   |x|^2 + |y|^2 - 2xy, which cancels), exact to a few units in the last place at any offset; coordinates are brought
+//   into [-1, 1] by a power of two.  float64 atoms are solved in float64.  float32 atoms are solved in float32, and the
+//   result is kept if its duality gap in float64 is below 4e-6 of the cost, else solved again in float64 from there.
+//   One thread solves one particle and no operation depends on the instruction set: neither do the matches.
+// barycenter: support_j = sum_n beta_n x_{n, i: match(n, i) = j}, in float64, particles in order.
 // transport_update: x' = fma(b, xi, fma(a, x - y_match, x)), a = -lambda dt, b = sigma sqrt(dt) in float64, rounded once.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../random/random.hpp"
 
 namespace cbk {
 
-// Scratch of one thread, for `count` rows and columns padded to `padded`.
+// Scratch of one thread: rows and columns, the columns padded.  C is the type of the arithmetic.
+template <class C>
 struct AssignSpace {
-  double *open, *distance, *reached;    // [padded]
-  double *rows, *scaled;                // [assign_block, padded], [assign_block, size]
-  int64_t* parent;                      // [padded]
+  using Index = std::conditional_t<sizeof(C) == 4, int32_t, int64_t>;
+  C *open, *distance, *reached;         // [padded]
+  C *row, *scaled;                      // [padded], [assign_block, size]
+  Index* parent;                        // [padded]
   int32_t *row_of, *waiting, *scanned;  // [padded]
-  double* matrix;                       // [count, padded] for costs that are kept, or nullptr
+  C* costs;                             // [count, padded] for rows of costs that are kept, or nullptr
+  bool* known;                          // [count]: the rows that stand in costs
 };
-constexpr int64_t assign_block = 4;  // rows whose costs are computed at once
+constexpr int64_t assign_block = 4;  // rows whose least costs are found together
 
-template <class T>
+template <class T, class C>
 struct AssignTask {
-  const T* atoms;         // [count, size], or nullptr: the costs stand in space.matrix
-  const double* support;  // [size, padded], scaled
+  const T* atoms;    // [count, size], or nullptr: all costs are known
+  const C* support;  // [size, padded], scaled
   int64_t count, size, padded;
   double scale;
-  double* duals;   // [padded]: the columns' start, then the optimum; -infinity from count on
-  int32_t* match;  // [count]: a first guess or -1, then the optimum
-  AssignSpace space;
+  C* duals;        // [padded]: the columns' start, then the optimum; -infinity from count on
+  bool cold;       // the duals are all 0
+  int32_t* match;  // [count]: a guess, a permutation; then the optimum
+  AssignSpace<C> space;
 };
 
 template <class T>
 struct TransportKernels {
-  void (*assign)(const AssignTask<T>& task);
+  // match and duals become optimal; whether all guesses were kept
+  bool (*exact)(const AssignTask<T, double>& task);
+  bool (*single)(const AssignTask<T, float>& task);
+  // sum_i (c_{i,match} - v_match) - min_j (c_ij - v_j): the duality gap of match and duals
+  double (*gap)(const AssignTask<T, double>& task);
   // coordinates [begin, begin + count) of a particle; begin is a multiple of 64; pointers start there
   void (*update)(const T* x, const T* y, T* out, int64_t begin, int64_t count, T a, T b, NoiseKey key,
                  uint32_t particle);
@@ -56,9 +66,9 @@ struct AssignProblem {
   const T* support;  // [count, size]
   double largest;    // of both
   double* duals;     // [particles, count], updated; or nullptr: a cold start
-  bool guess;        // match holds first guesses
+  bool guess;        // match holds permutations to start from, else the identity is
   int64_t* match;    // [particles, count]
-  double* cost;      // [particles], the mean over atoms; or nullptr
+  double *cost, *gap;  // [particles], means over atoms; or nullptr
 };
 
 // rows: the particles to solve, or nullptr: all.

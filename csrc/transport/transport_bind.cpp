@@ -12,12 +12,12 @@ void check_matches(const Array<I>& match, int64_t count) {
                             std::to_string(count) + ")");
 }
 
-struct Shape {
+struct Sizes {
   int64_t particles, count, size;
 };
 
 template <class T>
-Shape shape_of(const char* name, const Array<T>& atoms) {
+Sizes sizes_of(const char* name, const Array<T>& atoms) {
   if (atoms.ndim() != 3 || atoms.size() == 0)
     throw py::value_error(std::string(name) + " must have shape [N, M, K] with no size 0");
   return {atoms.shape(0), atoms.shape(1), atoms.shape(2)};
@@ -26,17 +26,18 @@ Shape shape_of(const char* name, const Array<T>& atoms) {
 template <class T>
 void bound_assign(const Array<T>& atoms, const Array<T>& support, double largest,
                   std::optional<Array<double>> duals, bool guess, Array<int64_t> match, Array<double> cost,
-                  int num_threads) {
-  const Shape s = shape_of("atoms", atoms);
+                  std::optional<Array<double>> gap, int num_threads) {
+  const Sizes s = sizes_of("atoms", atoms);
   check_shape("support", support, {s.count, s.size});
   check_shape("match", match, {s.particles, s.count});
   check_shape("cost", cost, {s.particles});
+  if (gap) check_shape("gap", *gap, {s.particles});
   if (duals) check_shape("duals", *duals, {s.particles, s.count});
   if (guess) check_matches(match, s.count);
   const AssignProblem<T> problem{atoms.data(),           s.particles, s.count,
                                  s.size,                 support.data(), largest,
                                  duals ? duals->mutable_data() : nullptr, guess, match.mutable_data(),
-                                 cost.mutable_data()};
+                                 cost.mutable_data(), gap ? gap->mutable_data() : nullptr};
   py::gil_scoped_release release;
   assign(problem, nullptr, s.particles, num_threads);
 }
@@ -44,7 +45,7 @@ void bound_assign(const Array<T>& atoms, const Array<T>& support, double largest
 template <class T>
 int64_t bound_barycenter(const Array<T>& atoms, const Array<double>& weights, double largest, Array<T> support,
                          Array<int64_t> match, Array<double> history, int num_threads) {
-  const Shape s = shape_of("atoms", atoms);
+  const Sizes s = sizes_of("atoms", atoms);
   check_shape("weights", weights, {s.particles});
   check_shape("support", support, {s.count, s.size});
   check_shape("match", match, {s.particles, s.count});
@@ -58,7 +59,7 @@ int64_t bound_barycenter(const Array<T>& atoms, const Array<double>& weights, do
 
 template <class T>
 void bound_wasserstein2(const Array<T>& a, const Array<T>& b, double largest, Array<double> out, int num_threads) {
-  const Shape s = shape_of("atoms_a", a), t = shape_of("atoms_b", b);
+  const Sizes s = sizes_of("atoms_a", a), t = sizes_of("atoms_b", b);
   check_shape("atoms_b", b, {t.particles, s.count, s.size});
   check_shape("out", out, {s.particles, t.particles});
   double* p = out.mutable_data();
@@ -70,7 +71,7 @@ template <class T>
 void bound_update(const Array<T>& atoms, const Array<T>& support, const Array<int32_t>& match, double drift,
                   double diffusion, double dt, uint64_t seed, uint32_t step, uint32_t first_particle, Array<T> out,
                   int num_threads) {
-  const Shape s = shape_of("atoms", atoms);
+  const Sizes s = sizes_of("atoms", atoms);
   check_shape("support", support, {s.count, s.size});
   check_shape("match", match, {s.particles, s.count});
   check_shape("out", out, {s.particles, s.count, s.size});
@@ -87,7 +88,7 @@ void register_typed(py::module_& m) {
       "largest", [](const Array<T>& a) { return largest(a.data(), a.size()); }, py::arg("a").noconvert());
   m.def("assign", &bound_assign<T>, py::arg("atoms").noconvert(), py::arg("support").noconvert(), py::arg("largest"),
         py::arg("duals").noconvert(), py::arg("guess"), py::arg("match").noconvert(), py::arg("cost").noconvert(),
-        py::arg("num_threads"));
+        py::arg("gap").noconvert(), py::arg("num_threads"));
   m.def("barycenter", &bound_barycenter<T>, py::arg("atoms").noconvert(), py::arg("weights").noconvert(),
         py::arg("largest"), py::arg("support").noconvert(), py::arg("match").noconvert(),
         py::arg("history").noconvert(), py::arg("num_threads"));

@@ -65,7 +65,7 @@ int64_t barycenter(const BarycenterProblem<T>& p, int num_threads) {
   std::vector<int64_t> before;
   std::vector<T> start(p.support, p.support + p.count * p.size);
   AssignProblem<T> problem{p.atoms, p.particles, p.count, p.size, start.data(), p.largest,
-                           duals.empty() ? nullptr : duals.data(), false, p.match, nullptr};
+                           duals.empty() ? nullptr : duals.data(), false, p.match, nullptr, nullptr};
   int64_t done = 0;
   while (done < p.iterations) {
     std::copy_n(p.support, p.count * p.size, start.data());

@@ -27,6 +27,7 @@ from .training import train
 from .transport import (
     Assignment,
     Barycenter,
+    CertifiedAssignment,
     assign,
     barycenter,
     transport_update,
@@ -47,6 +48,7 @@ __all__ = [
     "Barycenter",
     "CboError",
     "CboWarning",
+    "CertifiedAssignment",
     "Consensus",
     "ConsensusError",
     "ConsensusHopping",

@@ -311,9 +311,10 @@ def assign(
     guess: bool,
     match: _Index,
     cost: _Double,
+    gap: _Double | None,
     num_threads: int,
 ) -> None:
-    """atoms [N, M, K], support [M, K] -> match [N, M], a guess before, cost [N]; duals [N, M] in place."""
+    """atoms [N, M, K], support [M, K] -> match [N, M], a guess before, cost [N], gap [N]; duals in place."""
 
 def barycenter(
     atoms: npt.NDArray[_T],

@@ -8,13 +8,13 @@ are exact: shortest augmenting paths [Jonker, Volgenant 1987] on squared distanc
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
 from . import _cpu
 from ._arrays import Array, InPlace, apart, apart_or_same, array, integers, like
-from ._checks import FLOATS, counter, integer, real, threads
+from ._checks import FLOATS, boolean, counter, integer, real, threads
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
 
@@ -44,16 +44,56 @@ class Barycenter(NamedTuple):
     history: Any
 
 
+class CertifiedAssignment(NamedTuple):
+    """An `Assignment` and its certificate gap [N], float64: the cost is at most so far above the optimum.
+
+    The gap is the cost less the dual bound, both of float64: not negative, and 0 but for rounding.
+    """
+
+    match: Any
+    cost: Any
+    gap: Any
+
+
+@overload
 def assign(
-    atoms: Any, support: Any, *, match: Any = None, duals: Any = None, num_threads: int | None = None
-) -> Assignment:
+    atoms: Any,
+    support: Any,
+    *,
+    match: Any = None,
+    duals: Any = None,
+    certificate: Literal[False] = False,
+    num_threads: int | None = None,
+) -> Assignment: ...
+@overload
+def assign(
+    atoms: Any,
+    support: Any,
+    *,
+    match: Any = None,
+    duals: Any = None,
+    certificate: Literal[True],
+    num_threads: int | None = None,
+) -> CertifiedAssignment: ...
+def assign(
+    atoms: Any,
+    support: Any,
+    *,
+    match: Any = None,
+    duals: Any = None,
+    certificate: bool = False,
+    num_threads: int | None = None,
+) -> Assignment | CertifiedAssignment:
     """Optimal assignments of atoms [N, M, K] to support [M, K] under squared Euclidean cost.
 
     Both float32 or both float64. match, integers [N, M], is a first guess: each row a permutation of
     range(M), for instance the last step's. duals, float64 [N, M], are the prices of the support points,
     updated in place: zeros before the first call, then those of the call before. With a guess and prices
     that nearly hold only the atoms that changed partner cost more than one look at all pairs. The cost is
-    optimal whatever the start; among equally good assignments the start decides.
+    optimal whatever the start; among equally good assignments the start decides. certificate=True adds
+    gap [N].
+
+    The cost is float64's optimum for float64 atoms, and within 4e-6 of it for float32 atoms.
 
     TypeError for kinds and dtypes; ValueError for shapes, NaN or infinite atoms, support or duals, a match
     that is not a permutation, and num_threads below 1.
@@ -70,10 +110,12 @@ def assign(
         found = _permutations(match, count, m).astype(np.int64)
     cost = np.empty(count)
     work = None if prices is None else prices.work
-    _cpu.assign(x, y, most, work, match is not None, found, cost, workers)
+    gap = np.empty(count) if boolean(certificate, "certificate") else None
+    _cpu.assign(x, y, most, work, match is not None, found, cost, gap, workers)
     if prices is not None:
         prices.finish()
-    return Assignment(like(atoms, found), like(atoms, cost))
+    result = Assignment(like(atoms, found), like(atoms, cost))
+    return result if gap is None else CertifiedAssignment(*result, like(atoms, gap))
 
 
 def barycenter(
@@ -227,6 +269,7 @@ def _permutations(value: Any, count: int, m: int) -> Array:
 __all__ = [
     "Assignment",
     "Barycenter",
+    "CertifiedAssignment",
     "assign",
     "barycenter",
     "transport_update",
