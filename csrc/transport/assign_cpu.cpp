@@ -62,7 +62,8 @@ class Precision {
 template <class T>
 class Solver {
   static constexpr bool narrow_first = sizeof(T) == 4;
-  static constexpr int64_t most_kept = int64_t(6) << 20;  // bytes of costs that all threads keep, in each precision
+  // bytes of costs that all threads keep in each precision
+  static constexpr int64_t most_kept = int64_t(narrow_first ? 6 : 12) << 20;
 
  public:
   Solver(const Shape& shape, int threads) : shape_(shape), kept_(most_kept / threads) {

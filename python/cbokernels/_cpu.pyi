@@ -333,6 +333,23 @@ def wasserstein2(
 ) -> None:
     """atoms_a [N, M, K], atoms_b [N', M, K] -> out [N, N']."""
 
+def sinkhorn(
+    atoms: npt.NDArray[_T],
+    support: npt.NDArray[_T],
+    largest: float,
+    epsilon: float,
+    tolerance: float,
+    iterations: int,
+    cost: _Double,
+    error: _Double,
+    projection: npt.NDArray[_T],
+    num_threads: int,
+) -> None:
+    """atoms [N, M, K], support [M', K] -> cost [N], error [N], projection [N, M, K]."""
+
+def wrong_permutation(match: _Labels) -> int:
+    """The first row of match [N, M] that is no permutation of range(M), or -1."""
+
 def assign_matrix(costs: _Double, match: _Labels) -> None:
     """costs [M, M], finite -> match [M]."""
 

@@ -15,6 +15,8 @@ import numpy as np
 
 from ._reference_transport import assign as assign
 from ._reference_transport import barycenter as barycenter
+from ._reference_transport import sinkhorn as sinkhorn
+from ._reference_transport import sinkhorn_barycenter as sinkhorn_barycenter
 from ._reference_transport import transport_update as transport_update
 from ._reference_transport import wasserstein2 as wasserstein2
 from ._reference_transport import wasserstein_over_wasserstein as wasserstein_over_wasserstein
