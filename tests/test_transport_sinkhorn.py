@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
 import cbokernels as cbk
 from cbokernels import reference
@@ -16,31 +17,37 @@ def measures(particles, count, points, size, dtype="float64", seed=0):
     )
 
 
-@pytest.mark.parametrize("count", [2, 10, 33, 100])
+@pytest.mark.parametrize("count", [2, 10, 33])
 def test_tends_to_the_exact_transport(count):
     x, y = measures(3, count, count, 3)
-    exact = cbk.assign(x, y)
+    exact, farthest = cbk.assign(x, y), max(cdist(a, y, "sqeuclidean").max() for a in x)
     excess = []
-    for epsilon in (1.0, 0.1, 0.01, 0.001):
-        result = cbk.sinkhorn(x, y, epsilon=epsilon, tolerance=1e-6, iterations=100_000)
-        assert (result.error <= 1e-6).all()
-        excess.append((result.cost - exact.cost).max())
-        # the mass that is still misplaced may be missing from the cost
-        assert (result.cost >= exact.cost - 1e-4).all()
+    for epsilon in (1.0, 0.1, 0.01):
+        result = cbk.sinkhorn(x, y, epsilon=epsilon, tolerance=1e-4, iterations=5000)
+        # mass that is misplaced changes the cost by its amount times a distance at most
+        rest = result.error * farthest
+        assert (rest < 0.05).all()
+        assert (result.cost >= exact.cost - rest).all()
         # the entropy of a coupling is at most log M above a permutation's
-        assert (result.cost <= exact.cost + epsilon * np.log(count) + 1e-4).all()
-    assert excess[3] < 0.05 * excess[0] + 1e-6
-    if count == 10:
-        np.testing.assert_allclose(result.projection, y[exact.match], atol=1e-2)
+        assert (result.cost <= exact.cost + epsilon * np.log(count) + rest).all()
+        excess.append((result.cost - exact.cost).max())
+    assert excess[2] < 0.05 * excess[0] + 1e-3
+
+
+def test_close_measures_are_projected_on_their_partners(dtype):
+    _, y = measures(1, 30, 30, 3, dtype)
+    order = np.random.default_rng(1).permutation(30)
+    x = (y[order] + 0.01).astype(dtype)
+    np.testing.assert_allclose(cbk.sinkhorn(x[None], y, epsilon=1e-3).projection[0], y[order], atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 7, 3), (1, 20, 13, 2), (3, 1, 5, 1), (2, 5, 1, 4), (1, 40, 64, 20)])
-@pytest.mark.parametrize("epsilon", [0.05, 0.5, 100.0])
+@pytest.mark.parametrize("epsilon", [1.0, 3.0, 100.0])
 def test_is_the_reference(shape, epsilon, dtype):
     x, y = measures(*shape, dtype)
-    arguments = {"epsilon": epsilon, "tolerance": 1e-10, "iterations": 20_000}
+    arguments = {"epsilon": epsilon, "tolerance": 1e-8, "iterations": 5000}
     ours, plain = cbk.sinkhorn(x, y, **arguments), reference.sinkhorn(x, y, **arguments)
-    assert (ours.error <= 1e-10).all()
+    assert (ours.error <= 1e-8).all()
     np.testing.assert_allclose(ours.cost, plain.cost, rtol=1e-6)
     assert ours.projection.dtype == dtype
     np.testing.assert_allclose(ours.projection, plain.projection, atol=1e-5)
@@ -54,10 +61,10 @@ def test_large_epsilon_forgets_the_pairing():
 
 def test_units_and_offsets(dtype):
     x, y = measures(2, 30, 30, 3, dtype)
-    plain = cbk.sinkhorn(x, y, epsilon=0.1, tolerance=1e-8)
-    scaled = cbk.sinkhorn(x * 1024, y * 1024, epsilon=0.1 * 1024**2, tolerance=1e-8)
+    plain = cbk.sinkhorn(x, y, epsilon=1.0, tolerance=1e-8)
+    scaled = cbk.sinkhorn(x * 1024, y * 1024, epsilon=1024.0**2, tolerance=1e-8)
     np.testing.assert_allclose(scaled.cost, plain.cost * 1024**2, rtol=1e-6)
-    moved = cbk.sinkhorn(x + 64, y + 64, epsilon=0.1, tolerance=1e-8)
+    moved = cbk.sinkhorn(x + 64, y + 64, epsilon=1.0, tolerance=1e-8)
     np.testing.assert_allclose(moved.cost, plain.cost, rtol=1e-3 if dtype == "float32" else 1e-6)
 
 
@@ -82,9 +89,9 @@ def test_barycenter_tends_to_the_exact_one(dtype):
     soft = cbk.sinkhorn_barycenter(x, weights, epsilon=1e-4)
     assert soft.dtype == dtype
     np.testing.assert_allclose(soft, exact.support, atol=2e-2)
-    plain = reference.sinkhorn_barycenter(x, weights, epsilon=0.5, iterations=2)
+    plain = reference.sinkhorn_barycenter(x, weights, epsilon=1.0, tolerance=1e-8, iterations=2)
     np.testing.assert_allclose(
-        cbk.sinkhorn_barycenter(x, weights, epsilon=0.5, iterations=2), plain, atol=5e-3
+        cbk.sinkhorn_barycenter(x, weights, epsilon=1.0, tolerance=1e-8, iterations=2), plain, atol=1e-5
     )
     few = cbk.sinkhorn_barycenter(x, weights, support=x[0, :5], epsilon=0.1)
     assert few.shape == (5, 2)

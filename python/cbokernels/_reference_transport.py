@@ -127,12 +127,19 @@ def _sinkhorn(x: Any, y: Any, epsilon: float, iterations: int, tolerance: float)
 
 
 def sinkhorn_barycenter(
-    atoms: Any, weights: Any, *, epsilon: float = 0.01, support: Any = None, iterations: int = 1
+    atoms: Any,
+    weights: Any,
+    *,
+    epsilon: float = 0.01,
+    tolerance: float = 1e-3,
+    support: Any = None,
+    iterations: int = 1,
 ) -> Any:
     """Support [M', K] of the entropic barycenter of atoms [N, M, K]."""
     atoms, beta = np.asarray(atoms, float), np.asarray(weights, float)
     y = atoms[beta.argmax()] if support is None else np.asarray(support, float)
     for _ in range(iterations):
-        moved = np.stack([sinkhorn(y[None], x, epsilon=epsilon).projection[0] for x in atoms])
+        solved = [sinkhorn(y[None], x, epsilon=epsilon, tolerance=tolerance) for x in atoms]
+        moved = np.stack([s.projection[0] for s in solved])
         y = np.tensordot(beta / beta.sum(), moved, axes=1)
     return y

@@ -63,6 +63,7 @@ def sinkhorn_barycenter(
     weights: Any,
     *,
     epsilon: float = 0.01,
+    tolerance: float = 1e-3,
     support: Any = None,
     iterations: int = 1,
     num_threads: int | None = None,
@@ -71,8 +72,9 @@ def sinkhorn_barycenter(
     `sinkhorn`'s projections in place of partners [Cuturi, Doucet 2014].
 
     Each iteration moves every support point to the weighted mean of where the particles' couplings take it.
-    weights and support are as in `barycenter`, but M' may be another number than M. TypeError and ValueError
-    as there and in `sinkhorn`.
+    weights and support are as in `barycenter`, but M' may be another number than M; epsilon and tolerance as
+    in `sinkhorn`, at most 1000 of whose iterations are done for each coupling. TypeError and ValueError as
+    there.
     """
     x = check_atoms(atoms, "atoms")
     most = check_finite(x, "atoms")
@@ -82,11 +84,11 @@ def sinkhorn_barycenter(
     else:
         y = array(support, "support", (x.dtype,), ("M'", x.shape[2]), AS_ATOMS)
         most = max(most, check_finite(y, "support"))
-    epsilon, workers = _epsilon(epsilon), threads(num_threads)
+    limits = _epsilon(epsilon), real(tolerance, "tolerance", 0.0), 1000, threads(num_threads)
     for _ in range(integer(iterations, "iterations", 1, 2**31)):
         total = np.zeros(y.shape)
         for n in np.flatnonzero(beta):
-            total += beta[n] * _solve(y[None], x[n], most, epsilon, 1e-3, 1000, workers)[1][0]
+            total += beta[n] * _solve(y[None], x[n], most, *limits)[1][0]
         y = total.astype(x.dtype)
     return like(atoms, y)
 
