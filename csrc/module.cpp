@@ -17,4 +17,5 @@ PYBIND11_MODULE(_cpu, m) {
   cbk::register_langevin(m);
   cbk::register_hopping(m);
   cbk::register_training(m);
+  cbk::register_transport(m);
 }

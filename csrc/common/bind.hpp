@@ -51,5 +51,6 @@ void register_update(py::module_& m);
 void register_langevin(py::module_& m);
 void register_hopping(py::module_& m);
 void register_training(py::module_& m);
+void register_transport(py::module_& m);
 
 }  // namespace cbk

@@ -12,6 +12,8 @@
 #include "../random/random.hpp"
 #include "../risk/piecewise.hpp"
 #include "../risk/risk.hpp"
+#include "../transport/sinkhorn.hpp"
+#include "../transport/transport.hpp"
 #include "../update/update.hpp"
 
 namespace cbk {
@@ -25,6 +27,7 @@ struct IsaKernels {
   UpdateKernels<T> update;
   LangevinKernels<T> langevin;
   HoppingKernels<T> hopping;
+  TransportKernels<T> transport;
 };
 
 struct IsaTable {
@@ -32,6 +35,7 @@ struct IsaTable {
   IsaKernels<float> f32;
   IsaKernels<double> f64;
   PiecewiseKernels piecewise;
+  SinkhornKernels sinkhorn;
 
   template <class T>
   const IsaKernels<T>& kernels() const {
@@ -54,6 +58,8 @@ struct IsaTable {
   const LangevinKernels<T>& langevin() const { return kernels<T>().langevin; }
   template <class T>
   const HoppingKernels<T>& hopping() const { return kernels<T>().hopping; }
+  template <class T>
+  const TransportKernels<T>& transport() const { return kernels<T>().transport; }
 };
 
 // Throws std::invalid_argument where CBOKERNELS_ISA names a set that is unknown or that this processor lacks.

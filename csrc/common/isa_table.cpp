@@ -21,20 +21,23 @@ template <class T>
 LangevinKernels<T> langevin_kernels();
 template <class T>
 HoppingKernels<T> hopping_kernels();
+template <class T>
+TransportKernels<T> transport_kernels();
 
 PiecewiseKernels piecewise_kernels();
+SinkhornKernels sinkhorn_kernels();
 
 namespace {
 template <class T>
 IsaKernels<T> all() {
   return {random_kernels<T>(),    risk_kernels<T>(),   gradient_kernels<T>(),
           consensus_kernels<T>(), update_kernels<T>(), langevin_kernels<T>(),
-          hopping_kernels<T>()};
+          hopping_kernels<T>(),   transport_kernels<T>()};
 }
 }  // namespace
 
 void fill_table(IsaTable& table) {
-  table = {CBK_STRING(CBK_ISA), all<float>(), all<double>(), piecewise_kernels()};
+  table = {CBK_STRING(CBK_ISA), all<float>(), all<double>(), piecewise_kernels(), sinkhorn_kernels()};
 }
 
 }  // namespace cbk::CBK_ISA

@@ -23,7 +23,18 @@ from .random import philox4x32, standard_normal
 from .result import Result, State
 from .risk import forward, risk, risk_gradient, task_risks
 from .schedules import Constant, Exponential, Geometric, TargetEss, Tenfold
+from .sinkhorn import Sinkhorn, sinkhorn, sinkhorn_barycenter
 from .training import train
+from .transport import (
+    Assignment,
+    Barycenter,
+    CertifiedAssignment,
+    assign,
+    barycenter,
+    transport_update,
+    wasserstein2,
+    wasserstein_over_wasserstein,
+)
 from .update import adam_update, cbo_update, hybrid_update
 
 try:
@@ -34,8 +45,11 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 __all__ = [
     "CBO",
     "Adam",
+    "Assignment",
+    "Barycenter",
     "CboError",
     "CboWarning",
+    "CertifiedAssignment",
     "Consensus",
     "ConsensusError",
     "ConsensusHopping",
@@ -48,12 +62,15 @@ __all__ = [
     "Hybrid",
     "MultiTaskCBO",
     "Result",
+    "Sinkhorn",
     "State",
     "TargetEss",
     "Tenfold",
     "TwoLayer",
     "adam_update",
+    "assign",
     "atom_risks",
+    "barycenter",
     "cbo_update",
     "consensus",
     "cuda",
@@ -67,7 +84,12 @@ __all__ = [
     "reference",
     "risk",
     "risk_gradient",
+    "sinkhorn",
+    "sinkhorn_barycenter",
     "standard_normal",
     "task_risks",
     "train",
+    "transport_update",
+    "wasserstein2",
+    "wasserstein_over_wasserstein",
 ]

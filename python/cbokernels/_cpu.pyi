@@ -350,3 +350,71 @@ def adam_epoch(
     num_threads: int,
 ) -> int:
     """As hybrid_epoch without a consensus; risk [N]."""
+
+def largest(a: npt.NDArray[_T]) -> float:
+    """The largest magnitude; infinity where an entry is NaN or infinite."""
+
+def assign(
+    atoms: npt.NDArray[_T],
+    support: npt.NDArray[_T],
+    largest: float,
+    duals: _Double | None,
+    guess: bool,
+    match: _Index,
+    cost: _Double,
+    gap: _Double | None,
+    num_threads: int,
+) -> None:
+    """atoms [N, M, K], support [M, K] -> match [N, M], a guess before, cost [N], gap [N]; duals in place."""
+
+def barycenter(
+    atoms: npt.NDArray[_T],
+    weights: _Double,
+    largest: float,
+    support: npt.NDArray[_T],
+    match: _Index,
+    history: _Double,
+    num_threads: int,
+) -> int:
+    """atoms [N, M, K], weights [N] of sum 1, support [M, K] in place -> match [N, M], history [iterations];
+    the iterations done."""
+
+def wasserstein2(
+    atoms_a: npt.NDArray[_T], atoms_b: npt.NDArray[_T], largest: float, out: _Double, num_threads: int
+) -> None:
+    """atoms_a [N, M, K], atoms_b [N', M, K] -> out [N, N']."""
+
+def sinkhorn(
+    atoms: npt.NDArray[_T],
+    support: npt.NDArray[_T],
+    largest: float,
+    epsilon: float,
+    tolerance: float,
+    iterations: int,
+    cost: _Double,
+    error: _Double,
+    projection: npt.NDArray[_T],
+    num_threads: int,
+) -> None:
+    """atoms [N, M, K], support [M', K] -> cost [N], error [N], projection [N, M, K]."""
+
+def wrong_permutation(match: _Labels) -> int:
+    """The first row of match [N, M] that is no permutation of range(M), or -1."""
+
+def assign_matrix(costs: _Double, match: _Labels) -> None:
+    """costs [M, M], finite -> match [M]."""
+
+def transport_update(
+    atoms: npt.NDArray[_T],
+    support: npt.NDArray[_T],
+    match: _Labels,
+    drift: float,
+    diffusion: float,
+    dt: float,
+    seed: int,
+    step: int,
+    first_particle: int,
+    out: npt.NDArray[_T],
+    num_threads: int,
+) -> None:
+    """atoms [N, M, K], support [M, K], match [N, M] -> out [N, M, K], which may be atoms."""

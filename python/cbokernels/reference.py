@@ -13,6 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from ._reference_transport import assign as assign
+from ._reference_transport import barycenter as barycenter
+from ._reference_transport import sinkhorn as sinkhorn
+from ._reference_transport import sinkhorn_barycenter as sinkhorn_barycenter
+from ._reference_transport import transport_update as transport_update
+from ._reference_transport import wasserstein2 as wasserstein2
+from ._reference_transport import wasserstein_over_wasserstein as wasserstein_over_wasserstein
 from .consensus import Consensus, non_finite
 from .errors import CboWarning, ConsensusError
 from .network import TwoLayer

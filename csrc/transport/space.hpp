@@ -1,0 +1,90 @@
+// What the drivers of the assignment allocate: packed supports and a thread's scratch.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "../common/parallel.hpp"
+#include "transport.hpp"
+
+namespace cbk {
+
+template <class T>
+double squared_distance(const T* x, const T* y, int64_t size) {
+  double total = 0;
+  for (int64_t k = 0; k < size; ++k) total += (double(x[k]) - double(y[k])) * (double(x[k]) - double(y[k]));
+  return total;
+}
+
+// A measure's shape, and the power of two that brings all coordinates into [-1, 1].
+struct Shape {
+  int64_t count, size, padded;
+  double scale;
+
+  Shape(int64_t count, int64_t size, double largest, int64_t lanes)
+      : count(count), size(size), padded(round_up(count, lanes)) {
+    int exponent = 0;
+    std::frexp(largest, &exponent);
+    scale = std::ldexp(1.0, std::min(-exponent, 1000));
+  }
+};
+
+// Support points as scaled rows of coordinates [size, padded].
+template <class C>
+class Points {
+ public:
+  explicit Points(const Shape& shape) : shape_(shape), data_(shape.size * shape.padded) {
+    std::fill_n(data_.data(), shape.size * shape.padded, C(0));
+  }
+  template <class T>
+  const C* fill(const T* points) {
+    for (int64_t j = 0; j < shape_.count; ++j)
+      for (int64_t k = 0; k < shape_.size; ++k)
+        data_.data()[k * shape_.padded + j] = C(double(points[j * shape_.size + k]) * shape_.scale);
+    return data_.data();
+  }
+  const C* data() { return data_.data(); }
+
+ private:
+  const Shape shape_;
+  Buffer<C> data_;
+};
+
+// One thread's scratch; most: the bytes that kept costs may take.
+template <class C>
+class Space {
+ public:
+  Space(const Shape& shape, int64_t most)
+      : padded_(shape.padded),
+        keeps_(shape.count * shape.padded * int64_t(sizeof(C)) <= most),
+        values_(5 * shape.padded + assign_block * shape.size),
+        parents_(shape.padded),
+        integers_(4 * shape.padded),
+        costs_(keeps_ ? shape.count * shape.padded : 0),
+        known_(shape.count) {
+    std::fill_n(duals(), padded_, -std::numeric_limits<C>::infinity());
+  }
+  C* duals() { return values_.data(); }
+  int32_t* match() { return integers_.data(); }
+  // Scratch for the next problem.
+  AssignSpace<C> fresh(int64_t count) {
+    std::fill_n(known_.data(), count, false);
+    C* v = values_.data();
+    int32_t* i = integers_.data();
+    const int64_t p = padded_;
+    return {v + p, v + 2 * p, v + 3 * p, v + 4 * p, v + 5 * p, parents_.data(), i + p, i + 2 * p, i + 3 * p,
+            keeps_ ? costs_.data() : nullptr, known_.data()};
+  }
+
+ private:
+  int64_t padded_;
+  bool keeps_;
+  Buffer<C> values_;
+  Buffer<typename AssignSpace<C>::Index> parents_;
+  Buffer<int32_t> integers_;
+  Buffer<C> costs_;
+  Buffer<bool> known_;
+};
+
+}  // namespace cbk

@@ -1,0 +1,116 @@
+// Optimal transport between measures of equally many atoms [De Deyn, Herty, Samaey 2025, eq. 29-31, 38-40, 48-54].
+//
+// assign: the exact assignment of atoms x_1..x_M to support points y_1..y_M under |x - y|^2 by shortest augmenting paths
+//   [Jonker, Volgenant 1987], with prices v_j of the support points.  Costs are sums of squared differences (never
+//   |x|^2 + |y|^2 - 2xy, which cancels), exact to a few units in the last place at any offset; coordinates are brought
+//   into [-1, 1] by a power of two.  float64 atoms are solved in float64.  float32 atoms are solved in float32, and the
+//   result is kept if its duality gap in float64 is below 4e-6 of the cost, else solved again in float64 from there.
+//   One thread solves one particle and no operation depends on the instruction set: neither do the matches.
+// barycenter: support_j = sum_n beta_n x_{n, i: match(n, i) = j}, in float64, particles in order.
+// transport_update: x' = fma(b, xi, fma(a, x - y_match, x)), a = -lambda dt, b = sigma sqrt(dt) in float64, rounded once.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "../random/random.hpp"
+
+namespace cbk {
+
+// Scratch of one thread: rows and columns, the columns padded.  C is the type of the arithmetic.
+template <class C>
+struct AssignSpace {
+  using Index = std::conditional_t<sizeof(C) == 4, int32_t, int64_t>;
+  C *open, *distance, *reached;         // [padded]
+  C *row, *scaled;                      // [padded], [assign_block, size]
+  Index* parent;                        // [padded]
+  int32_t *row_of, *waiting, *scanned;  // [padded]
+  C* costs;                             // [count, padded] for rows of costs that are kept, or nullptr
+  bool* known;                          // [count]: the rows that stand in costs
+};
+constexpr int64_t assign_block = 4;  // rows whose least costs are found together
+
+template <class T, class C>
+struct AssignTask {
+  const T* atoms;    // [count, size], or nullptr: all costs are known
+  const C* support;  // [size, padded], scaled
+  int64_t count, size, padded;
+  double scale;
+  C* duals;        // [padded]: the columns' start, then the optimum; -infinity from count on
+  bool cold;       // the duals are all 0
+  int32_t* match;  // [count]: a guess, a permutation; then the optimum
+  AssignSpace<C> space;
+};
+
+template <class T>
+struct TransportKernels {
+  // match and duals become optimal; whether all guesses were kept
+  bool (*exact)(const AssignTask<T, double>& task);
+  bool (*single)(const AssignTask<T, float>& task);
+  // sum_i (c_{i,match} - v_match) - min_j (c_ij - v_j): the duality gap of match and duals
+  double (*gap)(const AssignTask<T, double>& task);
+  // coordinates [begin, begin + count) of a particle; begin is a multiple of 64; pointers start there
+  void (*update)(const T* x, const T* y, T* out, int64_t begin, int64_t count, T a, T b, NoiseKey key,
+                 uint32_t particle);
+  int64_t lanes;  // columns are padded to a multiple of it
+};
+
+// The largest |a|; infinity where one is NaN or infinite.
+template <class T>
+double largest(const T* a, int64_t count);
+
+template <class T>
+struct AssignProblem {
+  const T* atoms;  // [particles, count, size]
+  int64_t particles, count, size;
+  const T* support;  // [count, size]
+  double largest;    // of both
+  double* duals;     // [particles, count], updated; or nullptr: a cold start
+  bool guess;        // match holds permutations to start from, else the identity is
+  int64_t* match;    // [particles, count]
+  double *cost, *gap;  // [particles], means over atoms; or nullptr
+};
+
+// rows: the particles to solve, or nullptr: all.
+template <class T>
+void assign(const AssignProblem<T>& problem, const int64_t* rows, int64_t row_count, int num_threads);
+
+template <class T>
+struct BarycenterProblem {
+  const T* atoms;  // [particles, count, size]
+  int64_t particles, count, size;
+  double largest;         // of the atoms and the first support
+  const double* weights;  // [particles], normalised
+  T* support;             // [count, size]: the start, then the result
+  int64_t iterations;
+  int64_t* match;   // [particles, count]: the coupling that the support was last updated with
+  double* history;  // [iterations]: the objective after each
+};
+
+// Returns the iterations done: it stops where the coupling repeats.
+template <class T>
+int64_t barycenter(const BarycenterProblem<T>& problem, int num_threads);
+
+// out [rows, columns]: mean squared distances under the best assignments of a [rows, count, size] to
+// b [columns, count, size]; largest of both.
+template <class T>
+void wasserstein2(const T* a, int64_t rows, const T* b, int64_t columns, int64_t count, int64_t size, double largest,
+                  double* out, int num_threads);
+
+// The assignment of least total cost under a matrix [count, count] of finite costs.
+void assign_matrix(const double* costs, int64_t count, int32_t* match);
+
+template <class T>
+struct TransportUpdate {
+  const T* atoms;  // [particles, count, size]
+  T* out;          // may be atoms
+  int64_t particles, count, size;
+  const T* support;      // [count, size]
+  const int32_t* match;  // [particles, count]
+  double drift, diffusion, dt;
+  NoiseKey key;
+};
+template <class T>
+void transport_update(const TransportUpdate<T>& update, int num_threads);
+
+}  // namespace cbk

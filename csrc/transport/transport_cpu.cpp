@@ -1,0 +1,118 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "../common/isa.hpp"
+#include "../common/parallel.hpp"
+#include "space.hpp"
+
+namespace cbk {
+namespace {
+
+// support_j = sum_n beta_n x_{n, i: match(n, i) = j} over the particles that count, in their order.
+template <class T>
+void average(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows, int num_threads) {
+  const int64_t count = p.count, size = p.size, used = int64_t(rows.size());
+  Buffer<int32_t> partner(used * count);  // of each support point
+  const int threads = used * count * size < 50000 ? 1 : thread_count(num_threads, count);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < used; ++r)
+      for (int64_t i = 0; i < count; ++i)
+        partner.data()[r * count + p.match[rows[size_t(r)] * count + i]] = int32_t(i);
+    Buffer<double> total(size);
+#pragma omp for schedule(static)
+    for (int64_t j = 0; j < count; ++j) {
+      std::fill_n(total.data(), size, 0.0);
+      for (int64_t r = 0; r < used; ++r) {
+        const int64_t n = rows[size_t(r)];
+        const T* x = p.atoms + (n * count + partner.data()[r * count + j]) * size;
+        for (int64_t k = 0; k < size; ++k) total.data()[k] += p.weights[n] * double(x[k]);
+      }
+      for (int64_t k = 0; k < size; ++k) p.support[j * size + k] = T(total.data()[k]);
+    }
+  }
+}
+
+// sum_n beta_n (1/M) sum_i |x_{n,i} - y_match(n,i)|^2
+template <class T>
+double objective(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows, int num_threads) {
+  const int64_t count = p.count, size = p.size, used = int64_t(rows.size());
+  std::vector<double> part(rows.size());
+  const int threads = used * count * size < 50000 ? 1 : thread_count(num_threads, used);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (int64_t r = 0; r < used; ++r) {
+    const int64_t n = rows[size_t(r)];
+    double total = 0;
+    for (int64_t i = 0; i < count; ++i)
+      total += squared_distance(p.atoms + (n * count + i) * size, p.support + p.match[n * count + i] * size, size);
+    part[size_t(r)] = p.weights[n] * total / double(count);
+  }
+  double total = 0;
+  for (const double value : part) total += value;
+  return total;
+}
+
+}  // namespace
+
+template <class T>
+int64_t barycenter(const BarycenterProblem<T>& p, int num_threads) {
+  std::vector<int64_t> used, others;
+  for (int64_t n = 0; n < p.particles; ++n) (p.weights[n] > 0 ? used : others).push_back(n);
+  std::vector<double> duals(size_t(p.iterations > 1 ? p.particles * p.count : 0));
+  std::vector<int64_t> before;
+  std::vector<T> start(p.support, p.support + p.count * p.size);
+  AssignProblem<T> problem{p.atoms, p.particles, p.count, p.size, start.data(), p.largest,
+                           duals.empty() ? nullptr : duals.data(), false, p.match, nullptr, nullptr};
+  int64_t done = 0;
+  while (done < p.iterations) {
+    std::copy_n(p.support, p.count * p.size, start.data());
+    assign(problem, used.data(), int64_t(used.size()), num_threads);
+    problem.guess = true;
+    average(p, used, num_threads);
+    p.history[done++] = objective(p, used, num_threads);
+    if (done == p.iterations) break;
+    std::vector<int64_t> now;
+    for (const int64_t n : used) now.insert(now.end(), p.match + n * p.count, p.match + (n + 1) * p.count);
+    if (now == before) break;
+    before.swap(now);
+  }
+  problem.guess = false;
+  assign(problem, others.data(), int64_t(others.size()), num_threads);
+  return done;
+}
+
+template <class T>
+void transport_update(const TransportUpdate<T>& p, int num_threads) {
+  constexpr int64_t piece = 8192;  // coordinates that one thread moves at a time
+  const TransportKernels<T>& kernels = isa_table().transport<T>();
+  const int64_t length = p.count * p.size, pieces = divide_up(length, piece), tasks = p.particles * pieces;
+  const T a = T(-p.drift * p.dt), b = T(p.diffusion * std::sqrt(p.dt));
+#pragma omp parallel num_threads(thread_count(num_threads, tasks))
+  {
+    Buffer<T> towards(std::min(piece, length));
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < tasks; ++t) {
+      const int64_t n = t / pieces, begin = t % pieces * piece, end = std::min(begin + piece, length);
+      const int32_t* match = p.match + n * p.count;
+      for (int64_t at = begin; at < end;) {
+        const int64_t i = at / p.size, k = at % p.size, some = std::min(p.size - k, end - at);
+        std::copy_n(p.support + match[i] * p.size + k, some, towards.data() + (at - begin));
+        at += some;
+      }
+      const int64_t at = n * length + begin;
+      kernels.update(p.atoms + at, towards.data(), p.out + at, begin, end - begin, a, b, p.key, uint32_t(n));
+    }
+  }
+}
+
+#define CBK_INSTANTIATE(T)                                          \
+  template int64_t barycenter(const BarycenterProblem<T>&, int);    \
+  template void transport_update(const TransportUpdate<T>&, int);
+CBK_INSTANTIATE(float)
+CBK_INSTANTIATE(double)
+#undef CBK_INSTANTIATE
+
+}  // namespace cbk

@@ -1,0 +1,277 @@
+"""Optimal transport between measures of M equal atoms [De Deyn, Herty, Samaey 2025, eq. 29-31, 38-40].
+
+    W2^2(mu, nu) = min over permutations pi of (1/M) sum_i |x_i - y_pi(i)|^2
+
+A particle is a measure: the atoms of a two-layer network are its neurons (w, b, c), in any order. Assignments
+are exact: shortest augmenting paths [Jonker, Volgenant 1987] on squared distances computed from coordinates.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, overload
+
+import numpy as np
+
+from . import _cpu
+from ._arrays import Array, InPlace, apart, apart_or_same, array, integers, like
+from ._checks import FLOATS, boolean, counter, integer, real, threads
+from ._checks import first_particle as check_first_particle
+from ._checks import seed as check_seed
+
+AS_ATOMS = " as atoms are"
+_DOUBLE = (np.dtype(np.float64),)
+_MOST_ATOMS = 2**31
+
+
+class Assignment(NamedTuple):
+    """match [N, M], int64: atoms[n, i] goes to support[match[n, i]]; cost [N], float64: W2 squared."""
+
+    match: Any
+    cost: Any
+
+
+class Barycenter(NamedTuple):
+    """A Wasserstein barycenter.
+
+    support [M, K], of the atoms' dtype, after the last update; match [N, M], int64, the coupling it was
+    computed with; objective = sum_n beta_n (1/M) sum_i |x_{n,i} - y_match(n,i)|^2 of that pair; history, the
+    objective after each iteration [iterations done].
+    """
+
+    support: Any
+    match: Any
+    objective: float
+    history: Any
+
+
+class CertifiedAssignment(NamedTuple):
+    """An `Assignment` and its certificate gap [N], float64: the cost is at most so far above the optimum.
+
+    The gap is the cost less the dual bound, both of float64: not negative, and 0 but for rounding.
+    """
+
+    match: Any
+    cost: Any
+    gap: Any
+
+
+@overload
+def assign(
+    atoms: Any,
+    support: Any,
+    *,
+    match: Any = None,
+    duals: Any = None,
+    certificate: Literal[False] = False,
+    num_threads: int | None = None,
+) -> Assignment: ...
+@overload
+def assign(
+    atoms: Any,
+    support: Any,
+    *,
+    match: Any = None,
+    duals: Any = None,
+    certificate: Literal[True],
+    num_threads: int | None = None,
+) -> CertifiedAssignment: ...
+def assign(
+    atoms: Any,
+    support: Any,
+    *,
+    match: Any = None,
+    duals: Any = None,
+    certificate: bool = False,
+    num_threads: int | None = None,
+) -> Assignment | CertifiedAssignment:
+    """Optimal assignments of atoms [N, M, K] to support [M, K] under squared Euclidean cost.
+
+    Both float32 or both float64. match, integers [N, M], is a first guess: each row a permutation of
+    range(M), for instance the last step's. duals, float64 [N, M], are the prices of the support points,
+    updated in place: zeros before the first call, then those of the call before. With a guess and prices
+    that nearly hold only the atoms that changed partner cost more than one look at all pairs. The cost is
+    optimal whatever the start; among equally good assignments the start decides. certificate=True adds
+    gap [N].
+
+    The cost is float64's optimum for float64 atoms, and within 4e-6 of it for float32 atoms.
+
+    TypeError for kinds and dtypes; ValueError for shapes, NaN or infinite atoms, support or duals, a match
+    that is not a permutation, and num_threads below 1.
+    """
+    x, y, most = _measures(atoms, "atoms", support, "support")
+    count, m, _ = x.shape
+    workers = threads(num_threads)
+    prices = None if duals is None else InPlace(duals, "duals", np.empty((count, m)))
+    if prices is not None:
+        check_finite(prices.work, "duals")
+    if match is None:
+        found = np.empty((count, m), np.int64)
+    else:
+        found = _permutations(match, count, m).astype(np.int64)
+    cost = np.empty(count)
+    work = None if prices is None else prices.work
+    gap = np.empty(count) if boolean(certificate, "certificate") else None
+    _cpu.assign(x, y, most, work, match is not None, found, cost, gap, workers)
+    if prices is not None:
+        prices.finish()
+    result = Assignment(like(atoms, found), like(atoms, cost))
+    return result if gap is None else CertifiedAssignment(*result, like(atoms, gap))
+
+
+def barycenter(
+    atoms: Any, weights: Any, *, support: Any = None, iterations: int = 1, num_threads: int | None = None
+) -> Barycenter:
+    """Weighted Wasserstein-2 barycenter of atoms [N, M, K] by fixed-point iteration [Cuturi, Doucet 2014].
+
+    Each iteration assigns every particle's atoms to the support and moves each support point to the weighted
+    mean of its partners; the objective never increases. atoms float32 or float64. weights [N], float64, are
+    normalised here; particles of weight 0 do not move the support. support [M, K], of the atoms' dtype, is
+    the start, by default the heaviest particle, the first of equals. It stops early where the coupling
+    repeats.
+
+    TypeError for kinds and dtypes; ValueError for shapes, NaN or infinite values, weights that are negative
+    or all 0, iterations below 1 and num_threads below 1.
+    """
+    x = check_atoms(atoms, "atoms")
+    most = check_finite(x, "atoms")
+    count, m, k = x.shape
+    beta = check_weights(weights, count)
+    if support is None:
+        y = x[int(beta.argmax())].copy()
+    else:
+        y = array(support, "support", (x.dtype,), (m, k), AS_ATOMS).copy()
+        most = max(most, check_finite(y, "support"))
+    history = np.empty(integer(iterations, "iterations", 1, 2**31))
+    found = np.empty((count, m), np.int64)
+    done = _cpu.barycenter(x, beta, most, y, found, history, threads(num_threads))
+    history = history[:done].copy()
+    return Barycenter(like(atoms, y), like(atoms, found), float(history[-1]), like(atoms, history))
+
+
+def transport_update(
+    atoms: Any,
+    support: Any,
+    match: Any,
+    *,
+    drift: float = 1.0,
+    diffusion: float = 1.2**0.5,
+    dt: float = 0.1,
+    seed: int = 0,
+    step: int = 0,
+    first_particle: int = 0,
+    out: Any = None,
+    num_threads: int | None = None,
+) -> Any:
+    """Atoms [N, M, K] after one step towards their partners in support [M, K].
+
+        x <- x - drift dt (x - y_match) + diffusion sqrt(dt) xi     [De Deyn, Herty, Samaey 2025, eq. 54]
+
+    rounded as fma(diffusion sqrt(dt), xi, fma(-drift dt, x - y_match, x)), with both factors computed in
+    float64. match, integers [N, M], each row a permutation of range(M). The normals are exactly
+    standard_normal(N, M * K, seed=seed, step=step, first_particle=first_particle, dtype=atoms.dtype), in
+    atom order. out: an array of the atoms' shape and dtype, atoms itself included; it is returned.
+
+    TypeError for kinds and dtypes; ValueError for shapes, a match that is not a permutation, drift not
+    finite, diffusion or dt negative or not finite, seed outside [0, 2^64), step outside [0, 2^32),
+    first_particle + N above 2^32, and num_threads below 1.
+    """
+    x = check_atoms(atoms, "atoms")
+    count, m, k = x.shape
+    y = array(support, "support", (x.dtype,), (m, k), AS_ATOMS)
+    partners = _permutations(match, count, m)
+    scalars = real(drift, "drift"), real(diffusion, "diffusion", 0.0), real(dt, "dt", 0.0)
+    words = check_seed(seed), counter(step, "step"), check_first_particle(first_particle, count)
+    workers = threads(num_threads)
+    target = InPlace(np.empty_like(x) if out is None else out, "out", x)
+    x, y, partners = apart_or_same(x, target.work), apart(y, target.work), apart(partners, target.work)
+    _cpu.transport_update(x, y, partners, *scalars, *words, target.work, workers)
+    target.finish()
+    return like(atoms, target.work) if out is None else out
+
+
+def wasserstein2(atoms_a: Any, atoms_b: Any, *, num_threads: int | None = None) -> Any:
+    """Squared Wasserstein-2 distances [N, N'], float64, of atoms_a [N, M, K] to atoms_b [N', M, K].
+
+    Both float32 or both float64; a distance is a mean over atoms. TypeError for kinds and dtypes; ValueError
+    for shapes, NaN or infinite atoms, and num_threads below 1.
+    """
+    return like(atoms_a, _pairs(atoms_a, atoms_b, threads(num_threads)))
+
+
+def wasserstein_over_wasserstein(atoms_a: Any, atoms_b: Any, *, num_threads: int | None = None) -> float:
+    """Squared Wasserstein distance between two ensembles of measures, under W2 between the measures.
+
+    atoms_a and atoms_b [N, M, K], equal N; a mean over the pairs of the best assignment of particles
+    [De Deyn, Herty, Samaey 2025, eq. 58]. TypeError and ValueError as in `wasserstein2`, and ValueError for
+    unequal numbers of particles.
+    """
+    costs = _pairs(atoms_a, atoms_b, threads(num_threads))
+    if costs.shape[0] != costs.shape[1]:
+        raise ValueError(
+            f"atoms_b must have as many particles as atoms_a, {len(costs)}, got {costs.shape[1]}"
+        )
+    match = np.empty(len(costs), np.int32)
+    _cpu.assign_matrix(costs, match)
+    return float(costs[np.arange(len(costs)), match].mean())
+
+
+def check_atoms(value: Any, name: str) -> Array:
+    return array(value, name, FLOATS, ("N", "M", "K"))
+
+
+def _measures(a: Any, name: str, b: Any, other: str) -> tuple[Array, Array, float]:
+    x = check_atoms(a, name)
+    y = array(b, other, (x.dtype,), x.shape[1:], AS_ATOMS)
+    return x, y, max(check_finite(x, name), check_finite(y, other))
+
+
+def _pairs(atoms_a: Any, atoms_b: Any, workers: int) -> Array:
+    a = check_atoms(atoms_a, "atoms_a")
+    b = array(atoms_b, "atoms_b", (a.dtype,), ("N'", *a.shape[1:]), " as atoms_a are")
+    most = max(check_finite(a, "atoms_a"), check_finite(b, "atoms_b"))
+    out = np.empty((len(a), len(b)))
+    _cpu.wasserstein2(a, b, most, out, workers)
+    return out
+
+
+def check_finite(a: Array, name: str) -> float:
+    """The largest magnitude in `a`."""
+    most = _cpu.largest(a)
+    if most == np.inf:
+        where = np.unravel_index(int(np.argmin(np.isfinite(a))), a.shape)
+        raise ValueError(f"{name} must be finite, got {a[where]} at [{', '.join(map(str, where))}]")
+    return most
+
+
+def check_weights(value: Any, count: int) -> Array:
+    beta = array(value, "weights", _DOUBLE, (count,))
+    if not np.isfinite(beta).all() or beta.min() < 0:
+        wrong = int(np.argmin(np.isfinite(beta) & (beta >= 0)))
+        raise ValueError(f"weights must be finite and not negative, got {beta[wrong]} at [{wrong}]")
+    largest = beta.max()
+    if largest == 0:
+        raise ValueError(f"weights must have a positive sum, got {count} zeros")
+    beta = beta / largest  # whose sum cannot overflow
+    return np.asarray(beta / beta.sum())
+
+
+def _permutations(value: Any, count: int, m: int) -> Array:
+    """match as contiguous int32 [N, M] whose rows are permutations."""
+    match = integers(value, "match", (count, m), m, "points of support")
+    row = _cpu.wrong_permutation(match)
+    if row >= 0:
+        missing = int(np.setdiff1d(np.arange(m), match[row])[0])
+        raise ValueError(f"match must hold a permutation in each row, got row {row} without {missing}")
+    return match
+
+
+__all__ = [
+    "Assignment",
+    "Barycenter",
+    "CertifiedAssignment",
+    "assign",
+    "barycenter",
+    "transport_update",
+    "wasserstein2",
+    "wasserstein_over_wasserstein",
+]
