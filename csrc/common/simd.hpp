@@ -34,9 +34,14 @@
 #endif
 #if defined(__CUDACC__)
 #define CBK_INLINE __host__ __device__ __forceinline__
-#define CBK_UNROLL(n) _Pragma("unroll")
 #else
 #define CBK_INLINE inline __attribute__((always_inline))
+#endif
+#if defined(__CUDA_ARCH__)
+#define CBK_UNROLL(n) _Pragma("unroll")
+#elif defined(__CUDACC__)  // nvcc's pass over the host's code
+#define CBK_UNROLL(n)
+#else
 #define CBK_STRINGIZED(x) #x
 #define CBK_UNROLL(n) _Pragma(CBK_STRINGIZED(GCC unroll n))
 #endif

@@ -15,7 +15,9 @@
 #include "emulation/runtime.hpp"
 #endif
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -103,6 +105,10 @@ class Workspace {
   T* data_ = nullptr;
   cudaStream_t stream_;
 };
+
+// Scalars that device code may name, which numeric_limits' functions are not.
+constexpr double infinity = std::numeric_limits<double>::infinity();
+constexpr double quiet_nan = std::numeric_limits<double>::quiet_NaN();
 
 inline int64_t blocks_for(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
