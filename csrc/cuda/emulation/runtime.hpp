@@ -43,6 +43,8 @@ cudaError_t allow_dynamic_shared(const void* kernel, int bytes);
 }  // namespace cbk::emulation
 
 using cudaStream_t = cbk::emulation::Stream*;
+using cudaEvent_t = std::shared_ptr<bool>*;  // whether what was recorded has run
+constexpr unsigned cudaEventDisableTiming = 2;
 
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();  // of lazy work too; forgets it
@@ -60,6 +62,11 @@ cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
 
 template <class T>
 cudaError_t cudaMalloc(T** p, size_t bytes) {

@@ -1,0 +1,32 @@
+#include "gpu.hpp"
+
+#include "device.hpp"
+#include "rows.hpp"
+
+namespace cbk::device {
+
+int device_count() {
+  int count = 0;  // an old driver's error leaves it untouched
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();
+  return 0;
+}
+
+void wait_for(CudaStream stream, CudaStream producer) {
+  cudaEvent_t event;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
+  const cudaError_t recorded = cudaEventRecord(event, native(producer));
+  const cudaError_t waited = recorded ? recorded : cudaStreamWaitEvent(native(stream), event, 0);
+  cudaEventDestroy(event);
+  check(waited, "wait for another stream");
+}
+
+OnDevice::OnDevice(int device) : device_(device) {
+  check(cudaGetDevice(&before_), "device");
+  if (device_ != before_) check(cudaSetDevice(device_), "device");
+}
+OnDevice::~OnDevice() {
+  if (device_ != before_) cudaSetDevice(before_);
+}
+
+}  // namespace cbk::device
