@@ -12,6 +12,7 @@
 PYBIND11_MODULE(CBK_MODULE, m) {
   using namespace cbk::device;
   m.def("device_count", &device_count);
+  m.def("device_of", &device_of, py::arg("address"));
   m.def(
       "wait_for",
       [](int device, Address stream, Address producer) {

@@ -52,6 +52,18 @@ CBK_KERNEL(direct_threads) direct_risks(Batch<T> b, T* out) {
   run_block<Direct<activation, inputs>>(b, out, shared, shared + direct_neurons * (inputs + 2));
 }
 
+template <class T, int inputs>
+auto direct_kernel(Activation activation) {
+  switch (activation) {
+    case Activation::relu: return direct_risks<T, Activation::relu, inputs>;
+    case Activation::tanh: return direct_risks<T, Activation::tanh, inputs>;
+    case Activation::sigmoid: return direct_risks<T, Activation::sigmoid, inputs>;
+    case Activation::gelu: return direct_risks<T, Activation::gelu, inputs>;
+    case Activation::softplus: return direct_risks<T, Activation::softplus, inputs>;
+    default: return direct_risks<T, Activation::identity, inputs>;
+  }
+}
+
 template <class T>
 void run(Batch<T> b, T* out, double* sums, CudaStream on) {
   const cudaStream_t stream = native(on);
@@ -80,11 +92,8 @@ void run(Batch<T> b, T* out, double* sums, CudaStream on) {
     launch(kernel, dim3(unsigned(blocks)), block, size_t(shared) * sizeof(T), stream, b, out);
   };
   if (direct)
-    with_activation(b.net.activation, [&](auto tag) {
-      constexpr Activation activation = decltype(tag)::value;
-      inputs == 1 ? start(direct_risks<T, activation, 1>, dim3(direct_threads))
-                  : start(direct_risks<T, activation, 4>, dim3(direct_threads));
-    });
+    start(inputs == 1 ? direct_kernel<T, 1>(b.net.activation) : direct_kernel<T, 4>(b.net.activation),
+          dim3(direct_threads));
   else
     start(tiled_risks<T>, dim3(16, 16));
   if (sums)
