@@ -192,9 +192,9 @@ def _from_torch(tensor: Any, name: str) -> Array:
 
 def dlpack_device(value: Any) -> int | None:
     """DLPack's type of the device on which an array lies; None without DLPack."""
-    if not (hasattr(value, "__dlpack__") and hasattr(value, "_dlpack_device__")):
+    if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
         return None
-    return int(value._dlpack_device__()[0])
+    return int(value.__dlpack_device__()[0])
 
 
 def _refuse_cuda(name: str) -> None:

@@ -1,4 +1,4 @@
-"""The CUDA kernels' logic on the host's emulation: NumPy in float64, and the CPU's bits where they must be."""
+"""The CUDA kernels' logic on the host: NumPy in float64, and the CPU's bits where they must agree."""
 
 from __future__ import annotations
 
