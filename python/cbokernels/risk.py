@@ -18,11 +18,13 @@ from . import _cpu
 from ._arrays import AS_THETA, Array, array, integers, like, view
 from ._checks import FLOATS, choice, threads
 from ._checks import precision as check_precision
+from ._dispatch import on_device_of
 from .network import TwoLayer, check_network
 
 LOSSES = ("mse", "cross_entropy")
 
 
+@on_device_of("theta", 1)
 def forward(
     net: TwoLayer, theta: Any, x: Any, *, precision: str = "float32", num_threads: int | None = None
 ) -> Any:
@@ -39,6 +41,7 @@ def forward(
     return like(theta, out)
 
 
+@on_device_of("theta", 1)
 def risk(
     net: TwoLayer,
     theta: Any,
@@ -65,6 +68,7 @@ def risk(
     return like(theta, out)
 
 
+@on_device_of("theta", 1)
 def task_risks(
     net: TwoLayer,
     theta: Any,
@@ -107,6 +111,7 @@ def score_tasks(net: _cpu.Network, theta: Array, x: Array, ys: Array, out: Array
         out[:, t] = column[:, 0]
 
 
+@on_device_of("theta", 1)
 def risk_gradient(
     net: TwoLayer,
     theta: Any,
