@@ -92,6 +92,29 @@ def risk_gradient(
     return risks, gradients
 
 
+def atom_risks(
+    net: TwoLayer,
+    center: Any,
+    theta: Any,
+    x: Any,
+    y: Any,
+    *,
+    loss: str = "mse",
+    num_threads: int | None = None,
+) -> Any:
+    """As `hopping.atom_risks`."""
+    call, particles, inputs = _ensemble(net, theta, x, "float32", num_threads)
+    start = call.array(center, "center", (particles.dtype,), (net.size,))
+    targets, labels = _targets(call, net, y, "y", (), inputs, loss)
+    n = particles.shape[0]
+    result, out = call.empty(_DOUBLE, (n, net.width))
+    call.module.atom_risks(
+        call.on, _is_double(particles), _network(net), start.pointer, particles.pointer, n, inputs.pointer,
+        inputs.shape[0], targets.pointer, labels, out.pointer,
+    )  # fmt: skip
+    return result
+
+
 def consensus(theta: Any, risk: Any, *, alpha: float = 1e5, num_threads: int | None = None) -> Consensus:
     """As `consensus.consensus`, but for the module's note; the effective sample size is an array."""
     call = Call(theta, "theta")

@@ -10,6 +10,7 @@
 
 #include "../../csrc/consensus/consensus_cuda.hpp"
 #include "../../csrc/cuda/gpu.hpp"
+#include "../../csrc/hopping/hopping_cuda.hpp"
 #include "../../csrc/langevin/langevin_cuda.hpp"
 #include "../../csrc/random/random_cuda.hpp"
 #include "../../csrc/risk/risk_cuda.hpp"
@@ -106,13 +107,16 @@ std::string risks(CudaStream stream, const Network& net, int64_t n, int64_t samp
   RiskProblem<T> hopping = problem;
   hopping.theta = nullptr, hopping.draw = &draw;
   risk(hopping, drawn.data(), stream);
+  DeviceArray<double> exchanged(n * net.width), weights(numbers<double>(n, 9)), drift(net.size());
+  atom_risks(problem, theta.data(), exchanged.data(), stream);
+  noise_drift<T>(weights.data(), n, 1, nullptr, {3, 0, 1, 0}, net.size(), drift.data(), stream);
   RiskProblem<T> outputs = problem;
   outputs.loss = Loss::none;
   forward(outputs, out.data(), stream);
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
   std::string bytes;
   out.append(bytes), gradient.append(bytes);
-  for (const DeviceArray<double>* a : {&risk_of, &drawn, &with_gradient}) a->append(bytes);
+  for (const DeviceArray<double>* a : {&risk_of, &drawn, &with_gradient, &exchanged, &drift}) a->append(bytes);
   return bytes;
 }
 

@@ -199,9 +199,61 @@ def test_drawn_ensembles(kernels, dtype, net, mirrored):
     shape = net.inputs, net.width, net.outputs, net.activation, 1 / net.width, net.output_bias
     kernels.hopping_risk(
         (0, 0), dtype == "float64", shape, center.ctypes.data, 6, 0.1, mirrored, 5, 2, x.ctypes.data, 140,
-        y.ctypes.data, False, out.ctypes.data,
+        y.ctypes.data, False, False, out.ctypes.data,
     )  # fmt: skip
     np.testing.assert_allclose(out, expected, rtol=EXACT[dtype])
+
+
+def with_one_neuron(net, center, theta, x, y, loss):
+    """The definition: the centre with only neuron m taken from theta[n]."""
+    risks = np.empty((len(theta), net.width))
+    for m in range(net.width):
+        mixed = np.repeat(center[None].astype(float), len(theta), 0)
+        for to, source in zip(net.unpack(mixed)[:2], net.unpack(theta)[:2], strict=True):
+            to[:, m] = source[:, m]
+        net.unpack(mixed)[2][..., m] = net.unpack(theta)[2][..., m]
+        risks[:, m] = reference.risk(net, mixed, x, y, loss=loss)
+    return risks
+
+
+@pytest.mark.parametrize("net", NETWORKS, ids=str)
+def test_atom_risks(cuda, dtype, net):
+    center, theta, x = (
+        numbers(shape, dtype, i) for i, shape in enumerate([net.size, (3, net.size), (40, net.inputs)])
+    )
+    labels = np.random.default_rng(3).integers(0, net.outputs, 40)
+    exact = EXACT[dtype] * net.inputs**0.5
+    for y, loss in ((numbers((40, net.outputs), dtype, 4), "mse"), (labels, "cross_entropy")):
+        expected = with_one_neuron(net, center, theta, x, y, loss)
+        result = cbk.atom_risks(net, *map(Array, (center, theta, x, y)), loss=loss)
+        np.testing.assert_allclose(result.array, expected, rtol=exact, atol=exact / 10)
+
+
+def test_atom_risks_of_a_drawn_ensemble(kernels, dtype):
+    net = cbk.TwoLayer(2, 3, 1, "tanh")
+    center, x, y = numbers(net.size, dtype), numbers((150, 2), dtype, 1), numbers((150, 1), dtype, 2)
+    theta = center + 0.1 * reference.standard_normal(4, net.size, seed=5, step=2)
+    out = np.empty((4, 3))
+    kernels.hopping_risk(
+        (0, 0), dtype == "float64", (2, 3, 1, "tanh", 1 / 3, False), center.ctypes.data, 4, 0.1, False, 5, 2,
+        x.ctypes.data, 150, y.ctypes.data, False, True, out.ctypes.data,
+    )  # fmt: skip
+    np.testing.assert_allclose(out, with_one_neuron(net, center, theta, x, y, "mse"), rtol=EXACT[dtype])
+
+
+@pytest.mark.parametrize("rows", [1, 70])
+@pytest.mark.parametrize("atoms", [1, 3])
+def test_noise_drift(kernels, dtype, rows, atoms):
+    weights = np.random.default_rng(0).normal(size=(rows, atoms))
+    weights[0] = 0
+    atom = (np.arange(11) % atoms).astype(np.int32)
+    out = np.empty(11)
+    kernels.noise_drift(
+        (0, 0), dtype == "float64", weights.ctypes.data, rows, atoms, atom.ctypes.data if atoms > 1 else 0,
+        7, 3, 11, out.ctypes.data,
+    )  # fmt: skip
+    xi = cbk.standard_normal(rows, 11, seed=7, step=3, dtype=dtype).astype(float)
+    np.testing.assert_allclose(out, (weights[:, atom] * xi).sum(0), rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("given", [False, True])
