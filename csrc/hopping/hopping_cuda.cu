@@ -125,7 +125,7 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, Cud
   launch(exchanged_risks<T>, dim3(unsigned(blocks)), dim3(16, 16), size_t(shared) * sizeof(T), stream, b,
          Center<T>{center, hidden.data(), outputs.data()});
   launch(add_chunks<double, double>, dim3(unsigned(blocks_for(results, 256))), dim3(256), 0, stream,
-         static_cast<const double*>(partial.data()), b.chunks, results, double(b.samples), out);
+         static_cast<const double*>(partial.data()), b.chunks, results, double(b.samples), out, int64_t(1));
 }
 
 template <class T>
@@ -139,7 +139,7 @@ void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32
   launch(noise_sums<T>, dim3(unsigned(across), unsigned(count)), dim3(256), 0, stream, weights, rows, atoms, atom, key, size,
          piece, sums.data());
   launch(add_chunks<double, double>, dim3(unsigned(blocks_for(size, 256))), dim3(256), 0, stream,
-         static_cast<const double*>(sums.data()), count, size, 1.0, out);
+         static_cast<const double*>(sums.data()), count, size, 1.0, out, int64_t(1));
 }
 
 #define CBK_INSTANTIATE(T)                                                                 \

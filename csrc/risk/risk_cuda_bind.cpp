@@ -21,16 +21,17 @@ void register_risk(py::module_& m) {
   m.def(
       "risk",
       [](std::pair<int, Address> on, bool float64, const NetworkTuple& net, Address theta, int64_t particles, Address x,
-         int64_t samples, Address y, bool labels, int64_t tasks, Address out) {
+         int64_t samples, Address y, bool labels, int64_t tasks, Address out, int64_t stride) {
         const Where where(on);
         const Network network = network_of(net);
         on_type(where, float64, [&](auto type) {
           using T = decltype(type);
-          risk(problem_of<T>(network, theta, particles, x, samples, y, labels, tasks), at<double>(out), where.stream);
+          risk(problem_of<T>(network, theta, particles, x, samples, y, labels, tasks), at<double>(out), where.stream,
+               stride);
         });
       },
       py::arg("on"), py::arg("float64"), py::arg("net"), py::arg("theta"), py::arg("particles"), py::arg("x"),
-      py::arg("samples"), py::arg("y"), py::arg("labels"), py::arg("tasks"), py::arg("out"));
+      py::arg("samples"), py::arg("y"), py::arg("labels"), py::arg("tasks"), py::arg("out"), py::arg("stride"));
   m.def(
       "risk_gradient",
       [](std::pair<int, Address> on, bool float64, const NetworkTuple& net, Address theta, int64_t particles, Address x,

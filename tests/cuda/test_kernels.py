@@ -177,6 +177,17 @@ def test_many_samples(cuda, dtype):
     )
 
 
+def test_tasks_with_inputs_of_their_own(cuda, dtype):
+    net = cbk.TwoLayer(3, 5, 2, "tanh")
+    theta, x = numbers((4, net.size), dtype), numbers((3, 20, 3), dtype, 1)
+    labels = np.random.default_rng(3).integers(0, 2, (3, 20))
+    for ys, loss in ((numbers((3, 20, 2), dtype, 2), "mse"), (labels, "cross_entropy")):
+        result = cbk.task_risks(net, *map(Array, (theta, x, ys)), loss=loss).array
+        for t in range(3):
+            expected = reference.risk(net, theta, x[t], ys[t], loss=loss)
+            np.testing.assert_allclose(result[:, t], expected, rtol=EXACT[dtype])
+
+
 def test_labels_out_of_range_make_the_risk_nan(cuda):
     net = cbk.TwoLayer(3, 5, 2)
     theta, x = Array(numbers((2, net.size), "float32")), Array(numbers((9, 3), "float32"))
