@@ -26,6 +26,7 @@ PYBIND11_MODULE(CBK_MODULE, m) {
   register_consensus(m);
   register_risk(m);
   register_hopping(m);
+  register_transport(m);
 #if defined(CBK_EMULATED_MODULE)
   // Order 0: forward, 1: reverse, else a seed.
   m.def("set_order", [](uint64_t order) {

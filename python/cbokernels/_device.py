@@ -16,10 +16,27 @@ from ._checks import FLOATS, choice, counter, real, threads, unit
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
 from ._device_arrays import Call, DeviceArray, check_distinct
+from ._device_transport import assign, transport_update, wasserstein2
 from .consensus import Consensus
 from .network import TwoLayer, check_network
 from .risk import LOSSES
 from .update import _decays, _noise
+
+__all__ = [
+    "adam_update",
+    "assign",
+    "atom_risks",
+    "cbo_update",
+    "consensus",
+    "forward",
+    "hybrid_update",
+    "langevin_step",
+    "risk",
+    "risk_gradient",
+    "task_risks",
+    "transport_update",
+    "wasserstein2",
+]
 
 _DOUBLE = np.dtype(np.float64)
 

@@ -281,3 +281,51 @@ def test_langevin_steps(cuda, dtype, given):
     np.testing.assert_allclose(risk.array, expected, rtol=EXACT[dtype])
     np.testing.assert_allclose(moved.array, plain[0], rtol=0, atol=EXACT[dtype])
     np.testing.assert_allclose(flown.array, plain[1], rtol=0, atol=10 * EXACT[dtype])
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 65, 150])
+def test_assignments_are_optimal(cuda, dtype, count):
+    from scipy.optimize import linear_sum_assignment
+
+    atoms, support = numbers((4, count, 3), dtype), numbers((count, 3), dtype, 1)
+    if count > 2:
+        atoms[1] = atoms[1, 0]  # all costs of a column are equal
+        support[1] = support[0]
+    result = cbk.assign(Array(atoms), Array(support))
+    for x, match, cost in zip(atoms.astype(float), result.match.array, result.cost.array, strict=True):
+        costs = ((x[:, None] - support.astype(float)) ** 2).sum(-1)
+        best = costs[linear_sum_assignment(costs)].mean()
+        np.testing.assert_array_equal(np.sort(match), np.arange(count))
+        np.testing.assert_allclose(costs[np.arange(count), match].mean(), best, rtol=1e-13)
+        np.testing.assert_allclose(cost, best, rtol=1e-13)
+
+
+def test_distances_of_measures(cuda, dtype):
+    a, b = numbers((3, 6, 2), dtype), numbers((2, 6, 2), dtype, 1)
+    result = cbk.wasserstein2(Array(a), Array(b)).array
+    np.testing.assert_allclose(result, reference.wasserstein2(a, b), rtol=1e-13)
+
+
+def test_assignments_that_memory_holds_elsewhere(cuda):
+    atoms = numbers((1, 1200, 1), "float64")
+    match = cbk.assign(Array(atoms), Array(np.sort(atoms[0], 0))).match.array
+    np.testing.assert_array_equal(match[0], np.argsort(np.argsort(atoms[0, :, 0])))
+
+
+def test_atoms_that_are_not_finite(cuda, dtype):
+    atoms, support = numbers((3, 5, 2), dtype), numbers((5, 2), dtype, 1)
+    atoms[0, 2, 1], atoms[2, 4, 0] = np.nan, np.inf
+    result = cbk.assign(Array(atoms), Array(support))
+    np.testing.assert_array_equal(np.isnan(result.cost.array), [True, False, True])
+    np.testing.assert_array_equal(result.match.array[0], np.arange(5))
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 3), (2, 8, 4), (1, 1, 1)], ids=str)
+def test_transport_steps_are_the_cpus_bits(cuda, dtype, shape):
+    atoms, support = numbers(shape, dtype), numbers(shape[1:], dtype, 1)
+    match = np.stack([np.random.default_rng(n).permutation(shape[1]) for n in range(shape[0])])
+    expected = cbk.transport_update(atoms, support, match, seed=3, step=4, first_particle=2)
+    result = cbk.transport_update(
+        Array(atoms), Array(support), Array(match), seed=3, step=4, first_particle=2
+    )
+    np.testing.assert_array_equal(result.array, expected)
