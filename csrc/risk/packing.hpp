@@ -41,6 +41,27 @@ void pack_strips(const T* rows, int64_t samples, int64_t columns, int64_t padded
   }
 }
 
+// Lists of non-zero inputs as sparse.hpp reads them; start, line and value have room for every input.
+template <class T>
+SparseRows<T> pack_rows(const T* x, int64_t samples, int64_t inputs, int64_t range, int32_t* start, int32_t* line,
+                        T* value) {
+  int32_t count = 0;
+  int32_t* list = start;
+  for (int64_t k0 = 0; k0 < inputs; k0 += range) {
+    const int64_t end = std::min(k0 + range, inputs);
+    for (int64_t s = 0; s < samples; ++s) {
+      *list++ = count;
+      for (int64_t k = k0; k < end; ++k) {  // without a branch: what is written for a zero is overwritten
+        const T v = x[s * inputs + k];
+        line[count] = int32_t(k - k0), value[count] = v;
+        count += v != 0;
+      }
+    }
+  }
+  *list = count;
+  return {range, samples, start, line, value};
+}
+
 template <class T>
 struct Chunk {
   int64_t first, samples;
@@ -48,10 +69,8 @@ struct Chunk {
 };
 
 template <class T>
-void pack_chunk(const RiskProblem<T>& problem, int64_t panel, const Chunk<T>& chunk) {
-  const int64_t inputs = problem.net.inputs, outputs = problem.net.outputs;
-  const int64_t padded = round_up(chunk.samples, panel);
-  pack(problem.x + chunk.first * inputs, chunk.samples, inputs, panel, chunk.x);
+void pack_targets(const RiskProblem<T>& problem, int64_t panel, const Chunk<T>& chunk) {
+  const int64_t outputs = problem.net.outputs, padded = round_up(chunk.samples, panel);
   for (int64_t t = 0; t < problem.tasks && problem.loss != Loss::none; ++t) {
     const int64_t first = t * problem.samples + chunk.first;
     if (problem.loss == Loss::mse) {
@@ -62,6 +81,17 @@ void pack_chunk(const RiskProblem<T>& problem, int64_t panel, const Chunk<T>& ch
       std::fill(labels + chunk.samples, labels + padded, T(0));
     }
   }
+}
+
+template <class T>
+void pack_inputs(const RiskProblem<T>& problem, int64_t panel, const Chunk<T>& chunk) {
+  pack(problem.x + chunk.first * problem.net.inputs, chunk.samples, problem.net.inputs, panel, chunk.x);
+}
+
+template <class T>
+void pack_chunk(const RiskProblem<T>& problem, int64_t panel, const Chunk<T>& chunk) {
+  pack_inputs(problem, panel, chunk);
+  pack_targets(problem, panel, chunk);
 }
 
 }  // namespace cbk

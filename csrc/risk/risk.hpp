@@ -26,6 +26,17 @@ struct RiskPlan {
   int64_t chunks;        // chunks that are packed at once
   int64_t group;         // particles in a task
   int64_t range;         // neurons in a range
+  bool sparse = false;   // sparse.hpp: only non-zero inputs are multiplied
+};
+
+// The non-zero inputs of a chunk's samples, in ranges of inputs.
+template <class T>
+struct SparseRows {
+  int64_t range;         // inputs in a range
+  int64_t samples;
+  const int32_t* start;  // [ranges * samples + 1]: where each list starts, range by range
+  const int32_t* line;   // the input, counted within its range
+  const T* value;
 };
 
 template <class T>
@@ -33,6 +44,7 @@ struct PackedChunk {
   int64_t samples;  // those that count; the last panel is padded with zeros
   const T* x;       // [panels][inputs][panel]
   const T* y;       // [tasks][panels][rows][panel]; rows = outputs (mse) or 1 (labels, as numbers)
+  SparseRows<T> rows = {};  // in place of x where the plan is sparse
 };
 
 template <class T>
@@ -54,6 +66,7 @@ struct RiskTask {
 template <class T>
 struct RiskKernels {
   int64_t lanes;
+  int64_t sparse_block;  // neurons that sparse.hpp takes at a time
   int64_t (*scratch_size)(const Network& net, const RiskPlan& plan);
   void (*evaluate)(const RiskTask<T>& task);
 };
@@ -91,8 +104,9 @@ struct GradientKernels {
   void (*evaluate)(const GradientTask<T>& task);
 };
 
+// density: the share of inputs that are not zero; sparse_block: neurons that sparse.hpp takes at a time.
 RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64_t target_rows, int64_t element,
-                   int64_t lanes);
+                   int64_t lanes, int64_t sparse_block, double density);
 
 template <class T>
 struct Draw;  // hopping/hopping.hpp

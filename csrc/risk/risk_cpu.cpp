@@ -11,9 +11,34 @@
 
 namespace cbk {
 
+namespace {
+
+constexpr int64_t enough_tasks = 32;
+constexpr int64_t sparse_range_bytes = 40 << 10;  // of a range's weights: most stay in L1, and lists stay long
+
+// Particles whose neurons fill blocks best, up to 8 of them.
+int64_t fill_blocks(int64_t width, int64_t block) {
+  int64_t best = 1;
+  const auto waste = [&](int64_t group) { return double(round_up(group * width, block)) / double(group * width); };
+  for (int64_t group = 2; group <= 8; ++group)
+    if (waste(group) < waste(best)) best = group;
+  return best;
+}
+
+// In cycles a sample: a product takes two vectors of multiply-adds a cycle, a list one and its ends.
+bool sparse_pays(const Network& net, int64_t group, int64_t lanes, int64_t block, double density) {
+  const double neurons = double(group * net.width), inputs = double(net.inputs);
+  const double product = neurons / double(lanes) * inputs / 2;
+  const double blocks = double(divide_up(group * net.width, block));
+  const double lists = blocks * double(block) / double(lanes) * (inputs * density + 40);
+  return lists < product;
+}
+
+}  // namespace
+
 RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64_t target_rows, int64_t element,
-                   int64_t lanes) {
-  constexpr int64_t packed_bytes = 4 << 20, outputs_bytes = 1 << 20, weights_bytes = 256 << 10, enough_tasks = 32;
+                   int64_t lanes, int64_t sparse_block, double density) {
+  constexpr int64_t packed_bytes = 4 << 20, outputs_bytes = 1 << 20, weights_bytes = 256 << 10;
   RiskPlan plan;
   plan.direct = net.outputs == 1 && net.inputs <= 8;
   plan.panel = (plan.direct ? 4 : 2) * lanes;
@@ -22,6 +47,10 @@ RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64
   const int64_t neuron = net.inputs * element;
   plan.range = std::clamp(weights_bytes / neuron / 256 * 256, int64_t(256), round_up(net.width, 256));
   plan.group = std::clamp(weights_bytes / (net.size() * element), int64_t(1), int64_t(4));
+  const int64_t filled = fill_blocks(net.width, sparse_block);
+  plan.sparse = !plan.direct && particles >= enough_tasks * filled &&
+                sparse_pays(net, filled, lanes, sparse_block, density);
+  if (plan.sparse) plan.group = filled;
 
   // Chunks as long as packed inputs and outputs stay within a few MB; shorter where few particles would leave
   // threads idle.  Only shapes enter.
@@ -38,6 +67,17 @@ RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64
 
 namespace {
 
+// The share of the batch's inputs that are not zero; 1 where counting them would cost more than it could save.
+template <class T>
+double density(const RiskProblem<T>& problem) {
+  if (problem.particles < enough_tasks || problem.net.inputs < 64) return 1;
+  const int64_t count = problem.samples * problem.net.inputs;
+  const T* x = problem.x;
+  int64_t filled = 0;
+  for (int64_t i = 0; i < count; ++i) filled += x[i] != 0;
+  return double(filled) / double(count);
+}
+
 // Losses are added to sums[N][tasks] (zeroed by the caller), outputs written to outputs[N][S][C]; either may be null.
 template <class T>
 void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_threads) {
@@ -45,14 +85,18 @@ void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_thread
   const RiskKernels<T>& kernels = isa_table().risk<T>();
   const int64_t tasks = problem.loss == Loss::none ? 0 : problem.tasks;
   const int64_t target_rows = target_columns(net, problem.loss) * tasks;
-  const RiskPlan plan =
-      plan_risk(net, problem.particles, problem.samples, target_rows, sizeof(T), kernels.lanes);
+  const RiskPlan plan = plan_risk(net, problem.particles, problem.samples, target_rows, sizeof(T), kernels.lanes,
+                                  kernels.sparse_block, density(problem));
 
   const int64_t groups = divide_up(problem.particles, plan.group);
   const int threads = thread_count(num_threads, groups * plan.chunks);
   const int64_t work_size = round_up(kernels.scratch_size(net, plan), 64);
   const int64_t scratch_size = work_size + (problem.draw ? round_up(plan.group * net.size(), 64) : 0);
   Buffer<T> packed(plan.chunks * plan.chunk * (net.inputs + target_rows)), scratch(threads * scratch_size);
+  SparseRows<T> rows{};
+  const int64_t range = std::max(sparse_range_bytes / int64_t(kernels.sparse_block * sizeof(T)), int64_t(1));
+  Buffer<int32_t> start(plan.sparse ? plan.chunk * divide_up(net.inputs, range) + 1 : 0);
+  Buffer<int32_t> line(plan.sparse ? plan.chunk * net.inputs : 0);
   // with several chunks at a time each has its own sums, added in order afterwards
   const int64_t results = problem.particles * tasks;
   Buffer<double> partial(plan.chunks > 1 ? plan.chunks * results : 0);
@@ -68,7 +112,15 @@ void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_thread
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t i = 0; i < chunks; ++i) pack_chunk(problem, plan.panel, chunk_at(i));
+      for (int64_t i = 0; i < chunks; ++i) {
+        const Chunk<T> chunk = chunk_at(i);
+        pack_targets(problem, plan.panel, chunk);
+        if (plan.sparse)
+          rows = pack_rows(problem.x + chunk.first * net.inputs, chunk.samples, net.inputs, range, start.data(),
+                           line.data(), chunk.x);
+        else
+          pack_inputs(problem, plan.panel, chunk);
+      }
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < groups * chunks; ++i) {
         const Chunk<T> chunk = chunk_at(i / groups);
@@ -78,7 +130,7 @@ void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_thread
         for (int64_t p = 0; p < count && problem.draw; ++p)
           draw_particle(*problem.draw, first + p, net.size(), own + work_size + p * net.size());
         double* into = plan.chunks > 1 ? partial.data() + i / groups * results : sums;
-        kernels.evaluate({&net, &plan, problem.loss, tasks, theta, count, {chunk.samples, chunk.x, chunk.y}, own,
+        kernels.evaluate({&net, &plan, problem.loss, tasks, theta, count, {chunk.samples, chunk.x, chunk.y, rows}, own,
                           into + first * tasks,
                           outputs ? outputs + (first * problem.samples + chunk.first) * net.outputs : nullptr,
                           problem.samples * net.outputs});

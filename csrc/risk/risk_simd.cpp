@@ -3,13 +3,15 @@
 #include "outputs.hpp"
 #include "product.hpp"
 #include "risk.hpp"
+#include "sparse.hpp"
 
 namespace cbk::CBK_ISA {
 namespace {
 
 template <class T>
 int64_t scratch_size(const Network& net, const RiskPlan& plan) {
-  return plan.group * plan.chunk * net.outputs + neuron_block * plan.panel;
+  return plan.group * plan.chunk * net.outputs +
+         (plan.sparse ? sparse_scratch<T>(net, plan.panel) : neuron_block * plan.panel);
 }
 
 // Sums of c sigma(w x + b) over all neurons: sums[particle][panel][output][panel samples].
@@ -42,12 +44,43 @@ void hidden_sums(const RiskTask<T>& task, T* sums, T* hidden) {
   }
 }
 
+// The same from lists of non-zero inputs.
+template <class T>
+void sparse_hidden_sums(const RiskTask<T>& task, T* sums, T* scratch) {
+  const Network& net = *task.net;
+  const RiskPlan& plan = *task.plan;
+  const int64_t samples = task.chunk.samples, neurons = task.particles * net.width;
+  NeuronBlock<T> block;
+  block.weights = scratch;
+  T *z = scratch + net.inputs * sparse_block<T>, *hidden = z + sparse_tile * sparse_block<T>;
+  for (int64_t first = 0; first < neurons; first += sparse_block<T>) {
+    const int64_t end = first + sparse_block<T> < neurons ? first + sparse_block<T> : neurons;
+    gather_block(net, task.theta, first, neurons, block);
+    for (int64_t tile = 0; tile < samples; tile += sparse_tile) {
+      const int64_t count = samples - tile < sparse_tile ? samples - tile : sparse_tile;
+      sparse_product(task.chunk.rows, tile, count, block, net.inputs, z);
+      for (int64_t s = 0; s < count; s += plan.panel) {
+        transpose_samples(z + s * sparse_block<T>, count - s, plan.panel, hidden);
+        activate_array(net.activation, hidden, (end - first) * plan.panel);
+        for (int64_t f = first, next; f < end; f = next) {
+          const int64_t p = f / net.width, m = f % net.width;
+          next = (p + 1) * net.width < end ? (p + 1) * net.width : end;
+          product<T>({task.theta + p * net.size() + net.output_weights() + m, net.width, 1}, net.outputs, next - f,
+                     {hidden + (f - first) * plan.panel, plan.panel},
+                     sums + (p * plan.chunk + tile + s) * net.outputs, plan.panel, {nullptr, m > 0});
+        }
+      }
+    }
+  }
+}
+
 template <class T>
 void evaluate(const RiskTask<T>& task) {
   const Network& net = *task.net;
   const RiskPlan& plan = *task.plan;
   T* sums = task.scratch;
-  hidden_sums(task, sums, sums + plan.group * plan.chunk * net.outputs);
+  T* scratch = sums + plan.group * plan.chunk * net.outputs;
+  plan.sparse ? sparse_hidden_sums(task, sums, scratch) : hidden_sums(task, sums, scratch);
   const int64_t samples = task.chunk.samples, panels = (samples + plan.panel - 1) / plan.panel;
   const int64_t rows = task.loss == Loss::mse ? net.outputs : 1;
   for (int64_t p = 0; p < task.particles; ++p) {
@@ -78,7 +111,7 @@ void evaluate(const RiskTask<T>& task) {
 
 template <class T>
 RiskKernels<T> risk_kernels() {
-  return {lanes<T>, scratch_size<T>, evaluate<T>};
+  return {lanes<T>, sparse_block<T>, scratch_size<T>, evaluate<T>};
 }
 template RiskKernels<float> risk_kernels();
 template RiskKernels<double> risk_kernels();

@@ -1,0 +1,123 @@
+// The first layer on a batch with many zeros: each sample is a list of its non-zero inputs, and vectors run over neurons.
+//
+// A block of neurons' weights is transposed once a task, [inputs][block].  Lists are ordered by ranges of inputs so
+// narrow that a range's weights stay in L1 while all samples of a tile pass; each range has its own sums, which bounds
+// the rounding error as in product.hpp.
+#pragma once
+
+#include "../common/simd.hpp"
+#include "risk.hpp"
+
+namespace cbk::CBK_ISA {
+
+constexpr int sparse_vectors = 10;  // of neurons in a block: as many sums hide the latency
+template <class T>
+constexpr int64_t sparse_block = sparse_vectors * lanes<T>;
+constexpr int64_t sparse_tile = 128;  // samples whose sums are held, whole panels
+
+// Lanes as rows: the blocks off the diagonal change places, for blocks of H lanes, H / 2, ..., one.
+template <int H, class V>
+CBK_INLINE void transpose_square(V (&r)[lanes<Scalar<V>>]) {
+  using I = Int<V>;
+  constexpr int L = lanes<Scalar<V>>;
+  I lane;
+  for (int i = 0; i < L; ++i) lane[i] = i;
+  const I upper = (lane & H) != 0, low = upper ? lane + (L - H) : lane, high = upper ? lane + L : lane + H;
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i) {
+    if ((i & H) == 0) {
+      const V a = r[i], b = r[i + H];
+      r[i] = __builtin_shuffle(a, b, low);
+      r[i + H] = __builtin_shuffle(a, b, high);
+    }
+  }
+  if constexpr (H > 1) transpose_square<H / 2>(r);
+}
+
+// to[column][row] = from[row][column], `lanes` rows and, at most as many, `columns`; a missing row (nullptr) is 0.
+template <class T>
+CBK_INLINE void transpose_tile(const T* const* from, int64_t at, int64_t columns, T* to, int64_t to_stride) {
+  constexpr int L = lanes<T>;
+  Vector<T> r[L] = {};
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i) {
+    if (!from[i]) continue;
+    if (columns >= L)
+      r[i] = load(from[i] + at);
+    else
+      std::memcpy(&r[i], from[i] + at, size_t(columns) * sizeof(T));
+  }
+  transpose_square<L / 2>(r);
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i)
+    if (i < columns) store(to + i * to_stride, r[i]);
+}
+
+// z[block] += sum_i value[i] lines[line[i]][block]
+template <class T>
+CBK_INLINE void add_lines(const T* lines, const int32_t* line, const T* value, int64_t count, T* z) {
+  using V = Vector<T>;
+  V sum[sparse_vectors] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const V x = splat<V>(value[i]);
+    const T* from = lines + int64_t(line[i]) * sparse_block<T>;
+#pragma GCC unroll 10
+    for (int j = 0; j < sparse_vectors; ++j) sum[j] = mad(x, load(from + j * lanes<T>), sum[j]);
+  }
+#pragma GCC unroll 10
+  for (int j = 0; j < sparse_vectors; ++j) store(z + j * lanes<T>, load(z + j * lanes<T>) + sum[j]);
+}
+
+// A block of neurons, of one particle or of several in turn; those behind the last one have no weights and no bias.
+template <class T>
+struct NeuronBlock {
+  const T* row[sparse_block<T>];  // each neuron's weights [inputs]
+  T bias[sparse_block<T>];
+  T* weights;                     // [inputs][block]
+};
+
+template <class T>
+void gather_block(const Network& net, const T* theta, int64_t first, int64_t neurons, NeuronBlock<T>& block) {
+  constexpr int64_t L = lanes<T>;
+  for (int64_t i = 0; i < sparse_block<T>; ++i) {
+    const int64_t p = (first + i) / net.width, m = (first + i) % net.width;
+    const bool there = first + i < neurons;
+    block.row[i] = there ? theta + p * net.size() + m * net.inputs : nullptr;
+    block.bias[i] = there ? theta[p * net.size() + net.biases() + m] : T(0);
+  }
+  for (int64_t k = 0; k < net.inputs; k += L)
+    for (int64_t i = 0; i < sparse_block<T>; i += L)
+      transpose_tile(block.row + i, k, net.inputs - k, block.weights + k * sparse_block<T> + i, sparse_block<T>);
+}
+
+// z[s][block] = w x + b for samples [first, first + count) of the lists.
+template <class T>
+void sparse_product(const SparseRows<T>& rows, int64_t first, int64_t count, const NeuronBlock<T>& block,
+                    int64_t inputs, T* z) {
+  for (int64_t s = 0; s < count; ++s) std::memcpy(z + s * sparse_block<T>, block.bias, sizeof block.bias);
+  for (int64_t range = 0, k = 0; k < inputs; ++range, k += rows.range) {
+    const int32_t* start = rows.start + range * rows.samples + first;
+    for (int64_t s = 0; s < count; ++s)
+      if (start[s + 1] > start[s])
+        add_lines(block.weights + k * sparse_block<T>, rows.line + start[s], rows.value + start[s],
+                  start[s + 1] - start[s], z + s * sparse_block<T>);
+  }
+}
+
+// hidden[neuron][panel samples] from z[s][block]; the samples behind `count` are 0.
+template <class T>
+void transpose_samples(const T* z, int64_t count, int64_t panel, T* hidden) {
+  constexpr int64_t L = lanes<T>;
+  for (int64_t s = 0; s < panel; s += L) {
+    const T* row[L];
+    for (int64_t i = 0; i < L; ++i) row[i] = s + i < count ? z + (s + i) * sparse_block<T> : nullptr;
+    for (int64_t f = 0; f < sparse_block<T>; f += L) transpose_tile(row, f, L, hidden + f * panel + s, panel);
+  }
+}
+
+template <class T>
+int64_t sparse_scratch(const Network& net, int64_t panel) {
+  return sparse_block<T> * (net.inputs + sparse_tile + panel);
+}
+
+}  // namespace cbk::CBK_ISA
