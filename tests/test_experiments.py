@@ -10,7 +10,7 @@ import pytest
 
 import cbokernels as cbk
 from cbokernels.experiments import EXPERIMENTS, Finding, Options, sine
-from cbokernels.experiments._common import Curve, spread, table, within
+from cbokernels.experiments._common import Curve, run_curves, spread, table, within, write_csv
 
 
 def read(path):
@@ -105,6 +105,37 @@ def test_the_typical_run_is_the_median():
     np.testing.assert_array_equal(made.at("risk", 300), [5.0, 1.0, 3.0, 2.0])
     assert spread(made.at("risk", -1)) == "2.5 (1 to 5)"
     assert spread(np.array([0.12345])) == "0.12"
+
+
+def test_csv_has_one_number_per_cell(tmp_path):
+    """Columns of more axes are left out unless reduced; a column that a curve lacks is empty for it."""
+    theta = np.zeros((1, sine.NET.size), np.float32)
+    histories = [
+        {"epoch": np.arange(1, 4), "risk": np.array([3.0, 2.0, 1.0])},
+        {"epoch": np.arange(1, 3), "risk": np.array([[1.0, 5.0], [2.0, 9.0]])},
+    ]
+    curves = [Curve(name, [cbk.Result(theta[0], theta, h)]) for name, h in zip("ab", histories, strict=True)]
+    curves[1].reduce("greatest", np.max, "risk")
+    write_csv(tmp_path / "a.csv", curves)
+    assert (tmp_path / "a.csv").read_text().split() == [
+        "curve,seed,epoch,risk,greatest", "a,0,1,3.0,", "a,0,2,2.0,", "a,0,3,1.0,", "b,0,1,,5.0", "b,0,2,,9.0",
+    ]  # fmt: skip
+
+
+def test_runs_of_different_lengths_share_a_bar(capfd):
+    seen = []
+
+    def run(label, seed, callback):
+        seen.append((label, seed))
+        epochs = {"long": 3, "short": 1}[label]
+        return cbk.minimize(
+            lambda theta: (theta**2).sum(axis=1), np.ones((4, 2)), cbk.CBO(), steps=epochs, callback=callback
+        )
+
+    curves = run_curves(["long", "short"], 2, {"long": 3, "short": 1}, run)
+    assert seen == [("long", 0), ("long", 1), ("short", 0), ("short", 1)]
+    assert [curve.history("risk").shape for curve in curves] == [(2, 3), (2, 1)]
+    assert "8/8" in capfd.readouterr().err
 
 
 def test_within():
