@@ -118,7 +118,8 @@ def test_csv_has_one_number_per_cell(tmp_path):
     curves[1].reduce("greatest", np.max, "risk")
     write_csv(tmp_path / "a.csv", curves)
     assert (tmp_path / "a.csv").read_text().split() == [
-        "curve,seed,epoch,risk,greatest", "a,0,1,3.0,", "a,0,2,2.0,", "a,0,3,1.0,", "b,0,1,,5.0", "b,0,2,,9.0",
+        "curve,seed,epoch,risk,greatest", "a,0,1,3.0,", "a,0,2,2.0,", "a,0,3,1.0,", "b,0,1,,5.0",
+        "b,0,2,,9.0",
     ]  # fmt: skip
 
 
