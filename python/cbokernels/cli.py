@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,14 +74,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="version, instruction sets, threads and CUDA devices")
-    reproduce = commands.add_parser("reproduce", help="run one of the papers' experiments")
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="run one of the papers' experiments",
+        epilog=_experiments(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     reproduce.add_argument("name", choices=tuple(EXPERIMENTS))
-    reproduce.add_argument(
-        "--epochs", type=_count, metavar="N", help="length of each run (default: sine 1000, mnist 100)"
-    )
-    reproduce.add_argument(
-        "--seeds", type=_count, metavar="K", help="number of runs (default: sine 5, mnist 1)"
-    )
+    reproduce.add_argument("--epochs", type=_count, metavar="N", help="length of each run (default: below)")
+    reproduce.add_argument("--seeds", type=_count, metavar="K", help="number of runs (default: below)")
     reproduce.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     reproduce.add_argument(
         "--data", type=Path, metavar="DIR", default=Options.data, help="MNIST files (default: %(default)s)"
@@ -89,6 +92,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     reproduce.add_argument("--quick", action="store_true", help="a smaller experiment, under half a minute")
     return parser
+
+
+def _experiments() -> str:
+    """What each experiment is and how long it runs by default, as its module says."""
+    lines = []
+    for name, run in EXPERIMENTS.items():
+        what = (sys.modules[run.__module__].__doc__ or "").partition("\n")[0]
+        length = (inspect.getdoc(run) or "").partition("\n\n")[2].replace("`quick`", "--quick")
+        lines.append(textwrap.fill(f"{name}: {what} {length}", 100, subsequent_indent="  "))
+    return "\n".join(lines)
 
 
 def _count(text: str) -> int:

@@ -3,9 +3,14 @@
 A module's `reproduce(options)` writes its table of numbers and its figure and returns findings.
 """
 
-from . import mnist, sine
+from . import heavy_ball, mnist, multitask, sine
 from ._common import Finding, Options
 
-EXPERIMENTS = {"sine": sine.reproduce, "mnist": mnist.reproduce}
+EXPERIMENTS = {
+    "sine": sine.reproduce,
+    "mnist": mnist.reproduce,
+    "multitask": multitask.reproduce,
+    "heavy-ball": heavy_ball.reproduce,
+}
 
 __all__ = ["EXPERIMENTS", "Finding", "Options"]

@@ -8,7 +8,7 @@ import io
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..errors import CboError, CboWarning
 from ..result import Result, State
 
 # Colours that stay apart in grey and for the colour-blind.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 class DataError(CboError):
@@ -52,15 +52,24 @@ class Finding:
 
 @dataclasses.dataclass
 class Curve:
-    """The runs of one method over several seeds; `columns` holds histories besides the results' own."""
+    """The runs of one method, one per seed.
+
+    `columns` holds histories besides the results' own: by name, a row of numbers for each seed.
+    """
 
     label: str
     results: list[Result] = dataclasses.field(default_factory=list)
-    columns: dict[str, list[list[float]]] = dataclasses.field(default_factory=dict)
+    columns: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
+    @property
+    def names(self) -> list[str]:
+        """The columns with one number per epoch, the results' own first."""
+        own = [name for name, column in self.results[0].history.items() if column.ndim == 1]
+        return [*own, *self.columns]
+
     def history(self, name: str) -> Array:
-        """One row per seed, one column per epoch."""
+        """[seeds, epochs], and an axis more where a column of the results has one."""
         rows = self.columns[name] if name in self.columns else [r.history[name] for r in self.results]
         return np.array(rows)
 
@@ -68,14 +77,17 @@ class Curve:
         """Values after an epoch (from 1), one per seed; -1 is the last one."""
         return self.history(name)[:, epoch if epoch < 0 else epoch - 1]
 
+    def reduce(self, name: str, reduction: Callable[..., Any], source: str) -> None:
+        """Add the column `name`, from a column of the results with an axis more, which is reduced."""
+        self.columns[name] = [reduction(result.history[source], axis=1) for result in self.results]
+
     def finding(self, expected: str, measured: str, agrees: bool | None) -> Finding:
         """A row of the table about these runs."""
         return Finding(expected, measured, agrees, self.seconds)
 
-    @property
-    def typical(self) -> Result:
-        """The result whose last risk is the (lower) median."""
-        order = np.argsort(self.at("risk", -1))
+    def typical(self, name: str = "risk") -> Result:
+        """The result whose last risk (or other column) is the (lower) median."""
+        order = np.argsort(self.at(name, -1))
         typical: Result = self.results[order[(len(order) - 1) // 2]]
         return typical
 
@@ -83,18 +95,22 @@ class Curve:
 def run_curves(
     labels: Sequence[str],
     seeds: int,
-    epochs: int,
+    epochs: int | Mapping[str, int],
     run: Callable[[str, int, Callable[[State], None]], Result],
 ) -> list[Curve]:
-    """`run(label, seed, callback)` for every label and seed under one progress bar."""
+    """`run(label, seed, callback)` for every label and seed under one progress bar.
+
+    epochs: of every run, or by label.
+    """
     tqdm = extra("tqdm.auto", "reproduce")
     curves = [Curve(label) for label in labels]
-    with tqdm.tqdm(total=len(labels) * seeds * epochs, unit="epoch") as bar, warnings.catch_warnings():
+    total = seeds * sum(epochs if isinstance(epochs, int) else epochs[label] for label in labels)
+    with tqdm.tqdm(total=total, unit="epoch") as bar, warnings.catch_warnings():
         # That an ensemble collapses is a finding here, and the table tells it.
         warnings.simplefilter("ignore", CboWarning)
 
         def advance(state: State) -> None:
-            bar.set_postfix_str(f"risk {state.risk:.2e}", refresh=False)
+            bar.set_postfix_str(f"risk {np.median(state.risk):.2e}", refresh=False)
             bar.update()
 
         for curve in curves:
@@ -107,24 +123,29 @@ def run_curves(
 
 
 def write_csv(path: Path, curves: Sequence[Curve]) -> None:
-    """One line per curve, seed and epoch."""
+    """One line per curve, seed and epoch; empty where a curve lacks a column that another one has."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [*curves[0].results[0].history, *curves[0].columns]
+    names = list(dict.fromkeys(name for curve in curves for name in curve.names))
     writer.writerow(["curve", "seed", *names])
     for curve in curves:
-        columns = [curve.history(name) for name in names]
+        blank = [""] * len(curve.results[0].history["epoch"])
         for seed in range(len(curve.results)):
-            for values in zip(*(column[seed].tolist() for column in columns), strict=True):
+            columns = [curve.history(n)[seed].tolist() if n in curve.names else blank for n in names]
+            for values in zip(*columns, strict=True):
                 writer.writerow([curve.label, seed, *values])
     write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def new_figure(panels: int) -> tuple[Any, Any]:
-    """A matplotlib figure with panels side by side, drawn without a display, and its Axes."""
+    """A matplotlib figure, drawn without a display, and its Axes: side by side, four in two rows."""
     module = extra("matplotlib.figure", "reproduce")
-    figure = module.Figure(figsize=(5.2 * panels, 4.0), layout="constrained")
-    axes = figure.subplots(1, panels)
+    rows, columns = (2, 2) if panels == 4 else (1, panels)
+    width, height = 5.2 * columns, 4.0 * rows
+    figure = module.Figure(figsize=(width, height))
+    # Margins in inches; to have them found by matplotlib would double the time of drawing.
+    figure.subplots_adjust(0.75 / width, 0.55 / height, 1 - 0.15 / width, 1 - 0.4 / height, 0.22, 0.27)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(True, color="0.92", linewidth=0.8)
@@ -137,13 +158,20 @@ def save_figure(path: Path, figure: Any) -> None:
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=160))
 
 
-def draw_band(ax: Any, curve: Curve, name: str, colour: str, scale: float = 1.0) -> None:
-    """Median over seeds per epoch, and the band from least to greatest."""
+def draw_band(
+    ax: Any, curve: Curve, name: str, colour: str, scale: float = 1.0, x: Array | None = None, **line: Any
+) -> None:
+    """Median over seeds per epoch, and the band from least to greatest.
+
+    scale: a factor for the values. x: what to draw them against (None: the epochs). Other arguments go to
+    `Axes.plot`.
+    """
     rows = curve.history(name) * scale
-    epochs = np.arange(1, rows.shape[1] + 1)
+    if x is None:
+        x = curve.results[0].history["epoch"]
     if len(rows) > 1:
-        ax.fill_between(epochs, rows.min(axis=0), rows.max(axis=0), color=colour, alpha=0.18, linewidth=0)
-    ax.plot(epochs, np.median(rows, axis=0), color=colour, linewidth=1.3, label=curve.label)
+        ax.fill_between(x, rows.min(axis=0), rows.max(axis=0), color=colour, alpha=0.18, linewidth=0)
+    ax.plot(x, np.median(rows, axis=0), **{"color": colour, "linewidth": 1.3, "label": curve.label, **line})
 
 
 def spread(values: Array, form: str = ".2g") -> str:

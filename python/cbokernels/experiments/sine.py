@@ -1,7 +1,8 @@
 """A sine learnt from 8000 noisy samples [De Deyn, Herty, Samaey 2025, example 1, fig. 2 and 3].
 
-Two ensembles of 200 networks: the parameters as the paper prints them, under which the ensemble freezes, and
-alpha = infinity with a noise floor, which keeps it moving. Medians over seeds.
+Ensembles of 200 networks: the parameters as the paper prints them, under which the ensemble freezes; alpha =
+infinity with a noise floor, which keeps it moving; consensus hopping. Beside them Adam on one network.
+Medians over seeds, each with its own initial networks and minibatches.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from .._adam import Adam
 from .._arrays import Array
+from .._method import Method
 from .._watch import frozen_share
+from ..hopping import ConsensusHopping
 from ..methods import CBO
 from ..network import TwoLayer
 from ..result import Result, State
@@ -35,7 +39,7 @@ from ._common import (
 
 NET = TwoLayer(inputs=1, width=100, outputs=1)
 BATCH = 800
-METHODS = {
+METHODS: dict[str, Method] = {
     "CBO as printed": CBO(
         particles=200,
         alpha=Tenfold(1e5, every=100, cap=1e7),
@@ -44,11 +48,19 @@ METHODS = {
         dt=0.1,
     ),
     "CBO, alpha = inf, noise floor": CBO(particles=200, alpha=math.inf, floor=Exponential(0.1, 0.001)),
+    "Adam": Adam(lr=0.1),
+    "consensus hopping": ConsensusHopping(particles=200),
 }
+# What an epoch costs, in forward passes of one network on the data; a gradient counts as two.
+PASSES = {"CBO as printed": 200, "CBO, alpha = inf, noise floor": 200, "Adam": 3, "consensus hopping": 200}
+_HOPPING_EPOCHS = 300  # by then hopping is at the label noise, and its schedules fit any length
 
 # Median risks of the printed parameters in a plain implementation of the paper, by epoch.
 _PRINTED = {10: 0.13, 100: 1.5e-2, 300: 1.3e-2, 1000: 1e-2}
+# The others' medians after a number of epochs.
 _FLOOR_EPOCHS, _FLOOR_RISK = 300, 2.7e-4
+_HOPPING_RISK = 1.18e-4
+_ADAM_EPOCHS, _ADAM_RISKS = 1000, (1.6e-4, 2.9e-3)
 
 
 def samples(size: int = 8000) -> tuple[Array, Array]:
@@ -63,13 +75,21 @@ def truth(x: Array) -> Array:
     return np.asarray(np.sin(2 * np.pi * x))
 
 
+def lengths(epochs: int) -> dict[str, int]:
+    """Epochs of each curve when the experiment has that many."""
+    return {label: min(epochs, _HOPPING_EPOCHS) if "hopping" in label else epochs for label in METHODS}
+
+
 def reproduce(options: Options) -> list[Finding]:
-    """Run both ensembles, write sine.csv and sine.png, return what was found."""
+    """Run all methods, write sine.csv and sine.png, return what was found.
+
+    1000 epochs with 10 seeds (`quick`: 300 with 1), unless the options say otherwise.
+    """
     check_device(options.device)
     epochs = options.epochs or (300 if options.quick else 1000)
-    seeds = options.seeds or (1 if options.quick else 5)
-    figure, axes = new_figure(2)
+    figure, axes = new_figure(4)
     x, y = samples()
+    own = lengths(epochs)
 
     def run(label: str, seed: int, callback: Callable[[State], None]) -> Result:
         return train(
@@ -77,14 +97,16 @@ def reproduce(options: Options) -> list[Finding]:
             x,
             y,
             METHODS[label],
-            epochs=epochs,
+            epochs=own[label],
             batch_size=BATCH,
             seed=seed,
             device=options.device,
             callback=callback,
         )
 
-    curves = run_curves(list(METHODS), seeds, epochs, run)
+    curves = run_curves(list(METHODS), options.seeds or (1 if options.quick else 10), own, run)
+    for curve in curves:
+        curve.columns["passes"] = [PASSES[curve.label] * r.history["epoch"] for r in curve.results]
     write_csv(options.out / "sine.csv", curves)
     draw(axes, curves, x, y)
     save_figure(options.out / "sine.png", figure)
@@ -92,33 +114,42 @@ def reproduce(options: Options) -> list[Finding]:
 
 
 def draw(axes: Any, curves: list[Curve], x: Array, y: Array) -> None:
-    """Risk per epoch as in figure 2, the fits at the end as in figure 3."""
-    left, right = axes
+    """Risk per epoch as in figure 2 and by work, the fits at the end as in figure 3 and their errors."""
+    by_epoch, by_work, fits, errors = axes
     grid = np.linspace(0, 1, 401)
-    right.plot(x[::20, 0], y[::20], ".", color="0.75", markersize=3, label="data (every 20th)")
-    right.plot(grid, truth(grid), color="black", linewidth=1, linestyle=(0, (4, 3)), label="sin 2πx")
+    fits.plot(x[::20, 0], y[::20], ".", color="0.75", markersize=3, label="data (every 20th)")
+    fits.plot(grid, truth(grid), color="black", linewidth=1, linestyle=(0, (4, 3)), label="sin 2πx")
     for curve, colour in zip(curves, COLOURS, strict=False):
-        draw_band(left, curve, "risk", colour)
-        fit = curve.typical.predict(grid[:, None])[:, 0]
-        right.plot(grid, fit, color=colour, linewidth=1.6, label=curve.label)
-    left.axhline(1e-4, color="0.5", linewidth=1, linestyle=":", label="variance of the label noise")
-    left.set(yscale="log", xlabel="epoch", ylabel="risk", title="Risk: median and range over seeds")
-    right.set(xlabel="x", ylabel="y", title="Fit at the end (the seed of median risk)")
-    left.legend(frameon=False, fontsize=8)
-    right.legend(frameon=False, fontsize=8)
+        draw_band(by_epoch, curve, "risk", colour)
+        draw_band(by_work, curve, "risk", colour, x=curve.history("passes")[0])
+        fit = curve.typical().predict(grid[:, None])[:, 0]
+        fits.plot(grid, fit, color=colour, linewidth=1.4, label=curve.label)
+        errors.plot(grid, fit - truth(grid), color=colour, linewidth=1.4, label=curve.label)
+    for ax in (by_epoch, by_work):
+        ax.axhline(1e-4, color="0.5", linewidth=1, linestyle=":", label="variance of the label noise")
+        ax.set(yscale="log", ylabel="risk", ylim=(7e-5, 6))
+    by_epoch.set(xlabel="epoch", title="Risk: median and range over seeds")
+    by_work.set(
+        xscale="log", xlabel="forward passes on the data (a gradient counts as two)", title="Risk by work"
+    )
+    fits.set(xlabel="x", ylabel="y", title="Fit at the end (the seed of median risk)")
+    errors.set(xlabel="x", ylabel="fit - sin 2πx", ylim=(-0.08, 0.08), title="Error of the fit")
+    by_epoch.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
+    fits.legend(frameon=False, fontsize=8, loc="upper right")
 
 
 def findings(curves: list[Curve], epochs: int) -> list[Finding]:
     """Compare with the paper and with a plain implementation of its method."""
-    printed, floor = curves
+    printed, floor, adam, hopping = curves
     epoch = max((e for e in _PRINTED if e <= epochs), default=None)
     early = min(_PRINTED) if epoch is None else epoch
     risk = printed.at("risk", epochs if epoch is None else epoch)
     start = NET.size / 6  # the variance of U[-1, 1] in D coordinates, with its factor 1/2
     frozen = 100 * np.array([frozen_share(result.particles, start) for result in printed.results])
-    end = floor.at("risk", -1)
+    end, adam_end, hopping_end = (curve.at("risk", -1) for curve in (floor, adam, hopping))
+    low, high = _ADAM_RISKS
     grid = np.linspace(0, 1, 1001)
-    error = float(np.abs(floor.typical.predict(grid[:, None])[:, 0] - truth(grid)).max())
+    error = float(np.abs(floor.typical().predict(grid[:, None])[:, 0] - truth(grid)).max())
     long = epochs >= _FLOOR_EPOCHS
     return [
         printed.finding(
@@ -141,5 +172,17 @@ def findings(curves: list[Curve], epochs: int) -> list[Finding]:
             "fig. 3: the fit follows the sine, with the floor (agrees: error at most 0.1)",
             f"{error:.2g}",
             error <= 0.1 if long else None,
+        ),
+        adam.finding(
+            f"fig. 2: Adam {low:.2g} to {high:.2g} at epoch {_ADAM_EPOCHS} (agrees: a median in that range)",
+            spread(adam_end),
+            bool(low <= np.median(adam_end) <= high)
+            if epochs >= _ADAM_EPOCHS and len(adam_end) > 2
+            else None,
+        ),
+        hopping.finding(
+            f"hopping: {_HOPPING_RISK:.2e} after {_HOPPING_EPOCHS} epochs (agrees: at most 1.5e-4)",
+            spread(hopping_end, ".3g"),
+            bool(np.median(hopping_end) <= 1.5e-4) if epochs >= _HOPPING_EPOCHS else None,
         ),
     ]
