@@ -105,8 +105,8 @@ def _draw_contraction(ax: Any, curves: Sequence[Curve]) -> None:
     bound = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 1}
     ax.plot(steps, (1 - DT) ** (2.0 * steps), **bound, label="theorem: at most (1 - λΔt)$^{2k}$")
     inset.axhline(1, **bound)
-    inset.set(xlim=(0, 10), ylim=(0.94, 1.04))
-    inset.set_title("V over its bound; dotted: W2 solved anew", fontsize=7)
+    inset.set(xlim=(0, 10), ylim=(0.96, 1.04))
+    inset.set_title("V over its bound (dotted: W2 anew)", fontsize=7)
     inset.tick_params(labelsize=7)
     ax.set(
         yscale="log",
