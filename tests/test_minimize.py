@@ -51,6 +51,59 @@ def test_steps_are_the_public_kernels(dtype):
     np.testing.assert_array_equal(result.parameters, consensus.point)
 
 
+def test_consensus_hopping_finds_the_minimum(dtype):
+    center, method = start(1, 4, dtype), cbk.ConsensusHopping(particles=50, spread=0.1, lr=0.1)
+    before = center.copy()
+    calls = []
+
+    def fun(theta):
+        calls.append(theta.shape)
+        return quadratic(theta)
+
+    result = cbk.minimize(fun, center, method, steps=200)
+    np.testing.assert_allclose(result.parameters, 1.0, atol=0.05)
+    assert result.parameters.dtype == result.particles.dtype == dtype
+    assert result.particles.shape == (1, 4)
+    np.testing.assert_array_equal(center, before)
+    # once a step with all particles, once with the centre for the history
+    assert calls == [(50, 4), (1, 4)] * 200
+    assert np.isfinite(result.history["ess"]).all()
+
+
+@pytest.mark.parametrize(
+    "method", [cbk.ConsensusHopping(mirrored=False, particles=9), cbk.ConsensusHopping()]
+)
+def test_consensus_hopping_takes_the_same_steps_as_in_train(method):
+    rng = np.random.default_rng(2)
+    net, x = cbk.TwoLayer(1, 7, 1, activation="tanh"), rng.random((20, 1)).astype(np.float32)
+    center = net.uniform(1, seed=3)
+    fun = lambda theta: cbk.risk(net, theta, x, x[:, 0])  # noqa: E731
+    trained = cbk.train(net, x, x[:, 0], method, theta=center, epochs=5, seed=4)
+    result = cbk.minimize(fun, center, method, steps=5, seed=4, num_threads=2)
+    np.testing.assert_array_equal(result.parameters, trained.parameters)
+    np.testing.assert_array_equal(result.history["ess"], trained.history["ess"])
+
+
+def test_consensus_hopping_with_ess_weights_where_values_are_not_finite():
+    method = cbk.ConsensusHopping(weights=cbk.TargetEss(0.25), lr=cbk.Exponential(0.2, 0.01))
+    fun = lambda t: np.where(t[:, 0] > 0, quadratic(t), np.nan)  # noqa: E731
+    with pytest.warns(cbk.CboWarning, match="NaN or infinite"):
+        result = cbk.minimize(fun, np.full((1, 3), 0.1), method, steps=100)
+    np.testing.assert_allclose(result.parameters, 1.0, atol=0.05)
+    assert (result.history["alpha"] > 0).all()
+
+
+def test_consensus_hopping_refuses():
+    with pytest.raises(ValueError, match=r"scope='atom' expects a network .* got a function"):
+        cbk.minimize(quadratic, start(1), cbk.ConsensusHopping(scope="atom"), steps=1)
+    with pytest.raises(
+        ValueError, match=r"theta must have shape \[1, D\] for ConsensusHopping, got \[50, 3\]"
+    ):
+        cbk.minimize(quadratic, start(), cbk.ConsensusHopping(), steps=1)
+    with pytest.raises(cbk.ConsensusError, match=r"epoch 1, step 0: no particle has a finite risk"):
+        cbk.minimize(lambda t: np.full(len(t), np.inf), start(1), cbk.ConsensusHopping(), steps=1)
+
+
 def test_history_has_a_row_per_step():
     result = cbk.minimize(quadratic, start(), steps=6)
     assert [len(column) for column in result.history.values()] == [6] * 6

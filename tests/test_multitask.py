@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cbokernels as cbk
-from cbokernels import _cpu
+from cbokernels import _cpu, reference
 from cbokernels.experiments import sine
 
 NET = cbk.TwoLayer(1, 6, 1)
@@ -123,6 +123,82 @@ def test_targets_and_predictions(kind):
     np.testing.assert_array_equal(states[0].risk, result.history["risk"][0])
     np.testing.assert_array_equal(states[0].ess, result.history["ess"][0])
     assert states[2].point.shape == (TASKS, net.size)
+
+
+def own_inputs(kind, dtype="float64"):
+    """A network, and tasks with inputs of their own."""
+    rng = np.random.default_rng(8)
+    net = NET if kind == "one output" else TWO
+    x = rng.random((TASKS, SAMPLES, 1)).astype(dtype)
+    if kind == "labels":
+        return net, x, rng.integers(0, 2, (TASKS, SAMPLES))
+    shape = (TASKS, SAMPLES) if kind == "one output" else (TASKS, SAMPLES, 2)
+    return net, x, rng.normal(size=shape).astype(dtype)
+
+
+@pytest.mark.parametrize("kind", ["values", "one output", "labels"])
+def test_tasks_with_inputs_of_their_own(kind, dtype):
+    net, x, ys = own_inputs(kind, dtype)
+    theta, loss = net.uniform(9, seed=2, dtype=dtype), "cross_entropy" if kind == "labels" else "mse"
+    risks = cbk.task_risks(net, theta, x, ys, loss=loss)
+    columns = [cbk.risk(net, theta, x[t], ys[t], loss=loss) for t in range(TASKS)]
+    np.testing.assert_array_equal(risks, np.stack(columns, axis=1))
+    truth = reference.task_risks(net, theta, x, ys, loss=loss)
+    np.testing.assert_allclose(risks, truth, rtol=5e-6 if dtype == "float32" else 1e-12)
+
+    method = cbk.MultiTaskCBO(particles=10, alpha=1e3)
+    result = cbk.train(net, x, ys, method, epochs=3, batch_size=8, seed=4, dtype=dtype)
+    theta, step = net.uniform(10, seed=4, dtype=dtype), 0
+    for epoch in range(3):
+        order = np.arange(SAMPLES)
+        _cpu.permutation(order, SAMPLES, 4, epoch, 2)
+        for start in range(0, SAMPLES, 8):
+            rows = order[start : start + 8]
+            risk = cbk.task_risks(net, theta, x[:, rows], np.ascontiguousarray(ys[:, rows]), loss=loss)
+            points = cbk.consensus(theta, risk, alpha=1e3).point
+            task = np.arange(10) // 2
+            cbk.cbo_update(theta, points, diffusion=1.8**0.5, dt=0.2, seed=4, step=step, task=task, out=theta)
+            step += 1
+    np.testing.assert_array_equal(result.particles, theta)
+    np.testing.assert_array_equal(result.parameters, points)
+    own = [cbk.risk(net, points[t : t + 1], x[t], ys[t], loss=loss)[0] for t in range(TASKS)]
+    np.testing.assert_array_equal(result.history["risk"][-1], own)
+
+    outputs = result.predict(x)
+    assert outputs.shape == (TASKS, SAMPLES, net.outputs)
+    for t in range(TASKS):
+        np.testing.assert_array_equal(outputs[t], cbk.forward(net, points[t : t + 1], x[t])[0])
+    assert result.predict(x[0]).shape == outputs.shape
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_the_same_inputs_for_every_task_are_shared_inputs(batch_size):
+    x, ys = data("float64")
+    arguments = {"epochs": 3, "batch_size": batch_size, "dtype": "float64"}
+    shared = cbk.train(NET, x, ys, cbk.MultiTaskCBO(particles=10, alpha=10.0), **arguments)
+    copies = np.broadcast_to(x, (TASKS, *x.shape))
+    own = cbk.train(NET, copies, ys, cbk.MultiTaskCBO(particles=10, alpha=10.0), **arguments)
+    np.testing.assert_allclose(own.particles, shared.particles, rtol=1e-9)
+    np.testing.assert_allclose(own.history["risk"], shared.history["risk"], rtol=1e-9)
+
+
+def test_own_inputs_resume_and_refuse(tmp_path):
+    net, x, ys = own_inputs("one output")
+    method, path = cbk.MultiTaskCBO(particles=5), tmp_path / "run"
+    whole = cbk.train(net, x, ys, method, epochs=4, batch_size=8)
+    cbk.train(net, x, ys, method, epochs=4, batch_size=8, checkpoint=path, callback=lambda s: s.epoch == 2)
+    resumed = cbk.train(net, x, ys, method, epochs=4, batch_size=8, checkpoint=path, resume=True)
+    np.testing.assert_array_equal(resumed.particles, whole.particles)
+    with pytest.raises(ValueError, match=r"y must have shape \[5, 30\], got \[4, 30\]"):
+        cbk.train(net, x, ys[:4], method)
+    with pytest.raises(ValueError, match=r"x must have shape \[T, S, 1\], got \[5, 30, 2\]"):
+        cbk.train(net, np.repeat(x, 2, axis=2), ys, method)
+    with pytest.raises(ValueError, match=r"x must have shape \[S, 1\], got \[5, 30, 1\]"):
+        cbk.train(net, x, ys[0], cbk.CBO())
+    with pytest.raises(ValueError, match=r"x must have shape \[5, S, 1\], got \[4, 30, 1\]"):
+        whole.predict(x[:4])
+    with pytest.raises(ValueError, match=r"ys must have shape \[5, 30\], got \[30\]"):
+        cbk.task_risks(net, whole.particles, x.astype("float32"), ys[0].astype("float32"))
 
 
 def test_target_ess_is_solved_for_every_task():

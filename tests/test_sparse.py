@@ -70,3 +70,31 @@ def test_nan_is_not_a_zero_and_a_skipped_zero_hides_infinity():
     np.testing.assert_array_equal(cbk.risk(net, theta, x, y), usual)
     x[3, 50] = np.nan
     assert np.isnan(cbk.risk(net, theta, x, y)).all()
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("width", [3, 20, 33])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-6), (np.float64, 1e-14)])
+def test_gradients_whatever_the_density(density, width, dtype, tolerance):
+    net = cbk.TwoLayer(101, width, 3, activation="tanh", output_bias=True)
+    theta = net.uniform(259, seed=width, dtype=dtype)
+    x = batch(150, 101, density, 5, dtype)
+    labels = np.random.default_rng(6).integers(0, 3, 150)
+    risks, gradient = cbk.risk_gradient(net, theta, x, labels, loss="cross_entropy")
+    exact, slopes = reference.risk_gradient(net, theta, x, labels, loss="cross_entropy")
+    np.testing.assert_allclose(risks, exact, rtol=tolerance)
+    assert np.abs(gradient - slopes).max() <= tolerance * np.abs(slopes).max()
+
+
+def test_gradients_in_several_chunks_and_threads():
+    net = cbk.TwoLayer(128, 20, 1)
+    theta, x = net.uniform(150, seed=2), batch(2500, 128, 0.05, 3)
+    y = np.random.default_rng(4).normal(size=2500).astype("f")
+    risks, gradient = cbk.risk_gradient(net, theta, x, y, num_threads=1)
+    exact, slopes = reference.risk_gradient(net, theta, x, y)
+    np.testing.assert_allclose(risks, exact, rtol=2e-6)
+    assert np.abs(gradient - slopes).max() <= 2e-6 * np.abs(slopes).max()
+    for threads in (2, 5):
+        again = cbk.risk_gradient(net, theta, x, y, num_threads=threads)
+        np.testing.assert_array_equal(again[0], risks)
+        np.testing.assert_array_equal(again[1], gradient)

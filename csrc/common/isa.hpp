@@ -12,6 +12,7 @@
 #include "../random/random.hpp"
 #include "../risk/piecewise.hpp"
 #include "../risk/risk.hpp"
+#include "../transport/sinkhorn.hpp"
 #include "../transport/transport.hpp"
 #include "../update/update.hpp"
 
@@ -34,6 +35,7 @@ struct IsaTable {
   IsaKernels<float> f32;
   IsaKernels<double> f64;
   PiecewiseKernels piecewise;
+  SinkhornKernels sinkhorn;
 
   template <class T>
   const IsaKernels<T>& kernels() const {

@@ -25,6 +25,7 @@ template <class T>
 TransportKernels<T> transport_kernels();
 
 PiecewiseKernels piecewise_kernels();
+SinkhornKernels sinkhorn_kernels();
 
 namespace {
 template <class T>
@@ -36,7 +37,7 @@ IsaKernels<T> all() {
 }  // namespace
 
 void fill_table(IsaTable& table) {
-  table = {CBK_STRING(CBK_ISA), all<float>(), all<double>(), piecewise_kernels()};
+  table = {CBK_STRING(CBK_ISA), all<float>(), all<double>(), piecewise_kernels(), sinkhorn_kernels()};
 }
 
 }  // namespace cbk::CBK_ISA

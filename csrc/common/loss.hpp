@@ -5,6 +5,7 @@
 
 namespace cbk::CBK_ISA {
 
+#if !defined(CBK_ONE_LANE)
 // The first `count` lanes of v, zero elsewhere: padded samples do not count.
 template <class V>
 CBK_INLINE V keep_lanes(V v, int64_t count) {
@@ -14,6 +15,8 @@ CBK_INLINE V keep_lanes(V v, int64_t count) {
   for (int i = 0; i < lanes<Scalar<V>>; ++i) lane[i] = i;
   return lane < I{} + decltype(lane[0] + 0)(count) ? v : V{};
 }
+
+#endif
 
 // sum_c (y_c - g_c)^2; squared in float64, since a wild float32 particle's square is no float32.
 template <class T>

@@ -9,27 +9,38 @@
 
 namespace cbk::CBK_ISA {
 
-template <class V, class T, int N>
-CBK_INLINE V polynomial(const T (&c)[N], V x) {
-  V p = splat<V>(c[0]);
-#pragma GCC unroll 32
-  for (int i = 1; i < N; ++i) p = fma(p, x, splat<V>(c[i]));
+// Coefficient i of a table, as a constant: device code may not refer to the host's arrays.
+template <const auto& table, int i>
+constexpr auto coefficient = table[i];
+template <const auto& table>
+using Powers = std::make_integer_sequence<int, int(sizeof(table) / sizeof(table[0])) - 1>;
+
+// Horner's scheme; `polynomial` rounds once a step everywhere, `horner` where bits may differ.
+template <const auto& table, class V, int... i>
+CBK_INLINE V polynomial(V x, std::integer_sequence<int, i...>) {
+  V p = splat<V>(coefficient<table, 0>);
+  ((p = fma(p, x, splat<V>(coefficient<table, i + 1>))), ...);
   return p;
 }
-
-// The same where bits may differ between instruction sets.
-template <class V, class T, int N>
-CBK_INLINE V horner(const T (&c)[N], V x) {
-  V p = splat<V>(c[0]);
-#pragma GCC unroll 32
-  for (int i = 1; i < N; ++i) p = mad(p, x, splat<V>(c[i]));
+template <const auto& table, class V>
+CBK_INLINE V polynomial(V x) {
+  return polynomial<table>(x, Powers<table>{});
+}
+template <const auto& table, class V, int... i>
+CBK_INLINE V horner(V x, std::integer_sequence<int, i...>) {
+  V p = splat<V>(coefficient<table, 0>);
+  ((p = mad(p, x, splat<V>(coefficient<table, i + 1>))), ...);
   return p;
+}
+template <const auto& table, class V>
+CBK_INLINE V horner(V x) {
+  return horner<table>(x, Powers<table>{});
 }
 
 // log(1 + f) + e ln 2 for f in [-1/4, 1/2] and integral e.
 CBK_INLINE F32 log1p_core(F32 f, F32 e) {
   const F32 f2 = f * f;
-  F32 r = polynomial(cbk::polynomial::Table<float>::LOG, f) * f;
+  F32 r = polynomial<cbk::polynomial::Table<float>::LOG>(f) * f;
   r = fma(r, f2, e * splat<F32>(-2.12194440e-4f));
   r = fma(f2, splat<F32>(-0.5f), r);
   return fma(e, splat<F32>(0.693359375f), f + r);
@@ -38,7 +49,7 @@ CBK_INLINE F32 log1p_core(F32 f, F32 e) {
 CBK_INLINE F64 log1p_core(F64 f, F64 e) {
   const F64 s = f / (f + 2.0), t = s * s, half = f * f * 0.5;
   // log(1+f) = f - (f^2/2 - s (f^2/2 + t p(t))): f itself is never rounded
-  const F64 r = t * polynomial(cbk::polynomial::Table<double>::LOG, t);
+  const F64 r = t * polynomial<cbk::polynomial::Table<double>::LOG>(t);
   const F64 low = fma(e, splat<F64>(1.90821492927058770002e-10), s * (half + r));
   return fma(e, splat<F64>(6.93147180369123816490e-01), f - (half - low));
 }
@@ -81,8 +92,8 @@ template <class V>
 CBK_INLINE void sincos_core(V x, V& sine, V& cosine) {
   using T = cbk::polynomial::Table<Scalar<V>>;
   const V x2 = x * x;
-  sine = fma(polynomial(T::SIN, x2) * x2, x, x);
-  cosine = fma(polynomial(T::COS, x2), x2 * x2, fma(x2, splat<V>(Scalar<V>(-0.5)), splat<V>(1)));
+  sine = fma(polynomial<T::SIN>(x2) * x2, x, x);
+  cosine = fma(polynomial<T::COS>(x2), x2 * x2, fma(x2, splat<V>(Scalar<V>(-0.5)), splat<V>(1)));
 }
 
 // e^x - 1 = 2^n p + (2^n - 1) with p = e^r - 1, x = n ln 2 + r; x is clamped to where 2^n is a normal number.
@@ -96,7 +107,7 @@ CBK_INLINE V reduce_exp(V x, V& scale) {
   r = mad(n, splat<V>(single ? T(2.12194440e-4) : T(-1.90821492927058770002e-10)), r);
   const V half = exp2_integer(n - T(1));  // 2^n itself may be one step past the largest number
   scale = half + half;
-  return mad(horner(cbk::polynomial::Table<T>::EXP, r), r * r, r);
+  return mad(horner<cbk::polynomial::Table<T>::EXP>(r), r * r, r);
 }
 
 template <class V>
@@ -134,7 +145,7 @@ CBK_INLINE F32 tanh(F32 x) {
   return copysign(p, x);
 #else
   const F32 z = min(splat<F32>(7.9f), max(splat<F32>(-7.9f), x)), t = z * z;
-  return z * horner(Table::TANH_P, t) / horner(Table::TANH_Q, t);
+  return z * horner<Table::TANH_P>(t) / horner<Table::TANH_Q>(t);
 #endif
 }
 
@@ -156,7 +167,7 @@ CBK_INLINE V normal_cdf(V x, V& density) {
   const V bound = min(abs(x), splat<V>(T(56))), z = bound * T(0.70710678118654752440);
   const V t = (z - T(3.75)) / (z + T(3.75));
   const V square = bound * bound, rest = fma(bound, bound, -square);  // z^2 = (square + rest) / 2
-  const V p = horner(cbk::polynomial::Table<T>::ERFC, t);
+  const V p = horner<cbk::polynomial::Table<T>::ERFC>(t);
   const V e = exp(square * T(-0.5)), exact = mad(e, rest * T(-0.5), e);
   density = exact * T(0.39894228040143267794);
   const V tail = exact * p / (mad(z, splat<V>(2), splat<V>(1))) * T(0.5);

@@ -19,7 +19,7 @@ struct Block {
 template <class W>
 CBK_INLINE Block<W> philox(Block<W> c, uint32_t key0, uint32_t key1) {
   const W m0 = W{} + 0xD2511F53u, m1 = W{} + 0xCD9E8D57u;
-#pragma GCC unroll 10
+  CBK_UNROLL(10)
   for (int round = 0; round < 10; ++round) {
     const W p0 = multiply_low(c.word[0], m0), p1 = multiply_low(c.word[2], m1);
     c = {{(p1 >> 32) ^ c.word[1] ^ (W{} + key0), p1, (p0 >> 32) ^ c.word[3] ^ (W{} + key1), p0}};
@@ -42,6 +42,7 @@ struct Counter {
   uint32_t stream, step, particle;
 };
 
+#if !defined(CBK_ONE_LANE)
 // The words of lanes<float> consecutive blocks from `first` on; lane i of each word belongs to block first +
 // lane_block(i).  Within 128 bits the blocks are `groups` apart: after a 4x4 transposition there (no instruction
 // crosses 128-bit halves cheaply) the coordinates stand in order.
@@ -63,6 +64,8 @@ CBK_INLINE Words philox_lanes(const Counter& counter, uint32_t first) {
   for (int j = 0; j < 4; ++j) w.word[j] = bits<U32>((a.word[j] & 0xffffffffu) | (b.word[j] << 32));
   return w;
 }
+
+#endif
 
 // Two words -> two independent normals sqrt(-2 log u0) (cos, sin)(2 pi u1), u = (w + 1/2) 2^-32.
 // The words come as v (u0's, or its complement where u0 > 1/2, so that log u0 stays exact near 1), the quarter turn
@@ -86,6 +89,24 @@ CBK_INLINE void box_muller(V v, Int<V> upper, V rest, Int<V> quarter, V& z0, V& 
   z0 = radius * bits<V>(bits<I>(cosine) ^ (((quarter + 1) & 2) << to_sign));
   z1 = radius * bits<V>(bits<I>(sine) ^ ((quarter & 2) << to_sign));
 }
+
+#if defined(CBK_ONE_LANE)
+constexpr int noise_block = 4;
+
+// The normals of coordinates 4 * block .. 4 * block + 3.
+template <class T>
+CBK_INLINE void normals(const Counter& counter, uint32_t block, T (&z)[4]) {
+  const Block<uint64_t> w =
+      philox_words(counter.seed, counter.stream, counter.step, counter.particle, block);
+  CBK_UNROLL(2)
+  for (int j = 0; j < 4; j += 2) {
+    const int32_t radial = int32_t(w.word[j]), upper = radial >> 31;
+    const uint32_t angle = uint32_t(w.word[j + 1]);
+    box_muller(T(radial ^ upper), Int<T>(upper), T(int32_t(angle << 2) >> 2), Int<T>((angle + 0x20000000u) >> 30),
+               z[j], z[j + 1]);
+  }
+}
+#else
 
 // A 4x4 transposition within each 128 bits.
 #if defined(CBK_AVX512)
@@ -148,5 +169,7 @@ CBK_INLINE void normals(const Counter& counter, uint32_t block, F64 (&z)[8]) {
   }
   for (int i = 0; i < 8; ++i) z[i] = load(out + i * half);
 }
+
+#endif  // CBK_ONE_LANE
 
 }  // namespace cbk::CBK_ISA

@@ -8,6 +8,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 // CBK_EMULATE_AVX512: the AVX-512 code on SIMDe's emulation, so that any machine can test it.
 #if defined(CBK_EMULATE_AVX512)
@@ -30,7 +32,23 @@
 #ifndef CBK_ISA
 #define CBK_ISA host
 #endif
+#if defined(__CUDACC__)
+#define CBK_INLINE __host__ __device__ __forceinline__
+#else
 #define CBK_INLINE inline __attribute__((always_inline))
+#endif
+#if defined(__CUDA_ARCH__)
+#define CBK_UNROLL(n) _Pragma("unroll")
+#elif defined(__CUDACC__)  // nvcc's pass over the host's code
+#define CBK_UNROLL(n)
+#else
+#define CBK_STRINGIZED(x) #x
+#define CBK_UNROLL(n) _Pragma(CBK_STRINGIZED(GCC unroll n))
+#endif
+
+#if defined(CBK_ONE_LANE)
+#include "one_lane.hpp"
+#else
 
 namespace cbk::CBK_ISA {
 
@@ -257,3 +275,4 @@ CBK_INLINE F64 add(F64 total, F32 a) {
 }
 
 }  // namespace cbk::CBK_ISA
+#endif  // CBK_ONE_LANE

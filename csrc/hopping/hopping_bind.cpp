@@ -25,11 +25,28 @@ RiskProblem<T> problem_of(const Network& net, int64_t particles, const Array<T>&
 }
 
 template <class T>
-Draw<T> draw_of(const Network& net, const Array<T>& center, int64_t particles, double spread, bool mirrored,
-                uint64_t seed, uint32_t step) {
-  check_shape("center", center, {net.size()});
+Draw<T> draw_of(const Array<T>& center, int64_t size, int64_t particles, double spread, bool mirrored, uint64_t seed,
+                uint32_t step) {
+  check_shape("center", center, {size});
   if (particles < 1 || (mirrored && particles % 2)) throw py::value_error("particles must be even where mirrored");
   return {center.data(), T(spread), mirrored, particles, {seed, 0, step, 0}};
+}
+
+void check_atoms(const Array<int32_t>& atom, int64_t size, int64_t atoms) {
+  check_shape("atom", atom, {size});
+  if (std::any_of(atom.data(), atom.data() + size, [=](int32_t i) { return i < 0 || i >= atoms; }))
+    throw py::value_error("atom holds an index out of range");
+}
+
+// (ess, alpha, nonfinite) of a step, which runs without the GIL.
+template <class Step>
+py::tuple told(Step step) {
+  HoppingStep result;
+  {
+    py::gil_scoped_release release;
+    result = step();
+  }
+  return py::make_tuple(result.ess, result.alpha, result.nonfinite);
 }
 
 template <class T>
@@ -38,7 +55,7 @@ void register_typed(py::module_& m) {
       "hopping_risk",
       [](const Network& net, const Array<T>& center, int64_t particles, double spread, bool mirrored, uint64_t seed,
          uint32_t step, const Array<T>& x, const py::array& y, bool atoms, Array<double> out, int num_threads) {
-        const Draw<T> draw = draw_of(net, center, particles, spread, mirrored, seed, step);
+        const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, seed, step);
         RiskProblem<T> problem = problem_of(net, particles, x, y);
         check_shape("out", out, {particles, atoms ? net.width : 1});
         problem.draw = &draw;
@@ -51,6 +68,49 @@ void register_typed(py::module_& m) {
       },
       py::arg("net"), py::arg("center").noconvert(), py::arg("particles"), py::arg("spread"), py::arg("mirrored"),
       py::arg("seed"), py::arg("step"), py::arg("x").noconvert(), py::arg("y"), py::arg("atoms"),
+      py::arg("out").noconvert(), py::arg("num_threads"));
+  m.def(
+      "hopping_gradient",
+      [](const Network& net, const Array<T>& center, int64_t particles, double spread, bool mirrored, uint64_t seed,
+         uint32_t step, const Array<T>& x, const py::array& y, const std::optional<Array<int32_t>>& atom,
+         double fraction, Array<T> gradient, int num_threads) {
+        const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, seed, step);
+        RiskProblem<T> problem = problem_of(net, particles, x, y);
+        problem.draw = &draw;
+        check_shape("gradient", gradient, {net.size()});
+        if (atom) check_atoms(*atom, net.size(), net.width);
+        const int32_t* index = atom ? atom->data() : nullptr;
+        T* p = gradient.mutable_data();
+        return told([&] { return hopping_gradient(problem, fraction, index, p, num_threads); });
+      },
+      py::arg("net"), py::arg("center").noconvert(), py::arg("particles"), py::arg("spread"), py::arg("mirrored"),
+      py::arg("seed"), py::arg("step"), py::arg("x").noconvert(), py::arg("y"), py::arg("atom").noconvert(),
+      py::arg("fraction"), py::arg("gradient").noconvert(), py::arg("num_threads"));
+  m.def(
+      "hopping_gradient",
+      [](const Array<T>& center, double spread, bool mirrored, uint64_t seed, uint32_t step, const Array<double>& risk,
+         double fraction, Array<T> gradient, int num_threads) {
+        const Draw<T> draw = draw_of(center, center.size(), risk.size(), spread, mirrored, seed, step);
+        check_shape("risk", risk, {draw.particles});
+        check_shape("gradient", gradient, {center.size()});
+        const double* r = risk.data();
+        T* p = gradient.mutable_data();
+        return told([&] { return hopping_gradient(draw, center.size(), r, fraction, p, num_threads); });
+      },
+      py::arg("center").noconvert(), py::arg("spread"), py::arg("mirrored"), py::arg("seed"), py::arg("step"),
+      py::arg("risk").noconvert(), py::arg("fraction"), py::arg("gradient").noconvert(), py::arg("num_threads"));
+  m.def(
+      "draw_ensemble",
+      [](const Array<T>& center, double spread, bool mirrored, uint64_t seed, uint32_t step, Array<T> out,
+         int num_threads) {
+        const int64_t particles = rows_of("out", out), size = center.size();
+        const Draw<T> draw = draw_of(center, size, particles, spread, mirrored, seed, step);
+        check_shape("out", out, {particles, size});
+        T* p = out.mutable_data();
+        py::gil_scoped_release release;
+        draw_ensemble(draw, size, p, num_threads);
+      },
+      py::arg("center").noconvert(), py::arg("spread"), py::arg("mirrored"), py::arg("seed"), py::arg("step"),
       py::arg("out").noconvert(), py::arg("num_threads"));
   m.def(
       "atom_risks",
@@ -75,9 +135,7 @@ void drift(const Array<double>& weights, const std::optional<Array<int32_t>>& at
            bool float32, Array<double> out, int num_threads) {
   const int64_t rows = rows_of("weights", weights), atoms = weights.shape(1), size = out.size();
   check_shape("weights", weights, {rows, atoms});
-  if (atom) check_shape("atom", *atom, {size});
-  for (int64_t i = 0; atom && i < size; ++i)
-    if (atom->data()[i] < 0 || atom->data()[i] >= atoms) throw py::value_error("atom holds an index outside weights");
+  if (atom) check_atoms(*atom, size, atoms);
   double* p = out.mutable_data();
   const int32_t* index = atom ? atom->data() : nullptr;
   py::gil_scoped_release release;
@@ -92,6 +150,18 @@ void drift(const Array<double>& weights, const std::optional<Array<int32_t>>& at
 void register_hopping(py::module_& m) {
   register_typed<float>(m);
   register_typed<double>(m);
+  m.def(
+      "hopping_weights",
+      [](Array<double> risk, bool mirrored, double fraction, Array<double> ess, int num_threads) {
+        const int64_t rows = rows_of("risk", risk), columns = risk.shape(1);
+        check_shape("risk", risk, {rows, columns});
+        check_shape("ess", ess, {columns});
+        if (rows < 2 || (mirrored && rows % 2)) throw py::value_error("risk must have two rows or more, even if mirrored");
+        double *p = risk.mutable_data(), *e = ess.mutable_data();
+        const Weighed result = hopping_weights(p, rows, columns, mirrored, fraction, e, num_threads);
+        return py::make_tuple(result.alpha, result.nonfinite);
+      },
+      py::arg("risk").noconvert(), py::arg("mirrored"), py::arg("fraction"), py::arg("ess").noconvert(), py::arg("num_threads"));
   m.def("noise_drift", &drift, py::arg("weights").noconvert(), py::arg("atom").noconvert(), py::arg("seed"),
         py::arg("step"), py::arg("float32"), py::arg("out").noconvert(), py::arg("num_threads"));
 }

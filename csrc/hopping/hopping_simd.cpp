@@ -19,49 +19,103 @@ void hidden_block(const Network& net, const T* theta, int64_t begin, int64_t cou
 }
 
 template <class T>
-void base(const Network& net, const T* center, int64_t panel, const PackedChunk<T>& chunk, T* hidden, T* outputs) {
+void draw(NoiseKey key, uint32_t n, const T* center, T spread, int64_t size, T* plus, T* minus) {
+  using V = Vector<T>;
+  const Counter counter{key.seed, key.stream, key.step, key.first_particle + n};
+  const V s = splat<V>(spread);
+  V z[noise_block / lanes<T>];
+  for (int64_t i = 0; i < size; i += noise_block) {
+    normals(counter, uint32_t(i / 4), z);
+    if (i + noise_block <= size) {
+      for (int j = 0; j < noise_block / lanes<T>; ++j) {
+        const int64_t at = i + j * lanes<T>;
+        store(plus + at, fma(s, z[j], load(center + at)));
+        if (minus) store(minus + at, fma(-s, z[j], load(center + at)));
+      }
+      continue;
+    }
+    // the last, incomplete block goes through a padded copy
+    T c[noise_block] = {}, row[noise_block];
+    const size_t bytes = size_t(size - i) * sizeof(T);
+    std::memcpy(c, center + i, bytes);
+    for (const bool opposite : {false, true}) {
+      if (opposite && !minus) break;
+      for (int j = 0; j < noise_block / lanes<T>; ++j)
+        store(row + j * lanes<T>, fma(opposite ? -s : s, z[j], load(c + j * lanes<T>)));
+      std::memcpy((opposite ? minus : plus) + i, row, bytes);
+    }
+  }
+}
+
+template <class T>
+void rest(const Network& net, Loss loss, const T* center, int64_t panel, const PackedChunk<T>& chunk, T* scratch,
+          T* rest) {
+  using V = Vector<T>;
+  T *hidden = scratch, *g = hidden + net.width * panel;
+  const T* c = center + net.output_weights();
   for (int64_t s = 0; s < chunk.samples; s += panel) {
-    T *h = hidden + s * net.width, *g = outputs + s * net.outputs;
-    hidden_block(net, center, 0, net.width, chunk.x + s * net.inputs, panel, h);
-    product<T>({center + net.output_weights(), net.width, 1}, net.outputs, net.width, {h, panel}, g, panel,
-               {nullptr, false});
+    hidden_block(net, center, 0, net.width, chunk.x + s * net.inputs, panel, hidden);
+    product<T>({c, net.width, 1}, net.outputs, net.width, {hidden, panel}, g, panel, {nullptr, false});
     scale_outputs(net, center, panel, g, panel);
+    for (int64_t i = 0; i < net.outputs * panel && loss == Loss::mse; ++i) g[i] -= chunk.y[s * net.outputs + i];
+    for (int64_t m = 0; m < net.width; ++m) {
+      for (int64_t k = 0; k < net.outputs; ++k, rest += panel) {
+        const V own = splat<V>(-T(net.scale) * c[k * net.width + m]);
+        for (int64_t i = 0; i < panel; i += lanes<T>)
+          store(rest + i, mad(own, load(hidden + m * panel + i), load(g + k * panel + i)));
+      }
+    }
   }
 }
 
 template <class T>
 int64_t scratch_size(const Network& net, int64_t panel) {
-  return (neuron_block + net.outputs) * panel;
+  return (neuron_block + net.outputs) * panel + net.width * int64_t(sizeof(F64) / sizeof(T));
+}
+
+// Adds the losses of a panel's first `count` samples of the centre with neuron m replaced: hidden is the new neuron's, c
+// its output weights.
+template <class T>
+CBK_INLINE F64 atom_loss(F64 total, const AtomTask<T>& task, const T* hidden, const T* c, const T* rest, const T* y,
+                         int64_t count, T* g) {
+  using V = Vector<T>;
+  const Network& net = *task.net;
+  for (int64_t k = 0; k < net.outputs; ++k, rest += task.panel, g += task.panel) {
+    const V now = splat<V>(T(net.scale) * c[k * net.width]);
+    for (int64_t i = 0; i < count; i += lanes<T>) {
+      const V out = mad(now, load(hidden + i), load(rest + i));
+      if (task.loss == Loss::mse)
+        total = add_square(total, keep_lanes(out, count - i));
+      else
+        store(g + i, out);
+    }
+  }
+  if (task.loss == Loss::cross_entropy)
+    total = cross_entropy(total, g - net.outputs * task.panel, y, net.outputs, task.panel, count);
+  return total;
 }
 
 template <class T>
 void atoms(const AtomTask<T>& task) {
-  using V = Vector<T>;
   const Network& net = *task.net;
-  const int64_t panel = task.panel, rows = task.loss == Loss::mse ? net.outputs : 1;
-  const T *c_new = task.theta + net.output_weights(), *c_old = task.center + net.output_weights();
+  const int64_t panel = task.panel;
+  const T* c = task.theta + net.output_weights();
   T *hidden = task.scratch, *g = hidden + neuron_block * panel;
+  double* totals = reinterpret_cast<double*>(g + net.outputs * panel);  // [width][lanes]
+  for (int64_t i = 0; i < net.width * lanes<double>; ++i) totals[i] = 0;
   for (int64_t s = 0; s < task.chunk.samples; s += panel) {
-    const T* y = task.chunk.y + s * rows;
     const int64_t left = task.chunk.samples - s, count = left < panel ? left : panel;
     for (int64_t begin = 0; begin < net.width; begin += neuron_block) {
       const int64_t neurons = net.width - begin < neuron_block ? net.width - begin : neuron_block;
       hidden_block(net, task.theta, begin, neurons, task.chunk.x + s * net.inputs, panel, hidden);
       for (int64_t m = begin; m < begin + neurons; ++m) {
-        const T *h_new = hidden + (m - begin) * panel, *h_old = task.hidden + s * net.width + m * panel;
-        for (int64_t c = 0; c < net.outputs; ++c) {
-          const V now = splat<V>(T(net.scale) * c_new[c * net.width + m]);
-          const V before = splat<V>(T(net.scale) * c_old[c * net.width + m]);
-          const T* out = task.outputs + (s * net.outputs) + c * panel;
-          for (int64_t i = 0; i < panel; i += lanes<T>)
-            store(g + c * panel + i, load(out + i) + (now * load(h_new + i) - before * load(h_old + i)));
-        }
-        task.sums[m] += sum(task.loss == Loss::mse
-                                ? squared_error(F64{}, g, y, net.outputs, panel, count)
-                                : cross_entropy(F64{}, g, y, net.outputs, panel, count));
+        double* total = totals + m * lanes<double>;
+        store(total, atom_loss(load(total), task, hidden + (m - begin) * panel, c + m,
+                               task.rest + (s * net.width + m * panel) * net.outputs, task.chunk.y + s, count, g));
       }
     }
   }
+  for (int64_t m = 0; m < net.width; ++m) task.sums[m] += sum(load(totals + m * lanes<double>));
 }
 
 template <class T>
@@ -86,7 +140,7 @@ void noise_sum(NoiseKey key, int64_t first, int64_t last, const double* weights,
 
 template <class T>
 HoppingKernels<T> hopping_kernels() {
-  return {base<T>, atoms<T>, noise_sum<T>, scratch_size<T>, lanes<T>};
+  return {draw<T>, rest<T>, atoms<T>, noise_sum<T>, scratch_size<T>, lanes<T>};
 }
 template HoppingKernels<float> hopping_kernels();
 template HoppingKernels<double> hopping_kernels();

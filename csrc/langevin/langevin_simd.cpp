@@ -1,6 +1,6 @@
 // The elementwise part of a Langevin step, compiled once per instruction set.
 #include "../common/philox.hpp"
-#include "langevin.hpp"
+#include "langevin_math.hpp"
 
 namespace cbk::CBK_ISA {
 namespace {
@@ -9,13 +9,10 @@ template <class T, int N>
 CBK_INLINE void drift_block(const LangevinCoefficients<T>& k, T* theta, T* velocity, const T* gradient,
                             const Vector<T> (&z)[N]) {
   using V = Vector<T>;
-  const V kick = splat<V>(k.kick), step = splat<V>(k.drift), decay = splat<V>(k.decay), noise = splat<V>(k.noise);
   for (int j = 0; j < N; ++j) {
     const int at = j * lanes<T>;
-    V r = fma(kick, load(gradient + at), load(velocity + at));
-    V q = fma(step, r, load(theta + at));
-    r = fma(noise, z[j], decay * r);
-    q = fma(step, r, q);
+    V q = load(theta + at), r = load(velocity + at);
+    drifted(k, q, r, load(gradient + at), z[j]);
     store(theta + at, q), store(velocity + at, r);
   }
 }

@@ -9,7 +9,11 @@ namespace cbk {
 enum class Activation { relu, tanh, sigmoid, gelu, softplus, identity };
 
 // Always inlined: no copy compiled for one instruction set may become everybody's.
+#if defined(__CUDACC__)
+#define CBK_OFFSET __host__ __device__ __forceinline__ int64_t
+#else
 #define CBK_OFFSET __attribute__((always_inline)) int64_t
+#endif
 
 struct Network {
   int64_t inputs, width, outputs;

@@ -12,13 +12,15 @@ namespace cbk {
 namespace {
 
 GradientPlan plan_gradient(const Network& net, int64_t particles, int64_t samples, int64_t target_rows,
-                           int64_t element, int64_t lanes) {
+                           int64_t element, int64_t lanes, int64_t group) {
   constexpr int64_t packed_bytes = 4 << 20, held_bytes = 256 << 10, partial_bytes = 8 << 20, enough_tasks = 16;
   GradientPlan plan;
   plan.direct = net.outputs == 1 && net.inputs <= direct_gradient_inputs;
+  plan.sparse = group > 0 && !plan.direct;
+  plan.group = plan.sparse ? group : 1;
   plan.panel = (plan.direct ? 4 : 2) * lanes;
-  plan.tile = plan.panel;
-  if (!plan.direct)  // what is held of a tile stays in L2
+  plan.tile = plan.sparse ? sparse_tile : plan.panel;
+  if (!plan.direct && !plan.sparse)  // what is held of a tile stays in L2
     plan.tile = std::clamp(held_bytes / (2 * net.width * element) / plan.panel, int64_t(1), 256 / plan.panel) *
                 plan.panel;
   // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.
@@ -41,14 +43,22 @@ void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, int 
   const Network& net = problem.net;
   const GradientKernels<T>& kernels = isa_table().gradient<T>();
   const int64_t strip = 2 * kernels.lanes, target_rows = target_columns(net, problem.loss);
+  const double filled = density(problem.x, problem.samples, net.inputs, problem.particles);
   const GradientPlan plan =
-      plan_gradient(net, problem.particles, problem.samples, target_rows, sizeof(T), kernels.lanes);
-  const int64_t strips = plan.direct ? 0 : divide_up(net.inputs, strip), size = net.size();
+      plan_gradient(net, problem.particles, problem.samples, target_rows, sizeof(T), kernels.lanes,
+                    sparse_group(net, problem.particles, kernels.lanes, kernels.sparse_block, filled));
+  const int64_t strips = plan.direct || plan.sparse ? 0 : divide_up(net.inputs, strip), size = net.size();
 
-  const int threads = thread_count(num_threads, problem.particles * plan.chunks);
+  const int64_t groups = divide_up(problem.particles, plan.group);
+  const int threads = thread_count(num_threads, groups * plan.chunks);
   const int64_t scratch_size = round_up(kernels.scratch_size(net, plan), 64);
   const int64_t chunk_size = plan.chunk * (net.inputs + target_rows), strips_size = plan.chunk * strips * strip;
   Buffer<T> packed(plan.chunks * chunk_size), columns(plan.chunks * strips_size), scratch(threads * scratch_size);
+  const int64_t range = std::max(sparse_range_bytes / int64_t(kernels.sparse_block * sizeof(T)), int64_t(1));
+  const int64_t entries = plan.sparse ? plan.chunk * net.inputs : 0;
+  Lists<T> by_sample(plan.sparse ? plan.chunk * divide_up(net.inputs, range) + 1 : 0, entries);
+  Lists<T> by_input(plan.sparse ? divide_up(plan.chunk, plan.tile) * net.inputs + 1 : 0, entries);
+  SparseRows<T> rows{}, inputs{};
   // with several chunks at a time each has its own sums, added in order afterwards
   const int64_t gradients = problem.particles * size;
   Buffer<double> sums(plan.chunks * problem.particles);
@@ -68,17 +78,25 @@ void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, int 
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < chunks; ++i) {
         const Chunk<T> chunk = chunk_at(i);
-        pack_chunk(problem, plan.panel, chunk);
+        const T* x = problem.x + chunk.first * net.inputs;
+        pack_targets(problem, plan.panel, chunk);
+        if (plan.sparse) {
+          rows = pack_rows(x, chunk.samples, net.inputs, range, by_sample);
+          inputs = pack_columns(x, chunk.samples, net.inputs, plan.tile, by_input);
+          continue;
+        }
+        pack_inputs(problem, plan.panel, chunk);
         if (!plan.direct)
-          pack_strips(problem.x + chunk.first * net.inputs, chunk.samples, net.inputs, plan.chunk, strip,
+          pack_strips(x, chunk.samples, net.inputs, plan.chunk, strip,
                       columns.data() + i * strips_size);
       }
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t i = 0; i < problem.particles * chunks; ++i) {
-        const int64_t c = i / problem.particles, n = i % problem.particles;
+      for (int64_t i = 0; i < groups * chunks; ++i) {
+        const int64_t c = i / groups, n = i % groups * plan.group;
         const Chunk<T> chunk = chunk_at(c);
         T* into = plan.chunks > 1 ? partial.data() + c * gradients : gradient;
-        kernels.evaluate({&net, &plan, problem.loss, problem.theta + n * size, {chunk.samples, chunk.x, chunk.y},
+        kernels.evaluate({&net, &plan, problem.loss, problem.theta + n * size,
+                          std::min(plan.group, problem.particles - n), {chunk.samples, chunk.x, chunk.y, rows}, inputs,
                           columns.data() + c * strips_size, T(1.0 / double(problem.samples)),
                           scratch.data() + omp_get_thread_num() * scratch_size,
                           sums.data() + c * problem.particles + n, into + n * size,

@@ -102,18 +102,21 @@ bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact,
   const SortedBatch batch{samples,      tasks,         x.data(),     low, scale, cells, first.data(),
                           powers.data(), cross.data(), squares.data()};
 
-  const int threads = thread_count(num_threads, problem.particles);
+  const int64_t units = divide_up(problem.particles, 2);  // two particles: a mirrored pair is drawn at once
+  const int threads = thread_count(num_threads, units);
   const int64_t work_size = round_up(kernels.scratch_size(samples), 64);
-  const int64_t scratch_size = work_size + (problem.draw ? round_up(size * int64_t(sizeof(float)), 64) : 0);
+  const int64_t scratch_size = work_size + (problem.draw ? round_up(2 * size * int64_t(sizeof(float)), 64) : 0);
   Buffer<char> scratch(threads * scratch_size);
   std::memset(scratch.data(), 0, size_t(threads * scratch_size));
-#pragma omp parallel for schedule(dynamic, 4) num_threads(threads)
-  for (int64_t n = 0; n < problem.particles; ++n) {
+#pragma omp parallel for schedule(dynamic, 2) num_threads(threads)
+  for (int64_t unit = 0; unit < units; ++unit) {
     char* own = scratch.data() + omp_get_thread_num() * scratch_size;
+    const int64_t first = 2 * unit, count = std::min(problem.particles - first, int64_t(2));
     float* drawn = reinterpret_cast<float*>(own + work_size);
-    if (problem.draw) draw_particle(*problem.draw, n, size, drawn);
-    const float* theta = problem.draw ? drawn : problem.theta + n * size;
-    exact[n] = kernels.risk(problem.net, theta, batch, tolerance, own, out + n * tasks);
+    const float* theta = problem.draw ? drawn : problem.theta + first * size;
+    if (problem.draw) draw_rows(*problem.draw, first, count, size, drawn);
+    for (int64_t n = first; n < first + count; ++n, theta += size)
+      exact[n] = kernels.risk(problem.net, theta, batch, tolerance, own, out + n * tasks);
   }
   return true;
 }

@@ -29,6 +29,8 @@ struct RiskPlan {
   bool sparse = false;   // sparse.hpp: only non-zero inputs are multiplied
 };
 
+constexpr int64_t sparse_tile = 128;  // samples whose sums sparse.hpp holds, whole panels
+
 // The non-zero inputs of a chunk's samples, in ranges of inputs.
 template <class T>
 struct SparseRows {
@@ -71,10 +73,12 @@ struct RiskKernels {
   void (*evaluate)(const RiskTask<T>& task);
 };
 
-// Gradients: one particle and one chunk a task.  Hidden activations and their derivatives of a tile of samples are held,
+// Gradients: one particle (a group where sparse) and one chunk a task.  Hidden activations and their derivatives of a tile of samples are held,
 // [width][tile] each, so that every product is computed once; sums over samples run over a chunk in the particles' type.
 struct GradientPlan {
   bool direct;    // one output and at most direct_gradient_inputs inputs
+  bool sparse;    // sparse.hpp: only non-zero inputs are multiplied
+  int64_t group;  // particles in a task; 1 unless sparse
   int64_t panel;  // samples in a panel
   int64_t tile;   // samples whose activations are held, a multiple of panel
   int64_t chunk;  // samples in a chunk, a multiple of tile
@@ -87,22 +91,31 @@ struct GradientTask {
   const Network* net;
   const GradientPlan* plan;
   Loss loss;
-  const T* theta;  // one particle
+  const T* theta;  // the group's first particle
+  int64_t particles;
   PackedChunk<T> chunk;
+  SparseRows<T> columns;  // where sparse: for each tile of samples and each input, the samples where it is not zero
   const T* strips;  // [ceil(inputs / strip)][chunk][strip]: x by columns, strip = 2 lanes (not where direct)
   T factor;         // 1 / S
   T* scratch;
-  double* sum;      // the losses' sum is added here
-  T* gradient;      // [size]
+  double* sum;      // [particles]: the losses' sums are added here
+  T* gradient;      // [particles][size]
   bool accumulate;  // add to what stands there
 };
 
 template <class T>
 struct GradientKernels {
   int64_t lanes;
+  int64_t sparse_block;
   int64_t (*scratch_size)(const Network& net, const GradientPlan& plan);
   void (*evaluate)(const GradientTask<T>& task);
 };
+
+// Particles in a task where skipping the zeros of inputs of this density pays, else 0.
+int64_t sparse_group(const Network& net, int64_t particles, int64_t lanes, int64_t sparse_block, double density);
+// The share of a batch's inputs that are not zero; 1 where counting them would cost more than it could save.
+template <class T>
+double density(const T* x, int64_t samples, int64_t inputs, int64_t particles);
 
 // density: the share of inputs that are not zero; sparse_block: neurons that sparse.hpp takes at a time.
 RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64_t target_rows, int64_t element,

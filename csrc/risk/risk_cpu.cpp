@@ -14,7 +14,6 @@ namespace cbk {
 namespace {
 
 constexpr int64_t enough_tasks = 32;
-constexpr int64_t sparse_range_bytes = 40 << 10;  // of a range's weights: most stay in L1, and lists stay long
 
 // Particles whose neurons fill blocks best, up to 8 of them.
 int64_t fill_blocks(int64_t width, int64_t block) {
@@ -36,6 +35,11 @@ bool sparse_pays(const Network& net, int64_t group, int64_t lanes, int64_t block
 
 }  // namespace
 
+int64_t sparse_group(const Network& net, int64_t particles, int64_t lanes, int64_t sparse_block, double density) {
+  const int64_t group = fill_blocks(net.width, sparse_block);
+  return particles >= enough_tasks * group && sparse_pays(net, group, lanes, sparse_block, density) ? group : 0;
+}
+
 RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64_t target_rows, int64_t element,
                    int64_t lanes, int64_t sparse_block, double density) {
   constexpr int64_t packed_bytes = 4 << 20, outputs_bytes = 1 << 20, weights_bytes = 256 << 10;
@@ -47,10 +51,9 @@ RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64
   const int64_t neuron = net.inputs * element;
   plan.range = std::clamp(weights_bytes / neuron / 256 * 256, int64_t(256), round_up(net.width, 256));
   plan.group = std::clamp(weights_bytes / (net.size() * element), int64_t(1), int64_t(4));
-  const int64_t filled = fill_blocks(net.width, sparse_block);
-  plan.sparse = !plan.direct && particles >= enough_tasks * filled &&
-                sparse_pays(net, filled, lanes, sparse_block, density);
-  if (plan.sparse) plan.group = filled;
+  const int64_t group = plan.direct ? 0 : sparse_group(net, particles, lanes, sparse_block, density);
+  plan.sparse = group > 0;
+  if (plan.sparse) plan.group = group;
 
   // Chunks as long as packed inputs and outputs stay within a few MB; shorter where few particles would leave
   // threads idle.  Only shapes enter.
@@ -65,18 +68,15 @@ RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64
   return plan;
 }
 
-namespace {
-
-// The share of the batch's inputs that are not zero; 1 where counting them would cost more than it could save.
 template <class T>
-double density(const RiskProblem<T>& problem) {
-  if (problem.particles < enough_tasks || problem.net.inputs < 64) return 1;
-  const int64_t count = problem.samples * problem.net.inputs;
-  const T* x = problem.x;
+double density(const T* x, int64_t samples, int64_t inputs, int64_t particles) {
+  if (particles < enough_tasks || inputs < 64) return 1;
   int64_t filled = 0;
-  for (int64_t i = 0; i < count; ++i) filled += x[i] != 0;
-  return double(filled) / double(count);
+  for (int64_t i = 0; i < samples * inputs; ++i) filled += x[i] != 0;
+  return double(filled) / double(samples * inputs);
 }
+
+namespace {
 
 // Losses are added to sums[N][tasks] (zeroed by the caller), outputs written to outputs[N][S][C]; either may be null.
 template <class T>
@@ -86,7 +86,8 @@ void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_thread
   const int64_t tasks = problem.loss == Loss::none ? 0 : problem.tasks;
   const int64_t target_rows = target_columns(net, problem.loss) * tasks;
   const RiskPlan plan = plan_risk(net, problem.particles, problem.samples, target_rows, sizeof(T), kernels.lanes,
-                                  kernels.sparse_block, density(problem));
+                                  kernels.sparse_block,
+                                  density(problem.x, problem.samples, net.inputs, problem.particles));
 
   const int64_t groups = divide_up(problem.particles, plan.group);
   const int threads = thread_count(num_threads, groups * plan.chunks);
@@ -95,8 +96,7 @@ void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_thread
   Buffer<T> packed(plan.chunks * plan.chunk * (net.inputs + target_rows)), scratch(threads * scratch_size);
   SparseRows<T> rows{};
   const int64_t range = std::max(sparse_range_bytes / int64_t(kernels.sparse_block * sizeof(T)), int64_t(1));
-  Buffer<int32_t> start(plan.sparse ? plan.chunk * divide_up(net.inputs, range) + 1 : 0);
-  Buffer<int32_t> line(plan.sparse ? plan.chunk * net.inputs : 0);
+  Lists<T> lists(plan.sparse ? plan.chunk * divide_up(net.inputs, range) + 1 : 0, plan.sparse ? plan.chunk * net.inputs : 0);
   // with several chunks at a time each has its own sums, added in order afterwards
   const int64_t results = problem.particles * tasks;
   Buffer<double> partial(plan.chunks > 1 ? plan.chunks * results : 0);
@@ -116,8 +116,7 @@ void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_thread
         const Chunk<T> chunk = chunk_at(i);
         pack_targets(problem, plan.panel, chunk);
         if (plan.sparse)
-          rows = pack_rows(problem.x + chunk.first * net.inputs, chunk.samples, net.inputs, range, start.data(),
-                           line.data(), chunk.x);
+          rows = pack_rows(problem.x + chunk.first * net.inputs, chunk.samples, net.inputs, range, lists);
         else
           pack_inputs(problem, plan.panel, chunk);
       }
@@ -127,8 +126,7 @@ void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_thread
         const int64_t first = i % groups * plan.group, count = std::min(plan.group, problem.particles - first);
         T* own = scratch.data() + omp_get_thread_num() * scratch_size;
         const T* theta = problem.draw ? own + work_size : problem.theta + first * net.size();
-        for (int64_t p = 0; p < count && problem.draw; ++p)
-          draw_particle(*problem.draw, first + p, net.size(), own + work_size + p * net.size());
+        if (problem.draw) draw_rows(*problem.draw, first, count, net.size(), own + work_size);
         double* into = plan.chunks > 1 ? partial.data() + i / groups * results : sums;
         kernels.evaluate({&net, &plan, problem.loss, tasks, theta, count, {chunk.samples, chunk.x, chunk.y, rows}, own,
                           into + first * tasks,
@@ -158,7 +156,7 @@ bool by_knots(const RiskProblem<float>& problem, double* sums, int num_threads) 
     for (end = n + 1; end < problem.particles && !problem.draw && exact.data()[end] == exact.data()[n];) ++end;
     if (exact.data()[n]) continue;
     RiskProblem<float> declined = problem;
-    if (problem.draw) draw_particle(*problem.draw, n, size, drawn.data());
+    if (problem.draw) draw_rows(*problem.draw, n, 1, size, drawn.data());
     declined.draw = nullptr;
     declined.theta = problem.draw ? drawn.data() : problem.theta + n * size;
     declined.particles = end - n;
@@ -189,5 +187,7 @@ template void forward(const RiskProblem<float>&, float*, int);
 template void forward(const RiskProblem<double>&, double*, int);
 template void risk(const RiskProblem<float>&, double*, int);
 template void risk(const RiskProblem<double>&, double*, int);
+template double density(const float*, int64_t, int64_t, int64_t);
+template double density(const double*, int64_t, int64_t, int64_t);
 
 }  // namespace cbk

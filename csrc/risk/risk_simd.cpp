@@ -60,7 +60,7 @@ void sparse_hidden_sums(const RiskTask<T>& task, T* sums, T* scratch) {
       const int64_t count = samples - tile < sparse_tile ? samples - tile : sparse_tile;
       sparse_product(task.chunk.rows, tile, count, block, net.inputs, z);
       for (int64_t s = 0; s < count; s += plan.panel) {
-        transpose_samples(z + s * sparse_block<T>, count - s, plan.panel, hidden);
+        transpose_samples(z + s * sparse_block<T>, count - s, plan.panel, plan.panel, hidden);
         activate_array(net.activation, hidden, (end - first) * plan.panel);
         for (int64_t f = first, next; f < end; f = next) {
           const int64_t p = f / net.width, m = f % net.width;

@@ -13,7 +13,6 @@ namespace cbk::CBK_ISA {
 constexpr int sparse_vectors = 10;  // of neurons in a block: as many sums hide the latency
 template <class T>
 constexpr int64_t sparse_block = sparse_vectors * lanes<T>;
-constexpr int64_t sparse_tile = 128;  // samples whose sums are held, whole panels
 
 // Lanes as rows: the blocks off the diagonal change places, for blocks of H lanes, H / 2, ..., one.
 template <int H, class V>
@@ -104,14 +103,14 @@ void sparse_product(const SparseRows<T>& rows, int64_t first, int64_t count, con
   }
 }
 
-// hidden[neuron][panel samples] from z[s][block]; the samples behind `count` are 0.
+// hidden[neuron][stride] from z[s][block] for a panel of samples; those behind `count` are 0.
 template <class T>
-void transpose_samples(const T* z, int64_t count, int64_t panel, T* hidden) {
+void transpose_samples(const T* z, int64_t count, int64_t panel, int64_t stride, T* hidden) {
   constexpr int64_t L = lanes<T>;
   for (int64_t s = 0; s < panel; s += L) {
     const T* row[L];
     for (int64_t i = 0; i < L; ++i) row[i] = s + i < count ? z + (s + i) * sparse_block<T> : nullptr;
-    for (int64_t f = 0; f < sparse_block<T>; f += L) transpose_tile(row, f, L, hidden + f * panel + s, panel);
+    for (int64_t f = 0; f < sparse_block<T>; f += L) transpose_tile(row, f, L, hidden + f * stride + s, stride);
   }
 }
 

@@ -62,11 +62,12 @@ class Precision {
 template <class T>
 class Solver {
   static constexpr bool narrow_first = sizeof(T) == 4;
-  static constexpr int64_t most_kept = int64_t(6) << 20;  // bytes of costs that all threads keep, in each precision
+  // bytes of costs that all threads keep
+  static constexpr int64_t most_narrow = int64_t(8) << 20, most_wide = int64_t(narrow_first ? 4 : 12) << 20;
 
  public:
-  Solver(const Shape& shape, int threads) : shape_(shape), kept_(most_kept / threads) {
-    if constexpr (narrow_first) narrow_ = std::make_unique<Precision<T, float>>(shape, kept_);
+  Solver(const Shape& shape, int threads) : shape_(shape), threads_(threads) {
+    if constexpr (narrow_first) narrow_ = std::make_unique<Precision<T, float>>(shape, most_narrow / threads);
   }
 
   void support(const T* points) {
@@ -107,7 +108,7 @@ class Solver {
   }
 
   Precision<T, double>& wide() {
-    if (!wide_) wide_ = std::make_unique<Precision<T, double>>(shape_, kept_);
+    if (!wide_) wide_ = std::make_unique<Precision<T, double>>(shape_, most_wide / threads_);
     if (stale_) wide_->support(support_);
     stale_ = false;
     return *wide_;
@@ -115,7 +116,7 @@ class Solver {
 
   const TransportKernels<T>& kernels_ = isa_table().transport<T>();
   const Shape shape_;
-  const int64_t kept_;
+  const int threads_;
   const T* support_ = nullptr;
   bool stale_ = true;
   std::unique_ptr<Precision<T, float>> narrow_;

@@ -277,24 +277,32 @@ double gap(const AssignTask<T, double>& task) {
   return Assignment<T, double>(task).gap();
 }
 
+template <class T, int N>
+CBK_INLINE void update_block(const T* x, const T* y, T* out, const Vector<T> (&z)[N], T a, T b) {
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j, x += lanes<T>, y += lanes<T>, out += lanes<T>) {
+    const Vector<T> from = load(x);
+    store(out, fma(splat<Vector<T>>(b), z[j], fma(splat<Vector<T>>(a), from - load(y), from)));
+  }
+}
+
 template <class T>
 void update(const T* x, const T* y, T* out, int64_t begin, int64_t count, T a, T b, NoiseKey key, uint32_t particle) {
-  using V = Vector<T>;
   const Counter counter{key.seed, key.stream, key.step, key.first_particle + particle};
-  for (int64_t i = 0; i < count; i += noise_block) {
-    V z[noise_block / lanes<T>];
-    normals(counter, uint32_t((begin + i) / 4), z);
-    T block[2][noise_block] = {};
-    const int64_t left = count - i;
-    const size_t bytes = size_t(left < noise_block ? left : noise_block) * sizeof(T);
-    std::memcpy(block[0], x + i, bytes), std::memcpy(block[1], y + i, bytes);
-    for (int j = 0; j < noise_block / lanes<T>; ++j) {
-      T* at = block[0] + j * lanes<T>;
-      const V from = load(at), delta = from - load(block[1] + j * lanes<T>);
-      store(at, fma(splat<V>(b), z[j], fma(splat<V>(a), delta, from)));
-    }
-    std::memcpy(out + i, block[0], bytes);
+  Vector<T> z[noise_block / lanes<T>] = {};
+  int64_t i = 0;
+  for (; i + noise_block <= count; i += noise_block) {
+    if (b != 0) normals(counter, uint32_t((begin + i) / 4), z);
+    update_block(x + i, y + i, out + i, z, a, b);
   }
+  if (i == count) return;
+  // the last, incomplete block goes through a padded copy
+  T from[noise_block] = {}, to[noise_block] = {};
+  const size_t bytes = size_t(count - i) * sizeof(T);
+  std::memcpy(from, x + i, bytes), std::memcpy(to, y + i, bytes);
+  if (b != 0) normals(counter, uint32_t((begin + i) / 4), z);
+  update_block(from, to, from, z, a, b);
+  std::memcpy(out + i, from, bytes);
 }
 
 }  // namespace

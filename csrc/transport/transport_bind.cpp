@@ -1,4 +1,7 @@
+#include <vector>
+
 #include "../common/bind.hpp"
+#include "sinkhorn.hpp"
 #include "transport.hpp"
 
 namespace cbk {
@@ -83,6 +86,39 @@ void bound_update(const Array<T>& atoms, const Array<T>& support, const Array<in
 }
 
 template <class T>
+void bound_sinkhorn(const Array<T>& atoms, const Array<T>& support, double largest, double epsilon, double tolerance,
+                    int64_t iterations, Array<double> cost, Array<double> error, Array<T> projection,
+                    int num_threads) {
+  const Sizes s = sizes_of("atoms", atoms);
+  const int64_t points = rows_of("support", support);
+  check_shape("support", support, {points, s.size});
+  check_shape("cost", cost, {s.particles});
+  check_shape("error", error, {s.particles});
+  check_shape("projection", projection, {s.particles, s.count, s.size});
+  const SinkhornProblem<T> problem{atoms.data(), s.particles,         s.count,
+                                   s.size,       support.data(),      points,
+                                   largest,      epsilon,             tolerance,
+                                   iterations,   cost.mutable_data(), error.mutable_data(),
+                                   projection.mutable_data()};
+  py::gil_scoped_release release;
+  sinkhorn(problem, num_threads);
+}
+
+// The first row that is no permutation, or -1.
+int64_t wrong_permutation(const Array<int32_t>& match) {
+  const int64_t rows = rows_of("match", match), count = match.shape(1);
+  check_matches(match, count);
+  std::vector<int64_t> seen(size_t(count), -1);
+  for (int64_t n = 0; n < rows; ++n)
+    for (int64_t i = 0; i < count; ++i) {
+      int64_t& last = seen[size_t(match.data()[n * count + i])];
+      if (last == n) return n;
+      last = n;
+    }
+  return -1;
+}
+
+template <class T>
 void register_typed(py::module_& m) {
   m.def(
       "largest", [](const Array<T>& a) { return largest(a.data(), a.size()); }, py::arg("a").noconvert());
@@ -94,6 +130,10 @@ void register_typed(py::module_& m) {
         py::arg("history").noconvert(), py::arg("num_threads"));
   m.def("wasserstein2", &bound_wasserstein2<T>, py::arg("atoms_a").noconvert(), py::arg("atoms_b").noconvert(),
         py::arg("largest"), py::arg("out").noconvert(), py::arg("num_threads"));
+  m.def("sinkhorn", &bound_sinkhorn<T>, py::arg("atoms").noconvert(), py::arg("support").noconvert(),
+        py::arg("largest"), py::arg("epsilon"), py::arg("tolerance"), py::arg("iterations"),
+        py::arg("cost").noconvert(), py::arg("error").noconvert(), py::arg("projection").noconvert(),
+        py::arg("num_threads"));
   m.def("transport_update", &bound_update<T>, py::arg("atoms").noconvert(), py::arg("support").noconvert(),
         py::arg("match").noconvert(), py::arg("drift"), py::arg("diffusion"), py::arg("dt"), py::arg("seed"),
         py::arg("step"), py::arg("first_particle"), py::arg("out").noconvert(), py::arg("num_threads"));
@@ -104,6 +144,7 @@ void register_typed(py::module_& m) {
 void register_transport(py::module_& m) {
   register_typed<float>(m);
   register_typed<double>(m);
+  m.def("wrong_permutation", &wrong_permutation, py::arg("match").noconvert());
   m.def(
       "assign_matrix",
       [](const Array<double>& costs, Array<int32_t> match) {

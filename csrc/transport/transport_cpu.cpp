@@ -55,6 +55,16 @@ double objective(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows
   return total;
 }
 
+// Support points in the order of the atoms that are matched to them.
+template <class T>
+void partners(const T* support, const int32_t* match, int64_t count, int64_t size, T* out) {
+  if (size == 3) {  // the usual size: one input, one output
+    for (int64_t i = 0; i < count; ++i) std::copy_n(support + match[i] * 3, 3, out + i * 3);
+  } else {
+    for (int64_t i = 0; i < count; ++i) std::copy_n(support + match[i] * size, size, out + i * size);
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -92,18 +102,14 @@ void transport_update(const TransportUpdate<T>& p, int num_threads) {
   const T a = T(-p.drift * p.dt), b = T(p.diffusion * std::sqrt(p.dt));
 #pragma omp parallel num_threads(thread_count(num_threads, tasks))
   {
-    Buffer<T> towards(std::min(piece, length));
+    Buffer<T> towards(std::min(piece + 2 * p.size, length));
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < tasks; ++t) {
       const int64_t n = t / pieces, begin = t % pieces * piece, end = std::min(begin + piece, length);
-      const int32_t* match = p.match + n * p.count;
-      for (int64_t at = begin; at < end;) {
-        const int64_t i = at / p.size, k = at % p.size, some = std::min(p.size - k, end - at);
-        std::copy_n(p.support + match[i] * p.size + k, some, towards.data() + (at - begin));
-        at += some;
-      }
-      const int64_t at = n * length + begin;
-      kernels.update(p.atoms + at, towards.data(), p.out + at, begin, end - begin, a, b, p.key, uint32_t(n));
+      const int64_t first = begin / p.size, at = n * length + begin;
+      partners(p.support, p.match + n * p.count + first, divide_up(end, p.size) - first, p.size, towards.data());
+      kernels.update(p.atoms + at, towards.data() + (begin - first * p.size), p.out + at, begin, end - begin, a, b,
+                     p.key, uint32_t(n));
     }
   }
 }

@@ -1,38 +1,24 @@
-#include "update.hpp"
-
 #include <algorithm>
-#include <cmath>
 
 #include "../common/isa.hpp"
 #include "../common/parallel.hpp"
+#include "update_law.hpp"
 
 namespace cbk {
 namespace {
-
-UpdateForm form_of(Noise noise, double diffusion, double floor) {
-  if (noise == Noise::anisotropic) return floor > 0 ? UpdateForm::floored : UpdateForm::multiplied;
-  return noise == Noise::none || diffusion == 0 ? UpdateForm::quiet : UpdateForm::added;
-}
-
-template <class T>
-AdamCoefficients<T> coefficients(const AdamState<T>& adam) {
-  return {T(adam.beta1), T(1 - adam.beta1), T(adam.beta2), T(1 - adam.beta2),
-          T(adam.lr / (1 - std::pow(adam.beta1, adam.step))), T(1 / (1 - std::pow(adam.beta2, adam.step))),
-          T(adam.delta)};
-}
 
 template <class T>
 void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>* adam, int num_threads) {
   constexpr int64_t piece = 8192;  // coordinates; a row longer than this is shared by several threads
   const UpdateKernels<T>& kernels = isa_table().update<T>();
-  const bool by_distance = problem.noise == Noise::isotropic || problem.noise == Noise::truncated;
+  const bool distances = by_distance(problem.noise);
   const int64_t rows = problem.rows ? problem.row_count : problem.particles, size = problem.size;
   const auto particle = [&](int64_t i) { return problem.rows ? problem.rows[i] : i; };
   const auto point = [&](int64_t n) { return problem.point + (problem.task ? problem.task[n] : 0) * size; };
 
   // in-place steps change theta: all distances first
-  Buffer<double> distance(by_distance ? rows : 0);
-  if (by_distance) {
+  Buffer<double> distance(distances ? rows : 0);
+  if (distances) {
 #pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, rows))
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t n = particle(i);
@@ -41,19 +27,16 @@ void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>
     }
   }
 
-  const double amplitude = problem.diffusion * std::sqrt(problem.dt);
-  const bool floored = form == UpdateForm::floored;
-  const T a = T(-problem.drift * problem.dt), b = T(floored ? amplitude * amplitude : amplitude);
-  const T floor = T(problem.floor * problem.floor * problem.dt);
-  const AdamCoefficients<T> k = adam ? coefficients(*adam) : AdamCoefficients<T>{};
+  const UpdateScalars k = scalars_of(problem, form);
+  const AdamCoefficients<T> coefficient = adam ? coefficients(*adam) : AdamCoefficients<T>{};
   const int64_t pieces = divide_up(size, piece), tasks = rows * pieces;
 #pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks))
   for (int64_t i = 0; i < tasks; ++i) {
     const int64_t n = particle(i / pieces), begin = i % pieces * piece, at = n * size;
     const T* towards = form == UpdateForm::still ? nullptr : point(n);
-    UpdateRow<T> row{problem.theta + at, towards, problem.out + at, begin, std::min(begin + piece, size), a, b, floor,
-                     nullptr, nullptr, nullptr, k};
-    if (by_distance) row.b = T(amplitude * distance.data()[i / pieces]);
+    UpdateRow<T> row{problem.theta + at, towards, problem.out + at, begin, std::min(begin + piece, size), T(k.a), T(k.b),
+                     T(k.floor), nullptr, nullptr, nullptr, coefficient};
+    if (distances) row.b = T(k.b * distance.data()[i / pieces]);
     if (adam) row.gradient = adam->gradient + at, row.first = adam->first + at, row.second = adam->second + at;
     kernels.row(form, row, problem.key, uint32_t(n));
   }

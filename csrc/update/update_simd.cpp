@@ -1,29 +1,9 @@
 // One particle's step over a range of coordinates, compiled once per instruction set.
 #include "../common/philox.hpp"
-#include "update.hpp"
+#include "update_math.hpp"
 
 namespace cbk::CBK_ISA {
 namespace {
-
-template <UpdateForm form, class V>
-CBK_INLINE V moved(V theta, V delta, V z, V a, V b, V floor) {
-  if constexpr (form == UpdateForm::multiplied) return fma(fma(b, z, a), delta, theta);
-  if constexpr (form == UpdateForm::floored) return fma(sqrt(fma(b * delta, delta, floor)), z, fma(a, delta, theta));
-  if constexpr (form == UpdateForm::added) return fma(b, z, fma(a, delta, theta));
-  if constexpr (form == UpdateForm::quiet) return fma(a, delta, theta);
-  return theta;
-}
-
-// theta after Adam's part; the moments are written.
-template <class T>
-CBK_INLINE Vector<T> descended(Vector<T> theta, const T* gradient, T* first, T* second, const AdamCoefficients<T>& k) {
-  using V = Vector<T>;
-  const V d = load(gradient);
-  const V s = fma(splat<V>(k.rest1), d, load(first) * k.beta1);
-  const V r = fma(d * k.rest2, d, load(second) * k.beta2);
-  store(first, s), store(second, r);
-  return fma(s * -k.rate, splat<V>(1) / (sqrt(r * k.correction) + k.delta), theta);
-}
 
 // noise_block coordinates from `at` on of a row whose pointers start there.
 template <UpdateForm form, bool adam, class T, int N>
@@ -34,7 +14,11 @@ CBK_INLINE void update_block(const UpdateRow<T>& row, int64_t at, const Vector<T
     const V theta = load(row.theta + at);
     const V delta = form == UpdateForm::still ? theta : theta - load(row.point + at);
     V start = theta;
-    if constexpr (adam) start = descended(theta, row.gradient + at, row.first + at, row.second + at, row.adam);
+    if constexpr (adam) {
+      V first = load(row.first + at), second = load(row.second + at);
+      start = descended(theta, load(row.gradient + at), first, second, row.adam);
+      store(row.first + at, first), store(row.second + at, second);
+    }
     store(row.out + at, moved<form>(start, delta, z[j], splat<V>(row.a), splat<V>(row.b), splat<V>(row.floor)));
   }
 }

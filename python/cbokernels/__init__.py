@@ -24,6 +24,7 @@ from .random import philox4x32, standard_normal
 from .result import Result, State
 from .risk import forward, risk, risk_gradient, task_risks
 from .schedules import Constant, Exponential, Geometric, TargetEss, Tenfold
+from .sinkhorn import Sinkhorn, sinkhorn, sinkhorn_barycenter
 from .training import train
 from .transport import (
     Assignment,
@@ -62,6 +63,7 @@ __all__ = [
     "Hybrid",
     "MultiTaskCBO",
     "Result",
+    "Sinkhorn",
     "State",
     "TargetEss",
     "Tenfold",
@@ -84,6 +86,8 @@ __all__ = [
     "reference",
     "risk",
     "risk_gradient",
+    "sinkhorn",
+    "sinkhorn_barycenter",
     "standard_normal",
     "task_risks",
     "train",

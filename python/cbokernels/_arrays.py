@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 AS_THETA = " as theta is"
 
 # DLPack device types: host memory that any thread may read, and CUDA memory (plain, managed).
-_HOST, _CUDA = (1, 3), (2, 13)
+_HOST, CUDA_TYPES = (1, 3), (2, 13)
 
 
 def view(value: Any, name: str) -> Array:
@@ -31,10 +31,10 @@ def view(value: Any, name: str) -> Array:
         raise TypeError(f"{name} must be an array without a mask, got {kind(value)}")
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray)
-    if _is_torch(value):
+    if is_torch(value):
         return _from_torch(value, name)
-    device = _dlpack_device(value)
-    if device in _CUDA or (device is None and hasattr(value, "__cuda_array_interface__")):
+    device = dlpack_device(value)
+    if device in CUDA_TYPES or (device is None and hasattr(value, "__cuda_array_interface__")):
         _refuse_cuda(name)
     if device is None:
         raise TypeError(f"{name} must be an array (NumPy, or one with DLPack), got {kind(value)}")
@@ -53,7 +53,7 @@ def like(source: Any, array: Array) -> Any:
     """`array` as the array type of `source`, sharing memory where that library can."""
     if isinstance(source, np.ndarray):
         return array
-    if _is_torch(source):
+    if is_torch(source):
         return sys.modules["torch"].from_numpy(array)
     if hasattr(source, "__array_namespace__"):
         library = source.__array_namespace__()
@@ -152,7 +152,7 @@ def contiguous(a: Array) -> Array:
     return a if is_contiguous(a) else np.array(a, order="C")
 
 
-def check_shape(a: Array, name: str, shape: Sequence[int | str]) -> None:
+def check_shape(a: Any, name: str, shape: Sequence[int | str]) -> None:
     """ValueError unless `a` has this shape, in which letters stand for any size of at least 1."""
     if len(a.shape) == len(shape):
         for size, wanted in zip(a.shape, shape):  # noqa: B905 - equal lengths, and this runs on every call
@@ -168,7 +168,8 @@ def _text(shape: Sequence[int | str]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-def _is_torch(value: Any) -> bool:
+def is_torch(value: Any) -> bool:
+    """Whether this is a PyTorch tensor; PyTorch is not imported for it."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
@@ -189,12 +190,18 @@ def _from_torch(tensor: Any, name: str) -> Array:
     return result
 
 
-def _dlpack_device(value: Any) -> int | None:
+def dlpack_device(value: Any) -> int | None:
+    """DLPack's type of the device on which an array lies; None without DLPack."""
     if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
         return None
     return int(value.__dlpack_device__()[0])
 
 
 def _refuse_cuda(name: str) -> None:
-    reason = cuda.unavailable_reason() or "this function has no CUDA kernel"
+    reason = cuda.unavailable_reason()
+    if reason is None:
+        raise TypeError(
+            f"{name} lies in CUDA memory: the first array does not, or this function has no kernel there; "
+            "arrays are never moved between devices"
+        )
     raise CudaUnavailableError(f"{name} lies in CUDA memory, and {reason}; CPU arrays run on the CPU kernels")

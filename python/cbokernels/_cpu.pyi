@@ -3,7 +3,7 @@
 T is float32 or float64, the dtype of theta; num_threads 0 is OpenMP's own setting.
 """
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -203,7 +203,58 @@ def hopping_risk(
     out: npt.NDArray[np.float64],
     num_threads: int,
 ) -> None:
-    """Risks of particles drawn around center [D], never stored -> out [N, 1], or [N, M] of its atoms."""
+    """Risks of particles drawn around center [D], never stored -> out [N, 1], or [N, M] of its atoms.
+    A mirrored pair stands in two rows that follow each other."""
+
+@overload
+def hopping_gradient(
+    net: Network,
+    center: npt.NDArray[_T],
+    particles: int,
+    spread: float,
+    mirrored: bool,
+    seed: int,
+    step: int,
+    x: npt.NDArray[_T],
+    y: npt.NDArray[Any],
+    atom: _Labels | None,
+    fraction: float,
+    gradient: npt.NDArray[_T],
+    num_threads: int,
+) -> tuple[float, float, int]:
+    """Less the consensus drift of such particles -> gradient [D]; (ess, alpha, non-finite rows), ess 0 where
+    nothing is finite. atom [D]: the scope "atom"; fraction: as in `hopping_weights`."""
+
+@overload
+def hopping_gradient(
+    center: npt.NDArray[_T],
+    spread: float,
+    mirrored: bool,
+    seed: int,
+    step: int,
+    risk: _Double,
+    fraction: float,
+    gradient: npt.NDArray[_T],
+    num_threads: int,
+) -> tuple[float, float, int]:
+    """The same from the risks [N] of `draw_ensemble`'s particles."""
+
+def hopping_weights(
+    risk: _Double, mirrored: bool, fraction: float, ess: _Double, num_threads: int
+) -> tuple[float, int]:
+    """risk [n, A] becomes its weights, by rank (fraction 0) or Gibbs with an ess of fraction n -> ess [A];
+    (mean alpha, non-finite rows)."""
+
+def draw_ensemble(
+    center: npt.NDArray[_T],
+    spread: float,
+    mirrored: bool,
+    seed: int,
+    step: int,
+    out: npt.NDArray[_T],
+    num_threads: int,
+) -> None:
+    """c + s xi and, mirrored, in the second half c - s xi -> out [N, D]."""
 
 def noise_drift(
     weights: npt.NDArray[np.float64],
@@ -332,6 +383,23 @@ def wasserstein2(
     atoms_a: npt.NDArray[_T], atoms_b: npt.NDArray[_T], largest: float, out: _Double, num_threads: int
 ) -> None:
     """atoms_a [N, M, K], atoms_b [N', M, K] -> out [N, N']."""
+
+def sinkhorn(
+    atoms: npt.NDArray[_T],
+    support: npt.NDArray[_T],
+    largest: float,
+    epsilon: float,
+    tolerance: float,
+    iterations: int,
+    cost: _Double,
+    error: _Double,
+    projection: npt.NDArray[_T],
+    num_threads: int,
+) -> None:
+    """atoms [N, M, K], support [M', K] -> cost [N], error [N], projection [N, M, K]."""
+
+def wrong_permutation(match: _Labels) -> int:
+    """The first row of match [N, M] that is no permutation of range(M), or -1."""
 
 def assign_matrix(costs: _Double, match: _Labels) -> None:
     """costs [M, M], finite -> match [M]."""

@@ -12,8 +12,9 @@ from ._arrays import Array, check_shape, view
 from ._checks import choice, kind
 from ._method import Minibatches
 from .network import TwoLayer
-from .risk import LOSSES
+from .risk import LOSSES, score_tasks
 from .risk import _targets as targets
+from .risk import task_axes as own_axes
 
 _TASKS_AT_ONCE = 8  # a group's point is scored on the whole group: less than calls of its own would cost
 _ORDER = 2  # stream of the random numbers that shuffle the data
@@ -36,17 +37,18 @@ def floats(value: Any, name: str, dtype: np.dtype[Any]) -> Array:
 def training_data(
     net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...] = ()
 ) -> tuple[Array, Array, str]:
-    """x [S, d], y [T, S, C] of `dtype` or [T, S] int32 labels, and the loss they are for.
+    """x [S, d] or [T, S, d], y [T, S, C] of `dtype` or [T, S] int32 labels, and the loss they are for.
 
-    The caller's y has the axes `task_axes`, ("T",) or none for T = 1, before the samples.
+    The caller's y has the axes `task_axes`, ("T",) or none for T = 1, before the samples; x may have them.
     """
     x = floats(x, "x", dtype)
-    check_shape(x, "x", ("S", net.inputs))
+    own = task_axes and own_axes(x)
+    check_shape(x, "x", (*own, "S", net.inputs))
     if loss is None:
         loss = "cross_entropy" if view(y, "y").dtype.kind in "iu" and net.outputs > 1 else "mse"
     if choice(loss, "loss", LOSSES) == "mse":
         y = floats(y, "y", dtype)
-    return x, targets(net, y, "y", task_axes, x, loss), loss
+    return x, targets(net, y, "y", x.shape[:-2] or task_axes, x, loss), loss
 
 
 class DataBatch:
@@ -55,67 +57,63 @@ class DataBatch:
     def __init__(self, net: TwoLayer, x: Array, y: Array, threads: int) -> None:
         self.x, self.y = x, y
         self.net, self._threads = net._kernel, threads
-        self._width, self.atom_index = net.width, net._atom_index
+        self._atom_index = net._atom_index
 
     def risk(self, theta: Array, out: Array) -> None:
         """Risks of theta [n, D] into out [n, T], float64."""
-        _cpu.risk(self.net, theta, self.x, self.y, out, self._threads)
+        score_tasks(self.net, theta, self.x, self.y, out, self._threads)
 
     def gradient(self, theta: Array, out: Array, gradient: Array) -> None:
         """Risks of theta [n, D] on the first task into out [n], float64, and their gradients [n, D]."""
         _cpu.risk_gradient(self.net, theta, self.x, self.y[0], out, gradient, self._threads)
 
-    def drawn_risk(
-        self, center: Array, particles: int, spread: float, mirrored: bool, seed: int, step: int, atoms: bool
-    ) -> Array:
-        """Risks [N, 1] of particles drawn around a centre [D], or [N, M] of its atoms; none is stored."""
-        out = np.empty((particles, self._width if atoms else 1))
-        _cpu.hopping_risk(
-            self.net,
-            center,
-            particles,
-            spread,
-            mirrored,
-            seed,
-            step,
-            self.x,
-            self.y[0],
-            atoms,
-            out,
-            self._threads,
-        )
-        return out
+    def hopping_gradient(
+        self, center: Array, particles: int, spread: float, mirrored: bool, seed: int, step: int, atoms: bool,
+        fraction: float, out: Array,
+    ) -> tuple[float, float, int]:  # fmt: skip
+        """Less the consensus drift of particles drawn around a centre [D], into out [D]; ess, alpha, and the
+        number of non-finite risks. No particle is stored."""
+        return _cpu.hopping_gradient(
+            self.net, center, particles, spread, mirrored, seed, step, self.x, self.y[0],
+            self._atom_index if atoms else None, fraction, out, self._threads,
+        )  # fmt: skip
 
 
 class DataProblem:
     """Training data in minibatches: each epoch one shuffled partition, the smaller last batch kept.
 
-    Without a batch size the whole data, in their own order, are each epoch's only batch.
+    Without a batch size the whole data, in their own order, are each epoch's only batch. Tasks with inputs of
+    their own, x [T, S, d], take the same samples' numbers into a batch.
     """
 
     def __init__(
         self, net: TwoLayer, x: Array, y: Array, *, batch_size: int | None, seed: int, threads: int
     ) -> None:
         self._whole = DataBatch(net, x, y, threads)
-        starts = range(0, len(y), _TASKS_AT_ONCE)
-        self._groups = [DataBatch(net, x, y[start : start + _TASKS_AT_ONCE], threads) for start in starts]
+        starts = range(0, len(y), 1 if x.ndim == 3 else _TASKS_AT_ONCE)
+        self._groups = [
+            DataBatch(net, x[start] if x.ndim == 3 else x, y[start : start + starts.step], threads)
+            for start in starts
+        ]
         self._ends = starts[1:]
         self._seed, self._batch_size = seed, batch_size
-        self._order = np.empty(0 if batch_size is None else len(x), np.int64)
+        self._order = np.empty(0 if batch_size is None else x.shape[-2], np.int64)
         self._parts: list[tuple[Array, DataBatch]] = []
         buffers: dict[int, DataBatch] = {}
         for start in range(0, len(self._order), batch_size or 1):
             rows = self._order[start : start + (batch_size or 1)]
             if len(rows) not in buffers:
-                xb = np.empty((len(rows), *x.shape[1:]), x.dtype)
+                xb = np.empty((*x.shape[:-2], len(rows), x.shape[-1]), x.dtype)
                 yb = np.empty((len(y), len(rows), *y.shape[2:]), y.dtype)
                 buffers[len(rows)] = DataBatch(net, xb, yb, threads)
             self._parts.append((rows, buffers[len(rows)]))
         self.steps_per_epoch = max(1, len(self._parts))
 
-    def minibatches(self, epoch: int) -> Minibatches:
-        """The epoch's minibatches for a compiled epoch."""
+    def minibatches(self, epoch: int) -> Minibatches | None:
+        """The epoch's minibatches for a compiled epoch, which has one x for all tasks."""
         whole = self._whole
+        if whole.x.ndim == 3:
+            return None
         if self._batch_size is None:
             return Minibatches(whole.net, whole.x, whole.y, None, len(whole.x))
         _cpu.permutation(self._order, len(whole.x), self._seed, epoch, _ORDER)
@@ -127,10 +125,10 @@ class DataProblem:
             yield self._whole
             return
         x, y = self._whole.x, self._whole.y
-        _cpu.permutation(self._order, len(x), self._seed, epoch, _ORDER)
+        _cpu.permutation(self._order, len(self._order), self._seed, epoch, _ORDER)
         for rows, batch in self._parts:
             # "clip" is NumPy's only mode that writes straight into `out`; the rows are in range anyway.
-            x.take(rows, 0, batch.x, "clip")
+            x.take(rows, x.ndim - 2, batch.x, "clip")
             y.take(rows, 1, batch.y, "clip")
             yield batch
 

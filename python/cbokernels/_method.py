@@ -169,8 +169,8 @@ class Method(abc.ABC):
         particles: int = getattr(self, "particles")  # noqa: B009 - each method declares it, with its default
         return net.uniform(particles, -1.0, 1.0, seed=seed, dtype=dtype, num_threads=threads)
 
-    def _for(self, net: TwoLayer) -> Method:
-        """This method with what depends on the network filled in."""
+    def _for(self, net: TwoLayer | None) -> Method:
+        """This method with what depends on the network (None: a function is minimised) filled in."""
         return self
 
     @abc.abstractmethod

@@ -18,11 +18,12 @@ _ALPHA = Tenfold(1e4, every=100, cap=1e7)
 
 @dataclasses.dataclass(frozen=True)
 class MultiTaskCBO(CBO):
-    """CBO of T related tasks with the same inputs, by one ensemble [De Deyn, Herty, Samaey 2025, eq. 27-28].
+    """CBO of T related tasks by one ensemble [De Deyn, Herty, Samaey 2025, eq. 27-28].
 
-    y is [T, S] (one output, or labels) or [T, S, C]. Every particle is scored on every task, in one forward
-    pass; each task has its own consensus point, from all particles; each particle moves towards the point of
-    its task. Memory is N·D + T·D.
+    y is [T, S] (one output, or labels) or [T, S, C]; x is [S, d], or [T, S, d] where each task has its own
+    inputs (minibatches then take the same samples' numbers in every task). Every particle is scored on every
+    task, in one forward pass where they share x and in T where not; each task has its own consensus point,
+    from all particles; each particle moves towards the point of its task. Memory is N·D + T·D.
 
     The parameters are those of `CBO`, with the paper's values for its multi-task example as defaults, and
     task: [N] integers in [0, T), the task of each particle; None: floor(n T / N), consecutive equal shares.

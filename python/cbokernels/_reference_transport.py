@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from .transport import Assignment, Barycenter
+from .sinkhorn import Sinkhorn
+from .transport import Assignment, Barycenter, CertifiedAssignment
 
 
-def hungarian(costs: Any) -> Any:
-    """Columns [M] of the rows' least total cost under costs [M, M]: shortest augmenting paths, row by row."""
+def hungarian(costs: Any) -> tuple[Any, float]:
+    """Columns [M] of the rows' least total cost under costs [M, M], and its lower bound by the duals:
+    shortest augmenting paths, row by row."""
     m = len(costs)
     u, v = np.zeros(m), np.zeros(m)
     row_of = np.full(m, -1)
@@ -33,7 +35,7 @@ def hungarian(costs: Any) -> Any:
         while column >= 0:
             row_of[column] = start if parent[column] < 0 else row_of[parent[column]]
             column = parent[column]
-    return np.argsort(row_of)
+    return np.argsort(row_of), float(u.sum() + v.sum())
 
 
 def squared_distances(x: Any, y: Any) -> Any:
@@ -41,11 +43,17 @@ def squared_distances(x: Any, y: Any) -> Any:
     return ((x[:, None, :] - y[None, :, :]) ** 2).sum(-1)
 
 
-def assign(atoms: Any, support: Any, *, match: Any = None, duals: Any = None) -> Assignment:
+def assign(
+    atoms: Any, support: Any, *, match: Any = None, duals: Any = None, certificate: bool = False
+) -> Assignment | CertifiedAssignment:
     """Optimal partners [N, M] in support [M, K] of atoms [N, M, K], and W2 squared [N]; no start is used."""
     atoms, support = np.asarray(atoms, float), np.asarray(support, float)
-    found = np.stack([hungarian(squared_distances(x, support)) for x in atoms])
-    return Assignment(found, ((atoms - support[found]) ** 2).sum(-1).mean(-1))
+    solved = [hungarian(squared_distances(x, support)) for x in atoms]
+    found, bound = np.stack([s[0] for s in solved]), np.array([s[1] for s in solved]) / len(support)
+    cost = ((atoms - support[found]) ** 2).sum(-1).mean(-1)
+    if certificate:
+        return CertifiedAssignment(found, cost, np.maximum(cost - bound, 0.0))
+    return Assignment(found, cost)
 
 
 def barycenter(atoms: Any, weights: Any, *, support: Any = None, iterations: int = 1) -> Barycenter:
@@ -92,4 +100,46 @@ def wasserstein2(atoms_a: Any, atoms_b: Any) -> Any:
 def wasserstein_over_wasserstein(atoms_a: Any, atoms_b: Any) -> float:
     """Mean of W2 squared over the pairs of the best assignment of particles."""
     costs = wasserstein2(atoms_a, atoms_b)
-    return float(costs[np.arange(len(costs)), hungarian(costs)].mean())
+    return float(costs[np.arange(len(costs)), hungarian(costs)[0]].mean())
+
+
+def sinkhorn(
+    atoms: Any, support: Any, *, epsilon: float = 0.01, iterations: int = 1000, tolerance: float = 1e-3
+) -> Sinkhorn:
+    """Entropic transport of atoms [N, M, K] to support [M', K], at one epsilon from the start."""
+    atoms, support = np.asarray(atoms, float), np.asarray(support, float)
+    parts = [_sinkhorn(x, support, epsilon, iterations, tolerance) for x in atoms]
+    return Sinkhorn(*(np.stack(part) for part in zip(*parts, strict=True)))
+
+
+def _sinkhorn(x: Any, y: Any, epsilon: float, iterations: int, tolerance: float) -> tuple[Any, Any, Any]:
+    costs = squared_distances(x, y)
+    f, g, error = np.zeros(len(x)), np.zeros(len(y)), np.inf
+    for _ in range(iterations):
+        before, f = f, -epsilon * (np.logaddexp.reduce((g - costs) / epsilon, axis=1) - math.log(len(y)))
+        error = float(np.abs(np.expm1((before - f) / epsilon)).mean())
+        if error <= tolerance:
+            break
+        g = -epsilon * (np.logaddexp.reduce((f[:, None] - costs) / epsilon, axis=0) - math.log(len(x)))
+    weights = np.exp((g - costs) / epsilon)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return (weights * costs).sum(axis=1).mean(), weights @ y, np.asarray(error)
+
+
+def sinkhorn_barycenter(
+    atoms: Any,
+    weights: Any,
+    *,
+    epsilon: float = 0.01,
+    tolerance: float = 1e-3,
+    support: Any = None,
+    iterations: int = 1,
+) -> Any:
+    """Support [M', K] of the entropic barycenter of atoms [N, M, K]."""
+    atoms, beta = np.asarray(atoms, float), np.asarray(weights, float)
+    y = atoms[beta.argmax()] if support is None else np.asarray(support, float)
+    for _ in range(iterations):
+        solved = [sinkhorn(y[None], x, epsilon=epsilon, tolerance=tolerance) for x in atoms]
+        moved = np.stack([s.projection[0] for s in solved])
+        y = np.tensordot(beta / beta.sum(), moved, axes=1)
+    return y

@@ -14,6 +14,7 @@ import numpy as np
 from . import _cpu
 from ._arrays import array, like, view
 from ._checks import FLOATS, real, threads
+from ._dispatch import on_device_of
 from .errors import CboWarning
 
 _RISK = (np.dtype(np.float64),)
@@ -30,6 +31,7 @@ class Consensus(NamedTuple):
     ess: Any
 
 
+@on_device_of("theta", 0)
 def consensus(theta: Any, risk: Any, *, alpha: float = 1e5, num_threads: int | None = None) -> Consensus:
     """Consensus of particles theta [N, D] under risks [N], or [N, T] for one point per task.
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 from types import ModuleType
+from typing import Any
+
+from .errors import CudaUnavailableError
 
 
 @functools.cache
@@ -13,6 +16,14 @@ def _module() -> ModuleType | None:
         return importlib.import_module("cbokernels._cuda")
     except ImportError:
         return None
+
+
+def module() -> Any:
+    """The compiled kernels; CudaUnavailableError where they are missing or have no device."""
+    reason = unavailable_reason()
+    if reason is not None:
+        raise CudaUnavailableError(f"CUDA is not available: {reason}")
+    return _module()
 
 
 def device_count() -> int:

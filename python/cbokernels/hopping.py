@@ -21,6 +21,7 @@ import numpy as np
 from . import _cpu
 from ._arrays import Array, array, like
 from ._checks import WORD, boolean, choice, integer, positive, real, threads
+from ._checks import precision as check_precision
 from ._method import Method, Setting, Stepper
 from .errors import ConsensusError
 from .network import TwoLayer
@@ -39,6 +40,7 @@ def atom_risks(
     y: Any,
     *,
     loss: str = "mse",
+    precision: str = "float32",
     num_threads: int | None = None,
 ) -> Any:
     """Risks [N, M], float64: of center [D] with only neuron m taken from theta[n], theta [N, D].
@@ -46,11 +48,13 @@ def atom_risks(
     One first layer per particle gives its M risks. x [S, d], y and loss as in `risk`; center, theta and x
     share one dtype. The output bias, where there is one, is the centre's.
 
-    TypeError for kinds and dtypes, ValueError for shapes, labels and unknown names.
+    TypeError for kinds and dtypes, ValueError for shapes, labels, unknown names, a precision other than
+    "float32" and num_threads below 1.
     """
     particles, inputs = _ensemble(net, theta, x)
     start = array(center, "center", (particles.dtype,), (net.size,))
     targets = _targets(net, y, "y", (), inputs, loss)
+    check_precision(precision)
     out = np.empty((len(particles), net.width))
     _cpu.atom_risks(net._kernel, start, particles, inputs, targets[0], out, threads(num_threads))
     return like(theta, out)
@@ -69,11 +73,16 @@ class ConsensusHopping(Method):
     weights: "rank" (log N/2 + 1/2 minus log rank, not below 0) or `TargetEss(fraction)` for Gibbs weights.
     mirrored: draw pairs c ± s xi.
     scope: "network" scores whole particles; "atom" scores the centre with one neuron replaced, neuron
-        by neuron, which is for many more parameters than particles (no output bias).
+        by neuron, which is for many more parameters than particles (no output bias; only for `train`).
     beta1, beta2, delta: Adam's.
 
-    The result's `particles` is the centre [1, D], as is a theta given to `train`; `parameters` is the
-    centre too.
+    Whatever N is, a step takes a few MB. Weights are formed within blocks of at most 2^17 particles (scope
+    "atom": 2^17 / M, but not below 256), as equal as can be, and the drift is the mean of the blocks' drifts:
+    exactly the ensemble's up to that N, and above it as good an estimate. Pairs share a block.
+
+    The result's `particles` is the centre [1, D], as is a theta given to `train` or `minimize`; `parameters`
+    is the centre too. "ess" in the history is of the last step (a mean over atoms), "alpha" that of a
+    `TargetEss` (a mean over blocks and atoms). In `minimize` the function gets all N particles at once.
     TypeError for values of another kind and unknown names, ValueError for values out of range.
     """
 
@@ -88,6 +97,7 @@ class ConsensusHopping(Method):
     delta: float = 1e-12
 
     _parameters: ClassVar[dict[str, Callable[[Any, str], float]]] = {"spread": positive, "lr": _nonnegative}
+    _any_function: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._check_parameters()
@@ -106,23 +116,17 @@ class ConsensusHopping(Method):
     def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
         return net.uniform(1, -1.0, 1.0, seed=seed, dtype=dtype, num_threads=threads)
 
-    def _for(self, net: TwoLayer) -> ConsensusHopping:
-        """This method with the step size that suits the network's scaling."""
-        if self.scope == "atom" and net.output_bias:
-            raise ValueError(f"scope='atom' expects a network without output_bias, got {net}")
+    def _for(self, net: TwoLayer | None) -> ConsensusHopping:
+        """This method with the step size that suits the network's scaling, or a function."""
+        if self.scope == "atom" and (net is None or net.output_bias):
+            raise ValueError(f"scope='atom' expects a network without output_bias, got {net or 'a function'}")
         if self.lr is not None:
             return self
-        tenth = 1.0 if net.scaling == "mean" else 0.1
+        tenth = 1.0 if net is None or net.scaling == "mean" else 0.1
         return dataclasses.replace(self, lr=Exponential(0.3 * tenth, 0.003 * tenth))
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return HoppingStepper(self, theta, setting)
-
-
-def rank_weights(count: int) -> Array:
-    """Weights by rank, best first: max(0, log(N/2 + 1/2) - log(rank + 1)), normalised."""
-    weights = np.maximum(0.0, math.log(count / 2 + 0.5) - np.log(np.arange(1.0, count + 1)))
-    return np.asarray(weights / weights.sum())
 
 
 class HoppingStepper(Stepper):
@@ -134,61 +138,32 @@ class HoppingStepper(Stepper):
         super().__init__(theta, setting)
         self.point = theta[0]
         self._method = method
-        self._by_rank = rank_weights(method.particles)
         self._first, self._second = np.zeros_like(theta), np.zeros_like(theta)
-        self._drift = np.empty(theta.shape[1])
+        self._gradient = np.empty_like(theta)
         self._spread = self._lr = math.nan
-        self._risk = self._atom = None
+        # of the particles, as the ess of Gibbs weights; 0: rank weights
+        self._fraction = method.weights.fraction if isinstance(method.weights, TargetEss) else 0.0
 
     def begin(self, values: dict[str, float]) -> None:
         self._spread, self._lr = values["spread"], values["lr"]
 
     def step(self, batch: Any, step: int) -> int:
-        method, center = self._method, self.point
-        risk = batch.drawn_risk(
-            center, method.particles, self._spread, method.mirrored, self._seed, step, method.scope == "atom"
-        )
-        weights, nonfinite = self._weigh(risk)
-        if method.mirrored:
-            half = method.particles // 2
-            weights = weights[:half] - weights[half:]
-        else:
-            weights = weights - 1.0 / method.particles
-        atoms = batch.atom_index if method.scope == "atom" else None
-        single = center.dtype == np.float32
-        _cpu.noise_drift(weights, atoms, self._seed, step, single, self._drift, self._threads)
-        gradient = np.negative(self._drift[None]).astype(center.dtype)
+        method = self._method
+        self.ess, alpha, nonfinite = batch.hopping_gradient(
+            self.point, method.particles, self._spread, method.mirrored, self._seed, step,
+            method.scope == "atom", self._fraction, self._gradient[0],
+        )  # fmt: skip
+        if self.ess == 0:
+            raise ConsensusError(
+                f"no particle has a finite risk ({method.particles} particles): there is no consensus point"
+            )
+        if self._fraction:
+            self.alpha = alpha
         _cpu.adam_update(
-            self.particles, gradient, self._first, self._second, step + 1, self._lr,
+            self.particles, self._gradient, self._first, self._second, step + 1, self._lr,
             method.beta1, method.beta2, method.delta, self.particles, self._threads,
         )  # fmt: skip
-        return nonfinite
-
-    def _weigh(self, risk: Array) -> tuple[Array, int]:
-        """Weights [N, 1] or [N, M] of risks of that shape, column by column, and the number of non-finite
-        rows."""
-        finite = np.isfinite(risk)
-        if not finite.any(axis=0).all():
-            raise ConsensusError(
-                f"no particle has a finite risk ({len(risk)} particles): there is no consensus point"
-            )
-        weights = np.zeros_like(risk)
-        if isinstance(self._method.weights, TargetEss):
-            target = max(1.0, self._method.weights.fraction * len(risk))
-            for column in range(risk.shape[1]):
-                values = np.ascontiguousarray(risk[:, column])
-                self.alpha = _cpu.alpha_for_ess(values, target)
-                kept = finite[:, column]
-                gap = values[kept] - values[kept].min()
-                with np.errstate(invalid="ignore"):  # infinity times 0 is a minimum
-                    weights[kept, column] = np.where(gap == 0, 1.0, np.exp(-self.alpha * gap))
-        else:
-            order = np.argsort(np.where(finite, risk, np.inf), axis=0, kind="stable")
-            np.put_along_axis(weights, order, self._by_rank[:, None], axis=0)
-            weights[~finite] = 0.0
-        weights /= weights.sum(axis=0)
-        self.ess = float((1.0 / np.square(weights).sum(axis=0)).mean())
-        return weights, int(len(risk) - finite.all(axis=1).sum())
+        return int(nonfinite)
 
     def state_dict(self) -> dict[str, Array]:
         return {"first": self._first, "second": self._second}

@@ -21,10 +21,12 @@ from ._arrays import AS_THETA, InPlace, apart, array, check_distinct, like
 from ._checks import FLOATS, counter, real, threads
 from ._checks import precision as check_precision
 from ._checks import seed as check_seed
+from ._dispatch import on_device_of
 from .network import TwoLayer, check_network
 from .risk import _targets as targets
 
 
+@on_device_of("theta", 1)
 def langevin_step(
     net: TwoLayer,
     theta: Any,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from . import _cpu
 from ._arrays import Array, view
 from ._checks import WORD, boolean, integer, kind, threads
 from ._checks import seed as check_seed
@@ -22,8 +23,8 @@ class FunctionProblem:
 
     steps_per_epoch = 1
 
-    def __init__(self, fun: Callable[[Array], Any]) -> None:
-        self._fun = fun
+    def __init__(self, fun: Callable[[Array], Any], threads: int) -> None:
+        self._fun, self._threads = fun, threads
 
     def batches(self, epoch: int) -> Iterator[FunctionProblem]:
         yield self
@@ -36,6 +37,16 @@ class FunctionProblem:
 
     def risks(self, theta: Array) -> Array:
         return self._values(theta.view())
+
+    def hopping_gradient(
+        self, center: Array, particles: int, spread: float, mirrored: bool, seed: int, step: int, atoms: bool,
+        fraction: float, out: Array,
+    ) -> tuple[float, float, int]:  # fmt: skip
+        """As a minibatch's, from an ensemble that is stored, because fun is called once for all."""
+        theta = np.empty((particles, len(center)), center.dtype)
+        _cpu.draw_ensemble(center, spread, mirrored, seed, step, theta, self._threads)
+        risk = np.ascontiguousarray(self._values(theta), np.float64)
+        return _cpu.hopping_gradient(center, spread, mirrored, seed, step, risk, fraction, out, self._threads)
 
     def _values(self, theta: Array) -> Array:
         """Values of fun at theta [n, D], a view that is made read-only, checked."""
@@ -72,9 +83,10 @@ def minimize(
         particles that are scored and once, with n = 1, at their consensus point, for the history. Where it is
         NaN or infinite a particle has weight 0; nowhere finite is a `ConsensusError`.
     theta: float32 or float64, finite; decides the arithmetic; not modified. Its N takes the place of the
-        method's.
-    method: a `CBO`, of any kind of noise, with or without friction (TypeError for methods that need data of a
-        network); None: `CBO()`. An epoch of its schedules is a step here.
+        method's; for `ConsensusHopping` the centre [1, D].
+    method: a `CBO`, of any kind of noise, with or without friction, or a `ConsensusHopping` of scope
+        "network", whose default lr is Exponential(0.3, 0.003) here (TypeError for methods that need data of
+        a network); None: `CBO()`. An epoch of its schedules is a step here.
     steps: number of steps. seed: in [0, 2^64). progress: show a tqdm bar.
     callback: called with a `State` after every step; the run ends there if it returns True.
     num_threads: None is OpenMP's setting; the result does not depend on it.
@@ -91,10 +103,11 @@ def minimize(
     seed, cores = check_seed(seed), threads(num_threads)
     steps = integer(steps, "steps", 1, WORD)
     check_callback(callback)
+    method = method._for(None)
     start = own_particles(theta, "D")
     stepper = method._stepper(start, Setting(seed, cores))
     options = Options(steps, cores, boolean(progress, "progress"), callback, warn_collapse=False)
-    return run(FunctionProblem(fun), method, stepper, options)
+    return run(FunctionProblem(fun, cores), method, stepper, options)
 
 
 __all__ = ["minimize"]

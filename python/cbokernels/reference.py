@@ -15,6 +15,8 @@ import numpy as np
 
 from ._reference_transport import assign as assign
 from ._reference_transport import barycenter as barycenter
+from ._reference_transport import sinkhorn as sinkhorn
+from ._reference_transport import sinkhorn_barycenter as sinkhorn_barycenter
 from ._reference_transport import transport_update as transport_update
 from ._reference_transport import wasserstein2 as wasserstein2
 from ._reference_transport import wasserstein_over_wasserstein as wasserstein_over_wasserstein
@@ -110,8 +112,12 @@ def risk(net: TwoLayer, theta: Any, x: Any, y: Any, *, loss: str = "mse") -> Any
 
 
 def task_risks(net: TwoLayer, theta: Any, x: Any, ys: Any, *, loss: str = "mse") -> Any:
-    """Risks [N, T] on targets ys [T, S], [T, S, C] or labels [T, S]."""
-    g, ys = forward(net, theta, x), np.asarray(ys)
+    """Risks [N, T] on targets ys [T, S], [T, S, C] or labels [T, S] at x [S, d], or each task's own x."""
+    ys = np.asarray(ys)
+    if np.ndim(x) == 3:
+        pairs = zip(x, ys, strict=True)
+        return np.stack([risk(net, theta, own, y, loss=loss) for own, y in pairs], axis=-1)
+    g = forward(net, theta, x)
     if loss == "mse":
         y = ys.astype(float).reshape(len(ys), *g.shape[1:])
         return np.stack([((target - g) ** 2).sum(-1).mean(-1) for target in y], axis=-1)
@@ -137,6 +143,14 @@ def risk_gradient(net: TwoLayer, theta: Any, x: Any, y: Any, *, loss: str = "mse
     parts = np.swapaxes(delta, -1, -2) @ x, delta.sum(-2), scale * (np.swapaxes(slope, -1, -2) @ hidden)
     gradient = net.pack(*parts, None if a is None else slope.sum(-2))
     return risk(net, theta, x, y, loss=loss), gradient
+
+
+def atom_risks(net: TwoLayer, center: Any, theta: Any, x: Any, y: Any, *, loss: str = "mse") -> Any:
+    """Risks [N, M] of center [D] with only neuron m taken from theta[n]."""
+    theta, center = np.asarray(theta, float), np.asarray(center, float)
+    index = np.append(net._atom_index, np.full(net.size - len(net._atom_index), -1))
+    swapped = (np.where(index == m, theta, center) for m in range(net.width))
+    return np.stack([risk(net, networks, x, y, loss=loss) for networks in swapped], axis=1)
 
 
 def consensus(theta: Any, risk: Any, *, alpha: float = 1e5) -> Consensus:

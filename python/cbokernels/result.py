@@ -73,12 +73,16 @@ class Result:
     def predict(self, x: Any, *, num_threads: int | None = None) -> Array:
         """Outputs [S, C] of the network with `parameters` at x [S, d], which is cast to the particles' dtype.
 
-        For T points at once [T, S, C]. ValueError for another shape, for NaN and infinities, and for a result
-        without a network (`minimize`).
+        For T points [T, S, C], each at its own inputs where x is [T, S, d]. ValueError for another shape, for
+        NaN and infinities, and for a result without a network (`minimize`).
         """
         if self.net is None:
             raise ValueError("predict expects the result of training a network, got one of minimize")
         x = floats(x, "x", self.particles.dtype)
+        if x.ndim == 3 and self.parameters.ndim == 2:
+            check_shape(x, "x", (len(self.parameters), "S", self.net.inputs))
+            pairs = zip(self.parameters[:, None], x, strict=True)
+            return np.concatenate([forward(self.net, p, own, num_threads=num_threads) for p, own in pairs])
         check_shape(x, "x", ("S", self.net.inputs))
         outputs: Array = forward(self.net, np.atleast_2d(self.parameters), x, num_threads=num_threads)
         return outputs[0] if self.parameters.ndim == 1 else outputs

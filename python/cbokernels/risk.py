@@ -18,11 +18,13 @@ from . import _cpu
 from ._arrays import AS_THETA, Array, array, integers, like, view
 from ._checks import FLOATS, choice, threads
 from ._checks import precision as check_precision
+from ._dispatch import on_device_of
 from .network import TwoLayer, check_network
 
 LOSSES = ("mse", "cross_entropy")
 
 
+@on_device_of("theta", 1)
 def forward(
     net: TwoLayer, theta: Any, x: Any, *, precision: str = "float32", num_threads: int | None = None
 ) -> Any:
@@ -39,6 +41,7 @@ def forward(
     return like(theta, out)
 
 
+@on_device_of("theta", 1)
 def risk(
     net: TwoLayer,
     theta: Any,
@@ -65,6 +68,7 @@ def risk(
     return like(theta, out)
 
 
+@on_device_of("theta", 1)
 def task_risks(
     net: TwoLayer,
     theta: Any,
@@ -75,19 +79,39 @@ def task_risks(
     precision: str = "float32",
     num_threads: int | None = None,
 ) -> Any:
-    """Risks [N, T], float64, on T tasks that share inputs x [S, d], from one forward pass.
+    """Risks [N, T], float64, on T tasks: from one forward pass where they share inputs x [S, d], from T where
+    each has its own, x [T, S, d].
 
     ys [T, S] (one output, or labels) or [T, S, C]; everything else as in `risk`
     [De Deyn, Herty, Samaey 2025, eq. 27].
     """
-    particles, inputs = _ensemble(net, theta, x)
-    targets = _targets(net, ys, "ys", ("T",), inputs, loss)
+    particles = array(theta, "theta", FLOATS, ("N", check_network(net).size))
+    own = task_axes(x)
+    inputs = array(x, "x", (particles.dtype,), (*own, "S", net.inputs), AS_THETA)
+    targets = _targets(net, ys, "ys", inputs.shape[:-2] or ("T",), inputs, loss)
     check_precision(precision)
     out = np.empty((len(particles), len(targets)))
-    _cpu.risk(net._kernel, particles, inputs, targets, out, threads(num_threads))
+    score_tasks(net._kernel, particles, inputs, targets, out, threads(num_threads))
     return like(theta, out)
 
 
+def task_axes(x: Any) -> tuple[str, ...]:
+    """The axes of inputs x before the samples: ("T",) where each task has its own, else none."""
+    return ("T",) if view(x, "x").ndim == 3 else ()
+
+
+def score_tasks(net: _cpu.Network, theta: Array, x: Array, ys: Array, out: Array, workers: int) -> None:
+    """Risks of theta [N, D] on x [S, d] or [T, S, d] and ys [T, S, C] or labels [T, S] into out [N, T]."""
+    if x.ndim == 2:
+        _cpu.risk(net, theta, x, ys, out, workers)
+        return
+    column = np.empty((len(theta), 1))
+    for t in range(len(ys)):
+        _cpu.risk(net, theta, x[t], ys[t : t + 1], column, workers)
+        out[:, t] = column[:, 0]
+
+
+@on_device_of("theta", 1)
 def risk_gradient(
     net: TwoLayer,
     theta: Any,
@@ -117,9 +141,9 @@ def _ensemble(net: TwoLayer, theta: Any, x: Any) -> tuple[Array, Array]:
     return particles, array(x, "x", (particles.dtype,), ("S", net.inputs), AS_THETA)
 
 
-def _targets(net: TwoLayer, y: Any, name: str, tasks: tuple[str, ...], x: Array, loss: str) -> Array:
+def _targets(net: TwoLayer, y: Any, name: str, tasks: tuple[int | str, ...], x: Array, loss: str) -> Array:
     """Targets as the compiled module takes them: [T, S, C] values or [T, S] int32 labels."""
-    samples = len(x)
+    samples = x.shape[-2]
     if choice(loss, "loss", LOSSES) == "cross_entropy":
         labels = integers(y, name, (*tasks, samples), net.outputs, "labels of the network's outputs")
         return labels.reshape(-1, samples)

@@ -49,8 +49,8 @@ def train(
     method: `CBO`, `Adam`, `Hybrid`, `MultiTaskCBO`, `TransportCBO`, `HeavyBall` or `GradientFlow`.
 
     y: [S] (C = 1) or [S, C] for "mse", the sum over outputs of squares; [S] integers in [0, C) for
-        "cross_entropy"; for `MultiTaskCBO` with an axis of T tasks before these. x, and y for "mse", are cast
-        to `dtype` once and must be finite.
+        "cross_entropy"; for `MultiTaskCBO` with an axis of T tasks before these, which x may have too. x, and
+        y for "mse", are cast to `dtype` once and must be finite.
     loss: "mse" or "cross_entropy"; None: cross entropy when y holds integers and C > 1, else mse.
     batch_size: samples per step, S'. Each epoch is one shuffled partition of the data, a smaller last batch
         kept, one step per batch. None: the whole data in their own order, one step per epoch.

@@ -18,7 +18,7 @@ from ._checks import FLOATS, boolean, counter, integer, real, threads
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
 
-_AS_ATOMS = " as atoms are"
+AS_ATOMS = " as atoms are"
 _DOUBLE = (np.dtype(np.float64),)
 _MOST_ATOMS = 2**31
 
@@ -103,7 +103,7 @@ def assign(
     workers = threads(num_threads)
     prices = None if duals is None else InPlace(duals, "duals", np.empty((count, m)))
     if prices is not None:
-        _finite(prices.work, "duals")
+        check_finite(prices.work, "duals")
     if match is None:
         found = np.empty((count, m), np.int64)
     else:
@@ -132,15 +132,15 @@ def barycenter(
     TypeError for kinds and dtypes; ValueError for shapes, NaN or infinite values, weights that are negative
     or all 0, iterations below 1 and num_threads below 1.
     """
-    x = _atoms(atoms, "atoms")
-    most = _finite(x, "atoms")
+    x = check_atoms(atoms, "atoms")
+    most = check_finite(x, "atoms")
     count, m, k = x.shape
-    beta = _weights(weights, count)
+    beta = check_weights(weights, count)
     if support is None:
         y = x[int(beta.argmax())].copy()
     else:
-        y = array(support, "support", (x.dtype,), (m, k), _AS_ATOMS).copy()
-        most = max(most, _finite(y, "support"))
+        y = array(support, "support", (x.dtype,), (m, k), AS_ATOMS).copy()
+        most = max(most, check_finite(y, "support"))
     history = np.empty(integer(iterations, "iterations", 1, 2**31))
     found = np.empty((count, m), np.int64)
     done = _cpu.barycenter(x, beta, most, y, found, history, threads(num_threads))
@@ -175,9 +175,9 @@ def transport_update(
     finite, diffusion or dt negative or not finite, seed outside [0, 2^64), step outside [0, 2^32),
     first_particle + N above 2^32, and num_threads below 1.
     """
-    x = _atoms(atoms, "atoms")
+    x = check_atoms(atoms, "atoms")
     count, m, k = x.shape
-    y = array(support, "support", (x.dtype,), (m, k), _AS_ATOMS)
+    y = array(support, "support", (x.dtype,), (m, k), AS_ATOMS)
     partners = _permutations(match, count, m)
     scalars = real(drift, "drift"), real(diffusion, "diffusion", 0.0), real(dt, "dt", 0.0)
     words = check_seed(seed), counter(step, "step"), check_first_particle(first_particle, count)
@@ -215,26 +215,26 @@ def wasserstein_over_wasserstein(atoms_a: Any, atoms_b: Any, *, num_threads: int
     return float(costs[np.arange(len(costs)), match].mean())
 
 
-def _atoms(value: Any, name: str) -> Array:
+def check_atoms(value: Any, name: str) -> Array:
     return array(value, name, FLOATS, ("N", "M", "K"))
 
 
 def _measures(a: Any, name: str, b: Any, other: str) -> tuple[Array, Array, float]:
-    x = _atoms(a, name)
-    y = array(b, other, (x.dtype,), x.shape[1:], _AS_ATOMS)
-    return x, y, max(_finite(x, name), _finite(y, other))
+    x = check_atoms(a, name)
+    y = array(b, other, (x.dtype,), x.shape[1:], AS_ATOMS)
+    return x, y, max(check_finite(x, name), check_finite(y, other))
 
 
 def _pairs(atoms_a: Any, atoms_b: Any, workers: int) -> Array:
-    a = _atoms(atoms_a, "atoms_a")
+    a = check_atoms(atoms_a, "atoms_a")
     b = array(atoms_b, "atoms_b", (a.dtype,), ("N'", *a.shape[1:]), " as atoms_a are")
-    most = max(_finite(a, "atoms_a"), _finite(b, "atoms_b"))
+    most = max(check_finite(a, "atoms_a"), check_finite(b, "atoms_b"))
     out = np.empty((len(a), len(b)))
     _cpu.wasserstein2(a, b, most, out, workers)
     return out
 
 
-def _finite(a: Array, name: str) -> float:
+def check_finite(a: Array, name: str) -> float:
     """The largest magnitude in `a`."""
     most = _cpu.largest(a)
     if most == np.inf:
@@ -243,7 +243,7 @@ def _finite(a: Array, name: str) -> float:
     return most
 
 
-def _weights(value: Any, count: int) -> Array:
+def check_weights(value: Any, count: int) -> Array:
     beta = array(value, "weights", _DOUBLE, (count,))
     if not np.isfinite(beta).all() or beta.min() < 0:
         wrong = int(np.argmin(np.isfinite(beta) & (beta >= 0)))
@@ -258,10 +258,9 @@ def _weights(value: Any, count: int) -> Array:
 def _permutations(value: Any, count: int, m: int) -> Array:
     """match as contiguous int32 [N, M] whose rows are permutations."""
     match = integers(value, "match", (count, m), m, "points of support")
-    seen = np.zeros((count, m), bool)
-    np.put_along_axis(seen, match.astype(np.intp), True, axis=1)
-    if not seen.all():
-        row, missing = np.unravel_index(int(np.argmin(seen)), seen.shape)
+    row = _cpu.wrong_permutation(match)
+    if row >= 0:
+        missing = int(np.setdiff1d(np.arange(m), match[row])[0])
         raise ValueError(f"match must hold a permutation in each row, got row {row} without {missing}")
     return match
 

@@ -39,10 +39,12 @@ from ._arrays import (
 from ._checks import FLOATS, WORD, choice, counter, integer, positive, real, threads, unit
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
+from ._dispatch import on_device_of
 
 NOISES = ("anisotropic", "isotropic", "truncated", "additive", "none")
 
 
+@on_device_of("theta", 0)
 def cbo_update(
     theta: Any,
     point: Any,
@@ -93,6 +95,7 @@ def cbo_update(
     return out
 
 
+@on_device_of("theta", 0)
 def adam_update(
     theta: Any,
     gradient: Any,
@@ -129,6 +132,7 @@ def adam_update(
     return like(theta, target) if out is None else out
 
 
+@on_device_of("theta", 0)
 def hybrid_update(
     theta: Any,
     point: Any,

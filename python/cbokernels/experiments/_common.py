@@ -110,7 +110,8 @@ def run_curves(
         warnings.simplefilter("ignore", CboWarning)
 
         def advance(state: State) -> None:
-            bar.set_postfix_str(f"risk {np.median(state.risk):.2e}", refresh=False)
+            risk = state.risk if isinstance(state.risk, float) else np.median(state.risk)
+            bar.set_postfix_str(f"risk {risk:.2e}", refresh=False)
             bar.update()
 
         for curve in curves:

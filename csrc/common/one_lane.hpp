@@ -1,0 +1,126 @@
+// The names of simd.hpp on plain numbers: a CUDA thread is a register of one lane, and one source serves both.
+//
+// Included by simd.hpp where CBK_ONE_LANE is defined (cuda/gpu.hpp).  fma rounds once and nothing else is contracted
+// (nvcc -fmad=false, g++ -ffp-contract=off), so that normals and updates have the CPU's bits.
+#pragma once
+
+namespace cbk::CBK_ISA {
+
+template <class T>
+using Vector = T;
+
+using F32 = float;
+using F64 = double;
+using I32 = int32_t;
+using U32 = uint32_t;
+using I64 = int64_t;
+using U64 = uint64_t;
+
+template <class T>
+constexpr int lanes = 1;
+
+template <class V>
+using Scalar = V;
+
+template <class V>
+struct Traits;
+template <>
+struct Traits<float> {
+  using Int = int32_t;
+};
+template <>
+struct Traits<double> {
+  using Int = int64_t;
+};
+template <class V>
+using Int = typename Traits<V>::Int;
+
+template <class T>
+CBK_INLINE T load(const T* p) {
+  return *p;
+}
+template <class T>
+CBK_INLINE void store(T* p, T v) {
+  *p = v;
+}
+template <class V>
+CBK_INLINE V splat(V x) {
+  return x;
+}
+template <class To, class From>
+CBK_INLINE To bits(From v) {
+  static_assert(sizeof(To) == sizeof(From));
+  To r;
+  memcpy(&r, &v, sizeof r);
+  return r;
+}
+
+#if defined(__CUDA_ARCH__)
+CBK_INLINE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+CBK_INLINE double fma(double a, double b, double c) { return __fma_rn(a, b, c); }
+CBK_INLINE float sqrt(float a) { return __fsqrt_rn(a); }
+CBK_INLINE double sqrt(double a) { return __dsqrt_rn(a); }
+#else
+CBK_INLINE float fma(float a, float b, float c) { return std::fma(a, b, c); }
+CBK_INLINE double fma(double a, double b, double c) { return std::fma(a, b, c); }
+CBK_INLINE float sqrt(float a) { return std::sqrt(a); }
+CBK_INLINE double sqrt(double a) { return std::sqrt(a); }
+#endif
+
+template <class V>
+CBK_INLINE V mad(V a, V b, V c) {
+  return fma(a, b, c);
+}
+template <class V>
+CBK_INLINE V max(V a, V b) {
+  return a > b ? a : b;
+}
+template <class V>
+CBK_INLINE V min(V a, V b) {
+  return a < b ? a : b;
+}
+template <class V>
+CBK_INLINE V abs(V a) {
+  return bits<V>(bits<Int<V>>(a) & ~(Int<V>(1) << (sizeof(V) * 8 - 1)));
+}
+template <class V>
+CBK_INLINE V copysign(V a, V b) {
+  const Int<V> sign = Int<V>(1) << (sizeof(V) * 8 - 1);
+  return bits<V>((bits<Int<V>>(a) & ~sign) | (bits<Int<V>>(b) & sign));
+}
+template <class V>
+CBK_INLINE V round(V a) {
+  const V shift = sizeof(V) == 4 ? V(12582912.0) : V(6755399441055744.0);
+  return (a + shift) - shift;
+}
+template <class V>
+CBK_INLINE Int<V> to_int(V a) {  // by the shift's mantissa: defined for NaN too, where a conversion is not
+  const V shift = sizeof(V) == 4 ? V(12582912.0) : V(6755399441055744.0);
+  return bits<Int<V>>(a + shift) - bits<Int<V>>(shift);
+}
+CBK_INLINE float to_float(int32_t a) { return float(a); }
+CBK_INLINE double to_float(int64_t a) { return double(a); }
+
+template <class V>
+CBK_INLINE V exp2_integer(V n) {
+  constexpr int mantissa = sizeof(V) == 4 ? 23 : 52, bias = sizeof(V) == 4 ? 127 : 1023;
+  return bits<V>(Int<V>(bits<std::make_unsigned_t<Int<V>>>(to_int(n) + bias) << mantissa));
+}
+
+CBK_INLINE uint64_t multiply_low(uint64_t a, uint64_t b) { return uint64_t(uint32_t(a)) * uint32_t(b); }
+
+template <class V>
+CBK_INLINE double add_square(double total, V a) {
+  return fma(double(a), double(a), total);
+}
+template <class V>
+CBK_INLINE double add(double total, V a) {
+  return total + double(a);
+}
+
+template <class V>
+CBK_INLINE V keep_lanes(V v, int64_t count) {
+  return count > 0 ? v : V(0);
+}
+
+}  // namespace cbk::CBK_ISA

@@ -1,0 +1,41 @@
+#include "gpu.hpp"
+
+#include "device.hpp"
+#include "rows.hpp"
+
+namespace cbk::device {
+
+int device_count() {
+  int count = 0;  // an old driver's error leaves it untouched
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();
+  return 0;
+}
+
+int device_of(uintptr_t address) {
+  cudaPointerAttributes attributes{};
+  if (cudaPointerGetAttributes(&attributes, reinterpret_cast<const void*>(address)) != cudaSuccess) {
+    cudaGetLastError();
+    return -1;
+  }
+  return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged ? attributes.device : -1;
+}
+
+void wait_for(CudaStream stream, CudaStream producer) {
+  cudaEvent_t event;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
+  const cudaError_t recorded = cudaEventRecord(event, native(producer));
+  const cudaError_t waited = recorded ? recorded : cudaStreamWaitEvent(native(stream), event, 0);
+  cudaEventDestroy(event);
+  check(waited, "wait for another stream");
+}
+
+OnDevice::OnDevice(int device) : device_(device) {
+  check(cudaGetDevice(&before_), "device");
+  if (device_ != before_) check(cudaSetDevice(device_), "device");
+}
+OnDevice::~OnDevice() {
+  if (device_ != before_) cudaSetDevice(before_);
+}
+
+}  // namespace cbk::device

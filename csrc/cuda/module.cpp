@@ -1,0 +1,35 @@
+// The private compiled module cbokernels._cuda; or, with CBK_EMULATED_MODULE, the same kernels on the host's emulation, for
+// tests.
+#include "bind.hpp"
+
+#if defined(CBK_EMULATED_MODULE)
+#include "emulation/runtime.hpp"
+#define CBK_MODULE _cuda_emulated
+#else
+#define CBK_MODULE _cuda
+#endif
+
+PYBIND11_MODULE(CBK_MODULE, m) {
+  using namespace cbk::device;
+  m.def("device_count", &device_count);
+  m.def("device_of", &device_of, py::arg("address"));
+  m.def(
+      "wait_for",
+      [](int device, Address stream, Address producer) {
+        const OnDevice here(device);
+        wait_for({stream}, {producer});
+      },
+      py::arg("device"), py::arg("stream"), py::arg("producer"));
+  register_random(m);
+  register_update(m);
+  register_langevin(m);
+  register_consensus(m);
+  register_risk(m);
+#if defined(CBK_EMULATED_MODULE)
+  // Order 0: forward, 1: reverse, else a seed.
+  m.def("set_order", [](uint64_t order) {
+    using cbk::emulation::Order;
+    cbk::emulation::machine().set_order(order == 0 ? Order::forward : order == 1 ? Order::reverse : Order::random, order);
+  });
+#endif
+}

@@ -1,0 +1,122 @@
+// What the risk kernels share: the work of a block, particles that are stored or drawn, losses of a tile's outputs.
+#pragma once
+
+#include "../cuda/reduce.hpp"
+#include "../cuda/rows.hpp"
+
+#include "../common/loss.hpp"
+#include "../common/philox.hpp"
+#include "../hopping/hopping.hpp"
+
+namespace cbk::device {
+
+// A block takes `group` particles and `chunk` samples, tile by tile.
+template <class T>
+struct Batch {
+  Network net;
+  Loss loss;
+  const T* theta;  // [particles, size], or nullptr: drawn, each block into its part of `own`
+  int64_t particles, size;
+  Draw<T> draw;
+  T* own;  // [blocks][group][size]
+  const T* x;
+  int64_t samples;
+  const T* y;
+  const int32_t* labels;
+  int64_t tasks;
+  int64_t group, groups, chunk, chunks, tile;
+  int64_t pitch;    // of one sample's outputs: odd, so that a warp's samples lie in different banks
+  T* outputs;       // [blocks][group][tile][pitch] where shared memory is too small, else nullptr
+  double* partial;  // [chunks][particles][tasks]
+};
+
+template <class T>
+Batch<T> batch_of(const RiskProblem<T>& problem) {
+  Batch<T> b{};
+  b.net = problem.net, b.loss = problem.loss;
+  b.theta = problem.draw ? nullptr : problem.theta;
+  b.particles = problem.particles, b.size = problem.net.size();
+  if (problem.draw) b.draw = *problem.draw;
+  b.x = problem.x, b.samples = problem.samples;
+  b.y = problem.y, b.labels = problem.labels;
+  b.tasks = problem.loss == Loss::none ? 0 : problem.tasks;
+  b.pitch = problem.net.outputs | 1;
+  return b;
+}
+
+// The first of the block's `count` particles [count, size]; ends with a barrier where they are drawn.
+template <class T>
+__device__ const T* particles_of(const Batch<T>& b, int64_t first, int64_t count) {
+  if (b.theta) return b.theta + first * b.size;
+  const unsigned threads = blockDim.x * blockDim.y;
+  T* own = b.own + int64_t(blockIdx.x) * b.group * b.size;
+  const int64_t half = b.draw.particles / 2, quads = (b.size + 3) / 4;
+  for (int64_t item = thread_rank(); item < count * quads; item += threads) {
+    const int64_t p = item / quads, i = item % quads * 4, n = first + p;
+    const bool opposite = b.draw.mirrored && n >= half;
+    T z[4];
+    normals(Counter{b.draw.key.seed, b.draw.key.stream, b.draw.key.step,
+                    b.draw.key.first_particle + uint32_t(opposite ? n - half : n)},
+            uint32_t(i / 4), z);
+    for (int j = 0; j < 4 && i + j < b.size; ++j)
+      own[p * b.size + i + j] = fma(opposite ? -b.draw.spread : b.draw.spread, z[j], b.draw.center[i + j]);
+  }
+  __syncthreads();
+  return own;
+}
+
+// total + the loss of sample s with outputs g on one task.
+template <class T>
+__device__ __forceinline__ double add_loss(const Batch<T>& b, double total, const T* g, int64_t task, int64_t s) {
+  if (b.loss == Loss::mse)
+    return squared_error(total, g, b.y + (task * b.samples + s) * b.net.outputs, b.net.outputs, 1, 1);
+  const int32_t label = b.labels[task * b.samples + s];
+  if (label < 0 || label >= b.net.outputs) return quiet_nan;
+  const T number = T(label);
+  return cross_entropy(total, g, &number, b.net.outputs, 1, 1);
+}
+
+// The same, with g replaced by dL/dg / samples.
+template <class T>
+__device__ __forceinline__ double add_loss_slope(const Batch<T>& b, double total, T* g, int64_t s) {
+  const T factor = T(1) / T(b.samples);
+  if (b.loss == Loss::mse)
+    return squared_error_slope(total, g, 1, b.y + s * b.net.outputs, b.net.outputs, 1, 1, factor);
+  const int32_t label = b.labels[s];
+  const T number = T(label);
+  total = cross_entropy_slope(total, g, 1, &number, b.net.outputs, 1, 1, factor);
+  return label < 0 || label >= b.net.outputs ? quiet_nan : total;
+}
+
+// Sums of losses over the tile's `valid` samples from s0 on, for `count` particles and all tasks, to partial; outs holds
+// [count][tile][pitch].  Pairs of particle and task go to warps, or, where they are few, to the whole block.
+template <class T>
+__device__ void add_losses(const Batch<T>& b, const T* outs, int64_t first, int64_t count, int64_t s0, int64_t valid,
+                           int64_t chunk, bool fresh) {
+  const unsigned rank = thread_rank(), threads = blockDim.x * blockDim.y, warps = threads / 32;
+  const int64_t pairs = count * b.tasks;
+  double* partial = b.partial + (chunk * b.particles + first) * b.tasks;
+  const bool few = pairs < warps;
+  for (int64_t pair = few ? 0 : rank / 32; pair < pairs; pair += few ? 1 : warps) {
+    const T* g = outs + pair / b.tasks * b.tile * b.pitch;
+    double total = 0;
+    for (int64_t s = few ? rank : rank % 32; s < valid; s += few ? threads : 32)
+      total = add_loss(b, total, g + s * b.pitch, pair % b.tasks, s0 + s);
+    total = few ? block_sum(total) : warp_sum(total);
+    if ((few ? rank : rank % 32) == 0) partial[pair] = fresh ? total : partial[pair] + total;
+  }
+}
+
+// out[i] = sum over chunks of partial[chunk][i], divided.
+template <class V, class T>
+CBK_KERNEL(256) add_chunks(const V* partial, int64_t chunks, int64_t count, V divisor, T* out) {
+  const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x;
+  if (i >= count) return;
+  V total = 0;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) total += partial[chunk * count + i];
+  out[i] = total / divisor;
+}
+
+constexpr int64_t enough_blocks = 512;  // where fewer would leave a card idle, samples are divided; only shapes enter
+
+}  // namespace cbk::device

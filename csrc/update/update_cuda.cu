@@ -1,0 +1,148 @@
+// Steps on the GPU, one pass over the particles; the CPU's twin is update_cpu.cpp.
+#include "../cuda/reduce.hpp"
+#include "../cuda/rows.hpp"
+
+#include "../common/philox.hpp"
+#include "update_cuda.hpp"
+#include "update_law.hpp"
+#include "update_math.hpp"
+
+namespace cbk::device {
+namespace {
+
+template <class T>
+struct Step {
+  const T *theta, *point;
+  T* out;
+  int64_t particles, size, tasks;
+  const int32_t* task;
+  T a, b, floor;
+  double amplitude;        // b where the distance multiplies it
+  const double* distance;  // [particles], or nullptr
+  const T* gradient;
+  T *first, *second;
+  AdamCoefficients<T> adam;
+  NoiseKey key;
+  int width;
+};
+
+template <class T>
+__device__ __forceinline__ bool has_point(const Step<T>& k, int64_t n) {
+  return !k.task || (k.task[n] >= 0 && k.task[n] < k.tasks);
+}
+
+template <UpdateForm form, bool adam, class T>
+CBK_KERNEL(256) step_rows(Step<T> k) {
+  constexpr bool noisy = form != UpdateForm::quiet && form != UpdateForm::still;
+  for_quads(k.particles, k.size, [&](int64_t n, int64_t i, int count) {
+    const int64_t at = n * k.size + i;
+    T theta[4], z[4] = {}, point[4] = {}, gradient[4] = {}, first[4] = {}, second[4] = {};
+    load_quad(k.theta + at, count, k.width, theta);
+    const bool valid = form == UpdateForm::still || has_point(k, n);
+    if (form != UpdateForm::still && valid) load_quad(k.point + (k.task ? k.task[n] : 0) * k.size + i, count, k.width, point);
+    if constexpr (noisy)
+      normals(Counter{k.key.seed, k.key.stream, k.key.step, k.key.first_particle + uint32_t(n)}, uint32_t(i / 4), z);
+    if constexpr (adam) {
+      load_quad(k.gradient + at, count, k.width, gradient);
+      load_quad(k.first + at, count, k.width, first);
+      load_quad(k.second + at, count, k.width, second);
+    }
+    const T b = k.distance ? T(k.amplitude * k.distance[n]) : k.b;
+    for (int j = 0; j < 4; ++j) {
+      const T delta = form == UpdateForm::still ? theta[j] : theta[j] - point[j];
+      T start = theta[j];
+      if constexpr (adam) start = descended(theta[j], gradient[j], first[j], second[j], k.adam);
+      theta[j] = valid ? moved<form>(start, delta, z[j], k.a, b, k.floor) : T(quiet_nan);
+    }
+    store_quad(k.out + at, count, k.width, theta);
+    if constexpr (adam) {
+      store_quad(k.first + at, count, k.width, first);
+      store_quad(k.second + at, count, k.width, second);
+    }
+  });
+}
+
+// distance[n] = |theta_n - point|, at most `radius`.
+template <class T>
+CBK_KERNEL(256) distances(Step<T> k, double radius, double* distance) {
+  for (int64_t n = blockIdx.x; n < k.particles; n += gridDim.x) {
+    double total = 0;
+    if (has_point(k, n)) {
+      const T *theta = k.theta + n * k.size, *point = k.point + (k.task ? k.task[n] : 0) * k.size;
+      for (int64_t i = threadIdx.x; i < k.size; i += blockDim.x) total = add_square(total, theta[i] - point[i]);
+    }
+    total = sqrt(block_sum(total));
+    if (threadIdx.x == 0) distance[n] = total < radius || total != total ? total : radius;
+  }
+}
+
+template <UpdateForm form, class T>
+void run(const Step<T>& k, cudaStream_t stream) {
+  const RowGrid g = row_grid(k.particles, k.size);
+  if constexpr (form == UpdateForm::still)
+    launch(step_rows<form, true, T>, g.grid, g.block, 0, stream, k);
+  else if (k.gradient)
+    launch(step_rows<form, true, T>, g.grid, g.block, 0, stream, k);
+  else
+    launch(step_rows<form, false, T>, g.grid, g.block, 0, stream, k);
+}
+
+template <class T>
+void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, const AdamState<T>* adam, CudaStream on) {
+  const cudaStream_t stream = native(on);
+  const UpdateScalars scalars = scalars_of(problem, form);
+  Step<T> k{problem.theta, problem.point, problem.out, problem.particles, problem.size, tasks, problem.task,
+            T(scalars.a), T(scalars.b), T(scalars.floor), scalars.b, nullptr, nullptr, nullptr, nullptr,
+            {}, problem.key, access_width(problem.size, problem.theta, problem.out)};
+  if (problem.point) k.width = std::min(k.width, access_width(problem.size, problem.point));
+  if (adam) {
+    k.gradient = adam->gradient, k.first = adam->first, k.second = adam->second, k.adam = coefficients(*adam);
+    k.width = std::min(k.width, access_width(problem.size, k.gradient, k.first, k.second));
+  }
+  const bool by_norm = by_distance(problem.noise);
+  Workspace<double> distance(by_norm ? problem.particles : 0, stream);
+  if (by_norm) {
+    const double radius =
+        problem.noise == Noise::truncated ? problem.radius : infinity;
+    launch(distances<T>, dim3(unsigned(std::min(problem.particles, int64_t(65535)))), dim3(256), 0, stream, k, radius,
+           distance.data());
+    k.distance = distance.data();
+  }
+  switch (form) {
+    case UpdateForm::multiplied: return run<UpdateForm::multiplied>(k, stream);
+    case UpdateForm::floored: return run<UpdateForm::floored>(k, stream);
+    case UpdateForm::added: return run<UpdateForm::added>(k, stream);
+    case UpdateForm::quiet: return run<UpdateForm::quiet>(k, stream);
+    case UpdateForm::still: return run<UpdateForm::still>(k, stream);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void cbo_update(const UpdateProblem<T>& problem, int64_t tasks, CudaStream stream) {
+  update<T>(problem, tasks, form_of(problem.noise, problem.diffusion, problem.floor), nullptr, stream);
+}
+
+template <class T>
+void hybrid_update(const UpdateProblem<T>& problem, int64_t tasks, const AdamState<T>& adam, CudaStream stream) {
+  update(problem, tasks, form_of(problem.noise, problem.diffusion, problem.floor), &adam, stream);
+}
+
+template <class T>
+void adam_update(const T* theta, T* out, int64_t particles, int64_t size, const AdamState<T>& adam, CudaStream stream) {
+  UpdateProblem<T> problem{};
+  problem.theta = theta, problem.out = out, problem.particles = particles, problem.size = size;
+  problem.noise = Noise::none;
+  update(problem, 0, UpdateForm::still, &adam, stream);
+}
+
+#define CBK_INSTANTIATE(T)                                                                 \
+  template void cbo_update(const UpdateProblem<T>&, int64_t, CudaStream);                      \
+  template void hybrid_update(const UpdateProblem<T>&, int64_t, const AdamState<T>&, CudaStream); \
+  template void adam_update(const T*, T*, int64_t, int64_t, const AdamState<T>&, CudaStream);
+CBK_INSTANTIATE(float)
+CBK_INSTANTIATE(double)
+#undef CBK_INSTANTIATE
+
+}  // namespace cbk::device

@@ -1,0 +1,36 @@
+// What the drivers of update.hpp compute once a call.
+#pragma once
+
+#include <cmath>
+
+#include "update.hpp"
+
+namespace cbk {
+
+inline UpdateForm form_of(Noise noise, double diffusion, double floor) {
+  if (noise == Noise::anisotropic) return floor > 0 ? UpdateForm::floored : UpdateForm::multiplied;
+  return noise == Noise::none || diffusion == 0 ? UpdateForm::quiet : UpdateForm::added;
+}
+
+inline bool by_distance(Noise noise) { return noise == Noise::isotropic || noise == Noise::truncated; }
+
+template <class T>
+AdamCoefficients<T> coefficients(const AdamState<T>& adam) {
+  return {T(adam.beta1), T(1 - adam.beta1), T(adam.beta2), T(1 - adam.beta2),
+          T(adam.lr / (1 - std::pow(adam.beta1, adam.step))), T(1 / (1 - std::pow(adam.beta2, adam.step))),
+          T(adam.delta)};
+}
+
+// a, b and floor of an UpdateRow; where the distance decides, b is to be multiplied by it in float64 first.
+struct UpdateScalars {
+  double a, b, floor;
+};
+
+template <class T>
+UpdateScalars scalars_of(const UpdateProblem<T>& problem, UpdateForm form) {
+  const double amplitude = problem.diffusion * std::sqrt(problem.dt);
+  return {-problem.drift * problem.dt, form == UpdateForm::floored ? amplitude * amplitude : amplitude,
+          problem.floor * problem.floor * problem.dt};
+}
+
+}  // namespace cbk

@@ -1,0 +1,108 @@
+"""Entropic optimal transport, for measures of more atoms than exact assignments can serve.
+
+    min over couplings P of sum P_ij |x_i - y_j|^2 + epsilon KL(P | 1/(M M'))
+
+by Sinkhorn's iteration in the logarithmic domain [Cuturi 2013; Peyré, Cuturi 2019, section 4.4]. It takes
+time proportional to M M' and memory proportional to M + M', and measures may differ in their number of
+atoms. Beyond the papers that `transport` follows: its results tend to the exact ones as epsilon goes to 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import _cpu
+from ._arrays import Array, array, like
+from ._checks import integer, positive, real, threads
+from .transport import AS_ATOMS, check_atoms, check_finite, check_weights
+
+
+class Sinkhorn(NamedTuple):
+    """Entropic transport of N measures to one.
+
+    cost [N], float64, is sum P_ij |x_i - y_j|^2 without the entropy: not below the exact optimum. projection
+    [N, M, K], of the atoms' dtype, holds the means M sum_j P_ij y_j of where each atom goes. error [N],
+    float64, is sum_i |sum_j P_ij - 1/M| before the last half step, after which it is 0.
+    """
+
+    cost: Any
+    projection: Any
+    error: Any
+
+
+def sinkhorn(
+    atoms: Any,
+    support: Any,
+    *,
+    epsilon: float = 0.01,
+    iterations: int = 1000,
+    tolerance: float = 1e-3,
+    num_threads: int | None = None,
+) -> Sinkhorn:
+    """Entropic transport of atoms [N, M, K] to support [M', K].
+
+    Both float32 or both float64. epsilon, above 0, is in units of squared distances; it is reached from
+    larger ones. It stops where error is at most tolerance, or after so many iterations in all: look at
+    error. The arithmetic is float64.
+
+    TypeError for kinds and dtypes; ValueError for shapes, NaN or infinite values, epsilon not in (0, inf),
+    iterations below 1, tolerance below 0 and num_threads below 1.
+    """
+    x = check_atoms(atoms, "atoms")
+    y = array(support, "support", (x.dtype,), ("M'", x.shape[2]), AS_ATOMS)
+    most = max(check_finite(x, "atoms"), check_finite(y, "support"))
+    limits = _epsilon(epsilon), real(tolerance, "tolerance", 0.0), integer(iterations, "iterations", 1, 2**31)
+    result = _solve(x, y, most, *limits, threads(num_threads))
+    return Sinkhorn(*(like(atoms, part) for part in result))
+
+
+def sinkhorn_barycenter(
+    atoms: Any,
+    weights: Any,
+    *,
+    epsilon: float = 0.01,
+    tolerance: float = 1e-3,
+    support: Any = None,
+    iterations: int = 1,
+    num_threads: int | None = None,
+) -> Any:
+    """Support [M', K] of the weighted entropic barycenter of atoms [N, M, K]: as `barycenter`, with
+    `sinkhorn`'s projections in place of partners [Cuturi, Doucet 2014].
+
+    Each iteration moves every support point to the weighted mean of where the particles' couplings take it.
+    weights and support are as in `barycenter`, but M' may be another number than M; epsilon and tolerance as
+    in `sinkhorn`, at most 1000 of whose iterations are done for each coupling. TypeError and ValueError as
+    there.
+    """
+    x = check_atoms(atoms, "atoms")
+    most = check_finite(x, "atoms")
+    beta = check_weights(weights, len(x))
+    if support is None:
+        y = x[int(beta.argmax())]
+    else:
+        y = array(support, "support", (x.dtype,), ("M'", x.shape[2]), AS_ATOMS)
+        most = max(most, check_finite(y, "support"))
+    limits = _epsilon(epsilon), real(tolerance, "tolerance", 0.0), 1000, threads(num_threads)
+    for _ in range(integer(iterations, "iterations", 1, 2**31)):
+        total = np.zeros(y.shape)
+        for n in np.flatnonzero(beta):
+            total += beta[n] * _solve(y[None], x[n], most, *limits)[1][0]
+        y = total.astype(x.dtype)
+    return like(atoms, y)
+
+
+def _epsilon(value: Any) -> float:
+    return real(positive(value, "epsilon"), "epsilon", 0.0)
+
+
+def _solve(
+    x: Array, y: Array, most: float, epsilon: float, tolerance: float, iterations: int, workers: int
+) -> tuple[Array, Array, Array]:
+    cost, error, projection = np.empty(len(x)), np.empty(len(x)), np.empty_like(x)
+    _cpu.sinkhorn(x, y, most, epsilon, tolerance, iterations, cost, error, projection, workers)
+    return cost, projection, error
+
+
+__all__ = ["Sinkhorn", "sinkhorn", "sinkhorn_barycenter"]

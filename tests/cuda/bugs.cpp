@@ -1,0 +1,278 @@
+// Planted bugs that the emulation must find: each runs in a process of its own and must be reported, or the emulation has
+// gone blind.  `plain`: the emulation alone must find it, in one of the thread orders; `address`, `thread`: that sanitizer's
+// build must.  Without arguments all bugs are tried; with a name that one runs in this process.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "../../csrc/cuda/ptx.hpp"
+#include "../../csrc/cuda/reduce.hpp"
+
+namespace {
+
+using namespace cbk::device;
+namespace emulation = cbk::emulation;
+
+constexpr int n = 128;
+
+CBK_KERNEL(n) missing_barrier(float* x) {
+  CBK_SHARED(float, s, n);
+  s[threadIdx.x] = float(threadIdx.x);
+  x[threadIdx.x] = s[n - 1 - threadIdx.x];
+}
+CBK_KERNEL(n) reused_without_barrier(float* x) {
+  CBK_SHARED(float, s, 1);
+  for (int i = 0; i < 4; ++i) {
+    if (threadIdx.x == unsigned(i)) s[0] = float(i);
+    __syncthreads();
+    x[threadIdx.x] += s[0];
+  }
+}
+CBK_KERNEL(n) divergent_barrier(float* x) {
+  if (threadIdx.x < 64) {
+    __syncthreads();
+  } else {
+    __syncthreads();
+  }
+  x[threadIdx.x] = 1;
+}
+CBK_KERNEL(n) early_return(float* x) {
+  if (threadIdx.x == 0) return;
+  __syncthreads();
+  x[threadIdx.x] = 1;
+}
+CBK_KERNEL(n) missing_grid_sync(float* x) {
+  for (int step = 0; step < 3; ++step) {
+    const float next = x[(blockIdx.x + 1) % gridDim.x] + 1;
+    __syncthreads();
+    if (threadIdx.x == 0) x[blockIdx.x] = next;
+    __syncthreads();
+  }
+}
+CBK_KERNEL(n) grid_sync_in_plain_launch(float*) { grid_sync(); }
+CBK_KERNEL(32) missing_warp_sync(float* x) {
+  CBK_SHARED(float, s, 32);
+  s[threadIdx.x] = float(threadIdx.x);
+  x[threadIdx.x] = s[threadIdx.x ^ 1];
+}
+CBK_KERNEL(32) shuffle_after_exit(float* x) {
+  if (threadIdx.x >= 20) return;
+  x[threadIdx.x] = __shfl_xor_sync(~0u, x[threadIdx.x], 1);
+}
+CBK_KERNEL(32) shuffle_outside_mask(float* x) {
+  if (threadIdx.x < 16) x[threadIdx.x] = __shfl_xor_sync(0xffffu, x[threadIdx.x], 16);
+}
+CBK_KERNEL(32) diverged_warp(float* x) {
+  if (threadIdx.x & 1)
+    __syncwarp();
+  else
+    __syncthreads();
+  x[threadIdx.x] = 1;
+}
+CBK_KERNEL(n) shared_overrun(float* x) {
+  CBK_SHARED(float, s, 32);
+  s[threadIdx.x / 2] = 1;
+  __syncthreads();
+  x[threadIdx.x] = s[threadIdx.x % 32];
+}
+CBK_KERNEL(n) global_overrun(float* x) { x[blockIdx.x * blockDim.x + threadIdx.x] = 1; }
+CBK_KERNEL(n) misaligned_vector(float* x) { x[0] = reinterpret_cast<float4*>(x + 1)[threadIdx.x].x; }
+CBK_KERNEL(n) unwritten_shared(float* x) {
+  CBK_SHARED(float, s, n);
+  x[threadIdx.x] = s[threadIdx.x];
+}
+CBK_KERNEL(n) racing_writes(float* x) { x[0] = 1; }
+CBK_KERNEL(n) racing_blocks(float* x) {
+  if (threadIdx.x == 0) x[0] += 1;
+}
+CBK_KERNEL(n) dynamic_shared(float* x) {
+  CBK_DYNAMIC_SHARED(float, s);
+  s[threadIdx.x] = 1;
+  x[threadIdx.x] = s[threadIdx.x];
+}
+template <int pending, bool wait>
+CBK_KERNEL(32) pipelined_copy(const float* from, float* x) {
+  CBK_SHARED(float4, s, 64);
+  for (int stage = 0; stage < 2; ++stage) {
+    copy_async(&s[stage * 32 + threadIdx.x], from + (stage * 32 + threadIdx.x) % 32 * 4, true);
+    commit_copies();
+  }
+  wait_copies<pending>();
+  x[threadIdx.x] = s[threadIdx.x].x;
+  if constexpr (wait) wait_copies<0>();
+}
+CBK_KERNEL(32) copy_seen_by_others_too_early(const float* from, float* x) {
+  CBK_SHARED(float4, s, 32);
+  copy_async(&s[threadIdx.x], from + threadIdx.x * 4, true);
+  commit_copies();
+  wait_copies<0>();
+  x[threadIdx.x] = s[threadIdx.x ^ 1].x;  // another thread's copy, with no barrier between
+}
+CBK_KERNEL(n) add_one(float* x) { x[threadIdx.x] += 1; }
+
+struct Device {
+  float* x;
+  Device() {
+    cudaMalloc(&x, n * sizeof(float));
+    const std::vector<float> zero(n);
+    cudaMemcpy(x, zero.data(), n * sizeof(float), cudaMemcpyHostToDevice);
+  }
+  ~Device() { cudaFree(x); }
+};
+
+std::vector<float> values(const float* x) {
+  std::vector<float> host(n);
+  check(cudaMemcpy(host.data(), x, n * sizeof(float), cudaMemcpyDeviceToHost), "copy");
+  return host;
+}
+
+// The values with which the kernel ends, as if its author had a test.
+void expect(const float* x, bool (*right)(int i, float value)) {
+  const std::vector<float> host = values(x);
+  for (int i = 0; i < n; ++i)
+    if (!right(i, host[size_t(i)])) throw CudaError("wrong value at " + std::to_string(i));
+}
+
+struct Bug {
+  const char* name;
+  const char* finders;  // any of plain, address, thread
+  void (*run)(float* x);
+};
+
+constexpr dim3 one(1), block(n), warp(32);
+
+const Bug bugs[] = {
+    {"missing barrier", "plain thread",
+     [](float* x) {
+       launch(missing_barrier, one, block, 0, nullptr, x);
+       expect(x, [](int i, float v) { return v == float(n - 1 - i); });
+     }},
+    {"reused without barrier", "plain thread",
+     [](float* x) {
+       launch(reused_without_barrier, one, block, 0, nullptr, x);
+       expect(x, [](int, float v) { return v == 6; });
+     }},
+    {"divergent barrier", "plain address thread", [](float* x) { launch(divergent_barrier, one, block, 0, nullptr, x); }},
+    {"early return", "plain address thread", [](float* x) { launch(early_return, one, block, 0, nullptr, x); }},
+    {"missing grid sync", "plain thread",
+     [](float* x) {
+       launch_cooperative(missing_grid_sync, dim3(8), block, 0, nullptr, x);
+       expect(x, [](int i, float v) { return v == (i < 8 ? 3 : 0); });
+     }},
+    {"grid sync in a plain launch", "plain address thread",
+     [](float* x) { launch(grid_sync_in_plain_launch, one, block, 0, nullptr, x); }},
+    {"missing warp sync", "plain thread",
+     [](float* x) {
+       launch(missing_warp_sync, one, warp, 0, nullptr, x);
+       expect(x, [](int i, float v) { return v == (i < 32 ? float(i ^ 1) : 0); });
+     }},
+    {"shuffle after exit", "plain address thread", [](float* x) { launch(shuffle_after_exit, one, warp, 0, nullptr, x); }},
+    {"shuffle outside its mask", "plain address thread",
+     [](float* x) { launch(shuffle_outside_mask, one, warp, 0, nullptr, x); }},
+    {"diverged warp", "plain address thread", [](float* x) { launch(diverged_warp, one, warp, 0, nullptr, x); }},
+    {"shared memory overrun", "address", [](float* x) { launch(shared_overrun, one, block, 0, nullptr, x); }},
+    {"global memory overrun", "address", [](float* x) { launch(global_overrun, dim3(2), block, 0, nullptr, x); }},
+    {"misaligned vector", "address", [](float* x) { launch(misaligned_vector, one, dim3(1), 0, nullptr, x); }},
+    {"shared memory read before it is written", "plain address thread",
+     [](float* x) {
+       launch(unwritten_shared, one, block, 0, nullptr, x);
+       expect(x, [](int, float v) { return v == v; });
+     }},
+    {"racing writes of equal values", "thread", [](float* x) { launch(racing_writes, one, block, 0, nullptr, x); }},
+    {"racing blocks", "thread", [](float* x) { launch(racing_blocks, dim3(8), block, 0, nullptr, x); }},
+    {"shared memory above 48 KB", "plain address thread",
+     [](float* x) { launch_as(false, dynamic_shared, one, block, 60 << 10, nullptr, x); }},
+    {"dynamic shared memory of 0 bytes", "plain address thread",
+     [](float* x) { launch(dynamic_shared, one, block, 0, nullptr, x); }},
+    {"wait for too few copies", "plain address thread",
+     [](float* x) {
+       launch(pipelined_copy<2, true>, one, warp, 0, nullptr, static_cast<const float*>(x), x);
+       expect(x, [](int, float v) { return v == 0; });
+     }},
+    {"copies never waited for", "plain address thread",
+     [](float* x) { launch(pipelined_copy<1, false>, one, warp, 0, nullptr, static_cast<const float*>(x), x); }},
+    {"another thread's copy", "plain thread",
+     [](float* x) {
+       launch(copy_seen_by_others_too_early, one, warp, 0, nullptr, static_cast<const float*>(x), x);
+       expect(x, [](int, float v) { return v == 0; });
+     }},
+    {"host reads device memory", "address", [](float* x) { std::printf("%g\n", double(x[0])); }},
+    {"wrong copy kind", "plain address thread",
+     [](float* x) {
+       float host[n] = {};
+       check(cudaMemcpy(host, x, sizeof host, cudaMemcpyHostToDevice), "copy");
+     }},
+    {"stream not waited for", "plain address thread",
+     [](float* x) {
+       emulation::machine().options.lazy_streams = true;
+       cudaStream_t stream;
+       float host[n];
+       for (float& v : host) v = -1;
+       cudaStreamCreate(&stream);
+       launch(add_one, one, block, 0, stream, x);
+       cudaMemcpyAsync(host, x, sizeof host, cudaMemcpyDeviceToHost, stream);
+       const bool early = host[5] == 1;
+       cudaStreamDestroy(stream);
+       if (!early) throw CudaError("wrong value");
+     }},
+};
+
+#if defined(CBK_ASAN)
+constexpr const char* build = "address";
+#elif defined(CBK_TSAN)
+constexpr const char* build = "thread";
+#else
+constexpr const char* build = "plain";
+#endif
+
+struct Ordering {
+  emulation::Order order;
+  uint64_t seed;
+};
+constexpr Ordering orders[] = {{emulation::Order::forward, 0}, {emulation::Order::reverse, 0}, {emulation::Order::random, 1},
+                               {emulation::Order::random, 2}, {emulation::Order::random, 3}};
+
+// Whether the bug made itself known: by an error, a sanitizer's exit code, or a crash.
+bool found(const Bug& bug, Ordering ordering) {
+  std::fflush(nullptr);
+  const pid_t child = fork();
+  if (child == 0) {
+    if (!std::freopen("/dev/null", "w", stderr) || !std::freopen("/dev/null", "w", stdout)) _exit(2);
+    emulation::machine().set_order(ordering.order, ordering.seed);
+    try {
+      Device device;
+      bug.run(device.x);
+    } catch (const CudaError&) {
+      _exit(1);
+    }
+    std::exit(0);  // ThreadSanitizer sets the code at exit
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+}
+
+}  // namespace
+
+int main(int count, char** names) {
+  int missed = 0, tried = 0;
+  for (const Bug& bug : bugs) {
+    if (count > 1) {
+      if (std::strcmp(names[1], bug.name)) continue;
+      Device device;
+      bug.run(device.x);
+      return 0;
+    }
+    if (!std::strstr(bug.finders, build)) continue;
+    bool seen = false;
+    for (const Ordering& ordering : orders) seen = seen || found(bug, ordering);
+    ++tried;
+    if (!seen) ++missed, std::printf("MISSED: %s\n", bug.name);
+  }
+  std::printf("%s build: %d of %d planted bugs found\n", build, tried - missed, tried);
+  return missed != 0;
+}

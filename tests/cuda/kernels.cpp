@@ -1,0 +1,159 @@
+// Every CUDA kernel on the emulation in several orders of threads and blocks, eager and lazy streams: the results must be
+// the same bits, and a sanitizer's build must have nothing to say.  Values are compared with references in the
+// Python tests.
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../../csrc/consensus/consensus_cuda.hpp"
+#include "../../csrc/cuda/gpu.hpp"
+#include "../../csrc/langevin/langevin_cuda.hpp"
+#include "../../csrc/random/random_cuda.hpp"
+#include "../../csrc/risk/risk_cuda.hpp"
+#include "../../csrc/update/update_cuda.hpp"
+
+namespace {
+
+using namespace cbk;
+using namespace cbk::device;
+
+template <class T>
+class DeviceArray {
+ public:
+  explicit DeviceArray(const std::vector<T>& values) : size_(values.size()) {
+    check(cudaMalloc(&data_, size_ * sizeof(T)), "malloc");
+    check(cudaMemcpy(data_, values.data(), size_ * sizeof(T), cudaMemcpyHostToDevice), "copy");
+  }
+  explicit DeviceArray(int64_t count) : DeviceArray(std::vector<T>(size_t(count))) {}
+  ~DeviceArray() { cudaFree(data_); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+  T* data() const { return data_; }
+  void append(std::string& bytes) const {
+    std::vector<T> values(size_);
+    check(cudaMemcpy(values.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost), "copy");
+    bytes.append(reinterpret_cast<const char*>(values.data()), size_ * sizeof(T));
+  }
+
+ private:
+  T* data_ = nullptr;
+  size_t size_;
+};
+
+template <class T>
+std::vector<T> numbers(int64_t count, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<T> values(static_cast<size_t>(count));
+  for (T& v : values) v = T(random() % 2001) / T(1000) - T(1);
+  return values;
+}
+
+// Bytes of all results.
+template <class T>
+std::string elementwise(CudaStream stream) {
+  constexpr int64_t n = 5, size = 37;
+  DeviceArray<T> theta(numbers<T>(n * size, 1)), point(numbers<T>(size, 2)), gradient(numbers<T>(n * size, 3)),
+      first(n * size), second(n * size), out(n * size), normals(n * size);
+  standard_normal(normals.data(), n, size, {7, 0, 1, 0}, stream);
+  UpdateProblem<T> problem{};
+  problem.theta = theta.data(), problem.out = out.data(), problem.particles = n, problem.size = size;
+  problem.point = point.data(), problem.drift = 1, problem.diffusion = 1.2, problem.dt = 0.1;
+  problem.noise = Noise::isotropic;
+  cbo_update(problem, 1, stream);
+  problem.theta = out.data(), problem.noise = Noise::anisotropic, problem.floor = 0.1;
+  hybrid_update(problem, 1, AdamState<T>{gradient.data(), first.data(), second.data(), 0.1, 0.9, 0.999, 1e-8, 1}, stream);
+  langevin_drift(theta.data(), normals.data(), gradient.data(), n, size, 10.0, 1.0, 0.5, 0.1, {7, 0, 1, 0}, stream);
+  langevin_kick(normals.data(), gradient.data(), n, size, 10.0, 0.1, stream);
+  cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
+  std::string bytes;
+  for (const DeviceArray<T>* a : {&theta, &first, &second, &out, &normals}) a->append(bytes);
+  return bytes;
+}
+
+template <class T>
+std::string weighing(CudaStream stream) {
+  constexpr int64_t n = 1100, size = 5, tasks = 2;
+  std::vector<double> values = numbers<double>(n * tasks, 4);
+  values[3] = NAN;
+  DeviceArray<T> theta(numbers<T>(n * size, 5)), point(tasks * size);
+  DeviceArray<double> risk(values), weights(n * tasks), ess(tasks);
+  consensus(theta.data(), risk.data(), n, size, tasks, 3.0, point.data(), weights.data(), ess.data(), stream);
+  cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
+  std::string bytes;
+  point.append(bytes), weights.append(bytes), ess.append(bytes);
+  return bytes;
+}
+
+template <class T>
+std::string risks(CudaStream stream, const Network& net, int64_t n, int64_t samples, Loss loss) {
+  DeviceArray<T> theta(numbers<T>(n * net.size(), 6)), x(numbers<T>(samples * net.inputs, 7)),
+      y(numbers<T>(samples * net.outputs, 8)), out(n * samples * net.outputs), gradient(n * net.size());
+  std::vector<int32_t> classes(static_cast<size_t>(samples));
+  for (int64_t s = 0; s < samples; ++s) classes[size_t(s)] = int32_t(s % net.outputs);
+  DeviceArray<int32_t> labels(classes);
+  DeviceArray<double> risk_of(n), drawn(n), with_gradient(n);
+  RiskProblem<T> problem{net, loss, theta.data(), n, x.data(), samples, nullptr, nullptr, 1};
+  if (loss == Loss::mse)
+    problem.y = y.data();
+  else
+    problem.labels = labels.data();
+  risk(problem, risk_of.data(), stream);
+  risk_gradient(problem, with_gradient.data(), gradient.data(), stream);
+  const Draw<T> draw{theta.data(), T(0.1), n % 2 == 0, n, {3, 0, 1, 0}};
+  RiskProblem<T> hopping = problem;
+  hopping.theta = nullptr, hopping.draw = &draw;
+  risk(hopping, drawn.data(), stream);
+  RiskProblem<T> outputs = problem;
+  outputs.loss = Loss::none;
+  forward(outputs, out.data(), stream);
+  cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
+  std::string bytes;
+  out.append(bytes), gradient.append(bytes);
+  for (const DeviceArray<double>* a : {&risk_of, &drawn, &with_gradient}) a->append(bytes);
+  return bytes;
+}
+
+template <class T>
+std::string everything(CudaStream stream) {
+  const Network line{1, 9, 1, Activation::relu, 1.0 / 9, true}, plane{3, 70, 1, Activation::tanh, 1, false};
+  const Network wide{21, 5, 3, Activation::gelu, 0.2, true}, one{2, 150, 2, Activation::softplus, 1.0 / 150, false};
+  return elementwise<T>(stream) + weighing<T>(stream) + risks<T>(stream, line, 2, 530, Loss::mse) +
+         risks<T>(stream, plane, 3, 12, Loss::mse) + risks<T>(stream, wide, 30, 10, Loss::cross_entropy) +
+         risks<T>(stream, one, 2, 70, Loss::mse);
+}
+
+}  // namespace
+
+int main() {
+  using emulation::Order;
+  struct Ordering {
+    const char* name;
+    Order order;
+    uint64_t seed;
+    unsigned resident;
+    bool lazy;
+  };
+  const Ordering orders[] = {{"forward", Order::forward, 0, 1, false}, {"reverse", Order::reverse, 0, 2, false},
+                             {"random 1", Order::random, 1, 2, true},  {"random 2", Order::random, 2, 1, false},
+                             {"random 3", Order::random, 3, 3, true},  {"random 4", Order::random, 4, 1, true},
+                             {"random 5", Order::random, 5, 2, false}};
+  std::string expected;
+  int failures = 0;
+  for (const Ordering& o : orders) {
+    emulation::Machine& m = emulation::machine();
+    m.set_order(o.order, o.seed);
+    m.options.resident = o.resident, m.options.lazy_streams = o.lazy;
+    cudaStream_t stream;
+    cudaStreamCreate(&stream);
+    const CudaStream on{reinterpret_cast<uintptr_t>(stream)};
+    const std::string bytes = everything<float>(on) + everything<double>(on);
+    cudaStreamDestroy(stream);
+    if (expected.empty()) expected = bytes;
+    if (bytes != expected) ++failures, std::printf("%s: other bits than forward\n", o.name);
+  }
+  std::printf("%zu bytes of results in %zu orders, %d differ\n", expected.size(), std::size(orders), failures);
+  return failures != 0;
+}

@@ -1,0 +1,220 @@
+"""The CUDA kernels' logic on the host: NumPy in float64, and the CPU's bits where they must agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fake_cuda import Array
+
+import cbokernels as cbk
+from cbokernels import reference
+
+EXACT = {"float32": 3e-6, "float64": 2e-14}  # of sums of a few hundred terms of order 1
+
+
+def numbers(shape, dtype, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 37, 300, 1026])
+def test_normals_are_the_cpus_bits(kernels, dtype, size):
+    out = np.empty((5, size), dtype)
+    kernels.standard_normal((0, 0), dtype == "float64", out.ctypes.data, 5, size, 2**63 + 7, 3, 1, 2**31)
+    expected = cbk.standard_normal(
+        5, size, seed=2**63 + 7, step=3, stream=1, first_particle=2**31, dtype=dtype
+    )
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_many_normals_are_the_cpus_bits(kernels, dtype):
+    out = np.empty((64, 4096), dtype)
+    kernels.standard_normal((0, 0), dtype == "float64", out.ctypes.data, *out.shape, 11, 0, 0, 0)
+    np.testing.assert_array_equal(out, cbk.standard_normal(*out.shape, seed=11, dtype=dtype))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_the_order_of_threads_is_free(kernels, order):
+    theta, risk = numbers((300, 7), "float32"), np.random.default_rng(1).uniform(size=(300, 1))
+
+    def run():
+        point, weights, ess = np.empty((1, 7), "f4"), np.empty((300, 1)), np.empty(1)
+        kernels.consensus(
+            (0, 0), False, theta.ctypes.data, risk.ctypes.data, 300, 7, 1, 2.0, point.ctypes.data,
+            weights.ctypes.data, ess.ctypes.data,
+        )  # fmt: skip
+        return point
+
+    expected = run()
+    try:
+        kernels.set_order(order)
+        np.testing.assert_array_equal(run(), expected)
+    finally:
+        kernels.set_order(0)
+
+
+@pytest.mark.parametrize("size", [1, 6, 37, 64])
+@pytest.mark.parametrize(
+    "law",
+    [{}, {"floor": 0.3}, {"noise": "additive"}, {"noise": "none"}, {"diffusion": 0.0}, {"first_particle": 9}],
+    ids=str,
+)
+def test_updates_are_the_cpus_bits(cuda, dtype, law, size):
+    theta, point = numbers((5, size), dtype), numbers(size, dtype, 1)
+    expected = cbk.cbo_update(theta, point, seed=3, step=4, **law)
+    result = cbk.cbo_update(Array(theta), Array(point), seed=3, step=4, **law)
+    np.testing.assert_array_equal(result.array, expected)
+
+
+@pytest.mark.parametrize("law", [{"noise": "isotropic"}, {"noise": "truncated", "radius": 5.0}], ids=str)
+def test_updates_by_distance(cuda, dtype, law):
+    theta, point = numbers((5, 37), dtype), numbers(37, dtype, 1)
+    expected = reference.cbo_update(theta, point, seed=3, step=4, **law)
+    result = cbk.cbo_update(Array(theta), Array(point), seed=3, step=4, **law)
+    np.testing.assert_allclose(result.array, expected, rtol=0, atol=EXACT[dtype])
+
+
+def test_updates_by_task(cuda, dtype):
+    theta, points = numbers((5, 6), dtype), numbers((3, 6), dtype, 1)
+    task = np.array([2, 0, 1, 1, 2])
+    expected = cbk.cbo_update(theta, points, task=task, seed=3)
+    result = cbk.cbo_update(Array(theta), Array(points), task=Array(task), seed=3)
+    np.testing.assert_array_equal(result.array, expected)
+    for wrong in (3, -1):
+        task[1] = wrong
+        result = cbk.cbo_update(Array(theta), Array(points), task=Array(task), seed=3).array
+        assert np.isnan(result[1]).all()
+        np.testing.assert_array_equal(np.delete(result, 1, 0), np.delete(expected, 1, 0))
+
+
+def test_adam_and_hybrid_are_the_cpus_bits(cuda, dtype):
+    theta, point, gradient = (numbers(shape, dtype, i) for i, shape in enumerate([(4, 11), 11, (4, 11)]))
+    for step in (1, 7):
+        plain = [np.abs(numbers((4, 11), dtype, 5)), np.abs(numbers((4, 11), dtype, 6))]
+        moments = [Array(a.copy()) for a in plain]
+        expected = cbk.adam_update(theta, gradient, *plain, step=step)
+        result = cbk.adam_update(Array(theta), Array(gradient), *moments, step=step)
+        np.testing.assert_array_equal(result.array, expected)
+        expected = cbk.hybrid_update(theta, point, gradient, *plain, step=step, seed=8)
+        result = cbk.hybrid_update(Array(theta), Array(point), Array(gradient), *moments, step=step, seed=8)
+        np.testing.assert_array_equal(result.array, expected)
+        for a, b in zip(moments, plain, strict=True):
+            np.testing.assert_array_equal(a.array, b)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 3.0, 1e5, np.inf])
+@pytest.mark.parametrize("particles", [1, 33, 1500])
+@pytest.mark.filterwarnings("ignore:.*not finite")
+def test_consensus(cuda, dtype, particles, alpha):
+    rng = np.random.default_rng(particles)
+    theta = numbers((particles, 7), dtype)
+    risk = rng.uniform(size=(particles, 3))
+    if particles > 1:
+        risk[3] = np.nan, np.inf, -np.inf
+        theta[3] = np.nan  # of weight 0 in every task: never read
+        risk[7, 1] = risk[11, 1] = -1  # a tie
+    expected = reference.consensus(theta, risk, alpha=alpha)
+    result = cbk.consensus(Array(theta), Array(risk), alpha=alpha)
+    np.testing.assert_allclose(result.weights.array, expected.weights, rtol=1e-13)
+    np.testing.assert_allclose(result.ess.array, expected.ess, rtol=1e-12)
+    np.testing.assert_allclose(result.point.array, expected.point, rtol=0, atol=EXACT[dtype])
+    one = cbk.consensus(Array(theta), Array(risk[:, 1].copy()), alpha=alpha)
+    np.testing.assert_array_equal(one.point.array, result.point.array[1])
+    assert one.ess.array.shape == ()
+
+
+def test_consensus_without_a_finite_risk(cuda):
+    risk = np.full((4, 2), np.nan)
+    risk[:, 1] = 1
+    result = cbk.consensus(Array(numbers((4, 3), "float32")), Array(risk))
+    np.testing.assert_array_equal(result.ess.array, [0, 4])
+    assert np.isnan(result.point.array[0]).all()
+    assert np.isfinite(result.point.array[1]).all()
+
+
+NETWORKS = [
+    cbk.TwoLayer(1, 9, 1, output_bias=True),
+    cbk.TwoLayer(1, 300, 1, "softplus"),
+    cbk.TwoLayer(3, 7, 1, "tanh", scaling="none"),
+    cbk.TwoLayer(4, 1, 1, "gelu"),
+    cbk.TwoLayer(21, 5, 3, "gelu", output_bias=True),
+    cbk.TwoLayer(2, 150, 2, "sigmoid"),
+    cbk.TwoLayer(33, 3, 70, "identity"),
+]
+
+
+@pytest.mark.parametrize("net", NETWORKS, ids=str)
+@pytest.mark.parametrize(("particles", "samples"), [(1, 1), (6, 150), (30, 9)])
+def test_outputs_risks_and_gradients(cuda, dtype, net, particles, samples):
+    theta, x = numbers((particles, net.size), dtype), numbers((samples, net.inputs), dtype, 1)
+    ys = numbers((2, samples, net.outputs), dtype, 2)
+    labels = np.random.default_rng(3).integers(0, net.outputs, (2, samples))
+    exact = EXACT[dtype] * net.inputs**0.5
+    on = Array(theta), Array(x)
+    expected = reference.forward(net, theta, x)
+    np.testing.assert_allclose(cbk.forward(net, *on).array, expected, rtol=exact, atol=exact)
+    for y, loss in ((ys, "mse"), (labels, "cross_entropy")):
+        expected = reference.task_risks(net, theta, x, y, loss=loss)
+        result = cbk.task_risks(net, *on, Array(y), loss=loss).array
+        np.testing.assert_allclose(result, expected, rtol=exact, atol=exact / 10)
+        one = Array(y[0].copy())
+        np.testing.assert_allclose(cbk.risk(net, *on, one, loss=loss).array, result[:, 0], rtol=1e-13)
+        risks, gradient = reference.risk_gradient(net, theta, x, y[0], loss=loss)
+        result = cbk.risk_gradient(net, *on, one, loss=loss)
+        np.testing.assert_allclose(result[0].array, risks, rtol=exact, atol=exact / 10)
+        scale = np.abs(gradient).max() + 1e-3
+        np.testing.assert_allclose(result[1].array, gradient, rtol=0, atol=exact * scale)
+
+
+def test_many_samples(cuda, dtype):
+    net = cbk.TwoLayer(1, 4, 1)
+    theta, x, y = numbers((2, net.size), dtype), numbers((1100, 1), dtype, 1), numbers(1100, dtype, 2)
+    expected = reference.risk_gradient(net, theta, x, y)
+    result = cbk.risk_gradient(net, Array(theta), Array(x), Array(y))
+    np.testing.assert_allclose(result[0].array, expected[0], rtol=EXACT[dtype])
+    np.testing.assert_allclose(result[1].array, expected[1], rtol=0, atol=EXACT[dtype])
+    np.testing.assert_allclose(
+        cbk.risk(net, Array(theta), Array(x), Array(y)).array, expected[0], rtol=EXACT[dtype]
+    )
+
+
+def test_labels_out_of_range_make_the_risk_nan(cuda):
+    net = cbk.TwoLayer(3, 5, 2)
+    theta, x = Array(numbers((2, net.size), "float32")), Array(numbers((9, 3), "float32"))
+    for wrong in (-1, 2):
+        labels = np.zeros(9, np.int64)
+        labels[4] = wrong
+        assert np.isnan(cbk.risk(net, theta, x, Array(labels), loss="cross_entropy").array).all()
+        assert np.isnan(cbk.risk_gradient(net, theta, x, Array(labels), loss="cross_entropy")[0].array).all()
+
+
+@pytest.mark.parametrize("net", [cbk.TwoLayer(1, 9, 1), cbk.TwoLayer(6, 5, 2, "tanh")], ids=str)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_drawn_ensembles(kernels, dtype, net, mirrored):
+    center, x = numbers(net.size, dtype), numbers((140, net.inputs), dtype, 1)
+    y = numbers((140, net.outputs), dtype, 2)
+    xi = reference.standard_normal(6, net.size, seed=5, step=2)
+    steps = np.concatenate([xi[:3], -xi[:3]]) if mirrored else xi
+    expected = reference.risk(net, center + 0.1 * steps, x, y)
+    out = np.empty(6)
+    shape = net.inputs, net.width, net.outputs, net.activation, 1 / net.width, net.output_bias
+    kernels.hopping_risk(
+        (0, 0), dtype == "float64", shape, center.ctypes.data, 6, 0.1, mirrored, 5, 2, x.ctypes.data, 140,
+        y.ctypes.data, False, out.ctypes.data,
+    )  # fmt: skip
+    np.testing.assert_allclose(out, expected, rtol=EXACT[dtype])
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_langevin_steps(cuda, dtype, given):
+    net = cbk.TwoLayer(2, 6, 1, "tanh")
+    start, velocity = numbers((3, net.size), dtype), numbers((3, net.size), dtype, 1)
+    x, y = numbers((20, 2), dtype, 2), numbers(20, dtype, 3)
+    plain = [start.copy(), velocity.copy()]
+    gradient = reference.risk_gradient(net, start, x, y)[1]
+    expected = reference.langevin_step(net, *plain, x, y, temperature=0.5, seed=4, gradient=gradient.copy())
+    moved, flown = Array(start.copy()), Array(velocity.copy())
+    force = Array(gradient.astype(dtype)) if given else None
+    risk = cbk.langevin_step(net, moved, flown, Array(x), Array(y), temperature=0.5, seed=4, gradient=force)
+    np.testing.assert_allclose(risk.array, expected, rtol=EXACT[dtype])
+    np.testing.assert_allclose(moved.array, plain[0], rtol=0, atol=EXACT[dtype])
+    np.testing.assert_allclose(flown.array, plain[1], rtol=0, atol=10 * EXACT[dtype])

@@ -1,0 +1,121 @@
+"""sinkhorn and sinkhorn_barycenter: the exact transport in the limit, its mass, the reference, arguments."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+import cbokernels as cbk
+from cbokernels import reference
+
+
+def measures(particles, count, points, size, dtype="float64", seed=0):
+    rng = np.random.default_rng([seed, particles, count, points, size])
+    return rng.normal(size=(particles, count, size)).astype(dtype), rng.normal(size=(points, size)).astype(
+        dtype
+    )
+
+
+@pytest.mark.parametrize("count", [2, 10, 33])
+def test_tends_to_the_exact_transport(count):
+    x, y = measures(3, count, count, 3)
+    exact, farthest = cbk.assign(x, y), max(cdist(a, y, "sqeuclidean").max() for a in x)
+    excess = []
+    for epsilon in (1.0, 0.1, 0.01):
+        result = cbk.sinkhorn(x, y, epsilon=epsilon, tolerance=1e-4, iterations=5000)
+        # mass that is misplaced changes the cost by its amount times a distance at most
+        rest = result.error * farthest
+        assert (rest < 0.05).all()
+        assert (result.cost >= exact.cost - rest).all()
+        # the entropy of a coupling is at most log M above a permutation's
+        assert (result.cost <= exact.cost + epsilon * np.log(count) + rest).all()
+        excess.append((result.cost - exact.cost).max())
+    assert excess[2] < 0.05 * excess[0] + 1e-3
+
+
+def test_close_measures_are_projected_on_their_partners(dtype):
+    _, y = measures(1, 30, 30, 3, dtype)
+    order = np.random.default_rng(1).permutation(30)
+    x = (y[order] + 0.01).astype(dtype)
+    np.testing.assert_allclose(cbk.sinkhorn(x[None], y, epsilon=1e-3).projection[0], y[order], atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 7, 3), (1, 20, 13, 2), (3, 1, 5, 1), (2, 5, 1, 4), (1, 40, 64, 20)])
+@pytest.mark.parametrize("epsilon", [1.0, 3.0, 100.0])
+def test_is_the_reference(shape, epsilon, dtype):
+    x, y = measures(*shape, dtype)
+    arguments = {"epsilon": epsilon, "tolerance": 1e-8, "iterations": 5000}
+    ours, plain = cbk.sinkhorn(x, y, **arguments), reference.sinkhorn(x, y, **arguments)
+    assert (ours.error <= 1e-8).all()
+    np.testing.assert_allclose(ours.cost, plain.cost, rtol=1e-6)
+    assert ours.projection.dtype == dtype
+    np.testing.assert_allclose(ours.projection, plain.projection, atol=1e-5)
+
+
+def test_large_epsilon_forgets_the_pairing():
+    x, y = measures(2, 30, 20, 3)
+    result = cbk.sinkhorn(x, y, epsilon=1e6)
+    np.testing.assert_allclose(result.projection, np.broadcast_to(y.mean(axis=0), x.shape), atol=1e-4)
+
+
+def test_units_and_offsets(dtype):
+    x, y = measures(2, 30, 30, 3, dtype)
+    plain = cbk.sinkhorn(x, y, epsilon=1.0, tolerance=1e-8)
+    scaled = cbk.sinkhorn(x * 1024, y * 1024, epsilon=1024.0**2, tolerance=1e-8)
+    np.testing.assert_allclose(scaled.cost, plain.cost * 1024**2, rtol=1e-6)
+    moved = cbk.sinkhorn(x + 64, y + 64, epsilon=1.0, tolerance=1e-8)
+    np.testing.assert_allclose(moved.cost, plain.cost, rtol=1e-3 if dtype == "float32" else 1e-6)
+
+
+def test_bits_do_not_depend_on_threads(dtype):
+    x, y = measures(2, 200, 150, 3, dtype)
+    one = cbk.sinkhorn(x, y, epsilon=0.1, num_threads=1)
+    for num_threads in (2, 3, None):
+        for a, b in zip(cbk.sinkhorn(x, y, epsilon=0.1, num_threads=num_threads), one, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_iterations_are_bounded():
+    x, y = measures(1, 50, 50, 3)
+    for iterations in (1, 2, 30):
+        assert cbk.sinkhorn(x, y, epsilon=1e-4, iterations=iterations, tolerance=0.0).error[0] > 0
+
+
+def test_barycenter_tends_to_the_exact_one(dtype):
+    x, _ = measures(4, 12, 12, 2, dtype, seed=2)
+    weights = np.array([0.4, 0.3, 0.2, 0.1])
+    exact = cbk.barycenter(x, weights)
+    soft = cbk.sinkhorn_barycenter(x, weights, epsilon=1e-4)
+    assert soft.dtype == dtype
+    np.testing.assert_allclose(soft, exact.support, atol=2e-2)
+    plain = reference.sinkhorn_barycenter(x, weights, epsilon=1.0, tolerance=1e-8, iterations=2)
+    np.testing.assert_allclose(
+        cbk.sinkhorn_barycenter(x, weights, epsilon=1.0, tolerance=1e-8, iterations=2), plain, atol=1e-5
+    )
+    few = cbk.sinkhorn_barycenter(x, weights, support=x[0, :5], epsilon=0.1)
+    assert few.shape == (5, 2)
+
+
+X, Y = np.zeros((2, 4, 3)), np.zeros((5, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"atoms": X[0]}, ValueError, ["atoms", "[N, M, K]"]),
+        ({"support": Y[:, 1:]}, ValueError, ["support", "[M', 3]", "[5, 2]"]),
+        ({"support": Y + np.inf}, ValueError, ["support must be finite"]),
+        ({"support": Y.astype("f4")}, TypeError, ["support", "float64 as atoms are"]),
+        ({"epsilon": 0.0}, ValueError, ["epsilon", "(0, inf", "0.0"]),
+        ({"epsilon": np.inf}, ValueError, ["epsilon", "inf"]),
+        ({"iterations": 0}, ValueError, ["iterations", "0"]),
+        ({"tolerance": -1.0}, ValueError, ["tolerance", "-1"]),
+        ({"num_threads": 0}, ValueError, ["num_threads", "0"]),
+    ],
+)
+def test_wrong_arguments_are_named(change, error, words):
+    with pytest.raises(error) as caught:
+        cbk.sinkhorn(**{"atoms": X, "support": Y, **change})
+    for word in words:
+        assert word in str(caught.value)
