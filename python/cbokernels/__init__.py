@@ -12,6 +12,7 @@ from ._adam import Adam, Hybrid
 from ._cpu import isa, isas
 from ._heavy_ball import GradientFlow, HeavyBall
 from ._multitask import MultiTaskCBO
+from ._transport_method import TransportCBO
 from .consensus import Consensus, consensus
 from .errors import CboError, CboWarning, ConsensusError, CudaUnavailableError
 from .hopping import ConsensusHopping, atom_risks
@@ -67,6 +68,7 @@ __all__ = [
     "State",
     "TargetEss",
     "Tenfold",
+    "TransportCBO",
     "TwoLayer",
     "adam_update",
     "assign",

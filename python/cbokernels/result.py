@@ -46,7 +46,8 @@ class Result:
     """What `train` and `minimize` return.
 
     parameters [D]: the consensus point of the last step, formed before its update; network 0 for `Adam`,
-        `HeavyBall` and `GradientFlow`; the points [T, D] of all tasks for `MultiTaskCBO`.
+        `HeavyBall` and `GradientFlow`; the points [T, D] of all tasks for `MultiTaskCBO`; the barycenter's
+        support, a neuron for each of its points, for `TransportCBO`.
     particles [N, D]: the ensemble after that update.
     history: arrays of equal length, one row per epoch (per step in `minimize`): "epoch" (from 1), "risk" (of
         the consensus point of the epoch's last step, on the full data, float64), "alpha" and "ess" (of that

@@ -3,14 +3,16 @@
 A module's `reproduce(options)` writes its table of numbers and its figure and returns findings.
 """
 
-from . import heavy_ball, mnist, multitask, sine
+from . import heavy_ball, mean_field, mnist, multitask, sine, square
 from ._common import Finding, Options
 
 EXPERIMENTS = {
     "sine": sine.reproduce,
     "mnist": mnist.reproduce,
     "multitask": multitask.reproduce,
+    "square": square.reproduce,
     "heavy-ball": heavy_ball.reproduce,
+    "mean-field": mean_field.reproduce,
 }
 
 __all__ = ["EXPERIMENTS", "Finding", "Options"]
