@@ -78,8 +78,8 @@ class TransportCBO(Method):
         self._check_count("particles")
         object.__setattr__(self, "iterations", integer(self.iterations, "iterations", 1, 2**31))
 
-    def _for(self, net: TwoLayer) -> TransportCBO:
-        if net.output_bias:
+    def _for(self, net: TwoLayer | None) -> TransportCBO:
+        if net is not None and net.output_bias:
             raise ValueError(f"net must be without output_bias, which belongs to no neuron, got {net}")
         return self
 
