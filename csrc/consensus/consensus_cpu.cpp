@@ -101,10 +101,12 @@ RiskCheck gather(const T* theta, int64_t particles, int64_t size, const double* 
   RiskCheck check{0, -1};
   for (int64_t n = 0; n < particles; ++n)
     check.not_finite += !std::all_of(risk + n * tasks, risk + (n + 1) * tasks, [](double r) { return std::isfinite(r); });
-  for (int64_t t = 0; t < tasks; ++t) {
-    ess[t] = gibbs_weights(risk + t, particles, tasks, alpha(t), weights + t);
-    if (ess[t] == 0) return {check.not_finite, t};
-  }
+  constexpr int64_t worth_threads = 4096;  // weights
+  const int threads = tasks > 1 && particles * tasks > worth_threads ? thread_count(num_threads, tasks) : 1;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (int64_t t = 0; t < tasks; ++t) ess[t] = gibbs_weights(risk + t, particles, tasks, alpha(t), weights + t);
+  const double* failed = std::find(ess, ess + tasks, 0.0);
+  if (failed != ess + tasks) return {check.not_finite, failed - ess};
   weighted_means(theta, particles, size, weights, tasks, points, num_threads);
   return check;
 }

@@ -71,19 +71,28 @@ bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact,
   }
   while (filled <= cells) first.data()[filled++] = int32_t(samples);
 
-  std::fill_n(powers.data(), 2, 0.0);
-  std::fill_n(cross.data(), 2 * tasks, 0.0);
-  std::fill_n(squares.data(), tasks, 0.0);
-  for (int64_t i = 0; i < samples; ++i) {
+  double* sums = powers.data();
+  sums[0] = sums[1] = 0;
+  for (int64_t i = 0; i < samples; ++i, sums += 2) {
     const double xi = x.data()[i];
-    double *p = powers.data() + 2 * i, *q = cross.data() + 2 * tasks * i;
-    p[2] = p[0] + xi;
-    p[3] = p[1] + xi * xi;
-    for (int64_t t = 0; t < tasks; ++t) {
-      const double y = problem.y[t * samples + order.data()[i]];
-      q[2 * tasks + t] = q[t] + y;
-      q[3 * tasks + t] = q[tasks + t] + xi * y;
-      squares.data()[t] += y * y;
+    sums[2] = sums[0] + xi, sums[3] = sums[1] + xi * xi;
+  }
+  // a cache line of tasks at a time
+  const int64_t few = 8, blocks = divide_up(tasks, few);
+  const int helpers = blocks > 1 ? thread_count(num_threads, blocks) : 1;
+#pragma omp parallel for schedule(static) num_threads(helpers) if (helpers > 1)
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t begin = block * few, end = std::min(begin + few, tasks);
+    double* line = cross.data();
+    for (int64_t t = begin; t < end; ++t) line[t] = line[tasks + t] = squares.data()[t] = 0;
+    for (int64_t i = 0; i < samples; ++i, line += 2 * tasks) {
+      const double xi = x.data()[i];
+      for (int64_t t = begin; t < end; ++t) {
+        const double y = problem.y[t * samples + order.data()[i]];
+        line[2 * tasks + t] = line[t] + y;
+        line[3 * tasks + t] = line[tasks + t] + xi * y;
+        squares.data()[t] += y * y;
+      }
     }
   }
   const SortedBatch batch{samples,      tasks,         x.data(),     low, scale, cells, first.data(),

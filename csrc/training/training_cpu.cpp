@@ -13,8 +13,9 @@ namespace {
 template <class T>
 class Minibatch {
  public:
-  explicit Minibatch(const Epoch<T>& epoch)
+  Minibatch(const Epoch<T>& epoch, int num_threads)
       : epoch_(epoch),
+        threads_(num_threads),
         x_(epoch.order ? epoch.batch * epoch.data.net.inputs : 0),
         y_(epoch.order && epoch.data.y ? epoch.batch * epoch.data.tasks * epoch.data.net.outputs : 0),
         labels_(epoch.order && epoch.data.labels ? epoch.batch * epoch.data.tasks : 0) {}
@@ -36,14 +37,23 @@ class Minibatch {
   // from [tasks, samples, columns] -> to [tasks, count, columns]
   template <class U>
   const U* take(const U* from, int64_t columns, int64_t tasks, const int64_t* rows, int64_t count, U* to) const {
-    for (int64_t t = 0; t < tasks; ++t)
-      for (int64_t i = 0; i < count; ++i)
-        std::memcpy(to + (t * count + i) * columns, from + (t * epoch_.data.samples + rows[i]) * columns,
-                    size_t(columns) * sizeof(U));
+    constexpr int64_t worth_threads = 32768;
+    const int threads = tasks > 1 && tasks * count > worth_threads ? thread_count(threads_, tasks) : 1;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t t = 0; t < tasks; ++t) {
+      const U* source = from + t * epoch_.data.samples * columns;
+      U* target = to + t * count * columns;
+      if (columns == 1)
+        for (int64_t i = 0; i < count; ++i) target[i] = source[rows[i]];
+      else
+        for (int64_t i = 0; i < count; ++i)
+          std::memcpy(target + i * columns, source + rows[i] * columns, size_t(columns) * sizeof(U));
+    }
     return to;
   }
 
   const Epoch<T>& epoch_;
+  int threads_;
   Buffer<T> x_, y_;
   Buffer<int32_t> labels_;
 };
@@ -54,7 +64,7 @@ template <class T>
 Outcome run_epoch(const Epoch<T>& epoch, Ensemble<T> ensemble, int num_threads) {
   UpdateProblem<T>& update = ensemble.update;
   const int64_t particles = update.particles, size = update.size, tasks = epoch.data.tasks;
-  Minibatch<T> minibatch(epoch);
+  Minibatch<T> minibatch(epoch, num_threads);
   Outcome outcome;
   outcome.step = epoch.first_step;
   for (int64_t first = 0; first < epoch.data.samples; first += epoch.batch, ++outcome.step) {

@@ -57,7 +57,7 @@ def consensus(theta: Any, risk: Any, *, alpha: float = 1e5, num_threads: int | N
     ess = np.empty(tasks)
     lost = _cpu.consensus(particles, risks, alpha, point, weights, ess, workers)
     if lost:
-        warnings.warn(non_finite(lost, count), CboWarning, stacklevel=2)
+        warnings.warn(non_finite(lost, count), CboWarning, stacklevel=3)  # past the dispatch, to the caller
     if single:
         return Consensus(like(theta, point[0]), like(theta, weights.reshape(count)), float(ess[0]))
     return Consensus(like(theta, point), like(theta, weights), like(theta, ess))
