@@ -134,10 +134,10 @@ CBK_INLINE F32 tanh(F32 x) {
   using Table = cbk::polynomial::Table<float>;
 #if defined(CBK_AVX512)  // 32 entries in two registers
   const F32 z = min(splat<F32>(8.99999f), abs(x));
-  const __m512i interval = _mm512_cvttps_epi32(z * (1 / Table::TANH_STEP));
-  const F32 u = mad(_mm512_cvtepi32_ps(interval), splat<F32>(-Table::TANH_STEP), z);
+  const I32 interval = to_int(z * (1 / Table::TANH_STEP));
+  const F32 u = mad(to_float(interval), splat<F32>(-Table::TANH_STEP), z);
   const auto entry = [&](int k) {
-    return F32(_mm512_permutex2var_ps(_mm512_loadu_ps(Table::TANH[k]), interval, _mm512_loadu_ps(Table::TANH[k] + 16)));
+    return F32(_mm512_permutex2var_ps(load(Table::TANH[k]), bits<__m512i>(interval), load(Table::TANH[k] + 16)));
   };
   F32 p = entry(0);
 #pragma GCC unroll 5

@@ -40,5 +40,7 @@ void register_update(py::module_& m);
 void register_langevin(py::module_& m);
 void register_consensus(py::module_& m);
 void register_risk(py::module_& m);
+void register_hopping(py::module_& m);
+void register_transport(py::module_& m);
 
 }  // namespace cbk::device

@@ -107,14 +107,14 @@ __device__ void add_losses(const Batch<T>& b, const T* outs, int64_t first, int6
   }
 }
 
-// out[i] = sum over chunks of partial[chunk][i], divided.
+// out[i * stride] = sum over chunks of partial[chunk][i], divided.
 template <class V, class T>
-CBK_KERNEL(256) add_chunks(const V* partial, int64_t chunks, int64_t count, V divisor, T* out) {
+CBK_KERNEL(256) add_chunks(const V* partial, int64_t chunks, int64_t count, V divisor, T* out, int64_t stride) {
   const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x;
   if (i >= count) return;
   V total = 0;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) total += partial[chunk * count + i];
-  out[i] = total / divisor;
+  out[i * stride] = total / divisor;
 }
 
 constexpr int64_t enough_blocks = 512;  // where fewer would leave a card idle, samples are divided; only shapes enter

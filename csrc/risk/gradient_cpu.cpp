@@ -6,47 +6,16 @@
 #include "../common/isa.hpp"
 #include "../common/parallel.hpp"
 #include "packing.hpp"
-#include "risk.hpp"
+#include "plan.hpp"
 
 namespace cbk {
-namespace {
-
-GradientPlan plan_gradient(const Network& net, int64_t particles, int64_t samples, int64_t target_rows,
-                           int64_t element, int64_t lanes, int64_t group) {
-  constexpr int64_t packed_bytes = 4 << 20, held_bytes = 256 << 10, partial_bytes = 8 << 20, enough_tasks = 16;
-  GradientPlan plan;
-  plan.direct = net.outputs == 1 && net.inputs <= direct_gradient_inputs;
-  plan.sparse = group > 0 && !plan.direct;
-  plan.group = plan.sparse ? group : 1;
-  plan.panel = (plan.direct ? 4 : 2) * lanes;
-  plan.tile = plan.sparse ? sparse_tile : plan.panel;
-  if (!plan.direct && !plan.sparse)  // what is held of a tile stays in L2
-    plan.tile = std::clamp(held_bytes / (2 * net.width * element) / plan.panel, int64_t(1), 256 / plan.panel) *
-                plan.panel;
-  // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.
-  const int64_t row = (2 * net.inputs + target_rows) * element;
-  int64_t chunk = std::min(packed_bytes / row, int64_t(1024));
-  const int64_t partial = particles * net.size() * element;
-  if (particles < enough_tasks)
-    chunk = std::min(chunk, std::max(divide_up(samples * particles, enough_tasks), int64_t(64)));
-  plan.chunk = round_up(std::clamp(chunk, int64_t(1), samples), plan.tile);
-  const int64_t all = divide_up(samples, plan.chunk);
-  const int64_t fit = std::max(std::min(packed_bytes / (row * plan.chunk), partial_bytes / partial), int64_t(1));
-  plan.chunks = particles < enough_tasks ? std::min(all, fit) : 1;
-  return plan;
-}
-
-}  // namespace
 
 template <class T>
 void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, int num_threads) {
   const Network& net = problem.net;
   const GradientKernels<T>& kernels = isa_table().gradient<T>();
   const int64_t strip = 2 * kernels.lanes, target_rows = target_columns(net, problem.loss);
-  const double filled = density(problem.x, problem.samples, net.inputs, problem.particles);
-  const GradientPlan plan =
-      plan_gradient(net, problem.particles, problem.samples, target_rows, sizeof(T), kernels.lanes,
-                    sparse_group(net, problem.particles, kernels.lanes, kernels.sparse_block, filled));
+  const GradientPlan plan = plan_gradient(shape_of(problem));
   const int64_t strips = plan.direct || plan.sparse ? 0 : divide_up(net.inputs, strip), size = net.size();
 
   const int64_t groups = divide_up(problem.particles, plan.group);

@@ -175,10 +175,10 @@ void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, Cuda
   T* sums = b.chunks > 1 ? parts.data() : gradient;  // [chunks][particles][size]
   launch(tiled_gradients<T>, dim3(unsigned(blocks)), dim3(16, 16), size_t(shared) * sizeof(T), stream, b, sums);
   launch(add_chunks<double, double>, dim3(unsigned(blocks_for(b.particles, 256))), dim3(256), 0, stream,
-         static_cast<const double*>(partial.data()), b.chunks, b.particles, double(b.samples), out);
+         static_cast<const double*>(partial.data()), b.chunks, b.particles, double(b.samples), out, int64_t(1));
   if (b.chunks > 1)
     launch(add_chunks<T, T>, dim3(unsigned(blocks_for(all, 256))), dim3(256), 0, stream,
-           static_cast<const T*>(parts.data()), b.chunks, all, T(1), gradient);
+           static_cast<const T*>(parts.data()), b.chunks, all, T(1), gradient, int64_t(1));
 }
 
 template void risk_gradient(const RiskProblem<float>&, double*, float*, CudaStream);

@@ -47,19 +47,6 @@ void sort_order(const float* x, int64_t count, uint32_t* order, uint32_t* spare)
 
 }  // namespace
 
-bool piecewise_pays(const RiskProblem<float>& problem, int64_t lanes) {
-  const Network& net = problem.net;
-  if (problem.loss != Loss::mse || net.activation != Activation::relu || net.inputs != 1 || net.outputs != 1)
-    return false;
-  // in vector instructions: a pass takes three a neuron and sample (and two a task); here a neuron costs about 60 (and a
-  // task's products), and a sample's share of sort and sums about 100
-  const double neurons = double(problem.particles) * double(net.width), samples = double(problem.samples);
-  const double tasks = double(problem.tasks), particles = double(problem.particles);
-  const double pass = samples / double(lanes) * (3 * neurons + 3 * tasks * particles);
-  const double knots = neurons * (60 + 8 * tasks / double(lanes)) + samples * (100 + 6 * tasks);
-  return knots < pass && problem.samples < (int64_t(1) << 24);
-}
-
 bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact, int num_threads) {
   constexpr double tolerance = 2e-7;
   const PiecewiseKernels& kernels = isa_table().piecewise;

@@ -111,16 +111,6 @@ struct GradientKernels {
   void (*evaluate)(const GradientTask<T>& task);
 };
 
-// Particles in a task where skipping the zeros of inputs of this density pays, else 0.
-int64_t sparse_group(const Network& net, int64_t particles, int64_t lanes, int64_t sparse_block, double density);
-// The share of a batch's inputs that are not zero; 1 where counting them would cost more than it could save.
-template <class T>
-double density(const T* x, int64_t samples, int64_t inputs, int64_t particles);
-
-// density: the share of inputs that are not zero; sparse_block: neurons that sparse.hpp takes at a time.
-RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64_t target_rows, int64_t element,
-                   int64_t lanes, int64_t sparse_block, double density);
-
 template <class T>
 struct Draw;  // hopping/hopping.hpp
 
@@ -139,9 +129,7 @@ struct RiskProblem {
   const Draw<T>* draw = nullptr;  // an ensemble that is never stored: each group of particles is drawn where it is used
 };
 
-// piecewise.hpp: whether it applies and is the cheaper way (only shapes decide), and its risks' sums [N, tasks] with a flag
-// for each particle; false where the batch itself does not allow it.
-bool piecewise_pays(const RiskProblem<float>& problem, int64_t lanes);
+// piecewise.hpp: its risks' sums [N, tasks] with a flag for each particle; false where the batch does not allow it.
 bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact, int num_threads);
 
 template <class T>

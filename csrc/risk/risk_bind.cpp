@@ -1,3 +1,5 @@
+#include "../common/isa.hpp"
+#include "plan.hpp"
 #include "risk_bind.hpp"
 
 namespace cbk {
@@ -47,9 +49,39 @@ void register_typed(py::module_& m) {
         py::arg("gradient").noconvert(), py::arg("num_threads"));
 }
 
+const char* name_of(Path path) {
+  switch (path) {
+    case Path::knots: return "knots";
+    case Path::direct: return "direct";
+    case Path::lists: return "lists";
+    case Path::products: return "products";
+  }
+  return "";
+}
+
+// (path, particles in a task, samples in a chunk) for risks of these shapes.
+py::tuple plan(const Network& net, int64_t particles, int64_t samples, int64_t tasks, bool mse, double density,
+               bool single) {
+  const RiskShape shape{net,
+                        mse ? Loss::mse : Loss::cross_entropy,
+                        particles,
+                        samples,
+                        tasks,
+                        single ? 4 : 8,
+                        single ? isa_table().risk<float>().lanes : isa_table().risk<double>().lanes,
+                        single ? isa_table().risk<float>().sparse_block : isa_table().risk<double>().sparse_block,
+                        density};
+  const Path path = choose_path(shape);
+  if (path == Path::knots) return py::make_tuple(name_of(path), 1, samples);
+  const RiskPlan plan = plan_risk(shape);
+  return py::make_tuple(name_of(path), plan.group, std::min(plan.chunk, samples));
+}
+
 }  // namespace
 
 void register_risk(py::module_& m) {
+  m.def("plan", &plan, py::arg("net"), py::arg("particles"), py::arg("samples"), py::arg("tasks"), py::arg("mse"),
+        py::arg("density"), py::arg("single"));
   register_typed<float>(m);
   register_typed<double>(m);
 }

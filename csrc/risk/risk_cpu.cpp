@@ -7,87 +7,19 @@
 #include "../common/parallel.hpp"
 #include "../hopping/hopping.hpp"
 #include "packing.hpp"
-#include "risk.hpp"
+#include "plan.hpp"
 
 namespace cbk {
-
-namespace {
-
-constexpr int64_t enough_tasks = 32;
-
-// Particles whose neurons fill blocks best, up to 8 of them.
-int64_t fill_blocks(int64_t width, int64_t block) {
-  int64_t best = 1;
-  const auto waste = [&](int64_t group) { return double(round_up(group * width, block)) / double(group * width); };
-  for (int64_t group = 2; group <= 8; ++group)
-    if (waste(group) < waste(best)) best = group;
-  return best;
-}
-
-// In cycles a sample: a product takes two vectors of multiply-adds a cycle, a list one and its ends.
-bool sparse_pays(const Network& net, int64_t group, int64_t lanes, int64_t block, double density) {
-  const double neurons = double(group * net.width), inputs = double(net.inputs);
-  const double product = neurons / double(lanes) * inputs / 2;
-  const double blocks = double(divide_up(group * net.width, block));
-  const double lists = blocks * double(block) / double(lanes) * (inputs * density + 40);
-  return lists < product;
-}
-
-}  // namespace
-
-int64_t sparse_group(const Network& net, int64_t particles, int64_t lanes, int64_t sparse_block, double density) {
-  const int64_t group = fill_blocks(net.width, sparse_block);
-  return particles >= enough_tasks * group && sparse_pays(net, group, lanes, sparse_block, density) ? group : 0;
-}
-
-RiskPlan plan_risk(const Network& net, int64_t particles, int64_t samples, int64_t target_rows, int64_t element,
-                   int64_t lanes, int64_t sparse_block, double density) {
-  constexpr int64_t packed_bytes = 4 << 20, outputs_bytes = 1 << 20, weights_bytes = 256 << 10;
-  RiskPlan plan;
-  plan.direct = net.outputs == 1 && net.inputs <= 8;
-  plan.panel = (plan.direct ? 4 : 2) * lanes;
-
-  // A particle's weights are read once per panel: as many particles or neurons at a time as L2 holds.
-  const int64_t neuron = net.inputs * element;
-  plan.range = std::clamp(weights_bytes / neuron / 256 * 256, int64_t(256), round_up(net.width, 256));
-  plan.group = std::clamp(weights_bytes / (net.size() * element), int64_t(1), int64_t(4));
-  const int64_t group = plan.direct ? 0 : sparse_group(net, particles, lanes, sparse_block, density);
-  plan.sparse = group > 0;
-  if (plan.sparse) plan.group = group;
-
-  // Chunks as long as packed inputs and outputs stay within a few MB; shorter where few particles would leave
-  // threads idle.  Only shapes enter.
-  int64_t chunk = std::min({packed_bytes / ((net.inputs + target_rows) * element),
-                            outputs_bytes / (plan.group * net.outputs * element), int64_t(8192)});
-  const int64_t groups = divide_up(particles, plan.group);
-  if (groups < enough_tasks) chunk = std::min(chunk, std::max(divide_up(samples * groups, enough_tasks), int64_t(256)));
-  plan.chunk = round_up(std::clamp(chunk, int64_t(1), samples), plan.panel);
-  const int64_t all = divide_up(samples, plan.chunk);
-  const int64_t fit = std::max(packed_bytes / ((net.inputs + target_rows) * element * plan.chunk), int64_t(1));
-  plan.chunks = groups < enough_tasks ? std::min(all, fit) : 1;
-  return plan;
-}
-
-template <class T>
-double density(const T* x, int64_t samples, int64_t inputs, int64_t particles) {
-  if (particles < enough_tasks || inputs < 64) return 1;
-  int64_t filled = 0;
-  for (int64_t i = 0; i < samples * inputs; ++i) filled += x[i] != 0;
-  return double(filled) / double(samples * inputs);
-}
-
 namespace {
 
 // Losses are added to sums[N][tasks] (zeroed by the caller), outputs written to outputs[N][S][C]; either may be null.
 template <class T>
-void run(const RiskProblem<T>& problem, double* sums, T* outputs, int num_threads) {
+void run(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, T* outputs, int num_threads) {
   const Network& net = problem.net;
   const RiskKernels<T>& kernels = isa_table().risk<T>();
   const int64_t tasks = problem.loss == Loss::none ? 0 : problem.tasks;
   const int64_t target_rows = target_columns(net, problem.loss) * tasks;
-  const RiskPlan plan = plan_risk(net, problem.particles, problem.samples, target_rows, sizeof(T), kernels.lanes,
-                                  kernels.sparse_block,
-                                  density(problem.x, problem.samples, net.inputs, problem.particles));
+  const RiskPlan plan = plan_risk(shape);
 
   const int64_t groups = divide_up(problem.particles, plan.group);
   const int threads = thread_count(num_threads, groups * plan.chunks);
@@ -147,7 +79,6 @@ bool by_knots(const RiskProblem<T>&, double*, int) {
 }
 
 bool by_knots(const RiskProblem<float>& problem, double* sums, int num_threads) {
-  if (!piecewise_pays(problem, isa_table().risk<float>().lanes)) return false;
   Buffer<bool> exact(problem.particles);
   if (!piecewise_risk(problem, sums, exact.data(), num_threads)) return false;
   const int64_t size = problem.net.size(), tasks = problem.tasks;
@@ -161,7 +92,7 @@ bool by_knots(const RiskProblem<float>& problem, double* sums, int num_threads) 
     declined.theta = problem.draw ? drawn.data() : problem.theta + n * size;
     declined.particles = end - n;
     std::fill(sums + n * tasks, sums + end * tasks, 0.0);
-    run<float>(declined, sums + n * tasks, nullptr, num_threads);
+    run<float>(declined, shape_of(declined), sums + n * tasks, nullptr, num_threads);
   }
   return true;
 }
@@ -170,15 +101,16 @@ bool by_knots(const RiskProblem<float>& problem, double* sums, int num_threads) 
 
 template <class T>
 void forward(const RiskProblem<T>& problem, T* out, int num_threads) {
-  run(problem, nullptr, out, num_threads);
+  run(problem, shape_of(problem), nullptr, out, num_threads);
 }
 
 template <class T>
 void risk(const RiskProblem<T>& problem, double* out, int num_threads) {
   const int64_t count = problem.particles * problem.tasks;
-  if (!by_knots(problem, out, num_threads)) {
+  const RiskShape shape = shape_of(problem);
+  if (choose_path(shape) != Path::knots || !by_knots(problem, out, num_threads)) {
     std::fill_n(out, count, 0.0);
-    run<T>(problem, out, nullptr, num_threads);
+    run<T>(problem, shape, out, nullptr, num_threads);
   }
   for (int64_t i = 0; i < count; ++i) out[i] /= double(problem.samples);
 }
@@ -187,7 +119,5 @@ template void forward(const RiskProblem<float>&, float*, int);
 template void forward(const RiskProblem<double>&, double*, int);
 template void risk(const RiskProblem<float>&, double*, int);
 template void risk(const RiskProblem<double>&, double*, int);
-template double density(const float*, int64_t, int64_t, int64_t);
-template double density(const double*, int64_t, int64_t, int64_t);
 
 }  // namespace cbk

@@ -65,7 +65,7 @@ auto direct_kernel(Activation activation) {
 }
 
 template <class T>
-void run(Batch<T> b, T* out, double* sums, CudaStream on) {
+void run(Batch<T> b, T* out, double* sums, int64_t stride, CudaStream on) {
   const cudaStream_t stream = native(on);
   const bool direct = b.net.outputs == 1 && b.net.inputs <= 4;
   const int inputs = b.net.inputs == 1 ? 1 : 4;
@@ -98,24 +98,24 @@ void run(Batch<T> b, T* out, double* sums, CudaStream on) {
     start(tiled_risks<T>, dim3(16, 16));
   if (sums)
     launch(add_chunks<double, double>, dim3(unsigned(blocks_for(results, 256))), dim3(256), 0, stream,
-           static_cast<const double*>(partial.data()), b.chunks, results, double(b.samples), sums);
+           static_cast<const double*>(partial.data()), b.chunks, results, double(b.samples), sums, stride);
 }
 
 }  // namespace
 
 template <class T>
 void forward(const RiskProblem<T>& problem, T* out, CudaStream stream) {
-  run<T>(batch_of(problem), out, nullptr, stream);
+  run<T>(batch_of(problem), out, nullptr, 1, stream);
 }
 
 template <class T>
-void risk(const RiskProblem<T>& problem, double* out, CudaStream stream) {
-  run<T>(batch_of(problem), nullptr, out, stream);
+void risk(const RiskProblem<T>& problem, double* out, CudaStream stream, int64_t stride) {
+  run<T>(batch_of(problem), nullptr, out, stride, stream);
 }
 
 template void forward(const RiskProblem<float>&, float*, CudaStream);
 template void forward(const RiskProblem<double>&, double*, CudaStream);
-template void risk(const RiskProblem<float>&, double*, CudaStream);
-template void risk(const RiskProblem<double>&, double*, CudaStream);
+template void risk(const RiskProblem<float>&, double*, CudaStream, int64_t);
+template void risk(const RiskProblem<double>&, double*, CudaStream, int64_t);
 
 }  // namespace cbk::device

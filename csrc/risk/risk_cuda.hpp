@@ -10,8 +10,9 @@ namespace cbk::device {
 
 template <class T>
 void forward(const RiskProblem<T>& problem, T* out, CudaStream stream);
+// Entry i of [particles, tasks] to out[i * stride].
 template <class T>
-void risk(const RiskProblem<T>& problem, double* out, CudaStream stream);
+void risk(const RiskProblem<T>& problem, double* out, CudaStream stream, int64_t stride = 1);
 template <class T>
 void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, CudaStream stream);
 

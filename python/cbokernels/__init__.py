@@ -22,7 +22,7 @@ from .minimize import minimize
 from .network import TwoLayer
 from .random import philox4x32, standard_normal
 from .result import Result, State
-from .risk import forward, risk, risk_gradient, task_risks
+from .risk import Plan, forward, plan, risk, risk_gradient, task_risks
 from .schedules import Constant, Exponential, Geometric, TargetEss, Tenfold
 from .sinkhorn import Sinkhorn, sinkhorn, sinkhorn_barycenter
 from .training import train
@@ -62,6 +62,7 @@ __all__ = [
     "HeavyBall",
     "Hybrid",
     "MultiTaskCBO",
+    "Plan",
     "Result",
     "Sinkhorn",
     "State",
@@ -83,6 +84,7 @@ __all__ = [
     "langevin_step",
     "minimize",
     "philox4x32",
+    "plan",
     "reference",
     "risk",
     "risk_gradient",

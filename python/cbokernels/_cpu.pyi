@@ -63,6 +63,11 @@ def risk(
 ) -> None:
     """y [T, S, C] values (mse) or [T, S] labels (cross entropy) -> out [N, T]."""
 
+def plan(
+    net: Network, particles: int, samples: int, tasks: int, mse: bool, density: float, single: bool
+) -> tuple[str, int, int]:
+    """The way risks of these shapes go, particles in a task, samples in a chunk."""
+
 def risk_gradient(
     net: Network,
     theta: npt.NDArray[_T],

@@ -16,10 +16,27 @@ from ._checks import FLOATS, choice, counter, real, threads, unit
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
 from ._device_arrays import Call, DeviceArray, check_distinct
+from ._device_transport import assign, transport_update, wasserstein2
 from .consensus import Consensus
 from .network import TwoLayer, check_network
 from .risk import LOSSES
 from .update import _decays, _noise
+
+__all__ = [
+    "adam_update",
+    "assign",
+    "atom_risks",
+    "cbo_update",
+    "consensus",
+    "forward",
+    "hybrid_update",
+    "langevin_step",
+    "risk",
+    "risk_gradient",
+    "task_risks",
+    "transport_update",
+    "wasserstein2",
+]
 
 _DOUBLE = np.dtype(np.float64)
 
@@ -66,10 +83,18 @@ def task_risks(
     num_threads: int | None = None,
 ) -> Any:
     """As `risk.task_risks`."""
-    call, particles, inputs = _ensemble(net, theta, x, precision, num_threads)
-    targets, labels = _targets(call, net, ys, "ys", ("T",), inputs, loss)
-    result, out = call.empty(_DOUBLE, (particles.shape[0], targets.shape[0]))
-    _risks(call, net, particles, inputs, targets, labels, targets.shape[0], out)
+    call, particles = _networks(net, theta, precision, num_threads)
+    own = ("T",) if call.view(x, "x").ndim == 3 else ()
+    inputs = call.array(x, "x", (particles.dtype,), (*own, "S", net.inputs), AS_THETA)
+    targets, labels = _targets(call, net, ys, "ys", inputs.shape[:-2] or ("T",), inputs, loss)
+    tasks = targets.shape[0]
+    result, out = call.empty(_DOUBLE, (particles.shape[0], tasks))
+    if not own:
+        _risks(call, net, particles, inputs, targets, labels, tasks, out)
+        return result
+    for t in range(tasks):
+        one = _risks_of(call, net, particles, inputs.entry(t), targets.entry(t), labels)
+        call.module.risk(*one, 1, out.pointer + t * _DOUBLE.itemsize, tasks)
     return result
 
 
@@ -90,6 +115,30 @@ def risk_gradient(
     gradients, slope = call.empty(particles.dtype, particles.shape)
     _gradient(call, net, particles, inputs, targets, labels, out, slope)
     return risks, gradients
+
+
+def atom_risks(
+    net: TwoLayer,
+    center: Any,
+    theta: Any,
+    x: Any,
+    y: Any,
+    *,
+    loss: str = "mse",
+    precision: str = "float32",
+    num_threads: int | None = None,
+) -> Any:
+    """As `hopping.atom_risks`."""
+    call, particles, inputs = _ensemble(net, theta, x, precision, num_threads)
+    start = call.array(center, "center", (particles.dtype,), (net.size,))
+    targets, labels = _targets(call, net, y, "y", (), inputs, loss)
+    n = particles.shape[0]
+    result, out = call.empty(_DOUBLE, (n, net.width))
+    call.module.atom_risks(
+        call.on, _is_double(particles), _network(net), start.pointer, particles.pointer, n, inputs.pointer,
+        inputs.shape[0], targets.pointer, labels, out.pointer,
+    )  # fmt: skip
+    return result
 
 
 def consensus(theta: Any, risk: Any, *, alpha: float = 1e5, num_threads: int | None = None) -> Consensus:
@@ -270,9 +319,7 @@ def _particles(theta: Any) -> tuple[Call, DeviceArray]:
     return call, call.array(theta, "theta", FLOATS, ("N", "D"))
 
 
-def _ensemble(
-    net: TwoLayer, theta: Any, x: Any, precision: str, num_threads: int | None
-) -> tuple[Call, DeviceArray, DeviceArray]:
+def _networks(net: TwoLayer, theta: Any, precision: str, num_threads: int | None) -> tuple[Call, DeviceArray]:
     call = Call(theta, "theta")
     particles = call.array(theta, "theta", FLOATS, ("N", check_network(net).size))
     if choice(precision, "precision", ("float32", "tf32", "bf16")) != "float32":
@@ -280,14 +327,21 @@ def _ensemble(
             f"precision must be 'float32' (the CUDA kernels have no other yet), got {precision!r}"
         )
     threads(num_threads)
+    return call, particles
+
+
+def _ensemble(
+    net: TwoLayer, theta: Any, x: Any, precision: str, num_threads: int | None
+) -> tuple[Call, DeviceArray, DeviceArray]:
+    call, particles = _networks(net, theta, precision, num_threads)
     return call, particles, call.array(x, "x", (particles.dtype,), ("S", net.inputs), AS_THETA)
 
 
 def _targets(
-    call: Call, net: TwoLayer, y: Any, name: str, tasks: tuple[str, ...], x: DeviceArray, loss: str
+    call: Call, net: TwoLayer, y: Any, name: str, tasks: tuple[int | str, ...], x: DeviceArray, loss: str
 ) -> tuple[DeviceArray, bool]:
     """Targets, and whether they are labels."""
-    samples = x.shape[0]
+    samples = x.shape[-2]
     if choice(loss, "loss", LOSSES) == "cross_entropy":
         return call.integers(y, name, (*tasks, samples)), True
     shape: tuple[int | str, ...] = (*tasks, samples)
@@ -300,9 +354,16 @@ def _risks(
     call: Call, net: TwoLayer, theta: DeviceArray, x: DeviceArray, y: DeviceArray, labels: bool, tasks: int,
     out: DeviceArray,
 ) -> None:  # fmt: skip
-    call.module.risk(
+    call.module.risk(*_risks_of(call, net, theta, x, y, labels), tasks, out.pointer, 1)
+
+
+def _risks_of(
+    call: Call, net: TwoLayer, theta: DeviceArray, x: DeviceArray, y: DeviceArray, labels: bool
+) -> tuple[Any, ...]:
+    """The compiled function's first arguments."""
+    return (
         call.on, _is_double(theta), _network(net), theta.pointer, theta.shape[0], x.pointer, x.shape[0],
-        y.pointer, labels, tasks, out.pointer,
+        y.pointer, labels,
     )  # fmt: skip
 
 

@@ -37,6 +37,12 @@ class DeviceArray:
         """Number of axes."""
         return len(self.shape)
 
+    def entry(self, i: int) -> DeviceArray:
+        """Entry i of the first axis."""
+        rest = self.shape[1:]
+        pointer = self.pointer + i * math.prod(rest) * self.dtype.itemsize
+        return DeviceArray(pointer, rest, self.dtype, self.read_only, self.owner)
+
     @property
     def end(self) -> int:
         """First address behind it."""

@@ -22,6 +22,7 @@ from . import _cpu
 from ._arrays import Array, array, like
 from ._checks import WORD, boolean, choice, integer, positive, real, threads
 from ._checks import precision as check_precision
+from ._dispatch import on_device_of
 from ._method import Method, Setting, Stepper
 from .errors import ConsensusError
 from .network import TwoLayer
@@ -32,6 +33,7 @@ _SPREAD = Exponential(0.1, 0.01)
 _nonnegative = functools.partial(real, low=0.0)
 
 
+@on_device_of("theta", 2)
 def atom_risks(
     net: TwoLayer,
     center: Any,

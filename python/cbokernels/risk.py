@@ -10,13 +10,13 @@ outputs minus the label's, as PyTorch's.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _cpu
 from ._arrays import AS_THETA, Array, array, integers, like, view
-from ._checks import FLOATS, choice, threads
+from ._checks import FLOATS, choice, float_dtype, integer, threads, unit
 from ._checks import precision as check_precision
 from ._dispatch import on_device_of
 from .network import TwoLayer, check_network
@@ -134,6 +134,43 @@ def risk_gradient(
     out, gradient = np.empty(len(particles)), np.empty_like(particles)
     _cpu.risk_gradient(net._kernel, particles, inputs, targets[0], out, gradient, workers)
     return like(theta, out), like(theta, gradient)
+
+
+class Plan(NamedTuple):
+    """How `risk` goes about its work.
+
+    path: "knots" (one input, ReLU, squared error: sums between the knots of each piecewise linear network, no
+        pass over the samples), "direct" (one output, up to 8 inputs: samples stay in registers), "products"
+        (matrix products), or "lists" (products that skip the batch's zeros).
+    particles: of one task of a thread. samples: packed at a time.
+    """
+
+    path: str
+    particles: int
+    samples: int
+
+
+def plan(
+    net: TwoLayer,
+    particles: int,
+    samples: int,
+    *,
+    loss: str = "mse",
+    tasks: int = 1,
+    density: float = 1.0,
+    dtype: Any = "float32",
+) -> Plan:
+    """How `risk` would evaluate N = `particles` networks on S = `samples`, with this instruction set.
+
+    density: the share of the inputs that are not zero, in [0, 1]; `risk` counts it in x itself. The threads
+    have no say, so results do not depend on them. ValueError for sizes below 1.
+    """
+    sizes = {"particles": particles, "samples": samples, "tasks": tasks}
+    n, s, t = (integer(value, name, 1, 2**40) for name, value in sizes.items())
+    squared = choice(loss, "loss", LOSSES) == "mse"
+    filled = unit(density, "density", closed=True)
+    single = float_dtype(dtype) == np.float32
+    return Plan(*_cpu.plan(check_network(net)._kernel, n, s, t, squared, filled, single))
 
 
 def _ensemble(net: TwoLayer, theta: Any, x: Any) -> tuple[Array, Array]:

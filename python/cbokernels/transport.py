@@ -17,6 +17,7 @@ from ._arrays import Array, InPlace, apart, apart_or_same, array, integers, like
 from ._checks import FLOATS, boolean, counter, integer, real, threads
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
+from ._dispatch import on_device_of
 
 AS_ATOMS = " as atoms are"
 _DOUBLE = (np.dtype(np.float64),)
@@ -75,6 +76,7 @@ def assign(
     certificate: Literal[True],
     num_threads: int | None = None,
 ) -> CertifiedAssignment: ...
+@on_device_of("atoms", 0)
 def assign(
     atoms: Any,
     support: Any,
@@ -148,6 +150,7 @@ def barycenter(
     return Barycenter(like(atoms, y), like(atoms, found), float(history[-1]), like(atoms, history))
 
 
+@on_device_of("atoms", 0)
 def transport_update(
     atoms: Any,
     support: Any,
@@ -189,6 +192,7 @@ def transport_update(
     return like(atoms, target.work) if out is None else out
 
 
+@on_device_of("atoms_a", 0)
 def wasserstein2(atoms_a: Any, atoms_b: Any, *, num_threads: int | None = None) -> Any:
     """Squared Wasserstein-2 distances [N, N'], float64, of atoms_a [N, M, K] to atoms_b [N', M, K].
 

@@ -10,9 +10,11 @@
 
 #include "../../csrc/consensus/consensus_cuda.hpp"
 #include "../../csrc/cuda/gpu.hpp"
+#include "../../csrc/hopping/hopping_cuda.hpp"
 #include "../../csrc/langevin/langevin_cuda.hpp"
 #include "../../csrc/random/random_cuda.hpp"
 #include "../../csrc/risk/risk_cuda.hpp"
+#include "../../csrc/transport/transport_cuda.hpp"
 #include "../../csrc/update/update_cuda.hpp"
 
 namespace {
@@ -106,13 +108,33 @@ std::string risks(CudaStream stream, const Network& net, int64_t n, int64_t samp
   RiskProblem<T> hopping = problem;
   hopping.theta = nullptr, hopping.draw = &draw;
   risk(hopping, drawn.data(), stream);
+  DeviceArray<double> exchanged(n * net.width), weights(numbers<double>(n, 9)), drift(net.size());
+  atom_risks(problem, theta.data(), exchanged.data(), stream);
+  noise_drift<T>(weights.data(), n, 1, nullptr, {3, 0, 1, 0}, net.size(), drift.data(), stream);
   RiskProblem<T> outputs = problem;
   outputs.loss = Loss::none;
   forward(outputs, out.data(), stream);
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
   std::string bytes;
   out.append(bytes), gradient.append(bytes);
-  for (const DeviceArray<double>* a : {&risk_of, &drawn, &with_gradient}) a->append(bytes);
+  for (const DeviceArray<double>* a : {&risk_of, &drawn, &with_gradient, &exchanged, &drift}) a->append(bytes);
+  return bytes;
+}
+
+template <class T>
+std::string transport(CudaStream stream, int64_t n, int64_t count) {
+  constexpr int64_t size = 3;
+  DeviceArray<T> atoms(numbers<T>(n * count * size, 11)), others(numbers<T>(2 * count * size, 12)), out(n * count * size);
+  std::vector<int32_t> permutations(static_cast<size_t>(n * count));
+  for (size_t i = 0; i < permutations.size(); ++i) permutations[i] = int32_t((i * 7 + 3) % size_t(count));
+  DeviceArray<int32_t> partners(permutations);
+  DeviceArray<int64_t> match(n * 2 * count);
+  DeviceArray<double> cost(n * 2);
+  assign(Measures<T>{atoms.data(), others.data(), n, 2, count, size}, match.data(), cost.data(), stream);
+  transport_update(atoms.data(), others.data(), partners.data(), out.data(), n, count, size, 1.0, 1.1, 0.1, {3, 0, 1, 0}, stream);
+  cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
+  std::string bytes;
+  match.append(bytes), cost.append(bytes), out.append(bytes);
   return bytes;
 }
 
@@ -120,7 +142,7 @@ template <class T>
 std::string everything(CudaStream stream) {
   const Network line{1, 9, 1, Activation::relu, 1.0 / 9, true}, plane{3, 70, 1, Activation::tanh, 1, false};
   const Network wide{21, 5, 3, Activation::gelu, 0.2, true}, one{2, 150, 2, Activation::softplus, 1.0 / 150, false};
-  return elementwise<T>(stream) + weighing<T>(stream) + risks<T>(stream, line, 2, 530, Loss::mse) +
+  return elementwise<T>(stream) + transport<T>(stream, 2, 11) + transport<T>(stream, 1, 70) + weighing<T>(stream) + risks<T>(stream, line, 2, 530, Loss::mse) +
          risks<T>(stream, plane, 3, 12, Loss::mse) + risks<T>(stream, wide, 30, 10, Loss::cross_entropy) +
          risks<T>(stream, one, 2, 70, Loss::mse);
 }

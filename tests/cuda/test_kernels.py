@@ -177,6 +177,17 @@ def test_many_samples(cuda, dtype):
     )
 
 
+def test_tasks_with_inputs_of_their_own(cuda, dtype):
+    net = cbk.TwoLayer(3, 5, 2, "tanh")
+    theta, x = numbers((4, net.size), dtype), numbers((3, 20, 3), dtype, 1)
+    labels = np.random.default_rng(3).integers(0, 2, (3, 20))
+    for ys, loss in ((numbers((3, 20, 2), dtype, 2), "mse"), (labels, "cross_entropy")):
+        result = cbk.task_risks(net, *map(Array, (theta, x, ys)), loss=loss).array
+        for t in range(3):
+            expected = reference.risk(net, theta, x[t], ys[t], loss=loss)
+            np.testing.assert_allclose(result[:, t], expected, rtol=EXACT[dtype])
+
+
 def test_labels_out_of_range_make_the_risk_nan(cuda):
     net = cbk.TwoLayer(3, 5, 2)
     theta, x = Array(numbers((2, net.size), "float32")), Array(numbers((9, 3), "float32"))
@@ -199,9 +210,61 @@ def test_drawn_ensembles(kernels, dtype, net, mirrored):
     shape = net.inputs, net.width, net.outputs, net.activation, 1 / net.width, net.output_bias
     kernels.hopping_risk(
         (0, 0), dtype == "float64", shape, center.ctypes.data, 6, 0.1, mirrored, 5, 2, x.ctypes.data, 140,
-        y.ctypes.data, False, out.ctypes.data,
+        y.ctypes.data, False, False, out.ctypes.data,
     )  # fmt: skip
     np.testing.assert_allclose(out, expected, rtol=EXACT[dtype])
+
+
+def with_one_neuron(net, center, theta, x, y, loss):
+    """The definition: the centre with only neuron m taken from theta[n]."""
+    risks = np.empty((len(theta), net.width))
+    for m in range(net.width):
+        mixed = np.repeat(center[None].astype(float), len(theta), 0)
+        for to, source in zip(net.unpack(mixed)[:2], net.unpack(theta)[:2], strict=True):
+            to[:, m] = source[:, m]
+        net.unpack(mixed)[2][..., m] = net.unpack(theta)[2][..., m]
+        risks[:, m] = reference.risk(net, mixed, x, y, loss=loss)
+    return risks
+
+
+@pytest.mark.parametrize("net", NETWORKS, ids=str)
+def test_atom_risks(cuda, dtype, net):
+    center, theta, x = (
+        numbers(shape, dtype, i) for i, shape in enumerate([net.size, (3, net.size), (40, net.inputs)])
+    )
+    labels = np.random.default_rng(3).integers(0, net.outputs, 40)
+    exact = EXACT[dtype] * net.inputs**0.5
+    for y, loss in ((numbers((40, net.outputs), dtype, 4), "mse"), (labels, "cross_entropy")):
+        expected = with_one_neuron(net, center, theta, x, y, loss)
+        result = cbk.atom_risks(net, *map(Array, (center, theta, x, y)), loss=loss)
+        np.testing.assert_allclose(result.array, expected, rtol=exact, atol=exact / 10)
+
+
+def test_atom_risks_of_a_drawn_ensemble(kernels, dtype):
+    net = cbk.TwoLayer(2, 3, 1, "tanh")
+    center, x, y = numbers(net.size, dtype), numbers((150, 2), dtype, 1), numbers((150, 1), dtype, 2)
+    theta = center + 0.1 * reference.standard_normal(4, net.size, seed=5, step=2)
+    out = np.empty((4, 3))
+    kernels.hopping_risk(
+        (0, 0), dtype == "float64", (2, 3, 1, "tanh", 1 / 3, False), center.ctypes.data, 4, 0.1, False, 5, 2,
+        x.ctypes.data, 150, y.ctypes.data, False, True, out.ctypes.data,
+    )  # fmt: skip
+    np.testing.assert_allclose(out, with_one_neuron(net, center, theta, x, y, "mse"), rtol=EXACT[dtype])
+
+
+@pytest.mark.parametrize("rows", [1, 70])
+@pytest.mark.parametrize("atoms", [1, 3])
+def test_noise_drift(kernels, dtype, rows, atoms):
+    weights = np.random.default_rng(0).normal(size=(rows, atoms))
+    weights[0] = 0
+    atom = (np.arange(11) % atoms).astype(np.int32)
+    out = np.empty(11)
+    kernels.noise_drift(
+        (0, 0), dtype == "float64", weights.ctypes.data, rows, atoms, atom.ctypes.data if atoms > 1 else 0,
+        7, 3, 11, out.ctypes.data,
+    )  # fmt: skip
+    xi = cbk.standard_normal(rows, 11, seed=7, step=3, dtype=dtype).astype(float)
+    np.testing.assert_allclose(out, (weights[:, atom] * xi).sum(0), rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("given", [False, True])
@@ -218,3 +281,51 @@ def test_langevin_steps(cuda, dtype, given):
     np.testing.assert_allclose(risk.array, expected, rtol=EXACT[dtype])
     np.testing.assert_allclose(moved.array, plain[0], rtol=0, atol=EXACT[dtype])
     np.testing.assert_allclose(flown.array, plain[1], rtol=0, atol=10 * EXACT[dtype])
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 65, 150])
+def test_assignments_are_optimal(cuda, dtype, count):
+    from scipy.optimize import linear_sum_assignment
+
+    atoms, support = numbers((4, count, 3), dtype), numbers((count, 3), dtype, 1)
+    if count > 2:
+        atoms[1] = atoms[1, 0]  # all costs of a column are equal
+        support[1] = support[0]
+    result = cbk.assign(Array(atoms), Array(support))
+    for x, match, cost in zip(atoms.astype(float), result.match.array, result.cost.array, strict=True):
+        costs = ((x[:, None] - support.astype(float)) ** 2).sum(-1)
+        best = costs[linear_sum_assignment(costs)].mean()
+        np.testing.assert_array_equal(np.sort(match), np.arange(count))
+        np.testing.assert_allclose(costs[np.arange(count), match].mean(), best, rtol=1e-13)
+        np.testing.assert_allclose(cost, best, rtol=1e-13)
+
+
+def test_distances_of_measures(cuda, dtype):
+    a, b = numbers((3, 6, 2), dtype), numbers((2, 6, 2), dtype, 1)
+    result = cbk.wasserstein2(Array(a), Array(b)).array
+    np.testing.assert_allclose(result, reference.wasserstein2(a, b), rtol=1e-13)
+
+
+def test_assignments_that_memory_holds_elsewhere(cuda):
+    atoms = numbers((1, 1200, 1), "float64")
+    match = cbk.assign(Array(atoms), Array(np.sort(atoms[0], 0))).match.array
+    np.testing.assert_array_equal(match[0], np.argsort(np.argsort(atoms[0, :, 0])))
+
+
+def test_atoms_that_are_not_finite(cuda, dtype):
+    atoms, support = numbers((3, 5, 2), dtype), numbers((5, 2), dtype, 1)
+    atoms[0, 2, 1], atoms[2, 4, 0] = np.nan, np.inf
+    result = cbk.assign(Array(atoms), Array(support))
+    np.testing.assert_array_equal(np.isnan(result.cost.array), [True, False, True])
+    np.testing.assert_array_equal(result.match.array[0], np.arange(5))
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 3), (2, 8, 4), (1, 1, 1)], ids=str)
+def test_transport_steps_are_the_cpus_bits(cuda, dtype, shape):
+    atoms, support = numbers(shape, dtype), numbers(shape[1:], dtype, 1)
+    match = np.stack([np.random.default_rng(n).permutation(shape[1]) for n in range(shape[0])])
+    expected = cbk.transport_update(atoms, support, match, seed=3, step=4, first_particle=2)
+    result = cbk.transport_update(
+        Array(atoms), Array(support), Array(match), seed=3, step=4, first_particle=2
+    )
+    np.testing.assert_array_equal(result.array, expected)

@@ -6,9 +6,11 @@ import csv
 import dataclasses
 import io
 import math
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -92,34 +94,61 @@ class Curve:
         return typical
 
 
+class _Stopped(Exception):
+    """Ends the runs abreast of one that failed or was interrupted."""
+
+
 def run_curves(
     labels: Sequence[str],
     seeds: int,
     epochs: int | Mapping[str, int],
     run: Callable[[str, int, Callable[[State], None]], Result],
+    *,
+    abreast: int = 1,
 ) -> list[Curve]:
     """`run(label, seed, callback)` for every label and seed under one progress bar.
 
-    epochs: of every run, or by label.
+    epochs: of every run, or by label. abreast: how many runs at a time, each of which had better use one
+        thread then: small ensembles leave two threads waiting for each other.
     """
     tqdm = extra("tqdm.auto", "reproduce")
-    curves = [Curve(label) for label in labels]
+    jobs = [(label, seed) for label in labels for seed in range(seeds)]
+    lock, stop = threading.Lock(), threading.Event()
     total = seeds * sum(epochs if isinstance(epochs, int) else epochs[label] for label in labels)
     with tqdm.tqdm(total=total, unit="epoch") as bar, warnings.catch_warnings():
         # That an ensemble collapses is a finding here, and the table tells it.
         warnings.simplefilter("ignore", CboWarning)
 
         def advance(state: State) -> None:
+            if stop.is_set():
+                raise _Stopped
             risk = state.risk if isinstance(state.risk, float) else np.median(state.risk)
-            bar.set_postfix_str(f"risk {risk:.2e}", refresh=False)
-            bar.update()
+            with lock:
+                bar.set_postfix_str(f"risk {risk:.2e}", refresh=False)
+                bar.update()
 
-        for curve in curves:
+        def one(job: tuple[str, int]) -> tuple[Result, float]:
+            label, seed = job
+            with lock:
+                bar.set_description(f"{label}, seed {seed}")
             began = time.perf_counter()
-            for seed in range(seeds):
-                bar.set_description(f"{curve.label}, seed {seed}")
-                curve.results.append(run(curve.label, seed, advance))
-            curve.seconds = time.perf_counter() - began
+            return run(label, seed, advance), time.perf_counter() - began
+
+        if abreast == 1:
+            done = [one(job) for job in jobs]
+        else:
+            with ThreadPoolExecutor(abreast) as pool:
+                try:
+                    done = list(pool.map(one, jobs))
+                except BaseException:
+                    stop.set()
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+    curves = [Curve(label) for label in labels]
+    for (label, _), (result, seconds) in zip(jobs, done, strict=True):
+        curve = curves[list(labels).index(label)]
+        curve.results.append(result)
+        curve.seconds += seconds
     return curves
 
 

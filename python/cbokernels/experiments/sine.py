@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _cpu
 from .._adam import Adam
 from .._arrays import Array
 from .._method import Method
@@ -102,9 +103,11 @@ def reproduce(options: Options) -> list[Finding]:
             seed=seed,
             device=options.device,
             callback=callback,
+            num_threads=1,
         )
 
-    curves = run_curves(list(METHODS), options.seeds or (1 if options.quick else 10), own, run)
+    seeds = options.seeds or (1 if options.quick else 10)
+    curves = run_curves(list(METHODS), seeds, own, run, abreast=_cpu.max_threads())
     for curve in curves:
         curve.columns["passes"] = [PASSES[curve.label] * r.history["epoch"] for r in curve.results]
     write_csv(options.out / "sine.csv", curves)

@@ -1,0 +1,139 @@
+// How a risk problem is evaluated: by knots (piecewise.hpp), in registers (direct), by products, or from lists of non-zero
+// inputs (sparse.hpp), and in which pieces.  Only shapes and the batch's density decide, never the number of threads.
+#include "plan.hpp"
+
+#include <algorithm>
+
+#include "../common/isa.hpp"
+#include "../common/parallel.hpp"
+#include "packing.hpp"
+
+namespace cbk {
+namespace {
+
+constexpr int64_t enough_tasks = 32;
+constexpr int64_t packed_bytes = 4 << 20;
+
+int64_t target_rows(const RiskShape& shape) { return target_columns(shape.net, shape.loss) * shape.tasks; }
+
+// Squared errors of ReLU networks with one input, in vector instructions: a pass takes three a neuron and sample (and two
+// a task); by knots a neuron costs about 60 (and a task's products), and a sample's share of sort and sums about 100.
+bool knots_pay(const RiskShape& shape) {
+  const Network& net = shape.net;
+  if (shape.loss != Loss::mse || net.activation != Activation::relu || net.inputs != 1 || net.outputs != 1 ||
+      shape.element != sizeof(float) || shape.samples >= int64_t(1) << 24)
+    return false;
+  const double neurons = double(shape.particles) * double(net.width), samples = double(shape.samples);
+  const double tasks = double(shape.tasks), particles = double(shape.particles), lanes = double(shape.lanes);
+  const double pass = samples / lanes * (3 * neurons + 3 * tasks * particles);
+  return neurons * (60 + 8 * tasks / lanes) + samples * (100 + 6 * tasks) < pass;
+}
+
+// Particles whose neurons fill blocks of sparse.hpp best, up to 8 of them.
+int64_t fill_blocks(int64_t width, int64_t block) {
+  int64_t best = 1;
+  const auto waste = [&](int64_t group) { return double(round_up(group * width, block)) / double(group * width); };
+  for (int64_t group = 2; group <= 8; ++group)
+    if (waste(group) < waste(best)) best = group;
+  return best;
+}
+
+// Particles in a task where lists pay, else 0.  In cycles a sample: a product takes two vectors of multiply-adds a cycle,
+// a list one, and its ends.
+int64_t list_group(const RiskShape& shape) {
+  const int64_t group = fill_blocks(shape.net.width, shape.sparse_block), neurons = group * shape.net.width;
+  const double inputs = double(shape.net.inputs), lanes = double(shape.lanes);
+  const double product = double(neurons) / lanes * inputs / 2;
+  const double lists = double(round_up(neurons, shape.sparse_block)) / lanes * (inputs * shape.density + 40);
+  return shape.particles >= enough_tasks * group && lists < product ? group : 0;
+}
+
+bool fits_registers(const RiskShape& shape) { return shape.net.outputs == 1 && shape.net.inputs <= 8; }
+
+}  // namespace
+
+template <class T>
+double density(const RiskProblem<T>& problem) {
+  const int64_t inputs = problem.net.inputs, count = problem.samples * inputs;
+  if (problem.particles < enough_tasks || inputs < 64) return 1;
+  int64_t filled = 0;
+  for (int64_t i = 0; i < count; ++i) filled += problem.x[i] != 0;
+  return double(filled) / double(count);
+}
+
+template <class T>
+RiskShape shape_of(const RiskProblem<T>& problem) {
+  const RiskKernels<T>& kernels = isa_table().risk<T>();
+  const int64_t tasks = problem.loss == Loss::none ? 0 : problem.tasks;
+  return {problem.net, problem.loss, problem.particles, problem.samples, tasks, sizeof(T), kernels.lanes,
+          kernels.sparse_block, density(problem)};
+}
+
+Path choose_path(const RiskShape& shape) {
+  if (knots_pay(shape)) return Path::knots;
+  if (fits_registers(shape)) return Path::direct;
+  return list_group(shape) > 0 ? Path::lists : Path::products;
+}
+
+RiskPlan plan_risk(const RiskShape& shape) {
+  constexpr int64_t outputs_bytes = 1 << 20, weights_bytes = 256 << 10;
+  const Network& net = shape.net;
+  RiskPlan plan;
+  plan.direct = fits_registers(shape);
+  plan.panel = (plan.direct ? 4 : 2) * shape.lanes;
+
+  // A particle's weights are read once per panel: as many particles or neurons at a time as L2 holds.
+  const int64_t neuron = net.inputs * shape.element;
+  plan.range = std::clamp(weights_bytes / neuron / 256 * 256, int64_t(256), round_up(net.width, 256));
+  plan.group = std::clamp(weights_bytes / (net.size() * shape.element), int64_t(1), int64_t(4));
+  const int64_t group = plan.direct ? 0 : list_group(shape);
+  plan.sparse = group > 0;
+  if (plan.sparse) plan.group = group;
+
+  // Chunks as long as packed inputs and outputs stay within a few MB; shorter where few particles would leave
+  // threads idle.
+  const int64_t row = (net.inputs + target_rows(shape)) * shape.element;
+  int64_t chunk =
+      std::min({packed_bytes / row, outputs_bytes / (plan.group * net.outputs * shape.element), int64_t(8192)});
+  const int64_t groups = divide_up(shape.particles, plan.group);
+  if (groups < enough_tasks)
+    chunk = std::min(chunk, std::max(divide_up(shape.samples * groups, enough_tasks), int64_t(256)));
+  plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.panel);
+  const int64_t all = divide_up(shape.samples, plan.chunk);
+  plan.chunks = groups < enough_tasks ? std::min(all, std::max(packed_bytes / (row * plan.chunk), int64_t(1))) : 1;
+  return plan;
+}
+
+GradientPlan plan_gradient(const RiskShape& shape) {
+  constexpr int64_t held_bytes = 256 << 10, partial_bytes = 8 << 20, few = 16;
+  const Network& net = shape.net;
+  GradientPlan plan;
+  plan.direct = net.outputs == 1 && net.inputs <= direct_gradient_inputs;
+  const int64_t group = plan.direct ? 0 : list_group(shape);
+  plan.sparse = group > 0;
+  plan.group = plan.sparse ? group : 1;
+  plan.panel = (plan.direct ? 4 : 2) * shape.lanes;
+  plan.tile = plan.sparse ? sparse_tile : plan.panel;
+  if (!plan.direct && !plan.sparse)  // what is held of a tile stays in L2
+    plan.tile = std::clamp(held_bytes / (2 * net.width * shape.element) / plan.panel, int64_t(1), 256 / plan.panel) *
+                plan.panel;
+  // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.
+  const int64_t row = (2 * net.inputs + target_rows(shape)) * shape.element;
+  int64_t chunk = std::min(packed_bytes / row, int64_t(1024));
+  if (shape.particles < few)
+    chunk = std::min(chunk, std::max(divide_up(shape.samples * shape.particles, few), int64_t(64)));
+  plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.tile);
+  const int64_t all = divide_up(shape.samples, plan.chunk), partial = shape.particles * net.size() * shape.element;
+  const int64_t fit = std::max(std::min(packed_bytes / (row * plan.chunk), partial_bytes / partial), int64_t(1));
+  plan.chunks = shape.particles < few ? std::min(all, fit) : 1;
+  return plan;
+}
+
+#define CBK_INSTANTIATE(T)                            \
+  template double density(const RiskProblem<T>&);     \
+  template RiskShape shape_of(const RiskProblem<T>&);
+CBK_INSTANTIATE(float)
+CBK_INSTANTIATE(double)
+#undef CBK_INSTANTIATE
+
+}  // namespace cbk

@@ -1,0 +1,37 @@
+#include "../cuda/bind.hpp"
+#include "transport_cuda.hpp"
+
+namespace cbk::device {
+
+void register_transport(py::module_& m) {
+  m.def(
+      "assign",
+      [](std::pair<int, Address> on, bool float64, Address first, int64_t firsts, Address second, int64_t seconds,
+         int64_t count, int64_t size, Address match, Address cost) {
+        const Where where(on);
+        on_type(where, float64, [&](auto type) {
+          using T = decltype(type);
+          assign(Measures<T>{at<const T>(first), at<const T>(second), firsts, seconds, count, size}, at<int64_t>(match),
+                 at<double>(cost), where.stream);
+        });
+      },
+      py::arg("on"), py::arg("float64"), py::arg("first"), py::arg("firsts"), py::arg("second"), py::arg("seconds"),
+      py::arg("count"), py::arg("size"), py::arg("match"), py::arg("cost"));
+  m.def(
+      "transport_update",
+      [](std::pair<int, Address> on, bool float64, Address atoms, Address support, Address match, Address out,
+         int64_t particles, int64_t count, int64_t size, double drift, double diffusion, double dt, uint64_t seed,
+         uint32_t step, uint32_t first_particle) {
+        const Where where(on);
+        on_type(where, float64, [&](auto type) {
+          using T = decltype(type);
+          transport_update(at<const T>(atoms), at<const T>(support), at<const int32_t>(match), at<T>(out), particles,
+                           count, size, drift, diffusion, dt, {seed, 0, step, first_particle}, where.stream);
+        });
+      },
+      py::arg("on"), py::arg("float64"), py::arg("atoms"), py::arg("support"), py::arg("match"), py::arg("out"),
+      py::arg("particles"), py::arg("count"), py::arg("size"), py::arg("drift"), py::arg("diffusion"), py::arg("dt"),
+      py::arg("seed"), py::arg("step"), py::arg("first_particle"));
+}
+
+}  // namespace cbk::device

@@ -1,0 +1,62 @@
+"""What the planner says, and that it is what runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import cbokernels as cbk
+
+
+@pytest.mark.parametrize(
+    ("net", "arguments", "path"),
+    [
+        (cbk.TwoLayer(1, 100, 1), {}, "knots"),
+        (cbk.TwoLayer(1, 100, 1), {"dtype": "float64"}, "direct"),
+        (cbk.TwoLayer(1, 100, 1, activation="tanh"), {}, "direct"),
+        (cbk.TwoLayer(1, 100, 1), {"loss": "cross_entropy"}, "direct"),
+        (cbk.TwoLayer(8, 100, 1), {}, "direct"),
+        (cbk.TwoLayer(9, 100, 1), {}, "products"),
+        (cbk.TwoLayer(784, 20, 10), {"density": 1.0}, "products"),
+        (cbk.TwoLayer(784, 20, 10), {"density": 0.19}, "lists"),
+        (cbk.TwoLayer(784, 20, 10), {"density": 0.9}, "products"),
+    ],
+)
+def test_paths(net, arguments, path):
+    assert cbk.plan(net, 1000, 800, **arguments).path == path
+
+
+def test_few_samples_are_not_worth_a_sort_of_knots():
+    assert cbk.plan(cbk.TwoLayer(1, 100, 1), 200, 16).path == "direct"
+
+
+def test_few_particles_do_not_fill_lists():
+    assert cbk.plan(cbk.TwoLayer(784, 20, 10), 8, 1000, density=0.1).path == "products"
+
+
+def test_lists_are_what_runs():
+    """A skipped zero hides an infinite weight, a multiplied one does not."""
+    net = cbk.TwoLayer(400, 20, 1)
+    theta, x, y = net.uniform(512, seed=1), np.zeros((50, 400), np.float32), np.zeros(50, np.float32)
+    theta[:, 7] = np.inf
+    for share in (0.1, 0.9):
+        x[:, 10 : 10 + int(400 * share)] = 1
+        skipped = cbk.plan(net, 512, 50, density=float((x != 0).mean())).path == "lists"
+        assert np.isfinite(cbk.risk(net, theta, x, y)).all() == skipped
+        x[:] = 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"particles": 0}, "particles"),
+        ({"samples": 0}, "samples"),
+        ({"tasks": 0}, "tasks"),
+        ({"density": 1.5}, "density"),
+        ({"loss": "hinge"}, "loss"),
+    ],
+)
+def test_bad_arguments(change, message):
+    arguments = {"particles": 3, "samples": 5, **change}
+    with pytest.raises(ValueError, match=message):
+        cbk.plan(cbk.TwoLayer(1, 2, 1), **arguments)
