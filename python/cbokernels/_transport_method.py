@@ -101,7 +101,7 @@ class TransportStepper(ConsensusStepper):
         shape = len(theta), self._net.width, self._net._atom_size
         self.point = np.zeros_like(theta[0])
         self._atoms = np.zeros(shape, theta.dtype)  # as the last step met them
-        self._moved_atoms, self._ordered = np.empty_like(self._atoms), np.empty_like(self._atoms)
+        self._others = np.empty_like(self._atoms)  # the same in the order of their partners; then moved
         self._support = self._points.reshape(shape[1:])
         self._match = np.tile(np.arange(shape[1]), (shape[0], 1))
         self._prices, self._cost = np.zeros(shape[:2]), np.empty(shape[0])
@@ -121,9 +121,9 @@ class TransportStepper(ConsensusStepper):
         now = self._now
         _cpu.transport_update(
             self._atoms, self._support, self._match.astype(np.int32), now["drift"], now["diffusion"],
-            now["dt"], self._seed, step, 0, self._moved_atoms, self._threads,
+            now["dt"], self._seed, step, 0, self._others, self._threads,
         )  # fmt: skip
-        self.particles[:] = self._net.from_atoms(self._moved_atoms)
+        self.particles[:] = self._net.from_atoms(self._others)
         self.point[:] = self._net.from_atoms(self._support)
         return nonfinite
 
@@ -135,8 +135,8 @@ class TransportStepper(ConsensusStepper):
             self._assign()
             if iteration > 0 and np.array_equal(self._match, before):
                 break
-            self._ordered.reshape(-1, self._ordered.shape[2])[self._first_atoms + self._match] = self._atoms
-            nonfinite = self._gather(self._flat(self._ordered))
+            self._others.reshape(-1, self._others.shape[2])[self._first_atoms + self._match] = self._atoms
+            nonfinite = self._gather(self._flat(self._others))
         return nonfinite
 
     def _assign(self) -> None:
@@ -158,9 +158,10 @@ class TransportStepper(ConsensusStepper):
     def report(self, problem: Problem) -> dict[str, Any]:
         squares = np.square(self._atoms.astype(np.float64) - self._support[self._match])
         distances = squares.sum(axis=(1, 2)) / squares.shape[1]  # of each particle, under its coupling
+        weights = self._weights[:, 0]
         return {
             **super().report(problem),
-            "objective": float((self._weights[:, 0] * distances).sum()),
+            "objective": float((weights[weights > 0] * distances[weights > 0]).sum()),
             "wasserstein_variance": float(distances.mean() / 2),
             "moved": self._changed,
         }

@@ -108,16 +108,12 @@ def draw(axes: Any, curves: list[Curve]) -> None:
     risks, errors = axes
     grid = np.linspace(0, 1, 401)
     for curve, colour in zip(curves, COLOURS, strict=False):
-        rows, epochs = curve.history("risk"), curve.results[0].history["epoch"]
-        if len(rows) > 1:
-            risks.fill_between(
-                epochs, rows.min(axis=0), rows.max(axis=0), color=colour, alpha=0.12, linewidth=0
-            )
-        risks.plot(epochs, rows.mean(axis=0), color=colour, linewidth=1.3, label=curve.label)
+        epochs, mean = curve.results[0].history["epoch"], curve.history("risk").mean(axis=0)
+        risks.plot(epochs, mean, color=colour, linewidth=1, label=curve.label)
         error = curve.typical().predict(grid[:, None])[:, 0] - truth(grid)
         errors.plot(grid, error, color=colour, linewidth=1.3, label=curve.label)
     risks.axhline(1e-4, color="0.5", linewidth=1, linestyle=":", label="variance of the label noise")
-    risks.set(yscale="log", xlabel="epoch", ylabel="risk", title="Risk: mean and range over seeds")
+    risks.set(yscale="log", xlabel="epoch", ylabel="risk", title="Risk: mean over seeds")
     errors.set(xlabel="x", ylabel="fit - x²", title="Error of the fit at the end (median seed)")
     for ax in axes:
         ax.legend(frameon=False, fontsize=8, loc="upper right")
