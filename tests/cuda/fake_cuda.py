@@ -31,7 +31,7 @@ class Array:
             empty=lambda shape, dtype, device: type(self)(np.full(shape, -7, dtype)),
             asarray=lambda a, copy: type(self)(a.array.copy()),
             astype=lambda a, dtype: type(self)(a.array.astype(dtype)),
-            float32=np.float32, float64=np.float64, int32=np.int32,
+            float32=np.float32, float64=np.float64, int32=np.int32, int64=np.int64,
         )  # fmt: skip
 
 

@@ -142,9 +142,9 @@ template <class T>
 std::string everything(CudaStream stream) {
   const Network line{1, 9, 1, Activation::relu, 1.0 / 9, true}, plane{3, 70, 1, Activation::tanh, 1, false};
   const Network wide{21, 5, 3, Activation::gelu, 0.2, true}, one{2, 150, 2, Activation::softplus, 1.0 / 150, false};
-  return elementwise<T>(stream) + transport<T>(stream, 2, 11) + transport<T>(stream, 1, 70) + weighing<T>(stream) + risks<T>(stream, line, 2, 530, Loss::mse) +
+  return elementwise<T>(stream) + transport<T>(stream, 2, 11) + transport<T>(stream, 1, 65) + weighing<T>(stream) + risks<T>(stream, line, 2, 530, Loss::mse) +
          risks<T>(stream, plane, 3, 12, Loss::mse) + risks<T>(stream, wide, 30, 10, Loss::cross_entropy) +
-         risks<T>(stream, one, 2, 70, Loss::mse);
+         risks<T>(stream, one, 1, 40, Loss::mse);
 }
 
 }  // namespace
@@ -162,9 +162,15 @@ int main() {
                              {"random 1", Order::random, 1, 2, true},  {"random 2", Order::random, 2, 1, false},
                              {"random 3", Order::random, 3, 3, true},  {"random 4", Order::random, 4, 1, true},
                              {"random 5", Order::random, 5, 2, false}};
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  constexpr int tried = 3;  // what a sanitizer sees hardly depends on the order
+#else
+  constexpr int tried = std::size(orders);
+#endif
   std::string expected;
   int failures = 0;
-  for (const Ordering& o : orders) {
+  for (int i = 0; i < tried; ++i) {
+    const Ordering& o = orders[i];
     emulation::Machine& m = emulation::machine();
     m.set_order(o.order, o.seed);
     m.options.resident = o.resident, m.options.lazy_streams = o.lazy;
@@ -176,6 +182,6 @@ int main() {
     if (expected.empty()) expected = bytes;
     if (bytes != expected) ++failures, std::printf("%s: other bits than forward\n", o.name);
   }
-  std::printf("%zu bytes of results in %zu orders, %d differ\n", expected.size(), std::size(orders), failures);
+  std::printf("%zu bytes of results in %d orders, %d differ\n", expected.size(), tried, failures);
   return failures != 0;
 }

@@ -133,7 +133,7 @@ def test_consensus_without_a_finite_risk(cuda):
 
 NETWORKS = [
     cbk.TwoLayer(1, 9, 1, output_bias=True),
-    cbk.TwoLayer(1, 300, 1, "softplus"),
+    cbk.TwoLayer(1, 140, 1, "softplus"),
     cbk.TwoLayer(3, 7, 1, "tanh", scaling="none"),
     cbk.TwoLayer(4, 1, 1, "gelu"),
     cbk.TwoLayer(21, 5, 3, "gelu", output_bias=True),
@@ -143,7 +143,7 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize("net", NETWORKS, ids=str)
-@pytest.mark.parametrize(("particles", "samples"), [(1, 1), (6, 150), (30, 9)])
+@pytest.mark.parametrize(("particles", "samples"), [(1, 1), (3, 150), (30, 9)])
 def test_outputs_risks_and_gradients(cuda, dtype, net, particles, samples):
     theta, x = numbers((particles, net.size), dtype), numbers((samples, net.inputs), dtype, 1)
     ys = numbers((2, samples, net.outputs), dtype, 2)
@@ -283,13 +283,13 @@ def test_langevin_steps(cuda, dtype, given):
     np.testing.assert_allclose(flown.array, plain[1], rtol=0, atol=10 * EXACT[dtype])
 
 
-@pytest.mark.parametrize("count", [1, 2, 9, 65, 150])
+@pytest.mark.parametrize("count", [1, 2, 9, 40, 65])
 def test_assignments_are_optimal(cuda, dtype, count):
     from scipy.optimize import linear_sum_assignment
 
-    atoms, support = numbers((4, count, 3), dtype), numbers((count, 3), dtype, 1)
+    atoms, support = numbers((2, count, 3), dtype), numbers((count, 3), dtype, 1)
     if count > 2:
-        atoms[1] = atoms[1, 0]  # all costs of a column are equal
+        atoms[1, : count // 4] = atoms[1, 0]  # equal rows, and equal columns
         support[1] = support[0]
     result = cbk.assign(Array(atoms), Array(support))
     for x, match, cost in zip(atoms.astype(float), result.match.array, result.cost.array, strict=True):
