@@ -16,7 +16,7 @@ from .risk import LOSSES, score_tasks
 from .risk import _targets as targets
 from .risk import task_axes as own_axes
 
-_TASKS_AT_ONCE = 8  # a group's point is scored on the whole group: less than calls of its own would cost
+_TASKS_AT_ONCE = 50  # a group's point is scored on the whole group: less than calls of its own would cost
 _ORDER = 2  # stream of the random numbers that shuffle the data
 
 
