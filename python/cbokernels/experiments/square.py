@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _cpu
 from .._arrays import Array
 from .._transport_method import TransportCBO
 from ..network import TwoLayer
@@ -94,9 +95,11 @@ def reproduce(options: Options) -> list[Finding]:
             device=options.device,
             theta=net.uniform(METHOD.particles, -RANGE, RANGE, seed=seed),
             callback=callback,
+            num_threads=1,
         )
 
-    curves = run_curves(list(nets), options.seeds or (1 if options.quick else 10), epochs, run)
+    seeds = options.seeds or (1 if options.quick else 10)
+    curves = run_curves(list(nets), seeds, epochs, run, abreast=_cpu.max_threads())
     write_csv(options.out / "square.csv", curves)
     draw(axes, curves)
     save_figure(options.out / "square.png", figure)
