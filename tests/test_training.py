@@ -363,7 +363,7 @@ def mnist_folder():
 )
 def test_learns_digits():
     x, y = mnist.load(mnist_folder())
-    method = mnist.method(200)
+    method = mnist.methods(200)["CBO"]
     runs = [cbk.train(mnist.NET, x, y, method, epochs=30, batch_size=1000, seed=seed) for seed in range(3)]
     assert np.median([run.history["risk"][-1] for run in runs]) <= 1.3
     assert np.median([mnist.accuracy(run.parameters, x, y) for run in runs]) >= 0.58

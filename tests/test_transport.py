@@ -311,3 +311,13 @@ def test_bits_do_not_depend_on_the_instruction_set():
         used, digests[isa] = process.stdout.split()
         assert used == isa
     assert len(set(digests.values())) == 1
+
+
+def test_an_enormous_particle_leaves_the_others_exact():
+    net = cbk.TwoLayer(1, 12, 1)
+    atoms = net.atoms(net.uniform(4, seed=0))
+    support = atoms[1].copy()
+    atoms[2] *= np.float32(1e25)
+    found, exact = cbk.assign(atoms, support), reference.assign(atoms, support)
+    for n in (0, 1, 3):
+        assert found.cost[n] == pytest.approx(exact.cost[n], rel=1e-5, abs=1e-12)

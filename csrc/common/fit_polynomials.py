@@ -161,7 +161,7 @@ def show(kind, declaration, *rows):
 
 
 print("// Polynomial coefficients, highest power first.  Written by fit_polynomials.py; do not edit.")
-print("#pragma once\n\nnamespace cbk::polynomial {\n\ntemplate <class T>\nstruct Table;\n")
+print("#pragma once\n\nnamespace cbk::CBK_ISA::tables {\n\ntemplate <class T>\nstruct Table;\n")
 for kind, index in (("float", 3), ("double", 4)):
     print(f"template <>\nstruct Table<{kind}> {{")
     for name, f, (low, high), *degrees, meaning in TABLE:
@@ -185,4 +185,4 @@ for kind, index in (("float", 3), ("double", 4)):
         rows = tanh_table(TANH_STEP, TANH_COUNT, 5)
         show(kind, f"TANH[6][{TANH_COUNT}]", *([row[5 - k] for row in rows] for k in range(6)))
     print("};\n")
-print("}  // namespace cbk::polynomial")
+print("}  // namespace cbk::CBK_ISA::tables")

@@ -4,8 +4,9 @@
 // instruction set.  The others serve the activations and losses.
 #pragma once
 
-#include "polynomials.hpp"
 #include "simd.hpp"
+// in the instruction set's namespace, which simd.hpp names: tables that are read by address are symbols
+#include "polynomials.hpp"
 
 namespace cbk::CBK_ISA {
 
@@ -40,7 +41,7 @@ CBK_INLINE V horner(V x) {
 // log(1 + f) + e ln 2 for f in [-1/4, 1/2] and integral e.
 CBK_INLINE F32 log1p_core(F32 f, F32 e) {
   const F32 f2 = f * f;
-  F32 r = polynomial<cbk::polynomial::Table<float>::LOG>(f) * f;
+  F32 r = polynomial<tables::Table<float>::LOG>(f) * f;
   r = fma(r, f2, e * splat<F32>(-2.12194440e-4f));
   r = fma(f2, splat<F32>(-0.5f), r);
   return fma(e, splat<F32>(0.693359375f), f + r);
@@ -49,7 +50,7 @@ CBK_INLINE F32 log1p_core(F32 f, F32 e) {
 CBK_INLINE F64 log1p_core(F64 f, F64 e) {
   const F64 s = f / (f + 2.0), t = s * s, half = f * f * 0.5;
   // log(1+f) = f - (f^2/2 - s (f^2/2 + t p(t))): f itself is never rounded
-  const F64 r = t * polynomial<cbk::polynomial::Table<double>::LOG>(t);
+  const F64 r = t * polynomial<tables::Table<double>::LOG>(t);
   const F64 low = fma(e, splat<F64>(1.90821492927058770002e-10), s * (half + r));
   return fma(e, splat<F64>(6.93147180369123816490e-01), f - (half - low));
 }
@@ -90,7 +91,7 @@ CBK_INLINE V log1p(V t) {
 // sin and cos of x in [-pi/4, pi/4].
 template <class V>
 CBK_INLINE void sincos_core(V x, V& sine, V& cosine) {
-  using T = cbk::polynomial::Table<Scalar<V>>;
+  using T = tables::Table<Scalar<V>>;
   const V x2 = x * x;
   sine = fma(polynomial<T::SIN>(x2) * x2, x, x);
   cosine = fma(polynomial<T::COS>(x2), x2 * x2, fma(x2, splat<V>(Scalar<V>(-0.5)), splat<V>(1)));
@@ -107,7 +108,7 @@ CBK_INLINE V reduce_exp(V x, V& scale) {
   r = mad(n, splat<V>(single ? T(2.12194440e-4) : T(-1.90821492927058770002e-10)), r);
   const V half = exp2_integer(n - T(1));  // 2^n itself may be one step past the largest number
   scale = half + half;
-  return mad(horner<cbk::polynomial::Table<T>::EXP>(r), r * r, r);
+  return mad(horner<tables::Table<T>::EXP>(r), r * r, r);
 }
 
 template <class V>
@@ -131,7 +132,7 @@ CBK_INLINE F64 tanh(F64 x) {
 
 // Absolute error 7e-8 from the table, 3e-7 from the quotient; relative error near 0 likewise.
 CBK_INLINE F32 tanh(F32 x) {
-  using Table = cbk::polynomial::Table<float>;
+  using Table = tables::Table<float>;
 #if defined(CBK_AVX512)  // 32 entries in two registers
   const F32 z = min(splat<F32>(8.99999f), abs(x));
   const I32 interval = to_int(z * (1 / Table::TANH_STEP));
@@ -167,7 +168,7 @@ CBK_INLINE V normal_cdf(V x, V& density) {
   const V bound = min(abs(x), splat<V>(T(56))), z = bound * T(0.70710678118654752440);
   const V t = (z - T(3.75)) / (z + T(3.75));
   const V square = bound * bound, rest = fma(bound, bound, -square);  // z^2 = (square + rest) / 2
-  const V p = horner<cbk::polynomial::Table<T>::ERFC>(t);
+  const V p = horner<tables::Table<T>::ERFC>(t);
   const V e = exp(square * T(-0.5)), exact = mad(e, rest * T(-0.5), e);
   density = exact * T(0.39894228040143267794);
   const V tail = exact * p / (mad(z, splat<V>(2), splat<V>(1))) * T(0.5);

@@ -1,7 +1,7 @@
 // Polynomial coefficients, highest power first.  Written by fit_polynomials.py; do not edit.
 #pragma once
 
-namespace cbk::polynomial {
+namespace cbk::CBK_ISA::tables {
 
 template <class T>
 struct Table;
@@ -123,4 +123,4 @@ struct Table<double> {
       -0.14024059858554702, 1.2375126308378276};
 };
 
-}  // namespace cbk::polynomial
+}  // namespace cbk::CBK_ISA::tables

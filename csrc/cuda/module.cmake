@@ -1,7 +1,13 @@
 # The module _cuda, where nvcc is found.  Its runtime is linked statically: importing it needs no driver.
 include(CheckLanguage)
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
-  set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 90-real 100-real 120)  # what nvcc 13 compiles for
+  # the cards of this machine; without one sm_80 and PTX for all that came later (a wheel for everybody:
+  # CUDAARCHS="75-real;80-real;90-real;100-real;120")
+  if(EXISTS /dev/nvidiactl)
+    set(CMAKE_CUDA_ARCHITECTURES native)
+  else()
+    set(CMAKE_CUDA_ARCHITECTURES 80)
+  endif()
 endif()
 check_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER)

@@ -80,10 +80,9 @@ class Solver {
   void solve(const T* atoms, int32_t* match, double* duals) {
     if constexpr (narrow_first) {
       const bool cold = narrow_->start(match, duals);
-      const bool kept = kernels_.single(narrow_->task(atoms, cold));
+      kernels_.single(narrow_->task(atoms, cold));
       narrow_->finish(match, duals);
-      // guesses that were kept at no prices are wrong by the roundings of their own costs at most
-      if ((kept && cold && shape_.size <= 32) || close_enough(atoms)) return;
+      if (close_enough(atoms)) return;  // one enormous particle can make the others' scaled costs vanish in float32
       kernels_.exact(wide().task(atoms, false));
     } else {
       const bool cold = wide().start(match, duals);
