@@ -162,8 +162,10 @@ int main() {
                              {"random 1", Order::random, 1, 2, true},  {"random 2", Order::random, 2, 1, false},
                              {"random 3", Order::random, 3, 3, true},  {"random 4", Order::random, 4, 1, true},
                              {"random 5", Order::random, 5, 2, false}};
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  constexpr int tried = 3;  // what a sanitizer sees hardly depends on the order
+#if defined(__SANITIZE_THREAD__)
+  constexpr int tried = 1;  // it judges what orders the program, not the order that came about; and it is slow
+#elif defined(__SANITIZE_ADDRESS__)
+  constexpr int tried = 2;
 #else
   constexpr int tried = std::size(orders);
 #endif
