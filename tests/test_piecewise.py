@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cbokernels as cbk
-from cbokernels import reference
+from cbokernels import _cpu, reference
 
 
 def inputs(kind, samples, rng):
@@ -68,13 +68,78 @@ def test_against_the_reference(x_kind, theta_kind, width, samples, output_bias):
     np.testing.assert_array_equal(result, cbk.risk(net, theta, x, y, num_threads=1))
 
 
-def test_tasks():
+@pytest.mark.parametrize("width", [3, 100])
+@pytest.mark.parametrize("x_kind", ["uniform", "normal", "repeated", "clustered"])
+@pytest.mark.parametrize("theta_kind", ["normal", "constant neurons", "zero", "wild", "out of reach"])
+@pytest.mark.parametrize("output_bias", [False, True])
+def test_gradients_against_the_reference(x_kind, theta_kind, width, output_bias):
+    rng = np.random.default_rng([width, 5])
+    net = cbk.TwoLayer(1, width, 1, output_bias=output_bias)
+    theta = ensemble(theta_kind, net, rng)
+    x = inputs(x_kind, 900, rng).astype(np.float32)[:, None]
+    y = np.sin(6 * x[:, 0])
+    risks, gradients = cbk.risk_gradient(net, theta, x, y)
+    expected, slopes = reference.risk_gradient(net, theta, x, y)
+    np.testing.assert_allclose(risks, expected, rtol=3e-6)
+    fits = np.abs(slopes) < np.finfo(np.float32).max
+    assert np.isinf(gradients[~fits]).all()
+    largest = np.abs(slopes).max(axis=1, keepdims=True, where=fits, initial=0)
+    assert (np.abs(gradients - slopes) <= 3e-6 * largest)[fits].all()
+    for one, two in zip((risks, gradients), cbk.risk_gradient(net, theta, x, y, num_threads=1), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_gradients_with_samples_at_the_knots(exact):
+    """A sample at the rounded knot is active, inactive or, with derivative 0, neither."""
+    rng = np.random.default_rng(6)
+    net = cbk.TwoLayer(1, 40, 1)
+    theta = net.uniform(50, seed=7)
+    w, b, _, _ = net.unpack(theta)
+    if exact:
+        w[:], b[:] = rng.choice([-1, -0.5, 0.5, 1], w.shape), np.round(b * 16) / 16
+    knots = (-b / w[..., 0]).ravel()
+    x = np.append(rng.random(300), rng.choice(knots[np.abs(knots) < 4], 700)).astype(np.float32)[:, None]
+    y = np.sin(6 * x[:, 0])
+    _, gradients = cbk.risk_gradient(net, theta, x, y)
+    _, slopes = reference.risk_gradient(net, theta, x, y)
+    largest = np.abs(slopes).max(axis=1, keepdims=True)
+    assert (np.abs(gradients - slopes) <= 3e-7 * largest).all()
+
+
+@pytest.mark.parametrize("tasks", [2, 16, 37])
+def test_tasks(tasks):
     rng = np.random.default_rng(1)
-    net = cbk.TwoLayer(1, 100, 1)
+    net = cbk.TwoLayer(1, 100, 1, output_bias=True)
     theta, x = net.uniform(50, seed=2), rng.random((800, 1)).astype(np.float32)
-    ys = rng.normal(size=(7, 800)).astype(np.float32)
+    ys = rng.normal(size=(tasks, 800)).astype(np.float32)
     result = cbk.task_risks(net, theta, x, ys)
     np.testing.assert_allclose(result, reference.task_risks(net, theta, x, ys), rtol=1e-6)
+    np.testing.assert_array_equal(result, cbk.task_risks(net, theta, x, ys, num_threads=1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("own_x", [False, True])
+@pytest.mark.parametrize("kind", ["knots", "declined", "labels"])
+def test_each_network_on_its_own_task(kind, own_x, dtype):
+    rng = np.random.default_rng(8)
+    net = cbk.TwoLayer(1, 30, 1) if kind != "labels" else cbk.TwoLayer(3, 5, 4)
+    theta = net.uniform(9, seed=9, dtype=dtype)
+    if kind == "declined":
+        theta *= rng.choice([1, 1e6], size=(9, 1)).astype(dtype)
+    x = rng.random((9, 600, net.inputs)).astype(dtype)
+    ys = (
+        rng.integers(0, 4, (9, 600)).astype(np.int32)
+        if kind == "labels"
+        else rng.normal(size=(9, 600, 1)).astype(dtype)
+    )
+    loss = "cross_entropy" if kind == "labels" else "mse"
+    out = np.empty(9)
+    _cpu.own_risks(net._kernel, theta, x if own_x else x[0], ys, out, 0)
+    expected = [
+        reference.risk(net, theta[t : t + 1], x[t if own_x else 0], ys[t], loss=loss)[0] for t in range(9)
+    ]
+    np.testing.assert_allclose(out, expected, rtol=3e-6 if dtype == np.float32 else 1e-12)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

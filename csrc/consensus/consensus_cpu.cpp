@@ -23,7 +23,8 @@ double smallest_finite(const double* risk, int64_t particles, int64_t stride) {
 double unnormalised(double risk, double least, double alpha) {
   if (!std::isfinite(risk)) return 0;
   if (alpha == 0 || risk == least) return 1;
-  return std::exp(-alpha * (risk - least));  // alpha = infinity: exp(-inf) = 0
+  const double exponent = -alpha * (risk - least);
+  return exponent < -746 ? 0 : std::exp(exponent);  // 0 without libm's slow way there; alpha = infinity: 0 too
 }
 
 }  // namespace

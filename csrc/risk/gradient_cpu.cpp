@@ -2,6 +2,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "../common/isa.hpp"
 #include "../common/parallel.hpp"
@@ -9,13 +10,15 @@
 #include "plan.hpp"
 
 namespace cbk {
+namespace {
 
+// Sums of losses [N] and gradients.
 template <class T>
-void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, int num_threads) {
+void run(const RiskProblem<T>& problem, const RiskShape& shape, double* out, T* gradient, int num_threads) {
   const Network& net = problem.net;
   const GradientKernels<T>& kernels = isa_table().gradient<T>();
   const int64_t strip = 2 * kernels.lanes, target_rows = target_columns(net, problem.loss);
-  const GradientPlan plan = plan_gradient(shape_of(problem));
+  const GradientPlan plan = plan_gradient(shape);
   const int64_t strips = plan.direct || plan.sparse ? 0 : divide_up(net.inputs, strip), size = net.size();
 
   const int64_t groups = divide_up(problem.particles, plan.group);
@@ -79,6 +82,28 @@ void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, int 
       for (int64_t i = 0; i < gradients; ++i) gradient[i] = wave == 0 && c == 0 ? from[i] : gradient[i] + from[i];
     }
   }
+}
+
+// By piecewise.hpp where that pays; the particles it declines go through the samples.
+template <class T>
+bool by_knots(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, T* gradient, int num_threads) {
+  if constexpr (std::is_same_v<T, float>) {
+    Buffer<bool> exact(problem.particles);
+    if (!gradient_by_knots(shape) || !piecewise_gradient(problem, sums, gradient, exact.data(), num_threads)) return false;
+    for_declined(problem, exact.data(), [&](const RiskProblem<float>& declined, int64_t n) {
+      run<float>(declined, shape_of(declined), sums + n, gradient + n * problem.net.size(), num_threads);
+    });
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+template <class T>
+void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, int num_threads) {
+  const RiskShape shape = shape_of(problem);
+  if (!by_knots(problem, shape, out, gradient, num_threads)) run(problem, shape, out, gradient, num_threads);
   for (int64_t n = 0; n < problem.particles; ++n) out[n] /= double(problem.samples);
 }
 

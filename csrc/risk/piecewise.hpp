@@ -1,4 +1,4 @@
-// Squared-error risks of ReLU networks with one input and one output, without a pass over the samples.
+// Squared-error risks of ReLU networks with one input and one output, and their gradients, without a pass over the samples.
 //
 // Such a network is piecewise linear, g(x) = a_j x + b_j between its M knots -b_m/w_m, and its risk needs only sums over
 // the samples between knots.  With x sorted and prefix sums of 1, x, x^2, y, xy in float64,
@@ -6,8 +6,12 @@
 //   sum_s (g - y)^2 = sum_j (b_j^2 n_j + 2 a_j b_j [x]_j + a_j^2 [x^2]_j) - 2 sum_m c_m (w_m [xy]_m + b_m [y]_m) + [y^2]
 //
 // where [.]_j sums over a segment and [.]_m over the samples that neuron m is active on: O(M) beside the one-off sort,
-// and 2 T more multiply-adds a neuron for T tasks.  A rounding bound is kept; a particle for which it is not small beside
-// the result (or which is not finite) is left to the pass over the samples.
+// and 2 T more multiply-adds a neuron for T tasks.  The gradient's sums over the samples that a neuron is active on,
+//
+//   dR/db_m = (2/S) c_m [g - y]_m,  dR/dw_m = (2/S) c_m [(g - y) x]_m,  dR/dc_m = w_m [(g - y) x]_m + b_m [g - y]_m (2/S),
+//
+// are sums over the segments behind its knot, or before it.  A rounding bound is kept; a particle for which it is not
+// small beside the risk (or which is not finite) is left to the pass over the samples.
 #pragma once
 
 #include <cstdint>
@@ -18,21 +22,47 @@ namespace cbk {
 
 // A batch, sorted by x.  Index k stands for the samples before position k.
 struct SortedBatch {
-  int64_t samples, tasks;
-  const float* x;       // [samples + 1], the last is NaN
-  float low, scale;     // cell of t: int((t - low) * scale), in [0, cells)
+  int64_t samples;
+  const float* x;        // [samples + 1], the last is NaN
+  float low, scale;      // cell of t: int((t - low) * scale), in [0, cells)
   int32_t cells;
   const int32_t* first;  // [cells + 1]: the first sample in each cell
   const double* powers;  // [samples + 1][2]: sums of x, x^2
-  const double* cross;   // [samples + 1][2][tasks]: sums of y, xy
-  const double* squares; // [tasks]: the whole sum of y^2
 };
 
+// Sums with the targets of one task, or of up to task_block tasks (stride task_block): these fit L2.
+constexpr int64_t task_block = 16;
+struct TaskSums {
+  const double* cross;    // [samples + 1][2][1 or task_block]: sums of y, xy
+  const double* squares;  // [tasks]: the whole sum of y^2
+  int64_t tasks;
+};
+
+struct Knot {  // adds one [y]_k + x [xy]_k to the sum of g y
+  double one, x;
+  int64_t k;
+};
+
+// What a particle's risks on all tasks have in common.
+struct Trace {
+  double squares;           // sum of g^2
+  double slope, magnitude;  // largest coefficient; sum of all jumps: for the rounding bound
+  int64_t knots;
+  bool finite;
+};
+
+// Sums are of squared errors; false where they may be off by more than `tolerance` relative.
 struct PiecewiseKernels {
-  int64_t (*scratch_size)(int64_t samples);  // bytes, to be zeroed once; left zeroed
-  // Sums of squared errors into sums[tasks]; false where they may be off by more than `tolerance` relative.
-  bool (*risk)(const Network& net, const float* theta, const SortedBatch& batch, double tolerance, void* scratch,
-               double* sums);
+  int64_t (*scratch_size)(const Network& net, int64_t samples);  // bytes, to be zeroed once; left zeroed
+  bool (*risk)(const Network& net, const float* theta, const SortedBatch& batch, const TaskSums& task, double tolerance,
+               void* scratch, double* sum);
+  // The same, and the gradient [size] of its mean over the samples.
+  bool (*gradient)(const Network& net, const float* theta, const SortedBatch& batch, const TaskSums& task,
+                   double tolerance, void* scratch, double* sum, float* gradient);
+  // For many tasks: once a particle, with at most width + 1 knots, then for each block of tasks.
+  Trace (*trace)(const Network& net, const float* theta, const SortedBatch& batch, void* scratch, Knot* knots);
+  bool (*task_risks)(const Trace& trace, const Knot* knots, const SortedBatch& batch, const TaskSums& tasks,
+                     double tolerance, double* sums);
 };
 
 }  // namespace cbk

@@ -1,6 +1,8 @@
 // Which way a risk problem goes, and in which pieces; plan_cpu.cpp has the reasons.
 #pragma once
 
+#include "../common/parallel.hpp"
+#include "../hopping/hopping.hpp"
 #include "risk.hpp"
 
 namespace cbk {
@@ -26,6 +28,24 @@ RiskShape shape_of(const RiskProblem<T>& problem);
 
 Path choose_path(const RiskShape& shape);
 RiskPlan plan_risk(const RiskShape& shape);          // where the path is not by knots
-GradientPlan plan_gradient(const RiskShape& shape);
+bool gradient_by_knots(const RiskShape& shape);
+GradientPlan plan_gradient(const RiskShape& shape);  // where it is not
+
+// Calls run(problem, n) for the particles from n on that piecewise.hpp declined, as many at a time as may be.
+template <class Run>
+void for_declined(const RiskProblem<float>& problem, const bool* exact, Run run) {
+  const int64_t size = problem.net.size();
+  Buffer<float> drawn(problem.draw ? size : 0);
+  for (int64_t n = 0, end; n < problem.particles; n = end) {
+    for (end = n + 1; end < problem.particles && !problem.draw && exact[end] == exact[n];) ++end;
+    if (exact[n]) continue;
+    RiskProblem<float> declined = problem;
+    if (problem.draw) draw_rows(*problem.draw, n, 1, size, drawn.data());
+    declined.draw = nullptr;
+    declined.theta = problem.draw ? drawn.data() : problem.theta + n * size;
+    declined.particles = end - n;
+    run(declined, n);
+  }
+}
 
 }  // namespace cbk

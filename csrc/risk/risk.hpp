@@ -129,13 +129,19 @@ struct RiskProblem {
   const Draw<T>* draw = nullptr;  // an ensemble that is never stored: each group of particles is drawn where it is used
 };
 
-// piecewise.hpp: its risks' sums [N, tasks] with a flag for each particle; false where the batch does not allow it.
+// By piecewise.hpp, with a flag for each particle; false where the batch does not allow it.  Sums [N, tasks] of squared
+// errors; these of one task and the gradients [N, size] of its risk; sums [N] of particle n on task n of N.
 bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact, int num_threads);
+bool piecewise_gradient(const RiskProblem<float>& problem, double* out, float* gradient, bool* exact, int num_threads);
+bool piecewise_own_risks(const RiskProblem<float>& problem, double* out, bool* exact, int num_threads);
 
 template <class T>
 void forward(const RiskProblem<T>& problem, T* out, int num_threads);
 template <class T>
 void risk(const RiskProblem<T>& problem, double* out, int num_threads);
+// Particle n on task n of N alone: out [N].  Its x stand at x + n x_stride, which is 0 where all share them.
+template <class T>
+void own_risks(const RiskProblem<T>& problem, int64_t x_stride, double* out, int num_threads);
 // One task: out [N] and gradient [N, size] of the risks.
 template <class T>
 void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, int num_threads);

@@ -25,6 +25,25 @@ void bound_risk(const Network& net, const Array<T>& theta, const Array<T>& x, co
   risk(problem, p, num_threads);
 }
 
+// x [S, d] or [T, S, d]; theta [T, D], y of T tasks: each network on its own.
+template <class T>
+void bound_own_risks(const Network& net, const Array<T>& theta, const Array<T>& x, const py::array& y,
+                     Array<double> out, int num_threads) {
+  const int64_t tasks = rows_of("theta", theta), samples = x.ndim() > 1 ? x.shape(x.ndim() - 2) : 0;
+  check_shape("theta", theta, {tasks, net.size()});
+  RiskProblem<T> problem{net, Loss::none, theta.data(), tasks, x.data(), samples, nullptr, nullptr, 1};
+  if (x.ndim() == 3)
+    check_shape("x", x, {tasks, samples, net.inputs});
+  else
+    check_shape("x", x, {samples, net.inputs});
+  set_task_targets(problem, y);
+  if (problem.tasks != tasks) throw py::value_error("y must have a task for each row of theta");
+  check_shape("out", out, {tasks});
+  double* p = out.mutable_data();
+  py::gil_scoped_release release;
+  own_risks(problem, x.ndim() == 3 ? samples * net.inputs : 0, p, num_threads);
+}
+
 template <class T>
 void bound_risk_gradient(const Network& net, const Array<T>& theta, const Array<T>& x, const py::array& y,
                          Array<double> out, Array<T> gradient, int num_threads) {
@@ -43,6 +62,8 @@ void register_typed(py::module_& m) {
   m.def("forward", &bound_forward<T>, py::arg("net"), py::arg("theta").noconvert(), py::arg("x").noconvert(),
         py::arg("out").noconvert(), py::arg("num_threads"));
   m.def("risk", &bound_risk<T>, py::arg("net"), py::arg("theta").noconvert(), py::arg("x").noconvert(),
+        py::arg("y").noconvert(), py::arg("out").noconvert(), py::arg("num_threads"));
+  m.def("own_risks", &bound_own_risks<T>, py::arg("net"), py::arg("theta").noconvert(), py::arg("x").noconvert(),
         py::arg("y").noconvert(), py::arg("out").noconvert(), py::arg("num_threads"));
   m.def("risk_gradient", &bound_risk_gradient<T>, py::arg("net"), py::arg("theta").noconvert(),
         py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("out").noconvert(),

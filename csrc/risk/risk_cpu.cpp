@@ -2,6 +2,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "../common/isa.hpp"
 #include "../common/parallel.hpp"
@@ -72,29 +73,36 @@ void run(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, T*
   }
 }
 
+template <class T>
+void run_zeroed(const RiskProblem<T>& problem, double* sums, int num_threads) {
+  std::fill_n(sums, problem.particles * problem.tasks, 0.0);
+  run<T>(problem, shape_of(problem), sums, nullptr, num_threads);
+}
+
 // The sums by piecewise.hpp where that pays; the particles it declines go through the samples.
 template <class T>
-bool by_knots(const RiskProblem<T>&, double*, int) {
+bool by_knots(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, int num_threads) {
+  if constexpr (std::is_same_v<T, float>) {
+    Buffer<bool> exact(problem.particles);
+    if (choose_path(shape) != Path::knots || !piecewise_risk(problem, sums, exact.data(), num_threads)) return false;
+    for_declined(problem, exact.data(), [&](const RiskProblem<float>& declined, int64_t n) {
+      run_zeroed(declined, sums + n * problem.tasks, num_threads);
+    });
+    return true;
+  }
   return false;
 }
 
-bool by_knots(const RiskProblem<float>& problem, double* sums, int num_threads) {
-  Buffer<bool> exact(problem.particles);
-  if (!piecewise_risk(problem, sums, exact.data(), num_threads)) return false;
-  const int64_t size = problem.net.size(), tasks = problem.tasks;
-  Buffer<float> drawn(problem.draw ? size : 0);
-  for (int64_t n = 0, end; n < problem.particles; n = end) {
-    for (end = n + 1; end < problem.particles && !problem.draw && exact.data()[end] == exact.data()[n];) ++end;
-    if (exact.data()[n]) continue;
-    RiskProblem<float> declined = problem;
-    if (problem.draw) draw_rows(*problem.draw, n, 1, size, drawn.data());
-    declined.draw = nullptr;
-    declined.theta = problem.draw ? drawn.data() : problem.theta + n * size;
-    declined.particles = end - n;
-    std::fill(sums + n * tasks, sums + end * tasks, 0.0);
-    run<float>(declined, shape_of(declined), sums + n * tasks, nullptr, num_threads);
-  }
-  return true;
+// The one particle and task n of a problem with its own task for each.
+template <class T>
+RiskProblem<T> pair_at(const RiskProblem<T>& problem, int64_t x_stride, int64_t n) {
+  RiskProblem<T> own = problem;
+  own.particles = own.tasks = 1;
+  own.theta += n * problem.net.size();
+  own.x += n * x_stride;
+  if (own.y) own.y += n * problem.samples * problem.net.outputs;
+  if (own.labels) own.labels += n * problem.samples;
+  return own;
 }
 
 }  // namespace
@@ -108,16 +116,31 @@ template <class T>
 void risk(const RiskProblem<T>& problem, double* out, int num_threads) {
   const int64_t count = problem.particles * problem.tasks;
   const RiskShape shape = shape_of(problem);
-  if (choose_path(shape) != Path::knots || !by_knots(problem, out, num_threads)) {
+  if (!by_knots(problem, shape, out, num_threads)) {
     std::fill_n(out, count, 0.0);
     run<T>(problem, shape, out, nullptr, num_threads);
   }
   for (int64_t i = 0; i < count; ++i) out[i] /= double(problem.samples);
 }
 
+template <class T>
+void own_risks(const RiskProblem<T>& problem, int64_t x_stride, double* out, int num_threads) {
+  Buffer<bool> done(problem.particles);
+  std::fill_n(done.data(), problem.particles, false);
+  if constexpr (std::is_same_v<T, float>)
+    if (x_stride == 0 && choose_path(shape_of(problem)) == Path::knots)
+      piecewise_own_risks(problem, out, done.data(), num_threads);
+  for (int64_t n = 0; n < problem.particles; ++n) {
+    if (!done.data()[n]) run_zeroed(pair_at(problem, x_stride, n), out + n, num_threads);
+    out[n] /= double(problem.samples);
+  }
+}
+
 template void forward(const RiskProblem<float>&, float*, int);
 template void forward(const RiskProblem<double>&, double*, int);
 template void risk(const RiskProblem<float>&, double*, int);
 template void risk(const RiskProblem<double>&, double*, int);
+template void own_risks(const RiskProblem<float>&, int64_t, double*, int);
+template void own_risks(const RiskProblem<double>&, int64_t, double*, int);
 
 }  // namespace cbk

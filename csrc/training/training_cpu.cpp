@@ -9,51 +9,74 @@
 namespace cbk {
 namespace {
 
-// Memory for one minibatch, filled anew for each.
+constexpr int64_t gathered_bytes = 8 << 20;
+
+// An epoch's minibatches, gathered in order, as many at once as fit a few MB: a task's targets are then read once for all
+// of them.
 template <class T>
-class Minibatch {
+class Minibatches {
  public:
-  Minibatch(const Epoch<T>& epoch, int num_threads)
+  Minibatches(const Epoch<T>& epoch, int num_threads)
       : epoch_(epoch),
         threads_(num_threads),
-        x_(epoch.order ? epoch.batch * epoch.data.net.inputs : 0),
-        y_(epoch.order && epoch.data.y ? epoch.batch * epoch.data.tasks * epoch.data.net.outputs : 0),
-        labels_(epoch.order && epoch.data.labels ? epoch.batch * epoch.data.tasks : 0) {}
+        ahead_(std::clamp(gathered_bytes / row_bytes(epoch) / epoch.batch, int64_t(1),
+                          divide_up(epoch.data.samples, epoch.batch)) * epoch.batch),
+        x_(epoch.order ? ahead_ * epoch.data.net.inputs : 0),
+        y_(epoch.order && epoch.data.y ? ahead_ * epoch.data.tasks * epoch.data.net.outputs : 0),
+        labels_(epoch.order && epoch.data.labels ? ahead_ * epoch.data.tasks : 0) {}
 
-  // The problem of the samples from position `first` of the order on.
-  RiskProblem<T> gather(int64_t first) {
-    RiskProblem<T> problem = epoch_.data;
-    if (!epoch_.order) return problem;
+  // The problem of the samples from position `first` of the order on; first = 0, batch, 2 batch, ...
+  RiskProblem<T> at(int64_t first) {
     const RiskProblem<T>& data = epoch_.data;
-    const int64_t* rows = epoch_.order + first;
+    RiskProblem<T> problem = data;
+    if (!epoch_.order) return problem;
+    if (first % ahead_ == 0) gather(first, std::min(ahead_, data.samples - first));
+    const int64_t start = first % ahead_;
     problem.samples = std::min(epoch_.batch, data.samples - first);
-    problem.x = take(data.x, data.net.inputs, 1, rows, problem.samples, x_.data());
-    if (data.y) problem.y = take(data.y, data.net.outputs, data.tasks, rows, problem.samples, y_.data());
-    if (data.labels) problem.labels = take(data.labels, 1, data.tasks, rows, problem.samples, labels_.data());
+    problem.x = x_.data() + start * data.net.inputs;
+    if (data.y) problem.y = y_.data() + start * data.tasks * data.net.outputs;
+    if (data.labels) problem.labels = labels_.data() + start * data.tasks;
     return problem;
   }
 
  private:
-  // from [tasks, samples, columns] -> to [tasks, count, columns]
+  static int64_t row_bytes(const Epoch<T>& epoch) {
+    const RiskProblem<T>& data = epoch.data;
+    return (data.net.inputs + (data.y ? data.tasks * data.net.outputs : 0)) * int64_t(sizeof(T)) +
+           (data.labels ? data.tasks * int64_t(sizeof(int32_t)) : 0);
+  }
+
+  void gather(int64_t first, int64_t count) {
+    const RiskProblem<T>& data = epoch_.data;
+    take(data.x, data.net.inputs, 1, first, count, x_.data());
+    if (data.y) take(data.y, data.net.outputs, data.tasks, first, count, y_.data());
+    if (data.labels) take(data.labels, 1, data.tasks, first, count, labels_.data());
+  }
+
+  // from [tasks, samples, columns] -> batch by batch [tasks, samples of the batch, columns]
   template <class U>
-  const U* take(const U* from, int64_t columns, int64_t tasks, const int64_t* rows, int64_t count, U* to) const {
+  void take(const U* from, int64_t columns, int64_t tasks, int64_t first, int64_t count, U* to) const {
     constexpr int64_t worth_threads = 32768;
     const int threads = tasks > 1 && tasks * count > worth_threads ? thread_count(threads_, tasks) : 1;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (int64_t t = 0; t < tasks; ++t) {
       const U* source = from + t * epoch_.data.samples * columns;
-      U* target = to + t * count * columns;
-      if (columns == 1)
-        for (int64_t i = 0; i < count; ++i) target[i] = source[rows[i]];
-      else
-        for (int64_t i = 0; i < count; ++i)
-          std::memcpy(target + i * columns, source + rows[i] * columns, size_t(columns) * sizeof(U));
+      for (int64_t start = 0; start < count; start += epoch_.batch) {
+        const int64_t* rows = epoch_.order + first + start;
+        const int64_t size = std::min(epoch_.batch, count - start);
+        U* target = to + (start * tasks + t * size) * columns;
+        if (columns == 1)
+          for (int64_t i = 0; i < size; ++i) target[i] = source[rows[i]];
+        else
+          for (int64_t i = 0; i < size; ++i)
+            std::memcpy(target + i * columns, source + rows[i] * columns, size_t(columns) * sizeof(U));
+      }
     }
-    return to;
   }
 
   const Epoch<T>& epoch_;
   int threads_;
+  int64_t ahead_;  // samples gathered at once: whole batches
   Buffer<T> x_, y_;
   Buffer<int32_t> labels_;
 };
@@ -64,11 +87,11 @@ template <class T>
 Outcome run_epoch(const Epoch<T>& epoch, Ensemble<T> ensemble, int num_threads) {
   UpdateProblem<T>& update = ensemble.update;
   const int64_t particles = update.particles, size = update.size, tasks = epoch.data.tasks;
-  Minibatch<T> minibatch(epoch, num_threads);
+  Minibatches<T> minibatches(epoch, num_threads);
   Outcome outcome;
   outcome.step = epoch.first_step;
   for (int64_t first = 0; first < epoch.data.samples; first += epoch.batch, ++outcome.step) {
-    RiskProblem<T> problem = minibatch.gather(first);
+    RiskProblem<T> problem = minibatches.at(first);
     problem.theta = update.theta, problem.particles = particles;
     update.key.step = ensemble.adam.step = outcome.step;
     if (ensemble.gradient)

@@ -63,6 +63,16 @@ def risk(
 ) -> None:
     """y [T, S, C] values (mse) or [T, S] labels (cross entropy) -> out [N, T]."""
 
+def own_risks(
+    net: Network,
+    theta: npt.NDArray[_T],
+    x: npt.NDArray[_T],
+    y: npt.NDArray[_T] | _Labels,
+    out: _Double,
+    num_threads: int,
+) -> None:
+    """theta [T, D], x [S, d] or [T, S, d], y as in `risk`; row t's risk on task t alone -> out [T]."""
+
 def plan(
     net: Network, particles: int, samples: int, tasks: int, mse: bool, density: float, single: bool
 ) -> tuple[str, int, int]:

@@ -16,7 +16,6 @@ from .risk import LOSSES, score_tasks
 from .risk import _targets as targets
 from .risk import task_axes as own_axes
 
-_TASKS_AT_ONCE = 50  # a group's point is scored on the whole group: less than calls of its own would cost
 _ORDER = 2  # stream of the random numbers that shuffle the data
 
 
@@ -63,6 +62,10 @@ class DataBatch:
         """Risks of theta [n, D] into out [n, T], float64."""
         score_tasks(self.net, theta, self.x, self.y, out, self._threads)
 
+    def own_risks(self, theta: Array, out: Array) -> None:
+        """Risks of theta [T, D], row t on task t alone, into out [T], float64."""
+        _cpu.own_risks(self.net, theta, self.x, self.y, out, self._threads)
+
     def gradient(self, theta: Array, out: Array, gradient: Array) -> None:
         """Risks of theta [n, D] on the first task into out [n], float64, and their gradients [n, D]."""
         _cpu.risk_gradient(self.net, theta, self.x, self.y[0], out, gradient, self._threads)
@@ -90,12 +93,6 @@ class DataProblem:
         self, net: TwoLayer, x: Array, y: Array, *, batch_size: int | None, seed: int, threads: int
     ) -> None:
         self._whole = DataBatch(net, x, y, threads)
-        starts = range(0, len(y), 1 if x.ndim == 3 else _TASKS_AT_ONCE)
-        self._groups = [
-            DataBatch(net, x[start] if x.ndim == 3 else x, y[start : start + starts.step], threads)
-            for start in starts
-        ]
-        self._ends = starts[1:]
         self._seed, self._batch_size = seed, batch_size
         self._order = np.empty(0 if batch_size is None else x.shape[-2], np.int64)
         self._parts: list[tuple[Array, DataBatch]] = []
@@ -134,13 +131,10 @@ class DataProblem:
 
     def risks(self, theta: Array) -> Array:
         """Risks [n] of theta [n, D] on the full data; with T > 1 tasks n is T, and row t is for task t."""
-        if len(self._whole.y) == 1:
-            out = np.empty((len(theta), 1))
-            self._whole.risk(theta, out)
-            return out[:, 0]
-        diagonals = []
-        for group, points in zip(self._groups, np.split(theta, self._ends), strict=True):
-            out = np.empty((len(points), len(points)))
-            group.risk(points, out)
-            diagonals.append(out.diagonal())
-        return np.concatenate(diagonals)
+        if len(self._whole.y) > 1:
+            own = np.empty(len(theta))
+            self._whole.own_risks(theta, own)
+            return own
+        out = np.empty((len(theta), 1))
+        self._whole.risk(theta, out)
+        return out[:, 0]
