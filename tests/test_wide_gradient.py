@@ -1,4 +1,4 @@
-"""Gradients of networks with one output and more neurons than are held at a time, against the float64 reference."""
+"""Gradients of networks with one output and more neurons than are held, against the float64 reference."""
 
 from __future__ import annotations
 
