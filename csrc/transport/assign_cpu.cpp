@@ -146,13 +146,15 @@ void assign(const AssignProblem<T>& p, const int64_t* rows, int64_t row_count, i
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     Solver<T> solver(shape, threads);
-    solver.support(p.support);
+    int64_t packed = -1;
     Buffer<int32_t> match(p.count);
     Buffer<double> own(p.count);  // the duals of a problem that wants none
 #pragma omp for schedule(dynamic, 1)
     for (int64_t r = 0; r < row_count; ++r) {
-      const int64_t n = rows ? rows[r] : r;
-      const T* atoms = p.atoms + n * p.count * p.size;
+      const int64_t n = rows ? rows[r] : r, task = n / p.particles;
+      const T *atoms = p.atoms + n % p.particles * p.count * p.size, *support = p.support + task * p.count * p.size;
+      if (packed != task) solver.support(support);
+      packed = task;
       int64_t* found = p.match + n * p.count;
       double* duals = p.duals ? p.duals + n * p.count : nullptr;
       if (!duals && p.gap) std::fill_n(duals = own.data(), p.count, 0.0);
@@ -162,7 +164,7 @@ void assign(const AssignProblem<T>& p, const int64_t* rows, int64_t row_count, i
         std::iota(match.data(), match.data() + p.count, 0);
       solver.solve(atoms, match.data(), duals);
       std::copy_n(match.data(), p.count, found);
-      if (p.cost) p.cost[n] = total_cost(atoms, p.support, match.data(), p.count, p.size) / double(p.count);
+      if (p.cost) p.cost[n] = total_cost(atoms, support, match.data(), p.count, p.size) / double(p.count);
       if (p.gap) p.gap[n] = solver.gap(atoms, match.data(), duals);
     }
   }

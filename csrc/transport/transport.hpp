@@ -63,15 +63,15 @@ template <class T>
 struct AssignProblem {
   const T* atoms;  // [particles, count, size]
   int64_t particles, count, size;
-  const T* support;  // [count, size]
+  const T* support;  // [count, size], or of several tasks [tasks, count, size]
   double largest;    // of both
-  double* duals;     // [particles, count], updated; or nullptr: a cold start
+  double* duals;     // [tasks, particles, count], updated; or nullptr: a cold start
   bool guess;        // match holds permutations to start from, else the identity is
-  int64_t* match;    // [particles, count]
-  double *cost, *gap;  // [particles], means over atoms; or nullptr
+  int64_t* match;    // [tasks, particles, count]
+  double *cost, *gap;  // [tasks, particles], means over atoms; or nullptr
 };
 
-// rows: the particles to solve, or nullptr: all.
+// rows: the problems to solve, task * particles + particle; or nullptr: the first row_count.
 template <class T>
 void assign(const AssignProblem<T>& problem, const int64_t* rows, int64_t row_count, int num_threads);
 
@@ -105,8 +105,9 @@ struct TransportUpdate {
   const T* atoms;  // [particles, count, size]
   T* out;          // may be atoms
   int64_t particles, count, size;
-  const T* support;      // [count, size]
-  const int32_t* match;  // [particles, count]
+  const T* support;      // [count, size], or of several tasks [tasks, count, size]
+  const int32_t* task;   // [particles], or nullptr: one task
+  const int32_t* match;  // [particles, count], to the support of each particle's task
   double drift, diffusion, dt;
   NoiseKey key;
 };

@@ -49,8 +49,8 @@ def train(
     method: `CBO`, `Adam`, `Hybrid`, `MultiTaskCBO`, `TransportCBO`, `HeavyBall` or `GradientFlow`.
 
     y: [S] (C = 1) or [S, C] for "mse", the sum over outputs of squares; [S] integers in [0, C) for
-        "cross_entropy"; for `MultiTaskCBO` with an axis of T tasks before these, which x may have too. x, and
-        y for "mse", are cast to `dtype` once and must be finite.
+        "cross_entropy"; for `MultiTaskCBO` with an axis of T tasks before these, which x may have too,
+        for `TransportCBO` with or without. x, and y for "mse", are cast to `dtype` once and must be finite.
     loss: "mse" or "cross_entropy"; None: cross entropy when y holds integers and C > 1, else mse.
     batch_size: samples per step, S'. Each epoch is one shuffled partition of the data, a smaller last batch
         kept, one step per batch. None: the whole data in their own order, one step per epoch.
@@ -83,7 +83,7 @@ def train(
     check_precision(precision)
     check_callback(callback)
     store = check_checkpoint(checkpoint, every, resume)
-    x, y, loss = training_data(net, x, y, loss, dtype, method._task_axes)
+    x, y, loss, task_axis = training_data(net, x, y, loss, dtype, method._task_axes)
     if theta is None:
         start = method._initial(net, seed, dtype, num_threads)
     else:
@@ -105,7 +105,7 @@ def train(
             "precision": precision,
             "theta": fingerprint(start),
         }
-    stepper = method._stepper(start, Setting(seed, cores, net, len(y)))
+    stepper = method._stepper(start, Setting(seed, cores, net, len(y), task_axis))
     options = Options(epochs, cores, boolean(progress, "progress"), callback, store, net)
     return run(problem, method, stepper, options)
 

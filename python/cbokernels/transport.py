@@ -187,7 +187,7 @@ def transport_update(
     workers = threads(num_threads)
     target = InPlace(np.empty_like(x) if out is None else out, "out", x)
     x, y, partners = apart_or_same(x, target.work), apart(y, target.work), apart(partners, target.work)
-    _cpu.transport_update(x, y, partners, *scalars, *words, target.work, workers)
+    _cpu.transport_update(x, y, None, partners, *scalars, *words, target.work, workers)
     target.finish()
     return like(atoms, target.work) if out is None else out
 
