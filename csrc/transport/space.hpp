@@ -58,11 +58,14 @@ class Space {
   Space(const Shape& shape, int64_t most)
       : padded_(shape.padded),
         keeps_(shape.count * shape.padded * int64_t(sizeof(C)) <= most),
-        values_(5 * shape.padded + assign_block * shape.size),
+        list_(keeps_ || shape.size < worth_lists ? 0 : columns_of_list(shape.count, most)),
+        values_((list_ ? 4 + assign_block : 5) * shape.padded + assign_block * shape.size),
         parents_(shape.padded),
         integers_(4 * shape.padded),
         costs_(keeps_ ? shape.count * shape.padded : 0),
-        known_(shape.count) {
+        known_(shape.count),
+        listed_(list_ ? (list_ + 3) * shape.count + 2 : 0),
+        columns_(list_ ? (list_ + 1) * shape.count : 0) {
     std::fill_n(duals(), padded_, -std::numeric_limits<C>::infinity());
   }
   C* duals() { return values_.data(); }
@@ -70,21 +73,35 @@ class Space {
   // Scratch for the next problem.
   AssignSpace<C> fresh(int64_t count) {
     std::fill_n(known_.data(), count, false);
+    if (list_) std::fill_n(columns_.data(), count, -1);
+    C* listed = listed_.data();
+    const AssignLists<C> lists{list_, columns_.data() + count, columns_.data(), listed + 3 * count + 2, listed,
+                               listed + count, listed + 2 * count + 1};
     C* v = values_.data();
     int32_t* i = integers_.data();
     const int64_t p = padded_;
-    return {v + p, v + 2 * p, v + 3 * p, v + 4 * p, v + 5 * p, parents_.data(), i + p, i + 2 * p, i + 3 * p,
-            keeps_ ? costs_.data() : nullptr, known_.data()};
+    C* scaled = v + (list_ ? 4 + assign_block : 5) * p;
+    return {v + p, v + 2 * p, v + 3 * p, v + 4 * p, scaled, parents_.data(), i + p, i + 2 * p, i + 3 * p,
+            keeps_ ? costs_.data() : nullptr, known_.data(), lists};
   }
 
  private:
+  // Coordinates from which on a row's costs are worth a list; how long it is where memory is not short.
+  static constexpr int64_t worth_lists = 16, longest = 128, shortest = 16;
+  static int64_t columns_of_list(int64_t count, int64_t most) {
+    return std::clamp(most / (count * int64_t(sizeof(C) + sizeof(int32_t))), shortest, longest);
+  }
+
   int64_t padded_;
   bool keeps_;
+  int64_t list_;  // columns of each row's list
   Buffer<C> values_;
   Buffer<typename AssignSpace<C>::Index> parents_;
   Buffer<int32_t> integers_;
   Buffer<C> costs_;
   Buffer<bool> known_;
+  Buffer<C> listed_;
+  Buffer<int32_t> columns_;
 };
 
 }  // namespace cbk

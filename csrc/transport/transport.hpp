@@ -17,16 +17,27 @@
 
 namespace cbk {
 
+// The columns of least reduced costs of each row (lists.hpp), and of one search: by scanned row, what the columns
+// that its list lacks are at least away, and the distance that it adds to reduced costs.
+template <class C>
+struct AssignLists {
+  int64_t most;  // columns of a row; 0: there are no lists
+  int32_t *column, *length;  // [count, most], [count]: -1 where there is no list yet
+  C *cost, *bound;           // [count, most], [count]
+  C *limit, *shift;          // [count + 1]
+};
+
 // Scratch of one thread: rows and columns, the columns padded.  C is the type of the arithmetic.
 template <class C>
 struct AssignSpace {
   using Index = std::conditional_t<sizeof(C) == 4, int32_t, int64_t>;
   C *open, *distance, *reached;         // [padded]
-  C *row, *scaled;                      // [padded], [assign_block, size]
+  C *row, *scaled;                      // [padded] ([assign_block, padded] with lists), [assign_block, size]
   Index* parent;                        // [padded]
   int32_t *row_of, *waiting, *scanned;  // [padded]
   C* costs;                             // [count, padded] for rows of costs that are kept, or nullptr
   bool* known;                          // [count]: the rows that stand in costs
+  AssignLists<C> list;
 };
 constexpr int64_t assign_block = 4;  // rows whose least costs are found together
 
@@ -44,9 +55,9 @@ struct AssignTask {
 
 template <class T>
 struct TransportKernels {
-  // match and duals become optimal; whether all guesses were kept
-  bool (*exact)(const AssignTask<T, double>& task);
-  bool (*single)(const AssignTask<T, float>& task);
+  // match and duals become optimal
+  void (*exact)(const AssignTask<T, double>& task);
+  void (*single)(const AssignTask<T, float>& task);
   // sum_i (c_{i,match} - v_match) - min_j (c_ij - v_j): the duality gap of match and duals
   double (*gap)(const AssignTask<T, double>& task);
   // coordinates [begin, begin + count) of a particle; begin is a multiple of 64; pointers start there
