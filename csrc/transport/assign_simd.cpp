@@ -53,13 +53,12 @@ class Assignment : Lists<T, C> {
     const double unit = 1 / double(task_.count);
     for (int64_t j = 0; j < task_.count; ++j) duals_[j] = 0;
     for (int64_t k = 0; k < task_.size; ++k) {
-      const C* y = task_.support + k * task_.padded;
       double x_mean = 0, y_mean = 0;
       for (int64_t i = 0; i < task_.count; ++i) x_mean += double(task_.atoms[i * task_.size + k]);
-      for (int64_t j = 0; j < task_.count; ++j) y_mean += double(y[j]);
+      for (int64_t j = 0; j < task_.count; ++j) y_mean += double(this->point(j)[k * task_.tile]);
       x_mean *= task_.scale * unit, y_mean *= unit;
       for (int64_t j = 0; j < task_.count; ++j)
-        duals_[j] += C(2 * (y_mean - x_mean) * (double(y[j]) - y_mean));
+        duals_[j] += C(2 * (y_mean - x_mean) * (double(this->point(j)[k * task_.tile]) - y_mean));
     }
   }
 
@@ -144,11 +143,14 @@ class Assignment : Lists<T, C> {
   }
 
   // Scans row i, whose column j left the race at `level`; the first row has none.
-  Nearest scan(int64_t number, int64_t i, int64_t j, C level) {
-    if (!this->used()) {
-      const C* c = this->row(i);
-      return relax<false>(number, c, j < 0 ? 0 : level - (c[j] - duals_[j]));
-    }
+  CBK_INLINE Nearest scan(int64_t number, int64_t i, int64_t j, C level) {
+    if (this->used()) return scan_list(number, i, j, level);
+    const C* c = this->row(i);
+    return relax<false>(number, c, j < 0 ? 0 : level - (c[j] - duals_[j]));
+  }
+
+  // The same by the row's list, and by all columns of those rows whose lists may lack the nearest.
+  Nearest scan_list(int64_t number, int64_t i, int64_t j, C level) {
     const AssignLists<C>& list = space_.list;
     this->need(i);
     const C shift = j < 0 ? 0 : level - (this->at(i, j) - duals_[j]);

@@ -19,18 +19,21 @@ double squared_distance(const T* x, const T* y, int64_t size) {
 
 // A measure's shape, and the power of two that brings all coordinates into [-1, 1].
 struct Shape {
-  int64_t count, size, padded;
+  int64_t count, size, padded, tile;
   double scale;
 
-  Shape(int64_t count, int64_t size, double largest, int64_t lanes)
-      : count(count), size(size), padded(round_up(count, lanes)) {
+  Shape(int64_t count, int64_t size, double largest, int64_t lanes, bool tiled = false)
+      : count(count),
+        size(size),
+        padded(round_up(count, tiled ? tile_vectors * lanes : lanes)),
+        tile(tiled ? tile_vectors * lanes : padded) {
     int exponent = 0;
     std::frexp(largest, &exponent);
     scale = std::ldexp(1.0, std::min(-exponent, 1000));
   }
 };
 
-// Support points as scaled rows of coordinates [size, padded].
+// Support points as scaled rows of coordinates [padded / tile, size, tile].
 template <class C>
 class Points {
  public:
@@ -41,7 +44,8 @@ class Points {
   const C* fill(const T* points) {
     for (int64_t j = 0; j < shape_.count; ++j)
       for (int64_t k = 0; k < shape_.size; ++k)
-        data_.data()[k * shape_.padded + j] = C(double(points[j * shape_.size + k]) * shape_.scale);
+        data_.data()[(j / shape_.tile * shape_.size + k) * shape_.tile + j % shape_.tile] =
+            C(double(points[j * shape_.size + k]) * shape_.scale);
     return data_.data();
   }
   const C* data() { return data_.data(); }
@@ -58,7 +62,7 @@ class Space {
   Space(const Shape& shape, int64_t most)
       : padded_(shape.padded),
         keeps_(shape.count * shape.padded * int64_t(sizeof(C)) <= most),
-        list_(keeps_ || shape.size < worth_lists ? 0 : columns_of_list(shape.count, most)),
+        list_(keeps_ || shape.size < many_coordinates ? 0 : columns_of_list(shape.count, most)),
         values_((list_ ? 4 + assign_block : 5) * shape.padded + assign_block * shape.size),
         parents_(shape.padded),
         integers_(4 * shape.padded),
@@ -86,8 +90,7 @@ class Space {
   }
 
  private:
-  // Coordinates from which on a row's costs are worth a list; how long it is where memory is not short.
-  static constexpr int64_t worth_lists = 16, longest = 128, shortest = 16;
+  static constexpr int64_t longest = 128, shortest = 16;
   static int64_t columns_of_list(int64_t count, int64_t most) {
     return std::clamp(most / (count * int64_t(sizeof(C) + sizeof(int32_t))), shortest, longest);
   }

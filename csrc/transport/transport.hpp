@@ -40,12 +40,15 @@ struct AssignSpace {
   AssignLists<C> list;
 };
 constexpr int64_t assign_block = 4;  // rows whose least costs are found together
+// From so many coordinates on, points of support stand in tiles of a few vectors, to be read in the order of memory, and
+// rows of costs are worth a list.
+constexpr int64_t many_coordinates = 16, tile_vectors = 4;
 
 template <class T, class C>
 struct AssignTask {
   const T* atoms;    // [count, size], or nullptr: all costs are known
-  const C* support;  // [size, padded], scaled
-  int64_t count, size, padded;
+  const C* support;  // [padded / tile, size, tile], scaled
+  int64_t count, size, padded, tile;
   double scale;
   C* duals;        // [padded]: the columns' start, then the optimum; -infinity from count on
   bool cold;       // the duals are all 0
