@@ -1,5 +1,6 @@
 // The private compiled module cbokernels._cuda; or, with CBK_EMULATED_MODULE, the same kernels on the host's emulation, for
 // tests.
+#include "../risk/risk_cuda.hpp"
 #include "bind.hpp"
 
 #if defined(CBK_EMULATED_MODULE)
@@ -33,5 +34,7 @@ PYBIND11_MODULE(CBK_MODULE, m) {
     using cbk::emulation::Order;
     cbk::emulation::machine().set_order(order == 0 ? Order::forward : order == 1 ? Order::reverse : Order::random, order);
   });
+  m.def("set_gradient_bytes", [](int64_t bytes) { gradient_bytes = bytes; });
+  m.def("set_capability", [](int major) { cbk::emulation::machine().options.capability = major; });
 #endif
 }

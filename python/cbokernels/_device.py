@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import AS_THETA
-from ._checks import FLOATS, choice, counter, real, threads, unit
+from ._checks import FLOATS, PRECISIONS, choice, counter, real, threads, unit
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
 from ._device_arrays import Call, DeviceArray, check_distinct
@@ -49,8 +49,9 @@ def forward(
     n, s = particles.shape[0], inputs.shape[0]
     result, out = call.empty(particles.dtype, (n, s, net.outputs))
     call.module.forward(
-        call.on, _is_double(particles), _network(net), particles.pointer, n, inputs.pointer, s, out.pointer
-    )
+        call.on, _is_double(particles), _network(net), particles.pointer, n, inputs.pointer, s, out.pointer,
+        precision,
+    )  # fmt: skip
     return result
 
 
@@ -68,7 +69,7 @@ def risk(
     call, particles, inputs = _ensemble(net, theta, x, precision, num_threads)
     targets, labels = _targets(call, net, y, "y", (), inputs, loss)
     result, out = call.empty(_DOUBLE, particles.shape[:1])
-    _risks(call, net, particles, inputs, targets, labels, 1, out)
+    _risks(call, net, particles, inputs, targets, labels, 1, out, precision)
     return result
 
 
@@ -90,11 +91,11 @@ def task_risks(
     tasks = targets.shape[0]
     result, out = call.empty(_DOUBLE, (particles.shape[0], tasks))
     if not own:
-        _risks(call, net, particles, inputs, targets, labels, tasks, out)
+        _risks(call, net, particles, inputs, targets, labels, tasks, out, precision)
         return result
     for t in range(tasks):
         one = _risks_of(call, net, particles, inputs.entry(t), targets.entry(t), labels)
-        call.module.risk(*one, 1, out.pointer + t * _DOUBLE.itemsize, tasks)
+        call.module.risk(*one, 1, out.pointer + t * _DOUBLE.itemsize, tasks, precision)
     return result
 
 
@@ -113,7 +114,7 @@ def risk_gradient(
     targets, labels = _targets(call, net, y, "y", (), inputs, loss)
     risks, out = call.empty(_DOUBLE, particles.shape[:1])
     gradients, slope = call.empty(particles.dtype, particles.shape)
-    _gradient(call, net, particles, inputs, targets, labels, out, slope)
+    _gradient(call, net, particles, inputs, targets, labels, out, slope, precision)
     return risks, gradients
 
 
@@ -296,11 +297,11 @@ def langevin_step(
     result, out = call.empty(_DOUBLE, shape[:1])
     kernels, double = call.module, _is_double(q)
     if gradient is None:
-        _gradient(call, net, q, inputs, targets, labels, out, g)
+        _gradient(call, net, q, inputs, targets, labels, out, g, precision)
     kernels.langevin_drift(
         call.on, double, q.pointer, r.pointer, g.pointer, *shape, net.width, *scalars, *words
     )
-    _gradient(call, net, q, inputs, targets, labels, out, g)
+    _gradient(call, net, q, inputs, targets, labels, out, g, precision)
     kernels.langevin_kick(call.on, double, r.pointer, g.pointer, *shape, net.width, scalars[-1])
     return result
 
@@ -322,10 +323,8 @@ def _particles(theta: Any) -> tuple[Call, DeviceArray]:
 def _networks(net: TwoLayer, theta: Any, precision: str, num_threads: int | None) -> tuple[Call, DeviceArray]:
     call = Call(theta, "theta")
     particles = call.array(theta, "theta", FLOATS, ("N", check_network(net).size))
-    if choice(precision, "precision", ("float32", "tf32", "bf16")) != "float32":
-        raise ValueError(
-            f"precision must be 'float32' (the CUDA kernels have no other yet), got {precision!r}"
-        )
+    if choice(precision, "precision", PRECISIONS) != "float32" and _is_double(particles):
+        raise ValueError(f"precision must be 'float32' for float64 arrays, got {precision!r}")
     threads(num_threads)
     return call, particles
 
@@ -352,9 +351,9 @@ def _targets(
 
 def _risks(
     call: Call, net: TwoLayer, theta: DeviceArray, x: DeviceArray, y: DeviceArray, labels: bool, tasks: int,
-    out: DeviceArray,
+    out: DeviceArray, precision: str,
 ) -> None:  # fmt: skip
-    call.module.risk(*_risks_of(call, net, theta, x, y, labels), tasks, out.pointer, 1)
+    call.module.risk(*_risks_of(call, net, theta, x, y, labels), tasks, out.pointer, 1, precision)
 
 
 def _risks_of(
@@ -369,11 +368,11 @@ def _risks_of(
 
 def _gradient(
     call: Call, net: TwoLayer, theta: DeviceArray, x: DeviceArray, y: DeviceArray, labels: bool,
-    out: DeviceArray, gradient: DeviceArray,
+    out: DeviceArray, gradient: DeviceArray, precision: str,
 ) -> None:  # fmt: skip
     call.module.risk_gradient(
         call.on, _is_double(theta), _network(net), theta.pointer, theta.shape[0], x.pointer, x.shape[0],
-        y.pointer, labels, out.pointer, gradient.pointer,
+        y.pointer, labels, out.pointer, gradient.pointer, precision,
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ struct cudaPointerAttributes {
   int device;
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75 };
 
 namespace cbk::emulation {
 
@@ -38,7 +39,8 @@ struct Stream {
   std::deque<std::function<void()>> work;
 };
 
-constexpr size_t shared_default = 48 << 10, shared_most = 64 << 10;  // sm_75 has no more
+constexpr size_t shared_default = 48 << 10;
+inline size_t shared_most() { return size_t(machine().options.capability < 8 ? 64 : 99) << 10; }  // sm_75's, sm_86's
 
 void enqueue(Stream* stream, std::function<void()> work);
 cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t dynamic_bytes, Stream* stream, bool cooperative,
@@ -66,6 +68,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p);
 cudaError_t cudaSetDevice(int device);
 
