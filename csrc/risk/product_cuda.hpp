@@ -114,10 +114,10 @@ __device__ __forceinline__ void multiply_tiles(Rows&& rows, Columns&& columns, i
     const int line = (rank + j * K::threads) / fours;
     from[j] = line < K::rows ? rows(line) : columns(line - K::rows);
   }
-  const auto load = [&](int64_t stage, auto numbers) {
+  const auto load = [&](int stage, auto numbers) {
     constexpr int n = decltype(numbers)::value;
     float* to = staged + stage % K::stages * K::stage + rank * 4;
-    const int64_t at = stage * K::depth + k;
+    const int at = stage * K::depth + k;
     CBK_UNROLL(8)
     for (int j = 0; j < loads; ++j) {
       CBK_UNROLL(4)
@@ -127,8 +127,8 @@ __device__ __forceinline__ void multiply_tiles(Rows&& rows, Columns&& columns, i
       }
     }
   };
-  const int64_t stages = blocks_for(depth, K::depth);
-  const auto start = [&](int64_t stage) {
+  const int stages = int(blocks_for(depth, K::depth));
+  const auto start = [&](int stage) {
     if (stage < stages) {
       if (width == 4) load(stage, std::integral_constant<int, 4>{});
       else if (width == 2) load(stage, std::integral_constant<int, 2>{});
@@ -143,7 +143,7 @@ __device__ __forceinline__ void multiply_tiles(Rows&& rows, Columns&& columns, i
       for (int e = 0; e < 4; ++e) z[i][j][e] = 0;
   }
   for (int stage = 0; stage < K::stages - 1; ++stage) start(stage);
-  for (int64_t stage = 0; stage < stages; ++stage) {
+  for (int stage = 0; stage < stages; ++stage) {
     wait_copies<K::stages - 2>();
     __syncthreads();
     start(stage + K::stages - 1);  // over what was read before the barrier

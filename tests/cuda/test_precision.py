@@ -1,8 +1,8 @@
 """Products on tensor cores: fragments in the layout of PTX, sums that are cut, against NumPy in float64.
 
-An output is scale * sum_m c_m sigma(w_m x + b_m). Rounding all factors of both layers to p bits changes a product
-of them by four times 2^-p at most, so that outputs of a network without activation differ by that part of the same
-sums over absolute values.
+An output is scale * sum_m c_m sigma(w_m x + b_m). Rounding all factors of both layers to p bits changes a
+product of them by four times 2^-p at most, so that outputs of a network without activation differ by so much
+of the same sums over absolute values.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fake_cuda import Array
 import cbokernels as cbk
 from cbokernels import reference
 
-# float32: sums are rounded to 24 bits, a few times; tf32: factors to 11 bits; bf16: to 8, then to 11 as in tf32
+# float32: sums are rounded to 24 bits, a few times; tf32: factors to 11 bits; bf16: to 8, then to 11
 UNIT = {"float32": 2**-20, "tf32": 4 * 2**-11, "bf16": 2 * 2**-8 + 2 * 2**-11}
 
 
