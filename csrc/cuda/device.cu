@@ -28,6 +28,11 @@ int device_of(uintptr_t address) {
   return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged ? attributes.device : -1;
 }
 
+void to_host(void* to, uintptr_t from, size_t bytes, CudaStream stream) {
+  check(cudaMemcpyAsync(to, reinterpret_cast<const void*>(from), bytes, cudaMemcpyDefault, native(stream)), "copy");
+  check(cudaStreamSynchronize(native(stream)), "copy");
+}
+
 void wait_for(CudaStream stream, CudaStream producer) {
   cudaEvent_t event;
   check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");

@@ -3,6 +3,8 @@
 #include "../risk/risk_cuda.hpp"
 #include "bind.hpp"
 
+#include <pybind11/numpy.h>
+
 #if defined(CBK_EMULATED_MODULE)
 #include "emulation/runtime.hpp"
 #define CBK_MODULE _cuda_emulated
@@ -21,6 +23,17 @@ PYBIND11_MODULE(CBK_MODULE, m) {
         wait_for({stream}, {producer});
       },
       py::arg("device"), py::arg("stream"), py::arg("producer"));
+  m.def(
+      "to_host",
+      [](std::pair<int, Address> on, Address from, py::array_t<double, py::array::c_style> to) {
+        const Where where(on);
+        void* const data = to.mutable_data();
+        const size_t bytes = size_t(to.nbytes());
+        const py::gil_scoped_release release;
+        const OnDevice here(where.device);
+        to_host(data, from, bytes, where.stream);
+      },
+      py::arg("on"), py::arg("source"), py::arg("to").noconvert());
   register_random(m);
   register_update(m);
   register_langevin(m);

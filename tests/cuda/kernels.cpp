@@ -130,11 +130,19 @@ std::string transport(CudaStream stream, int64_t n, int64_t count) {
   DeviceArray<int32_t> partners(permutations);
   DeviceArray<int64_t> match(n * 2 * count);
   DeviceArray<double> cost(n * 2);
-  assign(Measures<T>{atoms.data(), others.data(), n, 2, count, size}, match.data(), cost.data(), stream);
+  DeviceArray<double> duals(n * 2 * count), gap(n * 2), weights(std::vector<double>(size_t(n), 0.5)), history(2), objective(1);
+  Assigned to;
+  to.match = match.data(), to.duals = duals.data(), to.cost = cost.data(), to.gap = gap.data();
+  assign(Measures<T>{atoms.data(), others.data(), n, 2, count, size}, to, stream);
+  DeviceArray<T> support(count * size);
+  barycenter(BarycenterArrays<T>{atoms.data(), n, count, size, weights.data(), false, support.data(), 2, match.data(),
+                                 history.data(), objective.data()},
+             stream);
   transport_update(atoms.data(), others.data(), partners.data(), out.data(), n, count, size, 1.0, 1.1, 0.1, {3, 0, 1, 0}, stream);
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
   std::string bytes;
-  match.append(bytes), cost.append(bytes), out.append(bytes);
+  match.append(bytes), cost.append(bytes), out.append(bytes), support.append(bytes);
+  for (const DeviceArray<double>* a : {&duals, &gap, &history, &objective}) a->append(bytes);
   return bytes;
 }
 
