@@ -28,11 +28,6 @@ int device_of(uintptr_t address) {
   return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged ? attributes.device : -1;
 }
 
-void to_host(void* to, uintptr_t from, size_t bytes, CudaStream stream) {
-  check(cudaMemcpyAsync(to, reinterpret_cast<const void*>(from), bytes, cudaMemcpyDefault, native(stream)), "copy");
-  check(cudaStreamSynchronize(native(stream)), "copy");
-}
-
 void wait_for(CudaStream stream, CudaStream producer) {
   cudaEvent_t event;
   check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
@@ -40,6 +35,11 @@ void wait_for(CudaStream stream, CudaStream producer) {
   const cudaError_t waited = recorded ? recorded : cudaStreamWaitEvent(native(stream), event, 0);
   cudaEventDestroy(event);
   check(waited, "wait for another stream");
+}
+
+void read_memory(const void* from, int64_t bytes, void* host, CudaStream stream) {
+  check(cudaMemcpyAsync(host, from, size_t(bytes), cudaMemcpyDefault, native(stream)), "copy to the host");
+  check(cudaStreamSynchronize(native(stream)), "copy to the host");
 }
 
 OnDevice::OnDevice(int device) : device_(device) {

@@ -1,8 +1,6 @@
 // What the bindings need of the CUDA runtime, without its headers.
 #pragma once
 
-#include <cstddef>
-
 #include "stream.hpp"
 
 namespace cbk::device {
@@ -10,8 +8,8 @@ namespace cbk::device {
 bool has_tensor_cores();  // the current device: of tf32 and bf16, sm_80 and later
 int device_count();  // 0 without a driver
 int device_of(uintptr_t address);  // of CUDA memory; -1 for any other
-void to_host(void* to, uintptr_t from, size_t bytes, CudaStream stream);  // waits for the stream
 void wait_for(CudaStream stream, CudaStream producer);  // what `stream` does next follows what `producer` has been given
+void read_memory(const void* from, int64_t bytes, void* host, CudaStream stream);  // after the stream's work; waits
 
 // The calling thread's device, for as long as this lives.
 class OnDevice {

@@ -24,16 +24,16 @@ PYBIND11_MODULE(CBK_MODULE, m) {
       },
       py::arg("device"), py::arg("stream"), py::arg("producer"));
   m.def(
-      "to_host",
-      [](std::pair<int, Address> on, Address from, py::array_t<double, py::array::c_style> to) {
+      "read_memory",
+      [](std::pair<int, Address> on, Address address, py::array out) {
         const Where where(on);
-        void* const data = to.mutable_data();
-        const size_t bytes = size_t(to.nbytes());
+        void* const to = out.mutable_data();
+        const int64_t bytes = out.nbytes();
         const py::gil_scoped_release release;
         const OnDevice here(where.device);
-        to_host(data, from, bytes, where.stream);
+        read_memory(at<const void>(address), bytes, to, where.stream);
       },
-      py::arg("on"), py::arg("source"), py::arg("to").noconvert());
+      py::arg("on"), py::arg("address"), py::arg("out"));
   register_random(m);
   register_update(m);
   register_langevin(m);

@@ -306,6 +306,96 @@ def test_distances_of_measures(cuda, dtype):
     np.testing.assert_allclose(result, reference.wasserstein2(a, b), rtol=1e-13)
 
 
+def test_assignments_follow_guesses_and_prices(cuda, dtype):
+    """Among equally good assignments the guess decides; a start from the last optimum stays there."""
+    line = np.zeros((2, 4, 2), dtype)
+    line[:, :2, 0] = line[:, 2:, 0] = [0, 1]
+    support = line[0].copy()
+    for guess in ([0, 1, 2, 3], [2, 3, 0, 1], [0, 3, 2, 1]):
+        match = np.array([guess] * 2)
+        result = cbk.assign(Array(line), Array(support), match=Array(match))
+        np.testing.assert_array_equal(result.match.array, match)
+        np.testing.assert_array_equal(match, [guess] * 2)  # the caller's own stays
+
+    atoms, support = numbers((3, 30, 3), dtype), numbers((30, 3), dtype, 1)
+    prices = Array(np.zeros((3, 30)))
+    first = cbk.assign(Array(atoms), Array(support), duals=prices, certificate=True)
+    assert np.abs(first.gap.array).max() <= 1e-14 * first.cost.array.max()
+    assert np.abs(prices.array).max() > 0
+    costs = ((atoms[:, :, None].astype(float) - support.astype(float)) ** 2).sum(-1)
+    dual = (costs - prices.array[:, None]).min(2).mean(1) + prices.array.mean(1)
+    np.testing.assert_allclose(
+        dual, first.cost.array, rtol=1e-13
+    )  # no assignment costs less than any prices' bound
+    again = cbk.assign(Array(atoms), Array(support), match=first.match, duals=prices, certificate=True)
+    np.testing.assert_array_equal(again.match.array, first.match.array)
+    moved = Array((atoms + 0.05 * numbers(atoms.shape, dtype, 2)).astype(dtype))
+    warm = cbk.assign(moved, Array(support), match=first.match, duals=prices, certificate=True)
+    cold = cbk.assign(moved, Array(support))
+    np.testing.assert_allclose(warm.cost.array, cold.cost.array, rtol=1e-13)
+    assert np.abs(warm.gap.array).max() <= 1e-14
+
+
+@pytest.mark.parametrize("guess", [[0, 0, 0, 1], [-3, 7, 1, 0], [2**40, 0, 1, 2]], ids=str)
+def test_guesses_that_are_no_permutations(cuda, guess):
+    atoms, support = numbers((1, 4, 2), "float64"), numbers((4, 2), "float64", 1)
+    result = cbk.assign(Array(atoms), Array(support), match=Array(np.array([guess])))
+    expected = cbk.assign(atoms, support)
+    np.testing.assert_array_equal(result.match.array, expected.match)
+
+
+def test_prices_that_are_not_finite(cuda):
+    atoms, support = numbers((2, 4, 2), "float64"), numbers((4, 2), "float64", 1)
+    prices = np.zeros((2, 4))
+    prices[1] = np.nan
+    result = cbk.assign(Array(atoms), Array(support), duals=Array(prices), certificate=True)
+    np.testing.assert_array_equal(np.isnan(result.cost.array), [False, True])
+    np.testing.assert_array_equal(np.isnan(result.gap.array), [False, True])
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_barycenters(cuda, dtype, given):
+    atoms, weights = numbers((7, 12, 3), dtype), np.array([0.2, 0, 1.5, 1.5, 0.1, 0, 0.3])
+    support = numbers((12, 3), dtype, 1) if given else None
+    expected = reference.barycenter(atoms, weights, support=support, iterations=3)
+    on = None if support is None else Array(support.copy())
+    result = cbk.barycenter(Array(atoms), Array(weights), support=on, iterations=3)
+    np.testing.assert_allclose(result.support.array, expected.support, rtol=0, atol=EXACT[dtype])
+    np.testing.assert_array_equal(result.match.array, expected.match)
+    assert result.history.array.shape == (3,)
+    np.testing.assert_allclose(
+        result.history.array[: len(expected.history)], expected.history, rtol=EXACT[dtype]
+    )
+    assert result.objective.array.shape == ()
+    assert result.objective.array == result.history.array[-1]
+    assert (np.diff(result.history.array) <= 1e-14).all()
+    if given:
+        np.testing.assert_array_equal(on.array, support)
+
+
+@pytest.mark.parametrize("weights", [[0, 0, 0], [1, -1, 1], [1, np.nan, 1], [1, np.inf, 1]], ids=str)
+def test_weights_that_are_no_weights(cuda, weights):
+    atoms = numbers((3, 4, 2), "float64")
+    result = cbk.barycenter(Array(atoms), Array(np.array(weights, float)))
+    assert np.isnan(result.support.array).all()
+    assert np.isnan(result.objective.array)
+
+
+def test_particles_of_weight_zero_do_not_move_barycenters(cuda, dtype):
+    atoms = numbers((3, 5, 2), dtype)
+    expected = cbk.barycenter(Array(atoms[:2].copy()), Array(np.array([1.0, 2.0])), iterations=2)
+    atoms[2] = np.nan
+    result = cbk.barycenter(Array(atoms), Array(np.array([1.0, 2.0, 0.0])), iterations=2)
+    np.testing.assert_array_equal(result.support.array, expected.support.array)
+
+
+def test_distances_of_ensembles(cuda, dtype):
+    a, b = numbers((4, 6, 2), dtype), numbers((4, 6, 2), dtype, 1)
+    result = cbk.wasserstein_over_wasserstein(Array(a), Array(b))
+    assert type(result) is float
+    assert result == pytest.approx(reference.wasserstein_over_wasserstein(a, b), rel=1e-13)
+
+
 def test_assignments_that_memory_holds_elsewhere(cuda):
     atoms = numbers((1, 1200, 1), "float64")
     match = cbk.assign(Array(atoms), Array(np.sort(atoms[0], 0))).match.array
