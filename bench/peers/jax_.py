@@ -1,0 +1,148 @@
+"""JAX: one jit of the whole ensemble; gradients by vmap(value_and_grad) and of the summed risks; for wide
+networks lax.map over the particles too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax import numpy as jnp
+from workloads import ALPHA, DT, FLOOR, LAMBDA, SIGMA, SMALL, Contestant, Item, Workload, workload
+
+Function = Callable[..., Any]
+
+
+def mean_loss(work: Workload, out: Any, y: Any) -> Any:
+    """out [..., S, C] -> [...]."""
+    if work.outputs == 1:
+        return jnp.square(out[..., 0] - y).mean(-1)
+    chosen = jnp.take_along_axis(out, jnp.broadcast_to(y, out.shape[:-1])[..., None], -1)[..., 0]
+    return (jax.nn.logsumexp(out, axis=-1) - chosen).mean(-1)
+
+
+def ensemble_risks(work: Workload) -> Function:
+    """(theta [N, D], x, y) -> [N]."""
+    act = jax.nn.relu if work.activation == "relu" else jnp.tanh
+    m = work.width
+
+    def risks(theta: Any, x: Any, y: Any) -> Any:
+        n = len(theta)
+        w, b, c = work.unpack(theta)
+        if work.inputs == work.outputs == 1:
+            hidden = act(x * w.reshape(n, 1, m) + b[:, None, :])
+            out = (hidden * c).sum(-1, keepdims=True)
+        else:
+            hidden = act(x @ w.reshape(n * m, -1).T + b.reshape(-1)).reshape(len(x), n, m)
+            out = jnp.einsum("snm,ncm->nsc", hidden, c)
+        return mean_loss(work, out / m, y)
+
+    return risks
+
+
+def single_risk(work: Workload) -> Function:
+    """(theta [D], x, y) -> risk of one network."""
+    act = jax.nn.relu if work.activation == "relu" else jnp.tanh
+
+    def risk(theta: Any, x: Any, y: Any) -> Any:
+        w, b, c = work.unpack(theta)
+        return mean_loss(work, act(x @ w.T + b) @ c.T / work.width, y)
+
+    return risk
+
+
+def forms(work: Workload, kind: str) -> dict[str, Function]:
+    batched, single = ensemble_risks(work), single_risk(work)
+    wide = work.width >= 1000
+
+    def mapped(function: Function) -> Function:
+        return jax.jit(lambda theta, x, y: lax.map(lambda t: function(t, x, y), theta))
+
+    if kind == "risk":
+        return {"JAX": jax.jit(batched), **({"JAX map": mapped(single)} if wide else {})}
+    each = jax.value_and_grad(single)
+
+    def summed(theta: Any, x: Any, y: Any) -> Any:
+        def total(t: Any) -> Any:
+            risk = batched(t, x, y)
+            return risk.sum(), risk
+
+        (_, risk), gradient = jax.value_and_grad(total, has_aux=True)(theta)
+        return risk, gradient
+
+    found = {
+        "JAX vmap(grad)": jax.jit(jax.vmap(each, (0, None, None))),
+        "JAX grad of the sum": jax.jit(summed),
+    }
+    return {**found, **({"JAX map of grad": mapped(each)} if wide else {})}
+
+
+def training_epoch(work: Workload) -> Function:
+    """(theta, x, y, key) -> theta after an epoch, all in one jit."""
+    risks, batches = ensemble_risks(work), len(work.x) // work.samples
+
+    def step(carry: Any, rows: Any) -> Any:
+        theta, x, y, key = carry
+        key, own = jax.random.split(key)
+        weights = jax.nn.softmax(-ALPHA * risks(theta, x[rows], y[rows]))
+        away = theta - weights @ theta
+        noise = jax.random.normal(own, theta.shape) * jnp.sqrt(SIGMA**2 * DT * away * away + FLOOR**2 * DT)
+        return (theta - LAMBDA * DT * away + noise, x, y, key), None
+
+    def epoch(theta: Any, x: Any, y: Any, key: Any) -> Any:
+        key, own = jax.random.split(key)
+        order = jax.random.permutation(own, len(x)).reshape(batches, -1)
+        return lax.scan(step, (theta, x, y, key), order)[0][0]
+
+    return jax.jit(epoch)
+
+
+def update(work: Workload) -> Contestant:
+    def move(theta: Any, point: Any, key: Any, strength: Any) -> Any:
+        key, own = jax.random.split(key)
+        return theta + (theta - point) * (jax.random.normal(own, theta.shape) * strength - SMALL[0]), key
+
+    compiled = jax.jit(move, donate_argnums=0)
+    point = jnp.asarray(work.thetas[0].mean(axis=0))
+    state = [jnp.array(work.thetas[0]), jax.random.key(1)]
+
+    def call(_: int) -> Any:
+        state[:] = compiled(state[0], point, state[1], SMALL[1])
+        return state[0].block_until_ready()
+
+    def check() -> Any:
+        return compiled(jnp.array(work.thetas[0]), point, jax.random.key(1), 0.0)[0]
+
+    return Contestant(call, check, in_place=True)
+
+
+def contestants(item: Item, threads: int) -> dict[str, Contestant]:
+    if item.kind == "assign":
+        return {}
+    work = workload(item.workload, whole_epoch=item.kind == "step")
+    if item.kind == "update":
+        return {"JAX": update(work)}
+    thetas = [jnp.asarray(theta) for theta in work.thetas]
+    if item.kind == "step":
+        x, y, epoch = jnp.asarray(work.x), jnp.asarray(work.y), training_epoch(work)
+
+        def run(turn: int) -> Any:
+            return epoch(thetas[turn % len(thetas)], x, y, jax.random.key(turn)).block_until_ready()
+
+        return {"JAX": Contestant(run, units=len(work.x) // work.samples)}
+    if item.kind == "consensus":
+        values, (alpha,) = np.random.default_rng(2).random(work.particles).astype(np.float32), item.setting
+        point = jax.jit(lambda theta, risk: jax.nn.softmax(-alpha * risk) @ theta)
+
+        def consensus(turn: int) -> Any:
+            return point(thetas[turn % len(thetas)], np.roll(values, turn)).block_until_ready()
+
+        return {"JAX": Contestant(consensus)}
+    x, y = (jnp.asarray(a) for a in work.batch())
+    return {
+        name: Contestant(lambda i, f=function: jax.block_until_ready(f(thetas[i % len(thetas)], x, y)))  # type: ignore[misc]
+        for name, function in forms(work, item.kind).items()
+    }

@@ -1,0 +1,73 @@
+"""SciPy's linear_sum_assignment, alone and in processes that hold the data already, and lapx's batched
+solver. A peer's time includes its matrix of squared distances (SciPy's cdist, the fastest way to it).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from typing import Any
+
+import lap
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+from workers import die_with_parent
+from workloads import Array, Contestant, Item, measures
+
+_held: dict[tuple[int, str], tuple[Array, Array]] = {}
+
+
+def costs(atoms: Array, support: Array) -> Array:
+    """[N], one particle at a time."""
+    y, out = support.astype(float), np.empty(len(atoms))
+    for n, x in enumerate(atoms):
+        matrix = cdist(x, y, "sqeuclidean")
+        out[n] = matrix[linear_sum_assignment(matrix)].mean()
+    return out
+
+
+def batched(atoms: Array, support: Array, threads: int) -> Array:
+    """[N] by lapx's batch solver."""
+    n, m, k = atoms.shape
+    matrix = cdist(atoms.reshape(n * m, k), support, "sqeuclidean").reshape(n, m, m)
+    total: Any = lap.lapjvx_batch(matrix, return_cost=True, n_threads=threads)[0]
+    return np.asarray(total, float) / m
+
+
+def part(task: tuple[int, str, int, int, int]) -> Array:
+    """One process's share of the particles."""
+    count, kind, turn, index, parts = task
+    if (count, kind) not in _held:
+        _held[count, kind] = measures(count, kind)
+    atoms, support = _held[count, kind]
+    return costs(np.array_split(atoms[turn % 3], parts)[index], support)
+
+
+class Pool:
+    """Started once; kept as long as this process lives."""
+
+    pool: Any = None
+
+    @classmethod
+    def costs(cls, count: int, kind: str, turn: int, parts: int) -> Array:
+        if cls.pool is None:
+            cls.pool = multiprocessing.get_context("spawn").Pool(parts, die_with_parent)
+        tasks = [(count, kind, turn, index, parts) for index in range(parts)]
+        return np.concatenate(cls.pool.map(part, tasks, 1))
+
+
+def contestants(item: Item, threads: int) -> dict[str, Contestant]:
+    if item.kind != "assign":
+        return {}
+    count, kind = item.setting
+    atoms, support = measures(count, kind)
+    return {
+        "SciPy": Contestant(lambda i: costs(atoms[i % 3], support)),
+        f"SciPy on {threads} processes": Contestant(lambda i: Pool.costs(count, kind, i, threads)),
+        "lapx": Contestant(lambda i: batched(atoms[i % 3], support, threads)),
+    }
+
+
+def truth(item: Item) -> list[Array]:
+    atoms, support = measures(*item.setting)
+    return [costs(atoms[0], support)]
