@@ -52,7 +52,7 @@ def contestants(item: Item, threads: int) -> dict[str, Contestant]:
 
 
 def steps(work: Workload, net: cbk.TwoLayer, threads: int) -> Contestant:
-    """`train` from call to result, divided by its steps: shuffling and each epoch's risk on all data count."""
+    """`train` from call to result by its steps: shuffling and an epoch's risk on all data count."""
     method = cbk.CBO(alpha=ALPHA, drift=LAMBDA, diffusion=SIGMA, dt=DT, floor=FLOOR)
     epochs, batches = (20 if work.outputs == 1 else 1), len(work.x) // work.samples
 

@@ -87,16 +87,13 @@ class Tournament:
     def play(self, item: Item) -> tuple[list[Row], bool]:
         """An item's rows, and whether the threads had their cores before and after."""
         field_ = self._enter(item)
-        rates, quiet = self.checks[-1], False
+        quiet = False
         for _ in range(ATTEMPTS):
+            before = self._check(patience=20)
             samples = self._rounds(field_)
-            before, rates = rates, self.limits.measure()
-            self.checks.append(rates)
-            quiet = self.limits.reached(before) and self.limits.reached(rates)
+            quiet = before and self._check()
             if quiet:
                 break
-            time.sleep(1)
-            rates = self.limits.measure()
         rows = []
         for name, (worker, own, _, error) in field_.items():
             row = Row(name, [1e3 * s for s in samples[name]], error, worker.ask("memory", own) / 1e6)
@@ -111,6 +108,16 @@ class Tournament:
         for worker in {entry[0] for entry in field_.values()}:
             worker.ask("clear")
         return rows, quiet
+
+    def _check(self, patience: int = 0) -> bool:
+        """Whether the threads have their cores; with patience, after so many seconds at the latest."""
+        for _ in range(patience + 1):
+            self.checks.append(self.limits.measure())
+            if self.limits.reached(self.checks[-1]):
+                return True
+            print(f"load beside this: {self.checks[-1]}", file=sys.stderr, flush=True)
+            time.sleep(1 if patience else 0)
+        return False
 
     def _enter(self, item: Item) -> dict[str, tuple[Worker, str, float, float | None]]:
         """By name: worker, the name there, seconds of a call, error."""
