@@ -1,5 +1,5 @@
-"""JAX: one jit of the whole ensemble; gradients by vmap(value_and_grad) and of the summed risks; for wide
-networks lax.map over the particles too.
+"""JAX: one jit of the whole ensemble, batched or by lax.map over the particles; gradients by value_and_grad,
+mapped either way, and of the summed risks.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def ensemble_risks(work: Workload) -> Function:
         n = len(theta)
         w, b, c = work.unpack(theta)
         if work.inputs == work.outputs == 1:
-            hidden = act(x * w.reshape(n, 1, m) + b[:, None, :])
-            out = (hidden * c).sum(-1, keepdims=True)
+            hidden = act(w * x[:, 0] + b[..., None])
+            out = (hidden * c.reshape(n, m, 1)).sum(1)[..., None]
         else:
             hidden = act(x @ w.reshape(n * m, -1).T + b.reshape(-1)).reshape(len(x), n, m)
             out = jnp.einsum("snm,ncm->nsc", hidden, c)
@@ -44,25 +44,26 @@ def ensemble_risks(work: Workload) -> Function:
 
 
 def single_risk(work: Workload) -> Function:
-    """(theta [D], x, y) -> risk of one network."""
+    """(theta [D], x, y) -> risk of one network; samples last, so that they vectorise."""
     act = jax.nn.relu if work.activation == "relu" else jnp.tanh
 
     def risk(theta: Any, x: Any, y: Any) -> Any:
         w, b, c = work.unpack(theta)
-        return mean_loss(work, act(x @ w.T + b) @ c.T / work.width, y)
+        hidden = act((w * x[:, 0] if work.inputs == 1 else w @ x.T) + b[:, None])
+        return mean_loss(work, (c @ hidden).T / work.width, y)
 
     return risk
 
 
+def mapped(function: Function) -> Function:
+    """Over the particles, one by one."""
+    return lambda theta, x, y: lax.map(lambda t: function(t, x, y), theta)
+
+
 def forms(work: Workload, kind: str) -> dict[str, Function]:
     batched, single = ensemble_risks(work), single_risk(work)
-    wide = work.width >= 1000
-
-    def mapped(function: Function) -> Function:
-        return jax.jit(lambda theta, x, y: lax.map(lambda t: function(t, x, y), theta))
-
     if kind == "risk":
-        return {"JAX": jax.jit(batched), **({"JAX map": mapped(single)} if wide else {})}
+        return {"JAX": jax.jit(batched), "JAX map": jax.jit(mapped(single))}
     each = jax.value_and_grad(single)
 
     def summed(theta: Any, x: Any, y: Any) -> Any:
@@ -73,16 +74,17 @@ def forms(work: Workload, kind: str) -> dict[str, Function]:
         (_, risk), gradient = jax.value_and_grad(total, has_aux=True)(theta)
         return risk, gradient
 
-    found = {
-        "JAX vmap(grad)": jax.jit(jax.vmap(each, (0, None, None))),
+    return {
         "JAX grad of the sum": jax.jit(summed),
+        "JAX vmap(grad)": jax.jit(jax.vmap(each, (0, None, None))),
+        "JAX map of grad": jax.jit(mapped(each)),
     }
-    return {**found, **({"JAX map of grad": mapped(each)} if wide else {})}
 
 
 def training_epoch(work: Workload) -> Function:
     """(theta, x, y, key) -> theta after an epoch, all in one jit."""
-    risks, batches = ensemble_risks(work), len(work.x) // work.samples
+    risks = ensemble_risks(work) if work.inputs > 1 else mapped(single_risk(work))
+    batches = len(work.x) // work.samples
 
     def step(carry: Any, rows: Any) -> Any:
         theta, x, y, key = carry

@@ -27,15 +27,14 @@ def ensemble_risks(work: Workload) -> Function:
         n = len(theta)
         w, b, c = work.unpack(theta)
         if work.inputs == work.outputs == 1:  # compiled, one fused loop that stores no activations
-            hidden = act(x * w.reshape(n, 1, m) + b[:, None, :])
-            out = (hidden * c).sum(-1, keepdim=True)
+            hidden = act(w * x[:, 0] + b[..., None])
+            out = (hidden * c.reshape(n, m, 1)).sum(1)[..., None]
         elif work.outputs > 1:  # all first layers are one product
             hidden = act(x @ w.reshape(n * m, -1).T + b.reshape(-1)).view(len(x), n, m)
             out = hidden.transpose(0, 1) @ c.transpose(1, 2)
         else:
-            out = act(torch.baddbmm(b[:, None, :], x.expand(n, *x.shape), w.transpose(1, 2))) @ c.transpose(
-                1, 2
-            )
+            hidden = act(torch.baddbmm(b[:, None, :], x.expand(n, *x.shape), w.transpose(1, 2)))
+            out = hidden @ c.transpose(1, 2)
         out = out / m
         if work.outputs == 1:
             return torch.square(out[..., 0] - y).mean(1)
@@ -46,13 +45,18 @@ def ensemble_risks(work: Workload) -> Function:
 
 
 def single_risk(work: Workload) -> Function:
-    """(theta [D], x, y) -> risk of one network, to be mapped over an ensemble."""
+    """(theta [D], x, y) -> risk of one network, to be mapped over an ensemble; samples last, so that they
+    vectorise."""
     act = torch.relu if work.activation == "relu" else torch.tanh
 
     def risk(theta: Any, x: Any, y: Any) -> Any:
         w, b, c = work.unpack(theta)
-        out = act(torch.addmm(b, x, w.T)) @ c.T / work.width
-        return functional.cross_entropy(out, y) if work.outputs > 1 else torch.square(out[:, 0] - y).mean()
+        if work.inputs == work.outputs == 1:
+            out = (c.T * act(w * x[:, 0] + b[:, None])).sum(0, keepdim=True)
+        else:
+            out = c @ act(torch.addmm(b[:, None], w, x.T))
+        out = out / work.width
+        return functional.cross_entropy(out.T, y) if work.outputs > 1 else torch.square(out[0] - y).mean()
 
     return risk
 
