@@ -185,4 +185,4 @@ def truth(item: Item, particles: int) -> list[Array]:
         update(first, point, np.zeros_like(first))
         return [first[:particles]]
     risk, (alpha,) = np.random.default_rng(2).random(work.particles), item.setting
-    return [consensus(first, risk, alpha)]
+    return [consensus(first, risk, alpha)[None]]

@@ -129,7 +129,7 @@ class Tournament:
             try:
                 worker = self.worker(index)
                 for own in worker.ask("prepare", item):
-                    seconds, found = worker.ask("warm", own, ROWS.get(item.workload, 10**6))
+                    seconds, found = worker.ask("warm", own, checked_rows(item))
                     field_[own + peer.mark] = worker, own, seconds, largest_error(found, truth)
             except PeerFailed as failure:
                 if peer.module == "ours":
@@ -162,12 +162,17 @@ def workload_multiply_adds(item: Item) -> float:
     return workload(item.workload).multiply_adds
 
 
+def checked_rows(item: Item) -> int:
+    """Of the arrays that a check returns; a consensus is one point."""
+    return 10**9 if item.kind in ("consensus", "assign") else ROWS[item.workload]
+
+
 def reference(item: Item) -> list[Array]:
     if item.kind == "assign":
         import scipy_
 
         return scipy_.truth(item)
-    return numpy_.truth(item, ROWS[item.workload])
+    return numpy_.truth(item, checked_rows(item))
 
 
 def largest_error(found: list[Array], truth: list[Array]) -> float | None:
