@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from jax import lax
 from jax import numpy as jnp
 from workloads import ALPHA, DT, FLOOR, LAMBDA, SIGMA, SMALL, Contestant, Item, Workload, workload
@@ -136,11 +135,11 @@ def contestants(item: Item, threads: int) -> dict[str, Contestant]:
 
         return {"JAX": Contestant(run, units=len(work.x) // work.samples)}
     if item.kind == "consensus":
-        values, (alpha,) = np.random.default_rng(2).random(work.particles).astype(np.float32), item.setting
+        risk, (alpha,) = [jnp.asarray(r, jnp.float32) for r in work.risks()], item.setting
         point = jax.jit(lambda theta, risk: jax.nn.softmax(-alpha * risk) @ theta)
 
         def consensus(turn: int) -> Any:
-            return point(thetas[turn % len(thetas)], np.roll(values, turn)).block_until_ready()
+            return point(thetas[turn % len(thetas)], risk[turn % 8]).block_until_ready()
 
         return {"JAX": Contestant(consensus)}
     x, y = (jnp.asarray(a) for a in work.batch())

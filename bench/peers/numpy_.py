@@ -163,8 +163,8 @@ def contestants(item: Item, threads: int) -> dict[str, Contestant]:
 
         draw = lambda: rng.standard_normal(theta.shape, np.float32)  # noqa: E731
         return {"NumPy": Contestant(lambda _: update(theta, point, draw()), check, in_place=True)}
-    risk, (alpha,) = np.random.default_rng(2).random(work.particles), item.setting
-    return {"NumPy": Contestant(lambda i: consensus(thetas[i % len(thetas)], np.roll(risk, i), alpha))}
+    risk, (alpha,) = work.risks(), item.setting
+    return {"NumPy": Contestant(lambda i: consensus(thetas[i % len(thetas)], risk[i % 8], alpha))}
 
 
 def truth(item: Item, particles: int) -> list[Array]:
@@ -184,5 +184,4 @@ def truth(item: Item, particles: int) -> list[Array]:
         point = work.thetas[0].mean(axis=0).astype(float)
         update(first, point, np.zeros_like(first))
         return [first[:particles]]
-    risk, (alpha,) = np.random.default_rng(2).random(work.particles), item.setting
-    return [consensus(first, risk, alpha)[None]]
+    return [consensus(first, work.risks()[0], *item.setting)[None]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from workloads import ALPHA, DT, FLOOR, LAMBDA, SIGMA, SMALL, Array, Contestant, Item, Workload
 from workloads import measures as transport
 from workloads import workload as data
@@ -42,11 +41,11 @@ def contestants(item: Item, threads: int) -> dict[str, Contestant]:
         return {"cbokernels": steps(work, net, threads)}
     if item.kind == "update":
         return {"cbokernels": update(thetas[0], threads)}
-    risk, (alpha,) = np.random.default_rng(2).random(work.particles), item.setting
+    risk, (alpha,) = work.risks(), item.setting
 
     def consensus(turn: int) -> cbk.Consensus:
         theta = thetas[turn % len(thetas)]
-        return cbk.consensus(theta, np.roll(risk, turn), alpha=alpha, num_threads=threads)
+        return cbk.consensus(theta, risk[turn % 8], alpha=alpha, num_threads=threads)
 
     return {"cbokernels": Contestant(consensus, lambda: consensus(0).point)}
 

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from workloads import ALPHA, DT, FLOOR, LAMBDA, SIGMA, SMALL, Contestant, Item, Workload, workload
 
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no processes beside this one
@@ -164,11 +163,10 @@ def contestants(item: Item, threads: int) -> dict[str, Contestant]:
         return updates(work)
     thetas = [torch.from_numpy(theta) for theta in work.thetas]
     if item.kind == "consensus":
-        values, (alpha,) = np.random.default_rng(2).random(work.particles), item.setting
-        risk = torch.from_numpy(values)
+        risk, (alpha,) = [torch.from_numpy(r) for r in work.risks()], item.setting
         return {
             "PyTorch eager": Contestant(
-                lambda i: torch.softmax(-alpha * risk.roll(i), 0).float() @ thetas[i % len(thetas)]
+                lambda i: torch.softmax(-alpha * risk[i % 8], 0).float() @ thetas[i % len(thetas)]
             )
         }
     x, y = (torch.from_numpy(a) for a in work.batch())

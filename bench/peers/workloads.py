@@ -50,6 +50,11 @@ class Workload:
     def batch(self) -> tuple[Array, Array]:
         return self.x[: self.samples], self.y[: self.samples]
 
+    def risks(self) -> list[Array]:
+        """Risks [N] for a consensus, by turn: another particle is best in each."""
+        risk = np.random.default_rng(2).random(self.particles)
+        return [np.roll(risk, 37 * turn) for turn in range(8)]
+
     def unpack(self, theta: Any) -> tuple[Any, Any, Any]:
         """w [..., M, d], b [..., M], c [..., C, M], of NumPy's, PyTorch's or JAX's arrays."""
         d, m, c = self.inputs, self.width, self.outputs
