@@ -1,4 +1,4 @@
-"""The benchmarks against peers compare like with like: small forms of their workloads, NumPy and ourselves."""
+"""The benchmarks against peers compare like with like: their workloads in small, NumPy and the library."""
 
 from __future__ import annotations
 
