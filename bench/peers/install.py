@@ -12,7 +12,6 @@ PACKAGES = {  # what is imported: what provides it
     "numpy": "numpy", "scipy": "scipy", "torch": "torch", "jax": "jax", "numba": "numba", "lap": "lapx",
     "cbx": "cbx",
 }  # fmt: skip
-TORCH = "https://download.pytorch.org/whl/cpu"  # the build without CUDA, where that index can be reached
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -34,8 +33,7 @@ def enter(folder: Path) -> None:
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for module in missing(python, list(PACKAGES)):
         print(f"installing {PACKAGES[module]}", file=sys.stderr)
-        more = ["--extra-index-url", TORCH] if module == "torch" else []
-        subprocess.run([*pip, *more, PACKAGES[module]], stdout=sys.stderr, check=False)
+        subprocess.run([*pip, PACKAGES[module]], stdout=sys.stderr, check=False)
     if missing(python, ["cbokernels"]):
         print("building and installing cbokernels", file=sys.stderr)
         without_cuda = "--config-settings=cmake.define.CBOKERNELS_CUDA=OFF"

@@ -15,7 +15,7 @@ from scipy.spatial.distance import cdist
 from workers import die_with_parent
 from workloads import Array, Contestant, Item, measures
 
-_held: dict[tuple[int, str], tuple[Array, Array]] = {}
+_held: dict[tuple[Any, ...], tuple[Array, Array]] = {}
 
 
 def scipy_columns(matrix: Array) -> Any:
@@ -43,12 +43,12 @@ def batched(atoms: Array, support: Array, threads: int) -> Array:
     return np.asarray(total, float) / m
 
 
-def part(task: tuple[int, str, int, int, int]) -> Array:
+def part(task: tuple[tuple[Any, ...], int, int, int]) -> Array:
     """One process's share of the particles."""
-    count, kind, turn, index, parts = task
-    if (count, kind) not in _held:
-        _held[count, kind] = measures(count, kind)
-    atoms, support = _held[count, kind]
+    setting, turn, index, parts = task
+    if setting not in _held:
+        _held[setting] = measures(*setting)
+    atoms, support = _held[setting]
     return costs(np.array_split(atoms[turn % 3], parts)[index], support)
 
 
@@ -58,21 +58,20 @@ class Pool:
     pool: Any = None
 
     @classmethod
-    def costs(cls, count: int, kind: str, turn: int, parts: int) -> Array:
+    def costs(cls, setting: tuple[Any, ...], turn: int, parts: int) -> Array:
         if cls.pool is None:
             cls.pool = multiprocessing.get_context("spawn").Pool(parts, die_with_parent)
-        tasks = [(count, kind, turn, index, parts) for index in range(parts)]
+        tasks = [(setting, turn, index, parts) for index in range(parts)]
         return np.concatenate(cls.pool.map(part, tasks, 1))
 
 
 def contestants(item: Item, threads: int) -> dict[str, Contestant]:
     if item.kind != "assign":
         return {}
-    count, kind = item.setting
-    atoms, support = measures(count, kind)
+    atoms, support = measures(*item.setting)
     return {
         "SciPy": Contestant(lambda i: costs(atoms[i % 3], support)),
-        f"SciPy on {threads} processes": Contestant(lambda i: Pool.costs(count, kind, i, threads)),
+        f"SciPy on {threads} processes": Contestant(lambda i: Pool.costs(item.setting, i, threads)),
         "lapx": Contestant(lambda i: costs(atoms[i % 3], support, lapx_columns)),
         f"lapx, batch on {threads} threads": Contestant(lambda i: batched(atoms[i % 3], support, threads)),
     }

@@ -3,8 +3,8 @@
 A: N=200 networks of M=100 neurons, d=1, C=1, S=800 samples, ReLU, squared error. At: the same with tanh.
 B: N=1000, M=20, d=784, C=10, S=1000, ReLU, cross entropy, 19 % of the inputs non-zero; "B dense": all.
 C: N=64, M=4096, d=16, C=1, S=1024, tanh, squared error.
-D: N=100 measures of M atoms in R^3 (N=8 for M=1000), assigned to one support; "random" is uniform on
-[-1, 1]^3, "near" within 0.01 of the support.
+D: N=100 measures of M atoms in R^3 (N=8 for M=1000, 2 for M=2000 in R^100), assigned to one support; "random"
+is uniform on [-1, 1]^K, "near" within 0.01 of the support.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ def workload(name: str, whole_epoch: bool = False) -> Workload:
     return Workload(d, m, c, activation, samples, thetas, x, y)
 
 
-def measures(count: int, kind: str) -> tuple[Array, Array]:
-    """Workload D: three ensembles of atoms [3, N, M, 3] and a support [M, 3], float32."""
+def measures(count: int, kind: str, coordinates: int = 3) -> tuple[Array, Array]:
+    """Workload D: three ensembles of atoms [3, N, M, K] and a support [M, K], float32."""
     rng = np.random.default_rng([count, kind == "near"])
-    support = rng.uniform(-1, 1, (count, 3))
-    shape = (3, 100 if count < 1000 else 8, count, 3)
+    support = rng.uniform(-1, 1, (count, coordinates))
+    shape = (3, 100 if count < 1000 else 8 if count < 2000 else 2, *support.shape)
     atoms = support + 0.01 * rng.normal(size=shape) if kind == "near" else rng.uniform(-1, 1, shape)
     return atoms.astype(np.float32), support.astype(np.float32)
 
@@ -115,7 +115,7 @@ class Item:
     kind: str
     goals: tuple[Goal, ...] = ()
     share: float | None = None  # of the multiply-add rate that must be reached
-    setting: tuple[Any, ...] = ()  # consensus: (alpha,); assign: (M, "random" or "near")
+    setting: tuple[Any, ...] = ()  # consensus: (alpha,); assign: (M, "random" or "near") and K
 
     def chosen(self, words: list[str]) -> bool:
         """Whether one of the words is its name, its workload, or a letter of D's."""
@@ -152,6 +152,10 @@ ITEMS = [
         )
         for kind, goal in (("random", 4.5), ("near", 25.0))
         for count in (10, 50, 100, 200, 1000)
+    ),
+    *(
+        Item(f"D {kind} M=2000 K=100", "D", "assign", setting=(2000, kind, 100))
+        for kind in ("random", "near")
     ),
 ]
 
