@@ -27,6 +27,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     words = "comma list of workloads (A, At, B, B dense, C, D), kinds or items; default all"
     parser.add_argument("--items", default="", help=words)
+    parser.add_argument(
+        "--peers", default="", help="comma list of numpy, torch, jax, numba, cbx, scipy; default all"
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, help="file for every sample")
     parser.add_argument("--venv", type=Path, default=install.ROOT / "build" / "peers", help="build/peers")

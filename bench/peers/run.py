@@ -63,14 +63,19 @@ def peers(threads: int) -> list[Peer]:
 
 
 class Tournament:
-    def __init__(self, threads: int, rounds: int, anyway: bool) -> None:
+    def __init__(self, threads: int, rounds: int, anyway: bool, names: list[str]) -> None:
         self.threads, self.rounds, self.anyway = threads, rounds, anyway
         self.limits = Limits(threads)
         self.checks = [self.limits.measure("copy")]
         absent = set(missing(Path(sys.executable), list(PACKAGES)))
         self.absent = sorted(PACKAGES[name] for name in absent)
         needs = {"torch_": "torch", "jax_": "jax", "numba_": "numba", "cbx_": "cbx", "scipy_": "lap"}
-        self._peers = [peer for peer in peers(threads) if needs.get(peer.module) not in absent]
+        self._peers = [
+            peer
+            for peer in peers(threads)
+            if needs.get(peer.module) not in absent
+            and (not names or peer.module == "ours" or peer.module.rstrip("_") in names)
+        ]
         self._workers: dict[int, Worker] = {}
 
     def worker(self, index: int) -> Worker:
@@ -131,6 +136,7 @@ class Tournament:
                 for own in worker.ask("prepare", item):
                     seconds, found = worker.ask("warm", own, checked_rows(item))
                     field_[own + peer.mark] = worker, own, seconds, largest_error(found, truth)
+                    print(f"  {own}{peer.mark}: {seconds:.2g} s a call", file=sys.stderr, flush=True)
             except PeerFailed as failure:
                 if peer.module == "ours":
                     raise
@@ -160,6 +166,11 @@ class Tournament:
 
 def workload_multiply_adds(item: Item) -> float:
     return workload(item.workload).multiply_adds
+
+
+def listed(text: str) -> list[str]:
+    """The words between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def checked_rows(item: Item) -> int:
@@ -210,7 +221,7 @@ def heading(tournament: Tournament) -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> int:
     """The command; its exit status."""
-    words = [word.strip() for word in options.items.split(",") if word.strip()]
+    words = listed(options.items)
     items = [item for item in ITEMS if item.chosen(words)]
     if not items:
         print(
@@ -218,7 +229,11 @@ def run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    tournament = Tournament(options.threads, options.rounds, options.anyway)
+    names = listed(options.peers)
+    if unknown := set(names) - {"numpy", "torch", "jax", "numba", "cbx", "scipy"}:
+        print(f"no peer is called {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+    tournament = Tournament(options.threads, options.rounds, options.anyway, names)
     table: dict[str, list[Row]] = {}
     found: list[Verdict] = []
     loud = []
@@ -232,6 +247,8 @@ def run(options: argparse.Namespace) -> int:
     finally:
         tournament.close()
     head = heading(tournament)
+    if names:
+        head["peers"] = f"only {', '.join(names)}"
     if loud:
         where = ", ".join(loud)
         text = f"{options.threads} threads did not reach {options.threads} times one thread's multiply-adds"

@@ -131,11 +131,12 @@ class Desk:
     def warm(self, name: str, rows: int) -> tuple[float, list[Array]]:
         """Seconds of a second call, and the first so many rows of the arrays to check."""
         contestant = self._contestants[name]
-        contestant.call(0)
+        result = contestant.call(0)
+        checked = [a[:rows].copy() for a in arrays(contestant.check() if contestant.check else result)]
+        del result
         began = time.perf_counter()
         contestant.call(1)
-        seconds = time.perf_counter() - began
-        return seconds, [a[:rows] for a in arrays((contestant.check or (lambda: contestant.call(0)))())]
+        return time.perf_counter() - began, checked
 
     def time(self, name: str, turn: int, calls: int) -> float:
         """Seconds per unit of work; a turn of several calls begins with one that is not counted."""
