@@ -82,7 +82,7 @@ std::string weighing(CudaStream stream) {
   values[3] = NAN;
   DeviceArray<T> theta(numbers<T>(n * size, 5)), point(tasks * size);
   DeviceArray<double> risk(values), weights(n * tasks), ess(tasks);
-  consensus(theta.data(), risk.data(), n, size, tasks, 3.0, point.data(), weights.data(), ess.data(), stream);
+  consensus(theta.data(), risk.data(), n, size, tasks, {3.0}, point.data(), weights.data(), ess.data(), stream);
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
   std::string bytes;
   point.append(bytes), weights.append(bytes), ess.append(bytes);
