@@ -75,7 +75,7 @@ CBK_KERNEL(threads) bisect(const double* risk, int64_t particles, int64_t tasks,
   const int64_t task = blockIdx.x;
   const double wanted = *target;
   double least = infinity, greatest = -infinity;
-  for (int64_t n = threadIdx.x; n < particles; n += threads) {
+  for (int64_t n = threadIdx.x; n < particles; n += blockDim.x) {
     const double r = risk[n * tasks + task];
     if (is_finite(r)) least = r < least ? r : least, greatest = r > greatest ? r : greatest;
   }
@@ -83,7 +83,7 @@ CBK_KERNEL(threads) bisect(const double* risk, int64_t particles, int64_t tasks,
   const double range = greatest - least;
   const auto ess_at = [&](double alpha) {
     double total = 0, squares = 0;
-    for (int64_t n = threadIdx.x; n < particles; n += threads) {
+    for (int64_t n = threadIdx.x; n < particles; n += blockDim.x) {
       const double w = unnormalised(risk[n * tasks + task], least, alpha);
       total += w, squares += w * w;
     }
@@ -146,7 +146,8 @@ CBK_KERNEL(threads) add_slices(const double* sums, int64_t parts, int64_t count,
 
 void solve_alphas(const double* risk, int64_t particles, int64_t tasks, const double* target, double* alphas,
                   CudaStream stream) {
-  launch(bisect, dim3(unsigned(tasks)), dim3(threads), 0, native(stream), risk, particles, tasks, target, alphas);
+  // a warp of its own needs no other to wait for
+  launch(bisect, dim3(unsigned(tasks)), dim3(particles > 1024 ? threads : 32), 0, native(stream), risk, particles, tasks, target, alphas);
 }
 
 template <class T>

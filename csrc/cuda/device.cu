@@ -30,6 +30,11 @@ void wait_for(CudaStream stream, CudaStream producer) {
   check(waited, "wait for another stream");
 }
 
+void read_memory(const void* from, int64_t bytes, void* host, CudaStream stream) {
+  check(cudaMemcpyAsync(host, from, size_t(bytes), cudaMemcpyDefault, native(stream)), "copy to the host");
+  check(cudaStreamSynchronize(native(stream)), "copy to the host");
+}
+
 OnDevice::OnDevice(int device) : device_(device) {
   check(cudaGetDevice(&before_), "device");
   if (device_ != before_) check(cudaSetDevice(device_), "device");

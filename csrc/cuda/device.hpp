@@ -8,6 +8,7 @@ namespace cbk::device {
 int device_count();  // 0 without a driver
 int device_of(uintptr_t address);  // of CUDA memory; -1 for any other
 void wait_for(CudaStream stream, CudaStream producer);  // what `stream` does next follows what `producer` has been given
+void read_memory(const void* from, int64_t bytes, void* host, CudaStream stream);  // after the stream's work; waits
 
 // The calling thread's device, for as long as this lives.
 class OnDevice {

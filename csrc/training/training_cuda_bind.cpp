@@ -98,6 +98,17 @@ void register_training(py::module_& m) {
         arg("samples"), arg("batch"), arg("tasks"), arg("own_inputs"), arg("theta"), arg("task"), arg("seed"), arg("noise"),
         arg("solve"), arg("drawn"), arg("mirrored"), arg("atoms"), arg("fraction"));
   m.def(
+      "read_memory",
+      [](std::pair<int, Address> on, Address address, py::array out) {
+        const Where where(on);
+        void* to = out.mutable_data();
+        const int64_t bytes = out.nbytes();
+        py::gil_scoped_release release;
+        const OnDevice here(where.device);
+        read_memory(at<const void>(address), bytes, to, where.stream);
+      },
+      arg("on"), arg("address"), arg("out"));
+  m.def(
       "count_not_finite",
       [](std::pair<int, Address> on, bool float64, Address values, int64_t count) {
         const Where where(on);

@@ -114,7 +114,14 @@ class Call:
         if a.dtype.kind not in "iu":
             raise TypeError(f"{name} must hold integers, got {a.dtype}")
         check_shape(a, name, shape)
-        return a if a.dtype == _INT32 else self.view(_as_int32(value, name), name)
+        return a if a.dtype == _INT32 else self.view(_cast(value, name, _INT32), name)
+
+    def floats(self, value: Any, name: str, dtype: np.dtype[Any]) -> DeviceArray:
+        """Contiguous array of `dtype`, cast from any real dtype by the array's own library."""
+        a = self.view(value, name)
+        if a.dtype.kind not in "fiub":
+            raise TypeError(f"{name} must hold real numbers, got {a.dtype} ({kind(value)})")
+        return a if a.dtype == dtype else self.view(_cast(value, name, dtype), name)
 
     def output(
         self, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], name: str = "out"
@@ -246,12 +253,12 @@ def _copied(value: Any, name: str) -> Any:
     )
 
 
-def _as_int32(value: Any, name: str) -> Any:
+def _cast(value: Any, name: str, dtype: np.dtype[Any]) -> Any:
     if is_torch(value):
-        return value.to(_library(value).int32)
+        return value.to(getattr(_library(value), dtype.name))
     if _library(value).__name__ == "cupy":
-        return value.astype(np.int32)
+        return value.astype(dtype)
     if hasattr(value, "__array_namespace__"):
         namespace = value.__array_namespace__()
-        return namespace.astype(value, namespace.int32)
-    raise TypeError(f"{name} must be int32, which {kind(value)} cannot be turned into here")
+        return namespace.astype(value, getattr(namespace, dtype.name))
+    raise TypeError(f"{name} must be {dtype}, which {kind(value)} cannot be turned into here")

@@ -50,10 +50,10 @@ class MultiTaskCBO(CBO):
             object.__setattr__(self, "task", tuple(checked.tolist()))
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
-        return MultiTaskStepper(self, theta, setting, _tasks(self.task, len(theta), setting.tasks))
+        return MultiTaskStepper(self, theta, setting, particle_tasks(self.task, len(theta), setting.tasks))
 
 
-def _tasks(task: tuple[int, ...] | None, particles: int, tasks: int) -> Array:
+def particle_tasks(task: tuple[int, ...] | None, particles: int, tasks: int) -> Array:
     """Each particle's task [N], int32."""
     if task is None:
         return (np.arange(particles, dtype=np.int64) * tasks // particles).astype(np.int32)

@@ -16,7 +16,8 @@ from ._checks import FLOATS, WORD, boolean, choice, float_dtype, integer, thread
 from ._checks import precision as check_precision
 from ._checks import seed as check_seed
 from ._data import DataProblem, training_data
-from ._loop import Options, run
+from ._device_training import DeviceStepper, Orders, refuse_cuda, run_data, to_host
+from ._loop import Options, Runner, run
 from ._method import Method, Setting, check_method
 from .errors import CudaUnavailableError
 from .network import TwoLayer, check_network
@@ -55,7 +56,8 @@ def train(
     batch_size: samples per step, S'. Each epoch is one shuffled partition of the data, a smaller last batch
         kept, one step per batch. None: the whole data in their own order, one step per epoch.
     seed: in [0, 2^64). The same seed gives the same bits for any number of threads.
-    device: "cpu" or "cuda" (`CudaUnavailableError` where there is none). dtype: "float32" or "float64".
+    device: "cpu" or "cuda" (`CudaUnavailableError` where there is none; see below). dtype: "float32" or
+        "float64".
     theta: initial particles [N, D] of that dtype, copied; None: as many as the method says, U(-1, 1), or
         for `Adam` as PyTorch draws them.
     progress: show a tqdm bar (risk, ess, steps per second).
@@ -70,6 +72,13 @@ def train(
     that collapsed, which is to say that the standard deviation of nine coordinates in ten fell below 1e-6 of
     the initial one while the risk is above 1e-6 of the first epoch's. `ConsensusError` when no particle has a
     finite risk.
+
+    On a card ("cuda") data and particles stay there; the noise is the CPU's bit for bit, the risks are summed
+    in another order. x, y and theta may be NumPy arrays, which are copied to the first device; or x and y lie
+    on a card already (CuPy, PyTorch, ...) and are used where they are. A result's arrays are NumPy's all the
+    same, and so are a callback's, whose particles are copied when they are looked at. Without a callback up to
+    8 epochs are on their way at a time: warnings and errors come that much later, and "seconds" are those at
+    which a row was read. ValueError for `TransportCBO`, and for `CBO` with particle_batch or friction.
     TypeError and ValueError for bad arguments.
     """
     check_network(net)
@@ -83,18 +92,25 @@ def train(
     check_precision(precision)
     check_callback(callback)
     store = check_checkpoint(checkpoint, every, resume)
-    x, y, loss = training_data(net, x, y, loss, dtype, method._task_axes)
+    problem: DataProblem | Orders
+    if device == "cuda":
+        data, loss = run_data(net, x, y, loss, dtype, method._task_axes)
+        problem, tasks, prints = Orders(data.samples, batch_size, seed), data.tasks, data.fingerprints
+        theta = to_host(theta, "theta")
+    else:
+        refuse_cuda(x)
+        x, y, loss = training_data(net, x, y, loss, dtype, method._task_axes)
+        problem = DataProblem(net, x, y, batch_size=batch_size, seed=seed, threads=cores)
+        tasks, prints = len(y), lambda: (fingerprint(x), fingerprint(y))
     if theta is None:
         start = method._initial(net, seed, dtype, num_threads)
     else:
         start = own_particles(theta, net.size, dtype)
-    problem = DataProblem(net, x, y, batch_size=batch_size, seed=seed, threads=cores)
     check_steps(epochs, problem.steps_per_epoch, method._first_step)
     if store is not None:
         store.configuration = {
             "net": repr(net),
-            "x": fingerprint(x),
-            "y": fingerprint(y),
+            **dict(zip("xy", prints(), strict=True)),
             "method": type(method).__name__,
             **method._description(),
             "loss": loss,
@@ -105,9 +121,14 @@ def train(
             "precision": precision,
             "theta": fingerprint(start),
         }
-    stepper = method._stepper(start, Setting(seed, cores, net, len(y)))
-    options = Options(epochs, cores, boolean(progress, "progress"), callback, store, net)
-    return run(problem, method, stepper, options)
+    setting = Setting(seed, cores, net, tasks)
+    runner: Runner
+    if isinstance(problem, Orders):
+        runner = DeviceStepper(method, start, setting, data, problem, net)
+    else:
+        runner = method._stepper(start, setting)
+    options = Options(epochs, boolean(progress, "progress"), callback, store, net)
+    return run(problem, method, runner, options)
 
 
 def own_particles(theta: Any, size: int | str, dtype: np.dtype[Any] | None = None) -> Array:
@@ -124,8 +145,9 @@ def own_particles(theta: Any, size: int | str, dtype: np.dtype[Any] | None = Non
 def check_device(device: Any) -> None:
     """CudaUnavailableError where the device asked for is not there."""
     if choice(device, "device", ("cpu", "cuda")) == "cuda":
-        reason = cuda.unavailable_reason() or "train has no CUDA implementation in this version"
-        raise CudaUnavailableError(f"device='cuda' is not available: {reason}")
+        reason = cuda.unavailable_reason()
+        if reason is not None:
+            raise CudaUnavailableError(f"device='cuda' is not available: {reason}")
 
 
 def check_callback(callback: Any) -> None:
