@@ -75,10 +75,10 @@ def train(
 
     On a card ("cuda") data and particles stay there; the noise is the CPU's bit for bit, the risks are summed
     in another order. x, y and theta may be NumPy arrays, which are copied to the first device; or x and y lie
-    on a card already (CuPy, PyTorch, ...) and are used where they are. A result's arrays are NumPy's all the
-    same, and so are a callback's, whose particles are copied when they are looked at. Without a callback up to
-    8 epochs are on their way at a time: warnings and errors come that much later, and "seconds" are those at
-    which a row was read. ValueError for `TransportCBO`, and for `CBO` with particle_batch or friction.
+    on a card already (CuPy, PyTorch, ...) and are used where they are. Results are NumPy arrays all the same,
+    and a callback's particles are copied when they are looked at. Without a callback up to 8 epochs are on
+    their way at a time: warnings and errors come that much later, and "seconds" are those at which a row was
+    read. ValueError for `TransportCBO`, and for `CBO` with particle_batch or friction.
     TypeError and ValueError for bad arguments.
     """
     check_network(net)

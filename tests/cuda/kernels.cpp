@@ -14,6 +14,7 @@
 #include "../../csrc/langevin/langevin_cuda.hpp"
 #include "../../csrc/random/random_cuda.hpp"
 #include "../../csrc/risk/risk_cuda.hpp"
+#include "../../csrc/training/training_cuda.hpp"
 #include "../../csrc/transport/transport_cuda.hpp"
 #include "../../csrc/update/update_cuda.hpp"
 
@@ -138,11 +139,42 @@ std::string transport(CudaStream stream, int64_t n, int64_t count) {
   return bytes;
 }
 
+// A run of four epochs: plain, captured, replayed, replayed with another law of noise.
+template <class T>
+std::string training(Method method, int64_t tasks, bool solve) {
+  const Network net{2, 5, 1, Activation::tanh, 0.2, false};
+  constexpr int64_t samples = 11, particles = 4;
+  const std::vector<T> x = numbers<T>(samples * net.inputs, 13), y = numbers<T>(tasks * samples, 14),
+                       theta = numbers<T>(particles * net.size(), 15);
+  const std::vector<int32_t> task{0, 1, 1, 0};
+  RunShape shape{0, method, net, Loss::mse, samples, 4, tasks, false, particles, 7, Noise::anisotropic, solve, 0, false, false, 0};
+  const RunData data{reinterpret_cast<uintptr_t>(x.data()), reinterpret_cast<uintptr_t>(y.data()), true, {0}};
+  const std::unique_ptr<Run> run = make_run(shape, data, theta.data(), tasks > 1 ? task.data() : nullptr);
+  std::vector<int64_t> order(samples);
+  EpochNumbers numbers_now{solve ? 2.0 : 50.0, 1, 1.2, 0.1, 0, 0, 0.1, 0.9, 0.999, 1e-8, 0.2, 0.1, 0, 1e-9};
+  std::string bytes;
+  for (uint32_t epoch = 0; epoch < 4; ++epoch) {
+    for (int64_t i = 0; i < samples; ++i) order[size_t(i)] = (i * 3 + epoch) % samples;
+    numbers_now.dt = 0.1 / (1 + epoch), numbers_now.floor = epoch == 3 ? 0.1 : 0;
+    run->submit(order.data(), 3 * epoch, numbers_now);
+  }
+  for (int64_t epoch = 0; epoch < 4; ++epoch)
+    bytes.append(reinterpret_cast<const char*>(run->row(epoch)), size_t(run->columns()) * sizeof(double));
+  std::vector<T> moved(theta.size());
+  run->read("theta", moved.data());
+  return bytes.append(reinterpret_cast<const char*>(moved.data()), moved.size() * sizeof(T));
+}
+
+template <class T>
+std::string runs() {
+  return training<T>(Method::cbo, 2, true) + training<T>(Method::hybrid, 1, false) + training<T>(Method::heavy_ball, 1, false);
+}
+
 template <class T>
 std::string everything(CudaStream stream) {
   const Network line{1, 9, 1, Activation::relu, 1.0 / 9, true}, plane{3, 70, 1, Activation::tanh, 1, false};
   const Network wide{21, 5, 3, Activation::gelu, 0.2, true}, one{2, 150, 2, Activation::softplus, 1.0 / 150, false};
-  return elementwise<T>(stream) + transport<T>(stream, 2, 11) + transport<T>(stream, 1, 65) + weighing<T>(stream) + risks<T>(stream, line, 2, 530, Loss::mse) +
+  return runs<T>() + elementwise<T>(stream) + transport<T>(stream, 2, 11) + transport<T>(stream, 1, 65) + weighing<T>(stream) + risks<T>(stream, line, 2, 530, Loss::mse) +
          risks<T>(stream, plane, 3, 12, Loss::mse) + risks<T>(stream, wide, 30, 10, Loss::cross_entropy) +
          risks<T>(stream, one, 1, 40, Loss::mse);
 }
