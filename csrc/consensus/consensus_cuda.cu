@@ -150,16 +150,22 @@ void solve_alphas(const double* risk, int64_t particles, int64_t tasks, const do
   launch(bisect, dim3(unsigned(tasks)), dim3(particles > 1024 ? threads : 32), 0, native(stream), risk, particles, tasks, target, alphas);
 }
 
+void gibbs_weights(const double* risk, int64_t particles, int64_t tasks, Alphas alphas, double* weights, double* ess,
+                   CudaStream on) {
+  const cudaStream_t stream = native(on);
+  const int64_t slice = std::max(blocks_for(particles, weight_parts), int64_t(1024));
+  const Risks k{risk, particles, tasks, slice, alphas};
+  const dim3 grid(unsigned(blocks_for(particles, slice)), unsigned(tasks));
+  Workspace<Part> parts(int64_t(grid.x) * tasks, stream);
+  launch(weigh_slices, grid, dim3(threads), 0, stream, k, parts.data());
+  launch(normalise, grid, dim3(threads), 0, stream, k, static_cast<const Part*>(parts.data()), weights, ess);
+}
+
 template <class T>
 void consensus(const T* theta, const double* risk, int64_t particles, int64_t size, int64_t tasks, Alphas alphas, T* point,
                double* weights, double* ess, CudaStream on) {
   const cudaStream_t stream = native(on);
-  const int64_t weight_slice = std::max(blocks_for(particles, weight_parts), int64_t(1024));
-  const Risks k{risk, particles, tasks, weight_slice, alphas};
-  const dim3 grid(unsigned(blocks_for(particles, weight_slice)), unsigned(tasks));
-  Workspace<Part> parts(int64_t(grid.x) * tasks, stream);
-  launch(weigh_slices, grid, dim3(threads), 0, stream, k, parts.data());
-  launch(normalise, grid, dim3(threads), 0, stream, k, static_cast<const Part*>(parts.data()), weights, ess);
+  gibbs_weights(risk, particles, tasks, alphas, weights, ess, on);
 
   // enough blocks to read at the memory's speed, on any card
   const int64_t columns = blocks_for(size, threads);

@@ -20,6 +20,10 @@ template <class T>
 void consensus(const T* theta, const double* risk, int64_t particles, int64_t size, int64_t tasks, Alphas alpha, T* point,
                double* weights, double* ess, CudaStream stream);
 
+// Its weights and effective sample sizes alone.
+void gibbs_weights(const double* risk, int64_t particles, int64_t tasks, Alphas alphas, double* weights, double* ess,
+                   CudaStream stream);
+
 // The alphas [tasks] at which the effective sample sizes are `*target` (device memory), as alpha_for_ess.
 void solve_alphas(const double* risk, int64_t particles, int64_t tasks, const double* target, double* alphas,
                   CudaStream stream);

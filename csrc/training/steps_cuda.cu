@@ -211,6 +211,7 @@ template <class T>
 std::unique_ptr<Steps<T>> make_steps(const RunShape& shape, cudaStream_t stream) {
   switch (shape.method) {
     case Method::adam: return std::make_unique<AdamSteps<T>>(shape, stream);
+    case Method::hopping: return make_hopping_steps<T>(shape, stream);
     case Method::heavy_ball: return std::make_unique<HeavyBallSteps<T>>(shape, stream);
     case Method::gradient_flow: return std::make_unique<GradientFlowSteps<T>>(shape, stream);
     default: return std::make_unique<ConsensusSteps<T>>(shape, stream);

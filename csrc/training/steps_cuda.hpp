@@ -11,6 +11,7 @@
 #include "../consensus/consensus_cuda.hpp"
 #include "../langevin/langevin_cuda.hpp"
 #include "../update/update_cuda.hpp"
+#include "report_cuda.hpp"
 #include "training_cuda.hpp"
 
 namespace cbk::device {
@@ -31,6 +32,7 @@ struct StepPlace {
   uint32_t step;        // now->step, where the steps are not replayed
   double* risk;         // [particles, tasks]
   double* ess;          // [tasks]
+  Troubles* troubles;
 };
 
 struct StateArray {
@@ -50,6 +52,7 @@ class Steps {
   // The epoch's parameters; true where steps that were captured with others cannot be replayed.
   bool begin(const EpochNumbers& numbers);
   virtual bool replayable() const { return true; }
+  virtual bool scores_itself() const { return false; }  // place.risk is not written, and troubles are looked for
   // A run's first step may need more than the others.
   virtual void open(const RiskProblem<T>&, const StepPlace<T>&) {}
   Dials<T> dials(uint32_t step) const;
@@ -78,6 +81,8 @@ class Steps {
 
 template <class T>
 std::unique_ptr<Steps<T>> make_steps(const RunShape& shape, cudaStream_t stream);
+template <class T>
+std::unique_ptr<Steps<T>> make_hopping_steps(const RunShape& shape, cudaStream_t stream);
 
 // Risks of the problem's particles on all tasks, out [particles, tasks]; with inputs of the tasks' own.
 template <class T>

@@ -169,7 +169,7 @@ class TrainingRun final : public Run {
     epoch_steps_ = blocks_for(shape_.samples, batch);
     const int64_t inputs = (shape_.own_inputs ? shape_.tasks : 1) * shape_.net.inputs, targets = shape_.tasks * y_columns();
     const int64_t bytes = batch * (inputs + targets) * int64_t(sizeof(T));
-    const int64_t scored = shape_.method == Method::hopping ? 1 : shape_.particles * shape_.tasks;
+    const int64_t scored = shape_.particles * shape_.tasks;
     const int64_t most = std::min(most_bytes / bytes, most_bytes / (scored * int64_t(sizeof(double))));
     body_.steps = std::clamp(std::min(most, most_steps), int64_t(1), epoch_steps_);
     body_.samples = body_.steps * batch;
@@ -229,11 +229,11 @@ class TrainingRun final : public Run {
       const int64_t first = j * shape_.batch;
       const RiskProblem<T> batch = batch_at(first, std::min(shape_.batch, part.samples - first));
       const StepPlace<T> place{dials_.data() + j, first_step + uint32_t(j), risk_.data() + j * scored,
-                               ess_.data() + j * shape_.tasks};
+                               ess_.data() + j * shape_.tasks, troubles_.data()};
       if (place.step == 0) steps_->open(batch, place);
       steps_->step(batch, place);
     }
-    look_for_troubles(risk_.data(), part.steps, shape_.particles, shape_.tasks, points() ? ess_.data() : nullptr,
+    look_for_troubles(risk_.data(), part.steps, steps_->scores_itself() ? 0 : shape_.particles, shape_.tasks, points() ? ess_.data() : nullptr,
                       &dials_.data()->step, troubles_.data(), stream());
     if (part.last) report(part);
   }

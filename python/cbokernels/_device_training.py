@@ -24,6 +24,7 @@ from ._method import Done, Method, Setting
 from ._multitask import MultiTaskCBO, particle_tasks
 from ._watch import FROZEN, Watch, frozen_limit
 from .errors import ConsensusError
+from .hopping import ConsensusHopping
 from .methods import CBO
 from .network import TwoLayer
 from .risk import LOSSES
@@ -159,6 +160,7 @@ class Plan:
     task: Array | None = None
     state: tuple[str, ...] = ()  # [N, D] arrays that a later step depends on
     sums: tuple[str, ...] = ()  # [N] such, float64
+    draws: tuple[int, bool, bool, float] = (0, False, False, 0.0)  # particles, mirrored, atoms, fraction
 
 
 _MOMENTS = ("first", "second")
@@ -192,6 +194,8 @@ def plan(method: Method, theta: Array, setting: Setting) -> Plan:
         return Plan("hybrid", mixed, method.noise, solve, state=_MOMENTS)
     if isinstance(method, Adam):
         return Plan("adam", state=_MOMENTS)
+    if isinstance(method, ConsensusHopping):
+        return _hopping(method, particles)
     if isinstance(method, HeavyBall):
         mean_field_width(setting.net)
         return Plan("heavy_ball", state=("velocity", "gradient"), sums=("kinetic", "dissipated"))
@@ -201,6 +205,16 @@ def plan(method: Method, theta: Array, setting: Setting) -> Plan:
     raise ValueError(
         f"method {type(method).__name__} has no CUDA implementation in this version: train with device='cpu'"
     )
+
+
+def _hopping(method: ConsensusHopping, particles: int) -> Plan:
+    if particles != 1:
+        raise ValueError(f"theta must have shape [1, D] for ConsensusHopping, got {particles} rows")
+    solve = isinstance(method.weights, TargetEss)
+    fixed = {"beta1": method.beta1, "beta2": method.beta2, "delta": method.delta}
+    fraction = method.weights.fraction if isinstance(method.weights, TargetEss) else 0.0
+    draws = (method.particles, method.mirrored, method.scope == "atom", fraction)
+    return Plan("hopping", lambda now: {**now, **fixed}, solve=solve, state=_MOMENTS, draws=draws)
 
 
 class DeviceStepper:
@@ -213,13 +227,13 @@ class DeviceStepper:
         self._module = cuda.module()
         self._shape, self._dtype, self._threads = theta.shape, theta.dtype, setting.threads
         self._tasks, self._multitask = setting.tasks, isinstance(method, MultiTaskCBO)
-        self._reports_points = self._plan.kernel in ("cbo", "hybrid")
+        self._has_points = self._plan.kernel in ("cbo", "hybrid")
         self._data = data
         self._run = self._module.start(
             data.on, _network(net), self._plan.kernel, *data.addresses(), data.call is None,
             data.y.dtype.kind == "i", data.samples, orders.batch_size, data.tasks, data.x.ndim == 3, theta,
             self._plan.task,
-            setting.seed, self._plan.noise, self._plan.solve, 0, False, False, 0.0,
+            setting.seed, self._plan.noise, self._plan.solve, *self._plan.draws,
         )  # fmt: skip
         self._limit = 0.0
         self._frozen = 0.0  # share of the coordinates, after the last epoch
@@ -232,7 +246,7 @@ class DeviceStepper:
     @property
     def point(self) -> Array:
         """A copy of what is reported: the points, or network 0."""
-        if not self._reports_points:
+        if not self._has_points:
             first: Array = self.particles[0]
             return first
         points = self._read("points", (self._tasks, self._shape[1]), self._dtype)
@@ -264,7 +278,7 @@ class DeviceStepper:
     def restore(self, particles: Array, point: Array, state: dict[str, Array]) -> None:
         """As `Stepper.restore`."""
         arrays = {"theta": particles, **state}
-        if self._reports_points:
+        if self._has_points:
             arrays["points"] = point
         for name, values in arrays.items():
             self._run.write(name, np.ascontiguousarray(values))
@@ -288,23 +302,24 @@ class DeviceStepper:
 
     def _done(self, epoch: int, raw: Array, values: Numbers) -> Done:
         """An epoch's row of history, from the compiled run's."""
-        tasks, networks = self._tasks, self._tasks if self._reports_points else self._shape[0]
+        plan, tasks = self._plan, self._tasks
+        consensus = self._has_points or plan.kernel == "hopping"
+        networks = tasks if consensus else self._shape[0]
         risks, alphas, ess, rest = np.split(raw, np.cumsum([networks, tasks, tasks]))
         variance, self._frozen, nonfinite, failed_step, failed_task, *extras = rest.tolist()
         if failed_step >= 0:
             where = f" in task {failed_task:.0f}" if tasks > 1 else ""
             raise ConsensusError(
                 f"epoch {epoch + 1}, step {failed_step:.0f}: no particle has a finite risk{where} "
-                f"({self._shape[0]} particles): there is no consensus point"
+                f"({plan.draws[0] or self._shape[0]} particles): there is no consensus point"
             )
-        if not self._reports_points:
+        if not consensus:
             row = {"risk": risks[0].item(), "alpha": math.nan, "ess": math.nan, "variance": variance}
             return Done(values, int(nonfinite), {**row, "risks": risks, **self._motion(risks, extras)})
-        alpha: Any = values["alpha"]
-        if self._plan.solve:
-            alpha = alphas if self._multitask else alphas.item()
+        alpha: Any = alphas if plan.solve else values.get("alpha", math.nan)
         if not self._multitask:
             risks, ess = risks.item(), ess.item()
+            alpha = alpha.item() if plan.solve else alpha
         return Done(values, int(nonfinite), {"risk": risks, "alpha": alpha, "ess": ess, "variance": variance})
 
     def _motion(self, risks: Array, extras: list[float]) -> dict[str, Any]:

@@ -53,12 +53,27 @@ METHODS = {
     "heavy ball": cbk.HeavyBall(particles=2, temperature=cbk.Geometric(0.1, 0.5)),
     "gradient flow": cbk.GradientFlow(particles=2, temperature=0.1),
     "cold flow": cbk.GradientFlow(particles=2),
+    "hopping": cbk.ConsensusHopping(10),
+    "steady hopping": cbk.ConsensusHopping(10, spread=0.1, lr=0.1),
+    "hopping single": cbk.ConsensusHopping(7, mirrored=False),
+    "hopping ess": cbk.ConsensusHopping(10, weights=cbk.TargetEss(0.5)),
+    "hopping atoms": cbk.ConsensusHopping(6, scope="atom"),
+    "hopping atoms ess": cbk.ConsensusHopping(6, scope="atom", weights=cbk.TargetEss(0.5), mirrored=False),
 }
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_runs_are_the_cpus(cuda, name):
     assert_close(*both(NET, *data(), METHODS[name]))
+
+
+def test_hopping_sorts_more_risks_than_fit_into_a_block(cuda):
+    """Many of which are equal: those of a dead network."""
+    net = cbk.TwoLayer(1, 1, 1)
+    x, y = data(net, samples=3)
+    theta = np.array([[-1.0, -0.5, 1.0]])
+    method = cbk.ConsensusHopping(2500, spread=0.5, mirrored=False)
+    assert_close(*both(net, np.abs(x), y, method, batch_size=None, epochs=1, theta=theta))
 
 
 @pytest.mark.parametrize("name", ["cbo", "adam", "hybrid", "heavy ball"])
@@ -111,7 +126,7 @@ def test_more_epochs_than_are_in_flight(cuda):
     assert_close(*both(NET, *data(samples=4), cbk.CBO(2, alpha=1.0, floor=1.0), batch_size=None, epochs=21))
 
 
-@pytest.mark.parametrize("name", ["cbo", "hybrid", "heavy ball"])
+@pytest.mark.parametrize("name", ["cbo", "hybrid", "heavy ball", "steady hopping"])
 def test_resumed_runs_are_whole_runs(cuda, tmp_path, name):
     x, y = data()
     run = {"batch_size": 9, "seed": 5, "device": "cuda", "dtype": "float64"}
