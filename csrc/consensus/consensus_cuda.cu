@@ -4,6 +4,7 @@
 
 #include "../common/math.hpp"
 #include "consensus_cuda.hpp"
+#include "weight_cuda.hpp"
 
 namespace cbk::device {
 namespace {
@@ -16,23 +17,11 @@ struct Part {
   double least, total, squares;
 };
 
-__device__ __forceinline__ bool is_finite(double r) { return r - r == 0; }
-
-// exp(-alpha (risk - least)) with the limits of consensus.hpp.
-__device__ __forceinline__ double unnormalised(double risk, double least, double alpha) {
-  if (!is_finite(risk)) return 0;
-  if (alpha == 0 || risk == least) return 1;
-  const double exponent = alpha * (risk - least);
-  return exponent < 745.2 ? ::exp(-exponent) : 0;  // of subnormal weights too
-}
-
 struct Risks {
   const double* risk;
   int64_t particles, tasks, slice;
   Alphas alphas;
 };
-
-__device__ __forceinline__ double alpha_of(const Alphas& a, int64_t task) { return a.at ? a.at[task * a.stride] : a.value; }
 
 CBK_KERNEL(threads) weigh_slices(Risks k, Part* parts) {
   const double alpha = alpha_of(k.alphas, blockIdx.y);

@@ -3,6 +3,7 @@
 
 #include "../cuda/reduce.hpp"
 #include "../cuda/rows.hpp"
+#include "../consensus/weight_cuda.hpp"
 #include "training_cuda.hpp"
 
 namespace cbk::device {
@@ -24,8 +25,6 @@ CBK_KERNEL(threads) take_rows(const U* from, U* to, const int64_t* order, int64_
     to[i] = from[(task * samples + sample) * columns + rest % columns];
   }
 }
-
-__device__ __forceinline__ bool is_finite(double r) { return r - r == 0; }
 
 CBK_KERNEL(threads) find_troubles(const double* risk, int64_t steps, int64_t particles, int64_t tasks, const double* ess,
                                   const uint32_t* first_step, Troubles* troubles) {

@@ -5,6 +5,7 @@
 #include "../cuda/reduce.hpp"
 #include "../risk/risk_cuda.hpp"
 #include "../update/update_law.hpp"
+#include "small_cuda.hpp"
 
 namespace cbk::device {
 
@@ -101,12 +102,16 @@ class ConsensusSteps : public Steps<T> {
     else
       score(batch, s.own_inputs, place.risk, on);
     if (s.solve) solve_alphas(place.risk, s.particles, s.tasks, &place.now->alpha, alphas_.data(), on);
+    const UpdateProblem<T> update = this->update_problem();
+    if (!hybrid() && is_small(update, s.tasks))
+      return consensus_and_update(update, place.risk, last_alphas(place.now), this->points_.data(), place.ess, on,
+                                  &place.now->update);
     consensus(static_cast<const T*>(this->theta()), place.risk, s.particles, this->size_, s.tasks, last_alphas(place.now),
               this->points_.data(), weights_.data(), place.ess, on);
     if (hybrid())
-      hybrid_update(this->update_problem(), s.tasks, this->adam_state(1), on, &place.now->update);
+      hybrid_update(update, s.tasks, this->adam_state(1), on, &place.now->update);
     else
-      cbo_update(this->update_problem(), s.tasks, on, &place.now->update);
+      cbo_update(update, s.tasks, on, &place.now->update);
   }
 
   Alphas last_alphas(const Dials<T>* last) const override {

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from libraries import put
 
 import cbokernels as cbk
+from cbokernels import cli
 
 NET = cbk.TwoLayer(2, 5, 1, "tanh")
 CLASSES = cbk.TwoLayer(3, 4, 3)
@@ -93,6 +96,11 @@ def test_tasks(cuda, alpha):
     assert_close(*both(NET, x, y, cbk.MultiTaskCBO(7, alpha=alpha)))
     own = np.stack([x, x + 1, x - 1])
     assert_close(*both(NET, own, y, cbk.MultiTaskCBO(7, alpha=alpha, task=[2, 0, 1, 1, 0, 2, 2])))
+
+
+def test_ensembles_too_large_for_one_kernel(cuda):
+    net = cbk.TwoLayer(2, 1, 1, "tanh")
+    assert_close(*both(net, *data(), cbk.CBO(1030, alpha=5.0), epochs=3, batch_size=None))
 
 
 def test_float32(cuda):
@@ -245,3 +253,23 @@ def test_ensembles_that_collapse_or_overflow(cuda):
     with pytest.warns(cbk.CboWarning) as warned:
         cbk.train(NET, x, y, cbk.CBO(4, drift=-1e200, diffusion=0.0), **run)
     assert any("the ensemble has overflowed" in str(w.message) for w in warned)
+
+
+def test_the_command_passes_the_device_on(cuda, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib", reason="figures")
+    seen = []
+    train = cbk.training.train
+
+    def short(net, x, y, method, **keywords):
+        seen.append(keywords["device"])
+        few = dataclasses.replace(method, particles=2)
+        return train(net, x[:500], y[:500], few, **{**keywords, "batch_size": None, "epochs": 1})
+
+    monkeypatch.setattr("cbokernels.experiments.sine.train", short)
+    monkeypatch.setattr("cbokernels._cpu.max_threads", lambda: 1)  # the emulation knows one thread alone
+    out = ["--out", str(tmp_path)]
+    arguments = ["reproduce", "sine", "--quick", "--seeds", "1", "--epochs", "1", "--device", "cuda", *out]
+    assert cli.main(arguments) == 0
+    assert set(seen) == {"cuda"}
+    assert cli.main(["reproduce", "square", "--quick", "--device", "cuda", *out]) == 1
+    assert "TransportCBO has no CUDA implementation" in capsys.readouterr().err
