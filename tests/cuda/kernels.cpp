@@ -139,7 +139,7 @@ std::string transport(CudaStream stream, int64_t n, int64_t count) {
   return bytes;
 }
 
-// A run of four epochs: plain, captured, replayed, replayed with another law of noise.
+// A run of four epochs: plain, captured, replayed, captured anew for another law of noise.
 template <class T>
 std::string training(Method method, int64_t tasks, bool solve) {
   const Network net{2, 5, 1, Activation::tanh, 0.2, false};

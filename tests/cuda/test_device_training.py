@@ -75,7 +75,7 @@ def test_hopping_sorts_more_risks_than_fit_into_a_block(cuda):
     net = cbk.TwoLayer(1, 1, 1)
     x, y = data(net, samples=3)
     theta = np.array([[-1.0, -0.5, 1.0]])
-    method = cbk.ConsensusHopping(2500, spread=0.5, mirrored=False)
+    method = cbk.ConsensusHopping(1100, spread=0.5, mirrored=False)
     assert_close(*both(net, np.abs(x), y, method, batch_size=None, epochs=1, theta=theta))
 
 
@@ -100,7 +100,7 @@ def test_tasks(cuda, alpha):
 
 def test_ensembles_too_large_for_one_kernel(cuda):
     net = cbk.TwoLayer(2, 1, 1, "tanh")
-    assert_close(*both(net, *data(), cbk.CBO(1030, alpha=5.0), epochs=3, batch_size=None))
+    assert_close(*both(net, *data(), cbk.CBO(1030, alpha=5.0), epochs=2, batch_size=None))
 
 
 def test_float32(cuda):
