@@ -49,7 +49,7 @@ void update(benchmark::State& state) {
   uint32_t step = 0;
   for (auto _ : state) {
     cbk::transport_update<float>({d.ensemble(0), out.data(), d.particles, d.count, d.size, d.support.data(),
-                                  match.data(), 1.0, 1.0, 0.1, {7, 0, step++, 0}},
+                                  nullptr, match.data(), 1.0, 1.0, 0.1, {7, 0, step++, 0}},
                                  threads);
     benchmark::ClobberMemory();
   }

@@ -39,10 +39,10 @@ inline double multiply_adds(int64_t rounds) {
 }
 
 // GFLOP/s of float32 fused multiply-adds.
-inline double fma_rate(int threads) {
+inline double fma_rate(int threads, int trials = 5) {
   constexpr int64_t rounds = 4'000'000;
   double best = 0;
-  for (int trial = 0; trial < 5; ++trial) {
+  for (int trial = 0; trial < trials; ++trial) {
     const double start = seconds();
 #pragma omp parallel num_threads(threads)
     {

@@ -128,6 +128,8 @@ def test_mean_field_writes_its_files(tmp_path, monkeypatch):
     decay = [float(row["of_bound"]) for row in of["V, N = 20, M = 10"]]
     assert decay[0] == 1
     assert max(decay) <= 1 + 1e-7
+    of_used, anew = (np.array([float(r[n]) for r in of["V, N = 20, M = 10"]]) for n in _measures.VARIANCES)
+    assert (anew <= of_used * (1 + 1e-12)).all()
     assert float(of["transport from U[-2, 2]"][2]["average_4"]) > 0
     assert [finding.agrees for finding in findings] == [True, True, True] + [None] * 7
 
@@ -135,7 +137,7 @@ def test_mean_field_writes_its_files(tmp_path, monkeypatch):
 def test_verdicts_of_mean_field_can_be_no():
     def verdicts(factor, kept, exponents, ratio, epochs=300):
         values = factor ** np.arange(40.0)
-        columns = {"wasserstein_variance": values, "fresh": values, "variance": np.linspace(1, kept, 40)}
+        columns = {**dict.fromkeys(_measures.VARIANCES, values), "variance": np.linspace(1, kept, 40)}
         size = np.array([8.0, 16.0, 32.0])
         distances = dict(
             zip(("consensus_distance", "ensemble_distance"), (size**e for e in exponents), strict=True)

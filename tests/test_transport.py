@@ -141,6 +141,28 @@ def test_bits_do_not_depend_on_threads(kind, dtype):
     np.testing.assert_array_equal(alone.match[0], one.match[4])
 
 
+@pytest.mark.parametrize("kind", ["normal", "grid", "duplicates", "collinear", "one point", "clusters"])
+def test_lists_change_no_bits(kind, dtype):
+    """64 threads have no room for all costs and keep lists of the cheapest columns; one thread has."""
+    x, y = measures(kind, 64, 190, 20, 14, dtype)
+    prices = [np.zeros((64, 190)) for _ in range(2)]
+    results = [
+        cbk.assign(x, y, duals=duals, certificate=True, num_threads=threads)
+        for duals, threads in zip(prices, (1, 64), strict=True)
+    ]
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(*prices)
+    check(x[:3], y, cbk.Assignment(*(part[:3] for part in results[1][:2])), TOLERANCE[dtype])
+
+
+def test_many_points_of_many_coordinates(dtype):
+    x, y = measures("normal", 1, 1500, 100, 15, dtype)
+    result = cbk.assign(x, y, certificate=True)
+    check(x, y, result, TOLERANCE[dtype])
+    assert 0 <= result.gap[0] <= (1e-14 if dtype == "float64" else 4e-6) * result.cost[0]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_certificate_bounds_the_cost(kind, dtype):
     for count in (1, 2, 17, 120):
@@ -296,6 +318,9 @@ for dtype in ("float32", "float64"):
             for part in (*result, duals, center.support, center.match, center.history, moved):
                 digest.update(np.ascontiguousarray(part).tobytes())
             digest.update(cbk.wasserstein2(x, x).tobytes())
+    x = rng.normal(size=(64, 190, 20)).astype(dtype)
+    for part in cbk.assign(x, x[0], certificate=True, num_threads=64):
+        digest.update(part.tobytes())
 print(cbk.isa(), digest.hexdigest())
 """
 

@@ -155,6 +155,47 @@ def test_couplings_are_optimal_after_many_warm_steps():
     assert result.history["wasserstein_variance"][-1] == pytest.approx(fresh, rel=1e-9)
 
 
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_exact_variance_is_solved_anew_and_changes_nothing_else(tasks, dtype):
+    y = data()[1] + np.arange(tasks)[:, None]
+    settings = dict(particles=12, alpha=cbk.TargetEss(0.3), diffusion=0.3)
+    seen = [NET.uniform(12, seed=8, dtype=dtype)]
+    arguments = dict(epochs=6, dtype=dtype, seed=8)
+    points = []
+
+    def look(state):
+        seen.append(state.particles.copy())
+        points.append(NET.atoms(state.point))
+
+    method = cbk.TransportCBO(**settings, exact_variance=True)
+    result = cbk.train(NET, X.astype(dtype), y, method, callback=look, **arguments)
+    plain = cbk.train(NET, X.astype(dtype), y, cbk.TransportCBO(**settings), **arguments)
+    task, history = np.arange(12) * tasks // 12, result.history
+    exact = history["wasserstein_variance_exact"]
+    for epoch in range(6):
+        atoms = NET.atoms(seen[epoch])
+        costs = [reference.assign(atoms[n : n + 1], points[epoch][task[n]]).cost[0] for n in range(12)]
+        assert exact[epoch] == pytest.approx(np.mean(costs) / 2, rel=1e-12 if dtype == "float64" else 1e-5)
+    rounding = 1e-12 if dtype == "float64" else 4e-6
+    assert (exact <= history["wasserstein_variance"] * (1 + rounding)).all()
+    assert (exact < history["wasserstein_variance"] * (1 - 1e-6)).any()
+    np.testing.assert_array_equal(result.particles, plain.particles)
+    assert history.keys() - plain.history.keys() == {"wasserstein_variance_exact"}
+
+
+def test_variances_agree_where_the_coupling_is_optimal():
+    """Neurons in clusters far apart: each cluster's are partners, whatever the support."""
+    net = cbk.TwoLayer(2, 6, 1)
+    theta = net.uniform(5, seed=3, dtype="float64")
+    corners = np.zeros_like(theta)
+    corners[:, :12] = np.repeat(10.0 * np.arange(6), 2)
+    method = cbk.TransportCBO(alpha=0.0, diffusion=0.2, exact_variance=True)
+    history = train(method, net=net, theta=theta + corners, epochs=5).history
+    np.testing.assert_allclose(
+        history["wasserstein_variance_exact"], history["wasserstein_variance"], rtol=1e-12
+    )
+
+
 def test_same_bits_for_any_number_of_threads(dtype):
     net = cbk.TwoLayer(2, 60, 1)
     method = cbk.TransportCBO(particles=40, alpha=cbk.TargetEss(0.25))
@@ -214,6 +255,8 @@ def test_what_is_refused():
         cbk.TransportCBO(diffusion=-1.0)
     with pytest.raises(TypeError, match="noise"):
         cbk.TransportCBO(noise="additive")
+    with pytest.raises(TypeError, match="exact_variance"):
+        cbk.TransportCBO(exact_variance=1)
     with pytest.raises(TypeError, match="needs no network"):
         cbk.minimize(lambda t: t.sum(axis=1), np.ones((4, 2)), cbk.TransportCBO())
 

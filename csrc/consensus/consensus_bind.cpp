@@ -52,6 +52,16 @@ int64_t bound_consensus_at_ess(const Array<T>& theta, const Array<double>& risk,
 }
 
 template <class T>
+void bound_weighted_mean(const Array<T>& theta, const Array<double>& weights, Array<T> point, int num_threads) {
+  const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
+  check_shape("weights", weights, {particles});
+  check_shape("point", point, {size});
+  T* p = point.mutable_data();
+  py::gil_scoped_release release;
+  weighted_means(theta.data(), particles, size, weights.data(), 1, p, num_threads);
+}
+
+template <class T>
 void register_typed(py::module_& m) {
   m.def("consensus", &bound_consensus<T>, py::arg("theta").noconvert(), py::arg("risk").noconvert(), py::arg("alpha"),
         py::arg("point").noconvert(), py::arg("weights").noconvert(), py::arg("ess").noconvert(),
@@ -59,6 +69,8 @@ void register_typed(py::module_& m) {
   m.def("consensus_at_ess", &bound_consensus_at_ess<T>, py::arg("theta").noconvert(), py::arg("risk").noconvert(),
         py::arg("target"), py::arg("alphas").noconvert(), py::arg("point").noconvert(),
         py::arg("weights").noconvert(), py::arg("ess").noconvert(), py::arg("num_threads"));
+  m.def("weighted_mean", &bound_weighted_mean<T>, py::arg("theta").noconvert(), py::arg("weights").noconvert(),
+        py::arg("point").noconvert(), py::arg("num_threads"));
   m.def(
       "variance",
       [](const Array<T>& theta, int num_threads) {

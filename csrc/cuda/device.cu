@@ -12,6 +12,13 @@ int device_count() {
   return 0;
 }
 
+bool has_tensor_cores() {
+  int device = 0, major = 0;
+  check(cudaGetDevice(&device), "device");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device");
+  return major >= 8;
+}
+
 int device_of(uintptr_t address) {
   cudaPointerAttributes attributes{};
   if (cudaPointerGetAttributes(&attributes, reinterpret_cast<const void*>(address)) != cudaSuccess) {

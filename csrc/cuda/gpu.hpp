@@ -90,7 +90,7 @@ void launch_cooperative(void (*kernel)(P...), dim3 grid, dim3 block, size_t shar
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr double quiet_nan = std::numeric_limits<double>::quiet_NaN();
 
-inline int64_t blocks_for(int64_t count, int64_t size) { return (count + size - 1) / size; }
+__host__ __device__ inline int64_t blocks_for(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 }  // namespace cbk::device
 

@@ -1,6 +1,9 @@
 // The private compiled module cbokernels._cuda; or, with CBK_EMULATED_MODULE, the same kernels on the host's emulation, for
 // tests.
+#include "../risk/risk_cuda.hpp"
 #include "bind.hpp"
+
+#include <pybind11/numpy.h>
 
 #if defined(CBK_EMULATED_MODULE)
 #include "emulation/runtime.hpp"
@@ -20,6 +23,17 @@ PYBIND11_MODULE(CBK_MODULE, m) {
         wait_for({stream}, {producer});
       },
       py::arg("device"), py::arg("stream"), py::arg("producer"));
+  m.def(
+      "read_memory",
+      [](std::pair<int, Address> on, Address address, py::array out) {
+        const Where where(on);
+        void* const to = out.mutable_data();
+        const int64_t bytes = out.nbytes();
+        const py::gil_scoped_release release;
+        const OnDevice here(where.device);
+        read_memory(at<const void>(address), bytes, to, where.stream);
+      },
+      py::arg("on"), py::arg("address"), py::arg("out"));
   register_random(m);
   register_update(m);
   register_langevin(m);
@@ -34,5 +48,7 @@ PYBIND11_MODULE(CBK_MODULE, m) {
     using cbk::emulation::Order;
     cbk::emulation::machine().set_order(order == 0 ? Order::forward : order == 1 ? Order::reverse : Order::random, order);
   });
+  m.def("set_gradient_bytes", [](int64_t bytes) { gradient_bytes = bytes; });
+  m.def("set_capability", [](int major) { cbk::emulation::machine().options.capability = major; });
 #endif
 }

@@ -2,18 +2,22 @@
 #pragma once
 
 #include "gpu.hpp"
+#if !defined(__CUDACC__)
+#include "emulation/mma.hpp"
+#endif
 
 namespace cbk::device {
 
 #if !defined(__CUDACC__)
 
 // Done as late as the wait allows.
+template <int bytes>
 inline void copy_async(void* shared, const void* global, bool valid) {
   emulation::Quiet quiet;
   emulation::Machine& m = emulation::machine();
-  if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % 16)
-    m.fail("cp.async: address not a multiple of 16 bytes");
-  m.current()->open.push_back({shared, global, 16, valid ? 16u : 0u});
+  if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % bytes)
+    m.fail("cp.async: address not a multiple of " + std::to_string(bytes) + " bytes");
+  m.current()->open.push_back({shared, global, bytes, valid ? unsigned(bytes) : 0u});
 }
 inline void commit_copies() {
   emulation::Quiet quiet;
@@ -40,13 +44,35 @@ inline void wait_copies() {
   }
 }
 
+inline float round_tf32(float v) {  // to nearest, ties away from zero
+  const unsigned bits = std::bit_cast<unsigned>(v);
+  return std::isfinite(v) ? std::bit_cast<float>((bits + 0x1000u) & ~0x1fffu) : v;
+}
+inline unsigned pack_bf16(float low, float high) {  // to nearest even
+  const auto round = [](float v) {
+    const unsigned bits = std::bit_cast<unsigned>(v);
+    return std::isnan(v) ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+  };
+  return round(high) << 16 | round(low);
+}
+inline void multiply_tf32(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2], CBK_HERE) {
+  emulation::multiply<emulation::Tf32>(sums, a, b, {"mma", file, line});
+}
+inline void multiply_bf16(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2], CBK_HERE) {
+  emulation::multiply<emulation::Bf16>(sums, a, b, {"mma", file, line});
+}
+
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
 
-// 16 bytes into shared memory, zeros where not valid; the address must be readable all the same.
+// 4, 8 or 16 bytes into shared memory, zeros where not valid; the address must be readable all the same.
+template <int bytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(unsigned(__cvta_generic_to_shared(shared))),
-               "l"(global), "r"(valid ? 16 : 0)
-               : "memory");
+  const unsigned to = unsigned(__cvta_generic_to_shared(shared));
+  if constexpr (bytes == 16)  // past L1
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(valid ? 16 : 0) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(bytes), "r"(valid ? bytes : 0)
+                 : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int pending>
@@ -54,14 +80,46 @@ __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
+// To nearest, ties away from zero.
+__device__ __forceinline__ float round_tf32(float v) {
+  unsigned bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(v));
+  return __uint_as_float(bits);
+}
+// To nearest even; `low` in the lower half.
+__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+// A warp's sums [16][8] += a [16][depth] b [depth][8], of depth 8 (tf32) or 16 (bf16).  With g = lane / 4, t = lane % 4 a
+// lane holds sums (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1); tf32: a (g, t), (g + 8, t), (g, t + 4),
+// (g + 8, t + 4) and b (t, g), (t + 4, g); bf16: the same of pairs, numbers 2t and 2t + 1 in place of t [PTX ISA, mma].
+__device__ __forceinline__ void multiply_tf32(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ __forceinline__ void multiply_bf16(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 #else
 
+template <int bytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
-  *static_cast<uint4*>(shared) = valid ? *static_cast<const uint4*>(global) : make_uint4(0, 0, 0, 0);
+  for (int i = 0; i < bytes / 4; ++i) static_cast<unsigned*>(shared)[i] = valid ? static_cast<const unsigned*>(global)[i] : 0;
 }
 __device__ __forceinline__ void commit_copies() {}
 template <int pending>
 __device__ __forceinline__ void wait_copies() {}
+// Kernels with products of fragments are not launched on these cards (device.hpp: has_tensor_cores).
+__device__ __forceinline__ float round_tf32(float v) { return v; }
+__device__ __forceinline__ unsigned pack_bf16(float, float) { return 0; }
+__device__ __forceinline__ void multiply_tf32(float (&)[4], const unsigned (&)[4], const unsigned (&)[2]) { __trap(); }
+__device__ __forceinline__ void multiply_bf16(float (&)[4], const unsigned (&)[4], const unsigned (&)[2]) { __trap(); }
 
 #endif
 

@@ -68,7 +68,7 @@ CBK_KERNEL(Tile<T>::threads) exchanged_risks(Batch<T> b, Center<T> center) {
         tile_sums(b, p, shared, z);
         for (int round = 0; round < K::rounds; ++round) {
           with_activation(b.net.activation, [&](auto tag) {
-            hold_round(round, z, shared, [&](T v, int column) { return activate<decltype(tag)::value>(v + bias_of(b, p, column)); });
+            hold_round(round, z, shared, [&](T v, int column, int) { return activate<decltype(tag)::value>(v + bias_of(b, p, column)); });
           });
           __syncthreads();
           add_exchanged(b, center, p, shared, round, g, sums, round == 0 && p.s0 == chunk * b.chunk);

@@ -7,6 +7,7 @@
 #include "../common/loss.hpp"
 #include "../common/philox.hpp"
 #include "../hopping/hopping.hpp"
+#include "risk_cuda.hpp"
 
 namespace cbk::device {
 
@@ -24,6 +25,11 @@ struct Batch {
   const T* y;
   const int32_t* labels;
   int64_t tasks;
+  T* slopes;        // of gradients: [particles][outputs][samples] of dL/dg * factor, else nullptr
+  T factor;
+  T* hidden;        // of gradients: [particles * net.width][hidden_pitch] of pre-activations, else nullptr
+  int64_t hidden_pitch;
+  int access;       // numbers of x or theta that one copy of the tensor cores' kernel takes
   int64_t group, groups, chunk, chunks, tile;
   int64_t pitch;    // of one sample's outputs: odd, so that a warp's samples lie in different banks
   T* outputs;       // [blocks][group][tile][pitch] where shared memory is too small, else nullptr
@@ -76,15 +82,14 @@ __device__ __forceinline__ double add_loss(const Batch<T>& b, double total, cons
   return cross_entropy(total, g, &number, b.net.outputs, 1, 1);
 }
 
-// The same, with g replaced by dL/dg / samples.
+// The same, with g replaced by dL/dg * factor.
 template <class T>
 __device__ __forceinline__ double add_loss_slope(const Batch<T>& b, double total, T* g, int64_t s) {
-  const T factor = T(1) / T(b.samples);
   if (b.loss == Loss::mse)
-    return squared_error_slope(total, g, 1, b.y + s * b.net.outputs, b.net.outputs, 1, 1, factor);
+    return squared_error_slope(total, g, 1, b.y + s * b.net.outputs, b.net.outputs, 1, 1, b.factor);
   const int32_t label = b.labels[s];
   const T number = T(label);
-  total = cross_entropy_slope(total, g, 1, &number, b.net.outputs, 1, 1, factor);
+  total = cross_entropy_slope(total, g, 1, &number, b.net.outputs, 1, 1, b.factor);
   return label < 0 || label >= b.net.outputs ? quiet_nan : total;
 }
 
@@ -107,6 +112,25 @@ __device__ void add_losses(const Batch<T>& b, const T* outs, int64_t first, int6
   }
 }
 
+// The same for one task, with the slopes to b.slopes: a warp takes a particle, a lane a sample.
+template <class T>
+__device__ void add_slopes(const Batch<T>& b, T* outs, int64_t first, int64_t count, int64_t s0, int64_t valid,
+                           int64_t chunk, bool fresh) {
+  const unsigned rank = thread_rank(), warps = blockDim.x * blockDim.y / 32;
+  for (int64_t particle = rank / 32; particle < count; particle += warps) {
+    T* to = b.slopes + (first + particle) * b.net.outputs * b.samples + s0;
+    double total = 0;
+    for (int64_t s = rank % 32; s < valid; s += 32) {
+      T* g = outs + (particle * b.tile + s) * b.pitch;
+      total = add_loss_slope(b, total, g, s0 + s);
+      for (int64_t c = 0; c < b.net.outputs; ++c) to[c * b.samples + s] = g[c];
+    }
+    total = warp_sum(total);
+    double* sum = b.partial + chunk * b.particles + first + particle;
+    if (rank % 32 == 0) *sum = fresh ? total : *sum + total;
+  }
+}
+
 // out[i * stride] = sum over chunks of partial[chunk][i], divided.
 template <class V, class T>
 CBK_KERNEL(256) add_chunks(const V* partial, int64_t chunks, int64_t count, V divisor, T* out, int64_t stride) {
@@ -116,6 +140,24 @@ CBK_KERNEL(256) add_chunks(const V* partial, int64_t chunks, int64_t count, V di
   for (int64_t chunk = 0; chunk < chunks; ++chunk) total += partial[chunk * count + i];
   out[i * stride] = total / divisor;
 }
+
+// Memory and blocks of a launch.
+struct Launch {
+  int64_t shared;  // elements of dynamic shared memory
+  bool spills;     // outputs lie in global memory
+  int64_t blocks;
+};
+
+// Outputs to `out` [particles, samples, outputs], or slopes where the batch wants them; and sums of losses over samples,
+// divided, entry i of [particles, tasks] to sums[i * stride].
+template <class T>
+void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor, Precision precision, cudaStream_t stream);
+
+// tensor_cuda.cu: whether tensor cores take a batch, how it is divided, and the launch.
+bool on_tensor_cores(const Batch<float>& b);
+inline bool on_tensor_cores(const Batch<double>&) { return false; }
+Launch plan_tensor(Batch<float>& b);
+void launch_tensor(const Batch<float>& b, const Launch& plan, Precision precision, float* out, cudaStream_t stream);
 
 constexpr int64_t enough_blocks = 512;  // where fewer would leave a card idle, samples are divided; only shapes enter
 

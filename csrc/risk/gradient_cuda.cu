@@ -1,187 +1,142 @@
-// Gradients of risks on the GPU; the CPU's twin is gradient_cpu.cpp.
+// Gradients of risks on the GPU; the CPU's twin is gradient_cpu.cpp, formulas stand in gradient_simd.cpp.
 //
-// A block takes a group of particles and a chunk of samples: for each tile the outputs and their slopes e, then the
-// neurons' slopes delta, 32 samples at a time in shared memory, and from them the sums over samples.  Formulas:
-// gradient_simd.cpp.
-#include "risk_cuda.hpp"
-#include "tile_cuda.hpp"
+// In passes over particles and samples: the risks' kernel leaves the slopes e of the losses and, where they are not cheap
+// to form anew, the pre-activations z; warps turn these into the neurons' slopes delta = scale (sum_c c_cm e_cs) sigma'(z)
+// and sum over samples what has few terms (e h, delta, and delta x where inputs are few); many inputs are a product
+// delta x of tiles, whose sums stay in registers.  Each number of the gradient is written once a pass.
+#include "gradient_cuda.hpp"
 
 namespace cbk::device {
 namespace {
 
-// Outputs become slopes, 0 where there is no sample; losses are added as in add_losses.
+// rows [count, length] to columns [length, pitch], zeros behind count.
 template <class T>
-__device__ void add_slopes(const Batch<T>& b, const Place<T>& p, T* outs, int64_t first, int64_t chunk, bool fresh) {
-  const unsigned rank = thread_rank(), lane = rank % 32;
-  for (int64_t particle = rank / 32; particle < p.count; particle += Tile<T>::threads / 32) {
-    double total = 0;
-    for (int64_t s = lane; s < b.tile; s += 32) {
-      T* g = outs + (particle * b.tile + s) * b.pitch;
-      if (s < p.valid)
-        total = add_loss_slope(b, total, g, p.s0 + s);
-      else
-        for (int64_t c = 0; c < b.net.outputs; ++c) g[c] = 0;
-    }
-    total = warp_sum(total);
-    double* sum = b.partial + chunk * b.particles + first + particle;
-    if (lane == 0) *sum = fresh ? total : *sum + total;
-  }
+CBK_KERNEL(256) transpose(const T* rows, int64_t count, int64_t length, int64_t pitch, T* columns) {
+  CBK_SHARED(T, tile, 32 * 33);
+  const int64_t r0 = int64_t(blockIdx.x) * 32, k0 = int64_t(blockIdx.y) * 32;
+  const int lane = int(threadIdx.x) % 32, line = int(threadIdx.x) / 32;
+  for (int i = line; i < 32; i += 8)
+    tile[i * 33 + lane] = r0 + i < count && k0 + lane < length ? rows[(r0 + i) * length + k0 + lane] : T(0);
   __syncthreads();
+  for (int i = line; i < 32; i += 8)
+    if (k0 + i < length && r0 + lane < pitch) columns[(k0 + i) * pitch + r0 + lane] = tile[lane * 33 + i];
 }
 
-// sum over the round's samples of outs-slopes times held activations: dR/dc of the tile's neurons.
+// Sum over samples of the slopes of an output's bias: a warp each.
 template <class T>
-__device__ void add_output_weights(const Batch<T>& b, const Place<T>& p, const T* held, const T* slopes, int round,
-                                   T* gradient) {
-  using K = Tile<T>;
-  const int64_t width = b.net.width, outputs = b.net.outputs;
-  for (int64_t item = thread_rank(); item < p.neurons * outputs; item += K::threads) {
-    const int64_t column = item % p.neurons, c = item / p.neurons, q = p.q0 + column, particle = q / width;
-    T total = 0;
-    for (int r = 0; r < K::held; ++r)
-      total = mad(slopes[(particle * b.tile + held_sample<T>(round, r)) * b.pitch + c], held[r * K::held_pitch + column], total);
-    T& sum = gradient[particle * b.size + b.net.output_weights() + c * width + q % width];
-    sum = mad(T(b.net.scale), total, sum);
-  }
+CBK_KERNEL(128) output_bias_sums(Batch<T> b, bool fresh, T* gradient) {
+  const int64_t item = int64_t(blockIdx.x) * 4 + threadIdx.x / 32;
+  if (item >= b.particles * b.net.outputs) return;
+  T total = 0;
+  for (int64_t s = threadIdx.x % 32; s < b.samples; s += 32) total += b.slopes[item * b.samples + s];
+  total = warp_sum(total);
+  T& to = gradient[item / b.net.outputs * b.size + b.net.output_biases() + item % b.net.outputs];
+  if (threadIdx.x % 32 == 0) to = fresh ? total : to + total;
 }
 
-// held becomes delta = scale (sum_c c_cm e_cs) sigma'(z).
+// gradient += the parts of the chunks' sums, which stand [chunks][particles * width][lines].
 template <class T>
-__device__ void hold_delta(const Batch<T>& b, const Place<T>& p, const T (&z)[Tile<T>::micro][Tile<T>::micro], T* held,
-                           const T* slopes, int round) {
-  using K = Tile<T>;
-  with_activation(b.net.activation, [&](auto tag) {
-    hold_round(round, z, held, [&](T v, int column) {
-      T derivative;
-      activate<decltype(tag)::value>(v + bias_of(b, p, column), derivative);
-      return derivative;
-    });
-  });
-  const int64_t width = b.net.width;
-  for (int e = 0; e < 2 * K::micro; ++e) {  // each thread what it wrote
-    const int column = K::row(int(threadIdx.x), e / 2), r = 2 * int(threadIdx.y) + e % 2;
-    T total = 0;
-    if (column < p.neurons) {
-      const int64_t q = p.q0 + column, particle = q / width;
-      const T* weights = p.theta + particle * b.size + b.net.output_weights() + q % width;
-      const T* slope = slopes + (particle * b.tile + held_sample<T>(round, r)) * b.pitch;
-      for (int64_t c = 0; c < b.net.outputs; ++c) total = mad(weights[c * width], slope[c], total);
-    }
-    T& value = held[r * K::held_pitch + column];
-    value = total * value * T(b.net.scale);
-  }
+CBK_KERNEL(256) add_line_sums(Batch<T> b, const T* sums, int64_t chunks, int64_t inputs, bool fresh, T* gradient) {
+  const int64_t lines = b.net.outputs + 1 + inputs, count = b.particles * b.net.width * lines;
+  const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x;
+  if (i >= count) return;
+  T total = 0;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) total += sums[chunk * count + i];
+  const int64_t line = i % lines, q = i / lines, m = q % b.net.width, outputs = b.net.outputs;
+  T* own = gradient + q / b.net.width * b.size;
+  T& to = line < outputs    ? own[b.net.output_weights() + line * b.net.width + m]
+          : line == outputs ? own[b.net.biases() + m]
+                            : own[m * b.net.inputs + line - outputs - 1];
+  to = fresh ? total : to + total;
 }
 
-// dR/dw and dR/db += sums over the round's samples of delta x and delta.
+// gradient of the first layer += delta [particles * width][pitch] times x, given by columns.
 template <class T>
-__device__ void add_input_weights(const Batch<T>& b, const Place<T>& p, const T* held, int round, T* gradient) {
-  using K = Tile<T>;
-  const int64_t d = b.net.inputs, width = b.net.width, valid = p.valid;
-  // lanes go along the inputs where these are many, else along the neurons
-  const int64_t across = d < 32 ? 1 : 4, quads = (d + across - 1) / across;
-  for (int64_t item = thread_rank(); item < p.neurons * quads; item += K::threads) {
-    const int64_t column = d < 32 ? item % p.neurons : item / quads;
-    const int64_t k = d < 32 ? item / p.neurons : item % quads;
-    T total[4] = {};
-    for (int r = 0; r < K::held; ++r) {
-      const int s = held_sample<T>(round, r);
-      if (s >= valid) continue;
-      const T delta = held[r * K::held_pitch + column];
-      const T* x = b.x + (p.s0 + s) * d;
-      CBK_UNROLL(4)
-      for (int j = 0; j < 4; ++j)
-        if (j < across && k + j * quads < d) total[j] = mad(delta, x[k + j * quads], total[j]);
-    }
-    const int64_t q = p.q0 + column;
-    T* sum = gradient + q / width * b.size + q % width * d;
-    for (int j = 0; j < 4; ++j)
-      if (j < across && k + j * quads < d) sum[k + j * quads] += total[j];
-  }
-  for (int64_t column = thread_rank(); column < p.neurons; column += K::threads) {
-    T total = 0;
-    for (int r = 0; r < K::held; ++r) total += held[r * K::held_pitch + column];
-    const int64_t q = p.q0 + column;
-    gradient[q / width * b.size + b.net.biases() + q % width] += total;
-  }
-}
-
-template <class T>
-__device__ void add_neurons(const Batch<T>& b, const Place<T>& p, const T (&z)[Tile<T>::micro][Tile<T>::micro], T* held,
-                            const T* slopes, T* gradient) {
-  for (int round = 0; round < Tile<T>::rounds; ++round) {
-    with_activation(b.net.activation, [&](auto tag) {
-      hold_round(round, z, held, [&](T v, int column) { return activate<decltype(tag)::value>(v + bias_of(b, p, column)); });
-    });
-    __syncthreads();
-    add_output_weights(b, p, held, slopes, round, gradient);
-    __syncthreads();
-    hold_delta(b, p, z, held, slopes, round);
-    __syncthreads();
-    add_input_weights(b, p, held, round, gradient);
-    __syncthreads();
-  }
-}
-
-template <class T>
-CBK_KERNEL(Tile<T>::threads) tiled_gradients(Batch<T> b, T* gradients) {
+CBK_KERNEL(Tile<T>::threads) tiled_products(Batch<T> b, const T* columns, bool fresh, T* gradient) {
   using K = Tile<T>;
   CBK_DYNAMIC_SHARED(T, shared);
-  T* outs = b.outputs ? b.outputs + int64_t(blockIdx.x) * b.group * b.tile * b.pitch : shared + K::shared;
-  for (int64_t work = blockIdx.x; work < b.groups * b.chunks; work += gridDim.x) {
-    const int64_t first = work / b.chunks * b.group, chunk = work % b.chunks;
-    const int64_t count = min(b.group, b.particles - first), end = min((chunk + 1) * b.chunk, b.samples);
-    T* gradient = gradients + (chunk * b.particles + first) * b.size;
-    for (int64_t i = thread_rank(); i < count * b.size; i += K::threads) gradient[i] = 0;
-    Place<T> p{b.theta + first * b.size, count, 0, 0, 0, 0};
-    for (p.s0 = chunk * b.chunk; p.s0 < end; p.s0 += b.tile) {
-      p.valid = min(b.tile, end - p.s0);
-      T z[K::micro][K::micro];
-      tile_outputs(b, p, shared, outs, z);
-      add_slopes(b, p, outs, first, chunk, p.s0 == chunk * b.chunk);
-      for (int64_t i = thread_rank(); b.net.output_bias && i < count * b.net.outputs; i += K::threads) {
-        const int64_t particle = i / b.net.outputs, c = i % b.net.outputs;
-        T total = 0;
-        for (int64_t s = 0; s < p.valid; ++s) total += outs[(particle * b.tile + s) * b.pitch + c];
-        gradient[particle * b.size + b.net.output_biases() + c] += total;
-      }
-      const int64_t neurons = count * b.net.width;
-      for (p.q0 = 0; p.q0 < neurons; p.q0 += K::side) {
-        p.neurons = min(neurons - p.q0, int64_t(K::side));
-        if (neurons > K::side) tile_sums(b, p, shared, z);  // else z still holds them
-        add_neurons(b, p, z, shared, outs, gradient);
-      }
+  const int64_t q0 = int64_t(blockIdx.x) * K::side, k0 = int64_t(blockIdx.y) * K::side, d = b.net.inputs;
+  const int64_t neurons = b.particles * b.net.width;
+  T z[K::micro][K::micro];
+  tile_product([&](int r) -> const T* { return q0 + r < neurons ? b.hidden + (q0 + r) * b.hidden_pitch : nullptr; },
+               [&](int r) -> const T* { return k0 + r < d ? columns + (k0 + r) * b.hidden_pitch : nullptr; }, b.samples,
+               shared, z);
+  CBK_UNROLL(8)
+  for (int i = 0; i < K::micro; ++i) {
+    CBK_UNROLL(8)
+    for (int j = 0; j < K::micro; ++j) {
+      const int64_t q = q0 + K::row(int(threadIdx.y), i), k = k0 + K::row(int(threadIdx.x), j);
+      if (q >= neurons || k >= d) continue;
+      T& to = gradient[q / b.net.width * b.size + q % b.net.width * d + k];
+      to = fresh ? z[i][j] : to + z[i][j];
     }
-    __syncthreads();
   }
+}
+
+template <class T>
+void multiply_slopes(const Batch<T>& b, const T* columns, bool fresh, T* gradient, Precision precision,
+                     cudaStream_t stream) {
+  const int64_t neurons = b.particles * b.net.width;
+  if constexpr (sizeof(T) == sizeof(float))
+    if (on_tensor_cores(b)) return launch_tensor_slopes(b, columns, fresh, gradient, precision, stream);
+  launch(tiled_products<T>, dim3(unsigned(blocks_for(neurons, Tile<T>::side)), unsigned(blocks_for(b.net.inputs, Tile<T>::side))),
+         dim3(16, 16), size_t(Tile<T>::shared) * sizeof(T), stream, b, columns, fresh, gradient);
+}
+
+// How many particles and samples a pass takes.
+struct Passes {
+  int64_t particles, samples;
+};
+Passes passes_of(const Network& net, int64_t particles, int64_t samples, bool keeps, int64_t number) {
+  const int64_t room = gradient_bytes / ((net.outputs + (keeps ? net.width : 0)) * number);
+  const int64_t most = std::clamp(room / samples, int64_t(1), particles);
+  const int64_t some = std::max(room / slope_chunk * slope_chunk, slope_chunk);
+  return {blocks_for(particles, blocks_for(particles, most)), std::min(samples, some)};
 }
 
 }  // namespace
 
 template <class T>
-void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, CudaStream on) {
+void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, CudaStream on, Precision precision) {
   const cudaStream_t stream = native(on);
-  Batch<T> b = batch_of(problem);
-  const int64_t shared = plan_tiles(b), tiles = blocks_for(b.samples, b.tile), all = b.particles * b.size;
-  // chunks of samples where the particles are few, as far as 256 MB of partial gradients go
-  const int64_t wanted = std::max(enough_blocks / b.groups, int64_t(1));
-  const int64_t most = std::max((int64_t(256) << 20) / (all * int64_t(sizeof(T))), int64_t(1));
-  b.chunk = blocks_for(tiles, std::min({tiles, wanted, most})) * b.tile, b.chunks = blocks_for(b.samples, b.chunk);
-  const bool spills = shared == Tile<T>::shared;
-  const int64_t blocks = std::min(b.groups * b.chunks, spills ? int64_t(1024) : int64_t(1) << 30);
-  Workspace<T> outputs(spills ? blocks * b.group * b.tile * b.pitch : 0, stream);
-  Workspace<T> parts(b.chunks > 1 ? b.chunks * all : 0, stream);
-  Workspace<double> partial(b.chunks * b.particles, stream);
-  b.outputs = outputs.data(), b.partial = partial.data();
-  T* sums = b.chunks > 1 ? parts.data() : gradient;  // [chunks][particles][size]
-  launch(tiled_gradients<T>, dim3(unsigned(blocks)), dim3(16, 16), size_t(shared) * sizeof(T), stream, b, sums);
-  launch(add_chunks<double, double>, dim3(unsigned(blocks_for(b.particles, 256))), dim3(256), 0, stream,
-         static_cast<const double*>(partial.data()), b.chunks, b.particles, double(b.samples), out, int64_t(1));
-  if (b.chunks > 1)
-    launch(add_chunks<T, T>, dim3(unsigned(blocks_for(all, 256))), dim3(256), 0, stream,
-           static_cast<const T*>(parts.data()), b.chunks, all, T(1), gradient, int64_t(1));
+  const Network& net = problem.net;
+  const int64_t d = net.inputs, few = d <= slope_inputs ? d : 0, lines = net.outputs + 1 + few;
+  const bool keeps = d > 4;
+  const Passes pass = passes_of(net, problem.particles, problem.samples, keeps, sizeof(T));
+  const int64_t pitch = blocks_for(pass.samples, 4) * 4, neurons = pass.particles * net.width;
+  const int64_t parts = blocks_for(problem.samples, pass.samples), chunks = blocks_for(pass.samples, slope_chunk);
+  Workspace<T> hidden(keeps ? neurons * pitch : 0, stream), slopes(pass.particles * net.outputs * pass.samples, stream);
+  Workspace<T> columns(d * pitch, stream), sums(chunks * neurons * lines, stream);
+  Workspace<double> losses(parts * problem.particles, stream);
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t s0 = part * pass.samples;
+    Batch<T> b = batch_of(problem);
+    b.samples = std::min(pass.samples, problem.samples - s0), b.factor = T(1) / T(problem.samples);
+    b.x += s0 * d;
+    if (b.y) b.y += s0 * net.outputs;
+    if (b.labels) b.labels += s0;
+    b.slopes = slopes.data(), b.hidden = hidden.data(), b.hidden_pitch = blocks_for(b.samples, 4) * 4;
+    launch(transpose<T>, dim3(unsigned(blocks_for(b.hidden_pitch, 32)), unsigned(blocks_for(d, 32))), dim3(256), 0, stream,
+           b.x, b.samples, d, b.hidden_pitch, columns.data());
+    for (int64_t n = 0; n < problem.particles; n += pass.particles) {
+      const bool fresh = part == 0;
+      T* own = gradient + n * b.size;
+      b.theta = problem.theta + n * b.size, b.particles = std::min(pass.particles, problem.particles - n);
+      run_batch<T>(b, nullptr, losses.data() + part * problem.particles + n, 1, 1, precision, stream);
+      const int64_t own_chunks = launch_neuron_slopes(b, static_cast<const T*>(columns.data()), few, sums.data(), stream);
+      launch(add_line_sums<T>, dim3(unsigned(blocks_for(b.particles * net.width * lines, 256))), dim3(256), 0, stream, b,
+             static_cast<const T*>(sums.data()), own_chunks, few, fresh, own);
+      if (!few) multiply_slopes(b, static_cast<const T*>(columns.data()), fresh, own, precision, stream);
+      if (net.output_bias)
+        launch(output_bias_sums<T>, dim3(unsigned(blocks_for(b.particles * net.outputs, 4))), dim3(128), 0, stream, b, fresh,
+               own);
+    }
+  }
+  launch(add_chunks<double, double>, dim3(unsigned(blocks_for(problem.particles, 256))), dim3(256), 0, stream,
+         static_cast<const double*>(losses.data()), parts, problem.particles, double(problem.samples), out, int64_t(1));
 }
 
-template void risk_gradient(const RiskProblem<float>&, double*, float*, CudaStream);
-template void risk_gradient(const RiskProblem<double>&, double*, double*, CudaStream);
+template void risk_gradient(const RiskProblem<float>&, double*, float*, CudaStream, Precision);
+template void risk_gradient(const RiskProblem<double>&, double*, double*, CudaStream, Precision);
 
 }  // namespace cbk::device

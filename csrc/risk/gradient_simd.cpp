@@ -8,6 +8,7 @@
 #include "product.hpp"
 #include "risk.hpp"
 #include "sparse.hpp"
+#include "wide_gradient.hpp"
 
 namespace cbk::CBK_ISA {
 namespace {
@@ -328,6 +329,7 @@ template <class T>
 int64_t scratch_size(const Network& net, const GradientPlan& plan) {
   if (plan.direct) return plan.chunk;
   if (plan.sparse) return sparse_scratch_size<T>(net, plan);
+  if (plan.wide) return wide_scratch_size<T>(net, plan);
   const Held<T> h = hold<T>(net, plan, nullptr);
   return (2 * net.width + net.outputs) * plan.tile + neuron_block * plan.panel + net.width * h.padded;
 }
@@ -335,7 +337,7 @@ int64_t scratch_size(const Network& net, const GradientPlan& plan) {
 template <class T>
 void evaluate(const GradientTask<T>& task) {
   if (task.plan->sparse) return by_lists(task);
-  *task.sum += sum(task.plan->direct ? direct(task) : by_products(task));
+  *task.sum += sum(task.plan->direct ? direct(task) : task.plan->wide ? wide_gradient(task) : by_products(task));
 }
 
 }  // namespace

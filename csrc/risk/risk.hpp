@@ -73,11 +73,13 @@ struct RiskKernels {
   void (*evaluate)(const RiskTask<T>& task);
 };
 
-// Gradients: one particle (a group where sparse) and one chunk a task.  Hidden activations and their derivatives of a tile of samples are held,
-// [width][tile] each, so that every product is computed once; sums over samples run over a chunk in the particles' type.
+// Gradients: one particle (a group where sparse) and one chunk a task.  Hidden activations and their derivatives of a tile
+// of samples are held, [width][tile] each, so that every product is computed once (but not where wide); sums over samples
+// run over a chunk in the particles' type.
 struct GradientPlan {
   bool direct;    // one output and at most direct_gradient_inputs inputs
   bool sparse;    // sparse.hpp: only non-zero inputs are multiplied
+  bool wide;      // wide_gradient.hpp: one output, and too many neurons to hold
   int64_t group;  // particles in a task; 1 unless sparse
   int64_t panel;  // samples in a panel
   int64_t tile;   // samples whose activations are held, a multiple of panel
@@ -95,7 +97,7 @@ struct GradientTask {
   int64_t particles;
   PackedChunk<T> chunk;
   SparseRows<T> columns;  // where sparse: for each tile of samples and each input, the samples where it is not zero
-  const T* strips;  // [ceil(inputs / strip)][chunk][strip]: x by columns, strip = 2 lanes (not where direct)
+  const T* strips;  // [ceil(inputs / strip)][chunk][strip]: x by columns, strip = 2 lanes (not where direct or sparse)
   T factor;         // 1 / S
   T* scratch;
   double* sum;      // [particles]: the losses' sums are added here

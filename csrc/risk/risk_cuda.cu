@@ -15,30 +15,6 @@ struct Tiled {
   }
 };
 
-template <class Method, class T>
-__device__ __forceinline__ void run_block(const Batch<T>& b, T* out, T* shared, T* in_shared) {
-  T* outs = b.outputs ? b.outputs + int64_t(blockIdx.x) * b.group * b.tile * b.pitch : in_shared;
-  for (int64_t work = blockIdx.x; work < b.groups * b.chunks; work += gridDim.x) {
-    const int64_t first = work / b.chunks * b.group, chunk = work % b.chunks;
-    const int64_t count = min(b.group, b.particles - first), end = min((chunk + 1) * b.chunk, b.samples);
-    Place<T> p{particles_of(b, first, count), count, 0, 0, 0, 0};
-    for (p.s0 = chunk * b.chunk; p.s0 < end; p.s0 += b.tile) {
-      p.valid = min(b.tile, end - p.s0);
-      Method::outputs(b, p, shared, outs);
-      if (out) {
-        const int64_t outputs = b.net.outputs, items = count * p.valid * outputs;
-        for (int64_t item = thread_rank(); item < items; item += blockDim.x * blockDim.y) {
-          const int64_t c = item % outputs, s = item / outputs % p.valid, particle = item / outputs / p.valid;
-          out[((first + particle) * b.samples + p.s0 + s) * outputs + c] = outs[(particle * b.tile + s) * b.pitch + c];
-        }
-      } else {
-        add_losses(b, outs, first, count, p.s0, p.valid, chunk, p.s0 == chunk * b.chunk);
-      }
-      __syncthreads();
-    }
-  }
-}
-
 template <class T>
 CBK_KERNEL(Tile<T>::threads) tiled_risks(Batch<T> b, T* out) {
   CBK_DYNAMIC_SHARED(T, shared);
@@ -65,57 +41,68 @@ auto direct_kernel(Activation activation) {
 }
 
 template <class T>
-void run(Batch<T> b, T* out, double* sums, int64_t stride, CudaStream on) {
-  const cudaStream_t stream = native(on);
-  const bool direct = b.net.outputs == 1 && b.net.inputs <= 4;
-  const int inputs = b.net.inputs == 1 ? 1 : 4;
-  int64_t shared = 0;
-  if (direct) {
-    b.tile = direct_threads * direct_samples, b.group = 1, b.groups = b.particles;
-    shared = direct_neurons * (inputs + 2) + b.tile;
-  } else {
-    shared = plan_tiles(b);
-  }
-  // a drawn ensemble is drawn once: its blocks take all samples
-  const int64_t tiles = blocks_for(b.samples, b.tile);
-  const int64_t chunks = b.theta ? std::min(tiles, std::max(blocks_for(enough_blocks * 8, b.groups), int64_t(1))) : 1;
-  b.chunk = blocks_for(tiles, chunks) * b.tile, b.chunks = blocks_for(b.samples, b.chunk);
-  const bool spills = !direct && shared == Tile<T>::shared;
-  const bool bounded = !b.theta || spills;
-  const int64_t blocks = std::min(b.groups * b.chunks, bounded ? int64_t(1024) : int64_t(1) << 30);
-  const int64_t results = b.particles * b.tasks;
-  Workspace<T> own(b.theta ? 0 : blocks * b.group * b.size, stream);
-  Workspace<T> outputs(spills ? blocks * b.group * b.tile * b.pitch : 0, stream);
-  Workspace<double> partial(b.chunks * results, stream);
-  b.own = own.data(), b.outputs = outputs.data(), b.partial = partial.data();
-  const auto start = [&](auto kernel, dim3 block) {
-    launch(kernel, dim3(unsigned(blocks)), block, size_t(shared) * sizeof(T), stream, b, out);
-  };
-  if (direct)
-    start(inputs == 1 ? direct_kernel<T, 1>(b.net.activation) : direct_kernel<T, 4>(b.net.activation),
-          dim3(direct_threads));
-  else
-    start(tiled_risks<T>, dim3(16, 16));
-  if (sums)
-    launch(add_chunks<double, double>, dim3(unsigned(blocks_for(results, 256))), dim3(256), 0, stream,
-           static_cast<const double*>(partial.data()), b.chunks, results, double(b.samples), sums, stride);
+int direct_inputs(const Batch<T>& b) {
+  return b.net.inputs == 1 ? 1 : 4;
+}
+template <class T>
+Launch plan_direct(Batch<T>& b) {
+  b.tile = direct_threads * direct_samples, b.group = 1;
+  return {direct_neurons * (direct_inputs(b) + 2) + b.tile, false, 0};
 }
 
 }  // namespace
 
 template <class T>
-void forward(const RiskProblem<T>& problem, T* out, CudaStream stream) {
-  run<T>(batch_of(problem), out, nullptr, 1, stream);
+void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor, Precision precision,
+               cudaStream_t stream) {
+  const bool direct = b.net.outputs == 1 && b.net.inputs <= 4, tensor = !direct && on_tensor_cores(b);
+  Launch plan{};
+  if constexpr (sizeof(T) == sizeof(float))
+    plan = tensor ? plan_tensor(b) : direct ? plan_direct(b) : plan_tiles(b);
+  else
+    plan = direct ? plan_direct(b) : plan_tiles(b);
+  b.groups = blocks_for(b.particles, b.group);
+  // a drawn ensemble is drawn once: its blocks take all samples
+  const int64_t tiles = blocks_for(b.samples, b.tile);
+  const int64_t chunks = b.theta ? std::min(tiles, std::max(blocks_for(enough_blocks * 8, b.groups), int64_t(1))) : 1;
+  b.chunk = blocks_for(tiles, chunks) * b.tile, b.chunks = blocks_for(b.samples, b.chunk);
+  plan.blocks = std::min(b.groups * b.chunks, !b.theta || plan.spills ? int64_t(1024) : int64_t(1) << 30);
+  const int64_t results = b.particles * b.tasks;
+  Workspace<T> own(b.theta ? 0 : plan.blocks * b.group * b.size, stream);
+  Workspace<T> outputs(plan.spills ? plan.blocks * b.group * b.tile * b.pitch : 0, stream);
+  Workspace<double> partial(b.chunks * results, stream);
+  b.own = own.data(), b.outputs = outputs.data(), b.partial = partial.data();
+  const auto start = [&](auto kernel, dim3 block) {
+    launch(kernel, dim3(unsigned(plan.blocks)), block, size_t(plan.shared) * sizeof(T), stream, b, out);
+  };
+  if (direct)
+    start(direct_inputs(b) == 1 ? direct_kernel<T, 1>(b.net.activation) : direct_kernel<T, 4>(b.net.activation),
+          dim3(direct_threads));
+  else if (!tensor)
+    start(tiled_risks<T>, dim3(16, 16));
+  else if constexpr (sizeof(T) == sizeof(float))
+    launch_tensor(b, plan, precision, out, stream);
+  if (sums)
+    launch(add_chunks<double, double>, dim3(unsigned(blocks_for(results, 256))), dim3(256), 0, stream,
+           static_cast<const double*>(partial.data()), b.chunks, results, divisor, sums, stride);
 }
 
 template <class T>
-void risk(const RiskProblem<T>& problem, double* out, CudaStream stream, int64_t stride) {
-  run<T>(batch_of(problem), nullptr, out, stride, stream);
+void forward(const RiskProblem<T>& problem, T* out, CudaStream stream, Precision precision) {
+  run_batch<T>(batch_of(problem), out, nullptr, 1, 1, precision, native(stream));
 }
 
-template void forward(const RiskProblem<float>&, float*, CudaStream);
-template void forward(const RiskProblem<double>&, double*, CudaStream);
-template void risk(const RiskProblem<float>&, double*, CudaStream, int64_t);
-template void risk(const RiskProblem<double>&, double*, CudaStream, int64_t);
+template <class T>
+void risk(const RiskProblem<T>& problem, double* out, CudaStream stream, int64_t stride, Precision precision) {
+  run_batch<T>(batch_of(problem), nullptr, out, stride, double(problem.samples), precision, native(stream));
+}
+
+#define CBK_INSTANTIATE(T)                                                                     \
+  template void run_batch(Batch<T>, T*, double*, int64_t, double, Precision, cudaStream_t);    \
+  template void forward(const RiskProblem<T>&, T*, CudaStream, Precision);                     \
+  template void risk(const RiskProblem<T>&, double*, CudaStream, int64_t, Precision);
+CBK_INSTANTIATE(float)
+CBK_INSTANTIATE(double)
+#undef CBK_INSTANTIATE
 
 }  // namespace cbk::device

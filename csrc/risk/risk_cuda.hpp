@@ -1,5 +1,6 @@
 // risk.hpp on the GPU.  All arrays of a problem are device memory; a drawn ensemble's centre too.  Losses are summed over
-// samples in float64; shapes alone decide the order of all sums.  A label outside [0, outputs) makes the risk NaN.
+// samples in float64; shapes, the precision and whether the card has tensor cores alone decide the order of all sums.  A
+// label outside [0, outputs) makes the risk NaN.
 #pragma once
 
 #include "../cuda/stream.hpp"
@@ -8,12 +9,20 @@
 
 namespace cbk::device {
 
+// Of float's matrix products: float32 is as accurate as sums in float are, tf32 rounds their factors to 11 bits, bf16 to 8.
+// Where tensor cores would not pay (few inputs) or are missing, and for double, the arithmetic is the particles' own.
+enum class Precision { float32, tf32, bf16 };
+
 template <class T>
-void forward(const RiskProblem<T>& problem, T* out, CudaStream stream);
+void forward(const RiskProblem<T>& problem, T* out, CudaStream stream, Precision precision = Precision::float32);
 // Entry i of [particles, tasks] to out[i * stride].
 template <class T>
-void risk(const RiskProblem<T>& problem, double* out, CudaStream stream, int64_t stride = 1);
+void risk(const RiskProblem<T>& problem, double* out, CudaStream stream, int64_t stride = 1,
+          Precision precision = Precision::float32);
+// Pre-activations go through so much memory at most: particles and samples are taken in as many passes as that needs.
+inline int64_t gradient_bytes = int64_t(64) << 20;
 template <class T>
-void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, CudaStream stream);
+void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, CudaStream stream,
+                   Precision precision = Precision::float32);
 
 }  // namespace cbk::device

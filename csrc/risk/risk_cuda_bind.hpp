@@ -17,6 +17,10 @@ inline Network network_of(const NetworkTuple& t) {
   throw py::value_error("unknown activation '" + activation + "'");
 }
 
+inline Precision precision_of(const std::string& name) {  // Python has checked it
+  return name == "bf16" ? Precision::bf16 : name == "tf32" ? Precision::tf32 : Precision::float32;
+}
+
 // theta 0: drawn.  y holds values or, with `labels`, int32 labels.
 template <class T>
 RiskProblem<T> problem_of(const Network& net, Address theta, int64_t particles, Address x, int64_t samples, Address y,

@@ -26,7 +26,8 @@ struct Tile {
   }
 };
 
-// z = sum over k of a(row, k) b(column, k); rows(r) and columns(c) give addresses of k = 0, or nullptr for zeros.
+// z = sum over k of a(row, k) b(column, k), by parts of 256 terms; rows(r) and columns(c) give addresses of k = 0, or
+// nullptr for zeros.
 template <class T, class Rows, class Columns>
 __device__ __forceinline__ void tile_product(Rows&& rows, Columns&& columns, int64_t depth, T* staged,
                                              T (&z)[Tile<T>::micro][Tile<T>::micro]) {
@@ -54,6 +55,7 @@ __device__ __forceinline__ void tile_product(Rows&& rows, Columns&& columns, int
       to[k * K::staged_pitch + r] = next_a[j], to[(K::depth + k) * K::staged_pitch + r] = next_b[j];
     }
   };
+  T part[K::micro][K::micro] = {};
   CBK_UNROLL(8)
   for (int i = 0; i < K::micro; ++i)
     for (int j = 0; j < K::micro; ++j) z[i][j] = 0;
@@ -67,7 +69,7 @@ __device__ __forceinline__ void tile_product(Rows&& rows, Columns&& columns, int
     CBK_UNROLL(8)
     for (int i = 0; i < K::micro; ++i) {
       CBK_UNROLL(8)
-      for (int j = 0; j < K::micro; ++j) z[i][j] = mad(u[i], v[j], z[i][j]);
+      for (int j = 0; j < K::micro; ++j) part[i][j] = mad(u[i], v[j], part[i][j]);
     }
   };
   fetch(0), stage(staged);
@@ -84,6 +86,13 @@ __device__ __forceinline__ void tile_product(Rows&& rows, Columns&& columns, int
     } else {
       for (int at = 0; at < int(depth - k0); ++at) step(from, at);
     }
+    if (!more || (k0 / K::depth + 1) % (256 / K::depth) == 0) {
+      CBK_UNROLL(8)
+      for (int i = 0; i < K::micro; ++i) {
+        CBK_UNROLL(8)
+        for (int j = 0; j < K::micro; ++j) z[i][j] += part[i][j], part[i][j] = 0;
+      }
+    }
     __syncthreads();
   }
 }
@@ -95,6 +104,7 @@ struct Place {
   int64_t count;                 // its particles
   int64_t s0, valid;             // samples
   int64_t q0, neurons;           // neurons from q0 on, at most `side`
+  int64_t first = 0;             // the first particle's number in the batch
 };
 
 // Pre-activations without bias.
@@ -111,7 +121,7 @@ __device__ __forceinline__ void tile_sums(const Batch<T>& b, const Place<T>& p, 
       d, staged, z);
 }
 
-// The round's 32 samples of v to held[32][held_pitch], each through f(value, neuron of the tile); no barrier.
+// The round's 32 samples of v to held[32][held_pitch], each through f(value, neuron of the tile, row); no barrier.
 template <class T, class F>
 __device__ __forceinline__ void hold_round(int round, const T (&v)[Tile<T>::micro][Tile<T>::micro], T* held, F&& f) {
   using K = Tile<T>;
@@ -126,9 +136,9 @@ __device__ __forceinline__ void hold_round(int round, const T (&v)[Tile<T>::micr
     }
   }
   for (int e = 0; e < 2 * K::micro; ++e) {
-    const int column = K::row(int(threadIdx.x), e / 2);
-    T& value = held[(2 * int(threadIdx.y) + e % 2) * K::held_pitch + column];
-    value = f(value, column);
+    const int column = K::row(int(threadIdx.x), e / 2), r = 2 * int(threadIdx.y) + e % 2;
+    T& value = held[r * K::held_pitch + column];
+    value = f(value, column, r);
   }
 }
 
@@ -141,8 +151,15 @@ __device__ __forceinline__ int held_sample(int round, int r) {
 template <class T>
 __device__ __forceinline__ T bias_of(const Batch<T>& b, const Place<T>& p, int column) {
   if (column >= p.neurons) return T(0);
-  const int64_t q = p.q0 + column;
-  return p.theta[q / b.net.width * b.size + b.net.biases() + q % b.net.width];
+  const unsigned q = unsigned(p.q0) + unsigned(column), width = unsigned(b.net.width);
+  return p.theta[q / width * b.size + b.net.biases() + q % width];
+}
+
+// Keeps a pre-activation where a gradient wants it.
+template <class T>
+__device__ __forceinline__ void store_hidden(const Batch<T>& b, const Place<T>& p, int column, int sample, T z) {
+  if (b.hidden && column < p.neurons && sample < p.valid)
+    b.hidden[(p.first * b.net.width + p.q0 + column) * b.hidden_pitch + p.s0 + sample] = z;
 }
 
 // outs += the tile's neurons' part of sum_m c_m sigma(w_m x + b_m).
@@ -153,7 +170,11 @@ __device__ void add_hidden(const Batch<T>& b, const Place<T>& p, const T (&z)[Ti
   const int64_t width = b.net.width, outputs = b.net.outputs;
   for (int round = 0; round < K::rounds; ++round) {
     with_activation(b.net.activation, [&](auto tag) {
-      hold_round(round, z, held, [&](T v, int column) { return activate<decltype(tag)::value>(v + bias_of(b, p, column)); });
+      hold_round(round, z, held, [&](T v, int column, int r) {
+        v = v + bias_of(b, p, column);
+        store_hidden(b, p, column, held_sample<T>(round, r), v);
+        return activate<decltype(tag)::value>(v);
+      });
     });
     __syncthreads();
     const int64_t items = p.count * outputs * K::held;
@@ -197,15 +218,44 @@ __device__ void tile_outputs(const Batch<T>& b, Place<T> p, T* shared, T* outs, 
   scale_tile(b, p.theta, p.count, p.valid, outs);
 }
 
-// Fills in how a batch is divided among blocks of the tiled kernels; returns the elements of dynamic shared memory.
+// The work of a block: Method::outputs forms the outputs of its particles on a tile of samples, and these go where they are
+// wanted.
+template <class Method, class T>
+__device__ __forceinline__ void run_block(const Batch<T>& b, T* out, T* shared, T* in_shared) {
+  T* outs = b.outputs ? b.outputs + int64_t(blockIdx.x) * b.group * b.tile * b.pitch : in_shared;
+  for (int64_t work = blockIdx.x; work < b.groups * b.chunks; work += gridDim.x) {
+    const int64_t first = work / b.chunks * b.group, chunk = work % b.chunks;
+    const int64_t count = min(b.group, b.particles - first), end = min((chunk + 1) * b.chunk, b.samples);
+    Place<T> p{particles_of(b, first, count), count, 0, 0, 0, 0, first};
+    for (p.s0 = chunk * b.chunk; p.s0 < end; p.s0 += b.tile) {
+      p.valid = min(b.tile, end - p.s0);
+      Method::outputs(b, p, shared, outs);
+      const bool fresh = p.s0 == chunk * b.chunk;
+      if (out) {
+        const int64_t outputs = b.net.outputs, items = count * p.valid * outputs;
+        for (int64_t item = thread_rank(); item < items; item += blockDim.x * blockDim.y) {
+          const int64_t c = item % outputs, s = item / outputs % p.valid, particle = item / outputs / p.valid;
+          out[((first + particle) * b.samples + p.s0 + s) * outputs + c] = outs[(particle * b.tile + s) * b.pitch + c];
+        }
+      } else if (b.slopes) {
+        add_slopes(b, outs, first, count, p.s0, p.valid, chunk, fresh);
+      } else {
+        add_losses(b, outs, first, count, p.s0, p.valid, chunk, fresh);
+      }
+      __syncthreads();
+    }
+  }
+}
+
+// Fills in how a batch is divided among blocks of the tiled kernels.
 template <class T>
-int64_t plan_tiles(Batch<T>& b) {
+Launch plan_tiles(Batch<T>& b) {
   using K = Tile<T>;
   b.tile = K::side;
   const int64_t row = b.tile * b.pitch, room = K::outputs_bytes / int64_t(sizeof(T));
   b.group = std::clamp(std::min(K::side / b.net.width, room / row), int64_t(1), b.particles);
-  b.groups = blocks_for(b.particles, b.group);
-  return K::shared + (b.group * row <= room ? b.group * row : 0);
+  const bool spills = b.group * row > room;
+  return {K::shared + (spills ? 0 : b.group * row), spills, 0};
 }
 
 }  // namespace cbk::device

@@ -113,7 +113,7 @@ class HoppingSteps final : public Steps<T> {
     if (s.atoms)
       atom_risks(part, draw.center, risk_.data(), this->on());
     else
-      risk(part, risk_.data(), this->on(), int64_t(1));
+      risk(part, risk_.data(), this->on(), int64_t(1), s.precision);
     look_for_troubles(risk_.data(), 1, rows, columns_, nullptr, &place.now->step, place.troubles, this->stream_);
     const double* target = nullptr;
     if (s.fraction > 0) {

@@ -10,15 +10,15 @@
 namespace cbk::device {
 
 template <class T>
-void score(const RiskProblem<T>& problem, bool own_inputs, double* out, CudaStream stream) {
-  if (!own_inputs) return risk(problem, out, stream);
+void score(const RiskProblem<T>& problem, bool own_inputs, double* out, CudaStream stream, Precision precision) {
+  if (!own_inputs) return risk(problem, out, stream, int64_t(1), precision);
   RiskProblem<T> one = problem;
   one.tasks = 1;
   for (int64_t t = 0; t < problem.tasks; ++t) {
     one.x = problem.x + t * problem.samples * problem.net.inputs;
     if (problem.y) one.y = problem.y + t * problem.samples * problem.net.outputs;
     if (problem.labels) one.labels = problem.labels + t * problem.samples;
-    risk(one, out + t, stream, problem.tasks);
+    risk(one, out + t, stream, problem.tasks, precision);
   }
 }
 
@@ -98,9 +98,9 @@ class ConsensusSteps : public Steps<T> {
     const RunShape& s = this->shape_;
     const CudaStream on = this->on();
     if (hybrid())
-      risk_gradient(batch, place.risk, this->gradient_.data(), on);
+      risk_gradient(batch, place.risk, this->gradient_.data(), on, s.precision);
     else
-      score(batch, s.own_inputs, place.risk, on);
+      score(batch, s.own_inputs, place.risk, on, s.precision);
     if (s.solve) solve_alphas(place.risk, s.particles, s.tasks, &place.now->alpha, alphas_.data(), on);
     const UpdateProblem<T> update = this->update_problem();
     if (!hybrid() && is_small(update, s.tasks))
@@ -132,7 +132,7 @@ class AdamSteps : public Steps<T> {
     this->own("first", this->first_, count), this->own("second", this->second_, count);
   }
   void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
-    risk_gradient(batch, place.risk, this->gradient_.data(), this->on());
+    risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
     adam_update(static_cast<const T*>(this->theta()), this->theta(), this->shape_.particles, this->size_,
                 this->adam_state(1), this->on(), &place.now->update);
   }
@@ -162,7 +162,7 @@ class HeavyBallSteps : public Steps<T> {
     this->arrays_["dissipated"] = {dissipated(), bytes};
   }
   void open(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
-    risk_gradient(batch, place.risk, this->gradient_.data(), this->on());
+    risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
   }
   void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
     const RunShape& s = this->shape_;
@@ -172,7 +172,7 @@ class HeavyBallSteps : public Steps<T> {
     const NoiseKey key{s.seed, 0, 0, 0};
     langevin_drift(this->theta(), velocity_.data(), static_cast<const T*>(this->gradient_.data()), s.particles, this->size_,
                    width, e.friction, e.temperature, e.dt, key, this->on(), now);
-    risk_gradient(batch, place.risk, this->gradient_.data(), this->on());
+    risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
     langevin_kick(velocity_.data(), static_cast<const T*>(this->gradient_.data()), s.particles, this->size_, width, e.dt,
                   this->on(), now);
     launch(weigh_motion<T>, dim3(unsigned(s.particles)), dim3(256), 0, this->stream_,
@@ -197,7 +197,7 @@ class GradientFlowSteps : public Steps<T> {
   }
   void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
     const RunShape& s = this->shape_;
-    risk_gradient(batch, place.risk, this->gradient_.data(), this->on());
+    risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
     langevin_kick(this->theta(), static_cast<const T*>(this->gradient_.data()), s.particles, this->size_,
                   2 * double(s.net.width), this->numbers_.dt, this->on(), &place.now->langevin);
     if (this->form_ != UpdateForm::added) return;
@@ -226,7 +226,7 @@ std::unique_ptr<Steps<T>> make_steps(const RunShape& shape, cudaStream_t stream)
 #define CBK_INSTANTIATE(T)                                                                \
   template class Steps<T>;                                                                \
   template std::unique_ptr<Steps<T>> make_steps<T>(const RunShape&, cudaStream_t);        \
-  template void score(const RiskProblem<T>&, bool, double*, CudaStream);
+  template void score(const RiskProblem<T>&, bool, double*, CudaStream, Precision);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)
 #undef CBK_INSTANTIATE

@@ -86,6 +86,6 @@ std::unique_ptr<Steps<T>> make_hopping_steps(const RunShape& shape, cudaStream_t
 
 // Risks of the problem's particles on all tasks, out [particles, tasks]; with inputs of the tasks' own.
 template <class T>
-void score(const RiskProblem<T>& problem, bool own_inputs, double* out, CudaStream stream);
+void score(const RiskProblem<T>& problem, bool own_inputs, double* out, CudaStream stream, Precision precision);
 
 }  // namespace cbk::device

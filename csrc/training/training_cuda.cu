@@ -264,10 +264,10 @@ class TrainingRun final : public Run {
           whole.labels = data_.labels + t * shape_.samples;
         else
           whole.y = data_.y + t * shape_.samples * y_columns();
-        risk(whole, reported_.data() + t, on(), int64_t(1));
+        risk(whole, reported_.data() + t, on(), int64_t(1), shape_.precision);
       }
     } else {
-      risk(whole, reported_.data(), on(), int64_t(1));
+      risk(whole, reported_.data(), on(), int64_t(1), shape_.precision);
     }
     const Dials<T>* last = dials_.data() + part.steps - 1;
     RowSource row{};

@@ -13,8 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "../cuda/stream.hpp"
-#include "../risk/risk.hpp"
+#include "../risk/risk_cuda.hpp"
 #include "../update/update.hpp"
 
 namespace cbk::device {
@@ -34,6 +33,7 @@ struct RunShape {
   uint64_t seed;
   Noise noise;
   bool solve;              // alpha is the effective sample size at which it is to be solved for
+  Precision precision;
   int64_t drawn;           // hopping: particles, and how they are drawn and weighed
   bool mirrored, atoms;
   double fraction;

@@ -31,10 +31,10 @@ Method method_named(const std::string& name) {
 std::unique_ptr<Run> start(std::pair<int, Address> on, const NetworkTuple& net, const std::string& method, Address x,
                            Address y, bool on_host, bool labels, int64_t samples, int64_t batch, int64_t tasks,
                            bool own_inputs, const py::array& theta, const std::optional<py::array_t<int32_t>>& task,
-                           uint64_t seed, const std::string& noise, bool solve, int64_t drawn, bool mirrored, bool atoms,
+                           uint64_t seed, const std::string& noise, bool solve, const std::string& precision, int64_t drawn, bool mirrored, bool atoms,
                            double fraction) {
   const RunShape shape{on.first, method_named(method), network_of(net), labels ? Loss::cross_entropy : Loss::mse, samples,
-                       batch, tasks, own_inputs, theta.shape(0), seed, noise_named(noise), solve, drawn, mirrored, atoms,
+                       batch, tasks, own_inputs, theta.shape(0), seed, noise_named(noise), solve, precision_of(precision), drawn, mirrored, atoms,
                        fraction};
   const RunData data{x, y, on_host, {on.second}};
   const void* particles = theta.data();
@@ -96,18 +96,7 @@ void register_training(py::module_& m) {
           arg("name"), arg("values"));
   m.def("start", &start, arg("on"), arg("net"), arg("method"), arg("x"), arg("y"), arg("on_host"), arg("labels"),
         arg("samples"), arg("batch"), arg("tasks"), arg("own_inputs"), arg("theta"), arg("task"), arg("seed"), arg("noise"),
-        arg("solve"), arg("drawn"), arg("mirrored"), arg("atoms"), arg("fraction"));
-  m.def(
-      "read_memory",
-      [](std::pair<int, Address> on, Address address, py::array out) {
-        const Where where(on);
-        void* to = out.mutable_data();
-        const int64_t bytes = out.nbytes();
-        py::gil_scoped_release release;
-        const OnDevice here(where.device);
-        read_memory(at<const void>(address), bytes, to, where.stream);
-      },
-      arg("on"), arg("address"), arg("out"));
+        arg("solve"), arg("precision"), arg("drawn"), arg("mirrored"), arg("atoms"), arg("fraction"));
   m.def(
       "count_not_finite",
       [](std::pair<int, Address> on, bool float64, Address values, int64_t count) {

@@ -34,7 +34,7 @@ class Precision {
   C* duals() { return space_.duals(); }
   int32_t* match() { return space_.match(); }
   AssignTask<T, C> task(const T* atoms, bool cold) {
-    return {atoms, points_.data(), shape_.count, shape_.size, shape_.padded, shape_.scale,
+    return {atoms, points_.data(), shape_.count, shape_.size, shape_.padded, shape_.tile, shape_.scale,
             duals(), cold, match(), space_.fresh(shape_.count)};
   }
   // Prices of the unscaled problem, or nullptr: 0; whether all are.
@@ -141,18 +141,20 @@ double largest(const T* a, int64_t count) {
 
 template <class T>
 void assign(const AssignProblem<T>& p, const int64_t* rows, int64_t row_count, int num_threads) {
-  const Shape shape(p.count, p.size, p.largest, isa_table().transport<T>().lanes);
+  const Shape shape(p.count, p.size, p.largest, isa_table().transport<T>().lanes, p.size >= many_coordinates);
   const int threads = threads_for(num_threads, row_count, p.count);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     Solver<T> solver(shape, threads);
-    solver.support(p.support);
+    int64_t packed = -1;
     Buffer<int32_t> match(p.count);
     Buffer<double> own(p.count);  // the duals of a problem that wants none
 #pragma omp for schedule(dynamic, 1)
     for (int64_t r = 0; r < row_count; ++r) {
-      const int64_t n = rows ? rows[r] : r;
-      const T* atoms = p.atoms + n * p.count * p.size;
+      const int64_t n = rows ? rows[r] : r, task = n / p.particles;
+      const T *atoms = p.atoms + n % p.particles * p.count * p.size, *support = p.support + task * p.count * p.size;
+      if (packed != task) solver.support(support);
+      packed = task;
       int64_t* found = p.match + n * p.count;
       double* duals = p.duals ? p.duals + n * p.count : nullptr;
       if (!duals && p.gap) std::fill_n(duals = own.data(), p.count, 0.0);
@@ -162,7 +164,7 @@ void assign(const AssignProblem<T>& p, const int64_t* rows, int64_t row_count, i
         std::iota(match.data(), match.data() + p.count, 0);
       solver.solve(atoms, match.data(), duals);
       std::copy_n(match.data(), p.count, found);
-      if (p.cost) p.cost[n] = total_cost(atoms, p.support, match.data(), p.count, p.size) / double(p.count);
+      if (p.cost) p.cost[n] = total_cost(atoms, support, match.data(), p.count, p.size) / double(p.count);
       if (p.gap) p.gap[n] = solver.gap(atoms, match.data(), duals);
     }
   }
@@ -171,7 +173,7 @@ void assign(const AssignProblem<T>& p, const int64_t* rows, int64_t row_count, i
 template <class T>
 void wasserstein2(const T* a, int64_t rows, const T* b, int64_t columns, int64_t count, int64_t size, double largest,
                   double* out, int num_threads) {
-  const Shape shape(count, size, largest, isa_table().transport<T>().lanes);
+  const Shape shape(count, size, largest, isa_table().transport<T>().lanes, size >= many_coordinates);
   const int threads = threads_for(num_threads, rows * columns, count);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
@@ -202,7 +204,7 @@ void assign_matrix(const double* costs, int64_t count, int32_t* match) {
   scratch.costs = padded.data();
   std::fill_n(scratch.known, count, true);
   std::fill_n(space.duals(), count, 0.0);
-  kernels.exact({nullptr, nullptr, count, 1, shape.padded, 1.0, space.duals(), false, space.match(), scratch});
+  kernels.exact({nullptr, nullptr, count, 1, shape.padded, shape.tile, 1.0, space.duals(), false, space.match(), scratch});
   std::copy_n(space.match(), count, match);
 }
 

@@ -19,18 +19,21 @@ double squared_distance(const T* x, const T* y, int64_t size) {
 
 // A measure's shape, and the power of two that brings all coordinates into [-1, 1].
 struct Shape {
-  int64_t count, size, padded;
+  int64_t count, size, padded, tile;
   double scale;
 
-  Shape(int64_t count, int64_t size, double largest, int64_t lanes)
-      : count(count), size(size), padded(round_up(count, lanes)) {
+  Shape(int64_t count, int64_t size, double largest, int64_t lanes, bool tiled = false)
+      : count(count),
+        size(size),
+        padded(round_up(count, tiled ? tile_vectors * lanes : lanes)),
+        tile(tiled ? tile_vectors * lanes : padded) {
     int exponent = 0;
     std::frexp(largest, &exponent);
     scale = std::ldexp(1.0, std::min(-exponent, 1000));
   }
 };
 
-// Support points as scaled rows of coordinates [size, padded].
+// Support points as scaled rows of coordinates [padded / tile, size, tile].
 template <class C>
 class Points {
  public:
@@ -41,7 +44,8 @@ class Points {
   const C* fill(const T* points) {
     for (int64_t j = 0; j < shape_.count; ++j)
       for (int64_t k = 0; k < shape_.size; ++k)
-        data_.data()[k * shape_.padded + j] = C(double(points[j * shape_.size + k]) * shape_.scale);
+        data_.data()[(j / shape_.tile * shape_.size + k) * shape_.tile + j % shape_.tile] =
+            C(double(points[j * shape_.size + k]) * shape_.scale);
     return data_.data();
   }
   const C* data() { return data_.data(); }
@@ -58,11 +62,14 @@ class Space {
   Space(const Shape& shape, int64_t most)
       : padded_(shape.padded),
         keeps_(shape.count * shape.padded * int64_t(sizeof(C)) <= most),
-        values_(5 * shape.padded + assign_block * shape.size),
+        list_(keeps_ || shape.size < many_coordinates ? 0 : columns_of_list(shape.count, most)),
+        values_((list_ ? 4 + assign_block : 5) * shape.padded + assign_block * shape.size),
         parents_(shape.padded),
         integers_(4 * shape.padded),
         costs_(keeps_ ? shape.count * shape.padded : 0),
-        known_(shape.count) {
+        known_(shape.count),
+        listed_(list_ ? (list_ + 3) * shape.count + 2 : 0),
+        columns_(list_ ? (list_ + 1) * shape.count : 0) {
     std::fill_n(duals(), padded_, -std::numeric_limits<C>::infinity());
   }
   C* duals() { return values_.data(); }
@@ -70,21 +77,34 @@ class Space {
   // Scratch for the next problem.
   AssignSpace<C> fresh(int64_t count) {
     std::fill_n(known_.data(), count, false);
+    if (list_) std::fill_n(columns_.data(), count, -1);
+    C* listed = listed_.data();
+    const AssignLists<C> lists{list_, columns_.data() + count, columns_.data(), listed + 3 * count + 2, listed,
+                               listed + count, listed + 2 * count + 1};
     C* v = values_.data();
     int32_t* i = integers_.data();
     const int64_t p = padded_;
-    return {v + p, v + 2 * p, v + 3 * p, v + 4 * p, v + 5 * p, parents_.data(), i + p, i + 2 * p, i + 3 * p,
-            keeps_ ? costs_.data() : nullptr, known_.data()};
+    C* scaled = v + (list_ ? 4 + assign_block : 5) * p;
+    return {v + p, v + 2 * p, v + 3 * p, v + 4 * p, scaled, parents_.data(), i + p, i + 2 * p, i + 3 * p,
+            keeps_ ? costs_.data() : nullptr, known_.data(), lists};
   }
 
  private:
+  static constexpr int64_t longest = 128, shortest = 16;
+  static int64_t columns_of_list(int64_t count, int64_t most) {
+    return std::clamp(most / (count * int64_t(sizeof(C) + sizeof(int32_t))), shortest, longest);
+  }
+
   int64_t padded_;
   bool keeps_;
+  int64_t list_;  // columns of each row's list
   Buffer<C> values_;
   Buffer<typename AssignSpace<C>::Index> parents_;
   Buffer<int32_t> integers_;
   Buffer<C> costs_;
   Buffer<bool> known_;
+  Buffer<C> listed_;
+  Buffer<int32_t> columns_;
 };
 
 }  // namespace cbk

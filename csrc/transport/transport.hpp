@@ -17,24 +17,38 @@
 
 namespace cbk {
 
+// The columns of least reduced costs of each row (lists.hpp), and of one search: by scanned row, what the columns
+// that its list lacks are at least away, and the distance that it adds to reduced costs.
+template <class C>
+struct AssignLists {
+  int64_t most;  // columns of a row; 0: there are no lists
+  int32_t *column, *length;  // [count, most], [count]: -1 where there is no list yet
+  C *cost, *bound;           // [count, most], [count]
+  C *limit, *shift;          // [count + 1]
+};
+
 // Scratch of one thread: rows and columns, the columns padded.  C is the type of the arithmetic.
 template <class C>
 struct AssignSpace {
   using Index = std::conditional_t<sizeof(C) == 4, int32_t, int64_t>;
   C *open, *distance, *reached;         // [padded]
-  C *row, *scaled;                      // [padded], [assign_block, size]
+  C *row, *scaled;                      // [padded] ([assign_block, padded] with lists), [assign_block, size]
   Index* parent;                        // [padded]
   int32_t *row_of, *waiting, *scanned;  // [padded]
   C* costs;                             // [count, padded] for rows of costs that are kept, or nullptr
   bool* known;                          // [count]: the rows that stand in costs
+  AssignLists<C> list;
 };
 constexpr int64_t assign_block = 4;  // rows whose least costs are found together
+// From so many coordinates on, points of support stand in tiles of a few vectors, to be read in the order of memory, and
+// rows of costs are worth a list.
+constexpr int64_t many_coordinates = 16, tile_vectors = 4;
 
 template <class T, class C>
 struct AssignTask {
   const T* atoms;    // [count, size], or nullptr: all costs are known
-  const C* support;  // [size, padded], scaled
-  int64_t count, size, padded;
+  const C* support;  // [padded / tile, size, tile], scaled
+  int64_t count, size, padded, tile;
   double scale;
   C* duals;        // [padded]: the columns' start, then the optimum; -infinity from count on
   bool cold;       // the duals are all 0
@@ -44,9 +58,9 @@ struct AssignTask {
 
 template <class T>
 struct TransportKernels {
-  // match and duals become optimal; whether all guesses were kept
-  bool (*exact)(const AssignTask<T, double>& task);
-  bool (*single)(const AssignTask<T, float>& task);
+  // match and duals become optimal
+  void (*exact)(const AssignTask<T, double>& task);
+  void (*single)(const AssignTask<T, float>& task);
   // sum_i (c_{i,match} - v_match) - min_j (c_ij - v_j): the duality gap of match and duals
   double (*gap)(const AssignTask<T, double>& task);
   // coordinates [begin, begin + count) of a particle; begin is a multiple of 64; pointers start there
@@ -63,15 +77,15 @@ template <class T>
 struct AssignProblem {
   const T* atoms;  // [particles, count, size]
   int64_t particles, count, size;
-  const T* support;  // [count, size]
+  const T* support;  // [count, size], or of several tasks [tasks, count, size]
   double largest;    // of both
-  double* duals;     // [particles, count], updated; or nullptr: a cold start
+  double* duals;     // [tasks, particles, count], updated; or nullptr: a cold start
   bool guess;        // match holds permutations to start from, else the identity is
-  int64_t* match;    // [particles, count]
-  double *cost, *gap;  // [particles], means over atoms; or nullptr
+  int64_t* match;    // [tasks, particles, count]
+  double *cost, *gap;  // [tasks, particles], means over atoms; or nullptr
 };
 
-// rows: the particles to solve, or nullptr: all.
+// rows: the problems to solve, task * particles + particle; or nullptr: the first row_count.
 template <class T>
 void assign(const AssignProblem<T>& problem, const int64_t* rows, int64_t row_count, int num_threads);
 
@@ -105,8 +119,9 @@ struct TransportUpdate {
   const T* atoms;  // [particles, count, size]
   T* out;          // may be atoms
   int64_t particles, count, size;
-  const T* support;      // [count, size]
-  const int32_t* match;  // [particles, count]
+  const T* support;      // [count, size], or of several tasks [tasks, count, size]
+  const int32_t* task;   // [particles], or nullptr: one task
+  const int32_t* match;  // [particles, count], to the support of each particle's task
   double drift, diffusion, dt;
   NoiseKey key;
 };

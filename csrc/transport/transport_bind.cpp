@@ -45,6 +45,27 @@ void bound_assign(const Array<T>& atoms, const Array<T>& support, double largest
   assign(problem, nullptr, s.particles, num_threads);
 }
 
+// The problems `rows` of several tasks: row t * N + n is particle n to the support of task t.
+template <class T>
+void bound_assign_rows(const Array<T>& atoms, const Array<T>& support, double largest, Array<double> duals,
+                       Array<int64_t> match, Array<double> cost, const Array<int64_t>& rows, int num_threads) {
+  const Sizes s = sizes_of("atoms", atoms);
+  const int64_t tasks = rows_of("support", support), problems = rows.size();
+  check_shape("support", support, {tasks, s.count, s.size});
+  check_shape("duals", duals, {tasks, s.particles, s.count});
+  check_shape("match", match, {tasks, s.particles, s.count});
+  check_shape("cost", cost, {tasks, s.particles});
+  check_shape("rows", rows, {problems});
+  for (int64_t r = 0; r < problems; ++r)
+    if (rows.data()[r] < 0 || rows.data()[r] >= tasks * s.particles) throw py::value_error("rows must be below T N");
+  check_matches(match, s.count);
+  const AssignProblem<T> problem{atoms.data(), s.particles,          s.count, s.size,
+                                 support.data(), largest,            duals.mutable_data(), true,
+                                 match.mutable_data(), cost.mutable_data(), nullptr};
+  py::gil_scoped_release release;
+  assign(problem, rows.data(), problems, num_threads);
+}
+
 template <class T>
 int64_t bound_barycenter(const Array<T>& atoms, const Array<double>& weights, double largest, Array<T> support,
                          Array<int64_t> match, Array<double> history, int num_threads) {
@@ -71,16 +92,25 @@ void bound_wasserstein2(const Array<T>& a, const Array<T>& b, double largest, Ar
 }
 
 template <class T>
-void bound_update(const Array<T>& atoms, const Array<T>& support, const Array<int32_t>& match, double drift,
-                  double diffusion, double dt, uint64_t seed, uint32_t step, uint32_t first_particle, Array<T> out,
-                  int num_threads) {
+void bound_update(const Array<T>& atoms, const Array<T>& support, std::optional<Array<int32_t>> task,
+                  const Array<int32_t>& match, double drift, double diffusion, double dt, uint64_t seed, uint32_t step,
+                  uint32_t first_particle, Array<T> out, int num_threads) {
   const Sizes s = sizes_of("atoms", atoms);
-  check_shape("support", support, {s.count, s.size});
+  if (task) {
+    const int64_t tasks = rows_of("support", support);
+    check_shape("support", support, {tasks, s.count, s.size});
+    check_shape("task", *task, {s.particles});
+    for (int64_t n = 0; n < s.particles; ++n)
+      if (task->data()[n] < 0 || task->data()[n] >= tasks) throw py::value_error("task must be in [0, T)");
+  } else {
+    check_shape("support", support, {s.count, s.size});
+  }
   check_shape("match", match, {s.particles, s.count});
   check_shape("out", out, {s.particles, s.count, s.size});
   check_matches(match, s.count);
-  const TransportUpdate<T> update{atoms.data(), out.mutable_data(), s.particles, s.count,   s.size, support.data(),
-                                  match.data(), drift,              diffusion,   dt,        {seed, 0, step, first_particle}};
+  const TransportUpdate<T> update{atoms.data(),   out.mutable_data(),             s.particles,  s.count, s.size,
+                                  support.data(), task ? task->data() : nullptr, match.data(), drift,   diffusion,
+                                  dt,             {seed, 0, step, first_particle}};
   py::gil_scoped_release release;
   transport_update(update, num_threads);
 }
@@ -125,6 +155,9 @@ void register_typed(py::module_& m) {
   m.def("assign", &bound_assign<T>, py::arg("atoms").noconvert(), py::arg("support").noconvert(), py::arg("largest"),
         py::arg("duals").noconvert(), py::arg("guess"), py::arg("match").noconvert(), py::arg("cost").noconvert(),
         py::arg("gap").noconvert(), py::arg("num_threads"));
+  m.def("assign_rows", &bound_assign_rows<T>, py::arg("atoms").noconvert(), py::arg("support").noconvert(),
+        py::arg("largest"), py::arg("duals").noconvert(), py::arg("match").noconvert(), py::arg("cost").noconvert(),
+        py::arg("rows").noconvert(), py::arg("num_threads"));
   m.def("barycenter", &bound_barycenter<T>, py::arg("atoms").noconvert(), py::arg("weights").noconvert(),
         py::arg("largest"), py::arg("support").noconvert(), py::arg("match").noconvert(),
         py::arg("history").noconvert(), py::arg("num_threads"));
@@ -135,7 +168,7 @@ void register_typed(py::module_& m) {
         py::arg("cost").noconvert(), py::arg("error").noconvert(), py::arg("projection").noconvert(),
         py::arg("num_threads"));
   m.def("transport_update", &bound_update<T>, py::arg("atoms").noconvert(), py::arg("support").noconvert(),
-        py::arg("match").noconvert(), py::arg("drift"), py::arg("diffusion"), py::arg("dt"), py::arg("seed"),
+        py::arg("task").noconvert(), py::arg("match").noconvert(), py::arg("drift"), py::arg("diffusion"), py::arg("dt"), py::arg("seed"),
         py::arg("step"), py::arg("first_particle"), py::arg("out").noconvert(), py::arg("num_threads"));
 }
 

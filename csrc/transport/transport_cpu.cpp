@@ -107,7 +107,8 @@ void transport_update(const TransportUpdate<T>& p, int num_threads) {
     for (int64_t t = 0; t < tasks; ++t) {
       const int64_t n = t / pieces, begin = t % pieces * piece, end = std::min(begin + piece, length);
       const int64_t first = begin / p.size, at = n * length + begin;
-      partners(p.support, p.match + n * p.count + first, divide_up(end, p.size) - first, p.size, towards.data());
+      const T* support = p.support + (p.task ? p.task[n] * length : 0);
+      partners(support, p.match + n * p.count + first, divide_up(end, p.size) - first, p.size, towards.data());
       kernels.update(p.atoms + at, towards.data() + (begin - first * p.size), p.out + at, begin, end - begin, a, b,
                      p.key, uint32_t(n));
     }

@@ -1,5 +1,7 @@
-// transport.hpp on the GPU.  Assignments are solved in float64 by one block each, from a cold start.  Where a cost is not
-// finite, the match is the identity and the cost NaN; a match outside [0, count) makes its atom NaN.
+// transport.hpp on the GPU.  Assignments are solved in float64 by one block each.  What the host would have to see is not
+// checked: where a cost or a price is not finite, the match is the identity and the cost NaN; a guess that is no
+// permutation is used as far as it is one; a match outside [0, count) makes its atom NaN in an update, weights of which one
+// is negative or not finite, or whose sum is 0, make a barycenter NaN.
 #pragma once
 
 #include "../cuda/stream.hpp"
@@ -15,9 +17,33 @@ struct Measures {
   int64_t firsts, seconds, count, size;
 };
 
-// match [pairs, count], or nullptr; cost [pairs], means over atoms.
+// What is wanted of each pair; nullptr for what is not.
+struct Assigned {
+  int64_t* match = nullptr;  // [pairs, count]; with `guess` its values are the start
+  bool guess = false;
+  double* duals = nullptr;     // [pairs, count]: prices of the second measure's atoms to start from, then the optimum's
+  double *cost = nullptr, *gap = nullptr;  // [pairs], means over atoms
+  int32_t* partner = nullptr;              // [pairs, count]: the match's inverse
+  const double* only = nullptr;            // [pairs]: those where this is positive, or is not, are solved
+  bool positive = true;
+};
+
 template <class T>
-void assign(const Measures<T>& measures, int64_t* match, double* cost, CudaStream stream);
+void assign(const Measures<T>& measures, const Assigned& to, CudaStream stream);
+
+template <class T>
+struct BarycenterArrays {
+  const T* atoms;  // [particles, count, size]
+  int64_t particles, count, size;
+  const double* weights;  // [particles], normalised here
+  bool start;             // support holds the start; else it is the heaviest particle
+  T* support;             // [count, size]
+  int64_t iterations;     // all are done
+  int64_t* match;         // [particles, count]
+  double *history, *objective;  // [iterations], and the last of them
+};
+template <class T>
+void barycenter(const BarycenterArrays<T>& arrays, CudaStream stream);
 
 template <class T>
 void transport_update(const T* atoms, const T* support, const int32_t* match, T* out, int64_t particles, int64_t count,

@@ -110,9 +110,9 @@ def output(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], name: str =
 class InPlace:
     """An array of the caller's that a kernel changes: it works on `work`, then `finish` brings that back."""
 
-    def __init__(self, value: Any, name: str, like: Array) -> None:
+    def __init__(self, value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.name = name
-        self.wanted = output(value, like.dtype, like.shape, name)
+        self.wanted = output(value, dtype, shape, name)
         self.work = contiguous(self.wanted)
 
     def finish(self) -> None:

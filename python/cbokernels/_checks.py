@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 WORD = 2**32  # counters of the random numbers are 32-bit words
+PRECISIONS = ("float32", "tf32", "bf16")
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -87,7 +88,7 @@ def choice(value: Any, name: str, choices: Sequence[str]) -> str:
 def precision(value: Any) -> None:
     """The arithmetic of matrix products; the CPU kernels have one."""
     if value != "float32":
-        choice(value, "precision", ("float32", "tf32", "bf16"))
+        choice(value, "precision", PRECISIONS)
         raise ValueError(f"precision must be 'float32' for CPU arrays, got {value!r}")
 
 

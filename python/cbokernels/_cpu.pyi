@@ -113,6 +113,9 @@ def consensus_at_ess(
 ) -> int:
     """consensus at the alphas [T] at which each task's effective sample size is `target`."""
 
+def weighted_mean(theta: npt.NDArray[_T], weights: _Double, point: npt.NDArray[_T], num_threads: int) -> None:
+    """sum_n weights[n] theta[n] -> point [D]; particles of weight 0 are not read."""
+
 def alpha_for_ess(risk: _Double, ess: float) -> float:
     """The alpha at which risks [N] have this effective sample size."""
 
@@ -382,6 +385,18 @@ def assign(
 ) -> None:
     """atoms [N, M, K], support [M, K] -> match [N, M], a guess before, cost [N], gap [N]; duals in place."""
 
+def assign_rows(
+    atoms: npt.NDArray[_T],
+    support: npt.NDArray[_T],
+    largest: float,
+    duals: _Double,
+    match: _Index,
+    cost: _Double,
+    rows: _Index,
+    num_threads: int,
+) -> None:
+    """atoms [N, M, K], support [T, M, K], rows t N + n -> those of match and duals [T, N, M], cost [T, N]."""
+
 def barycenter(
     atoms: npt.NDArray[_T],
     weights: _Double,
@@ -422,6 +437,7 @@ def assign_matrix(costs: _Double, match: _Labels) -> None:
 def transport_update(
     atoms: npt.NDArray[_T],
     support: npt.NDArray[_T],
+    task: _Labels | None,
     match: _Labels,
     drift: float,
     diffusion: float,
@@ -432,4 +448,5 @@ def transport_update(
     out: npt.NDArray[_T],
     num_threads: int,
 ) -> None:
-    """atoms [N, M, K], support [M, K], match [N, M] -> out [N, M, K], which may be atoms."""
+    """atoms [N, M, K], support [M, K] (with task [N]: [T, M, K]), match [N, M] -> out [N, M, K], which may be
+    atoms."""

@@ -34,20 +34,32 @@ def floats(value: Any, name: str, dtype: np.dtype[Any]) -> Array:
 
 
 def training_data(
-    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...] = ()
-) -> tuple[Array, Array, str]:
-    """x [S, d] or [T, S, d], y [T, S, C] of `dtype` or [T, S] int32 labels, and the loss they are for.
+    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...] | None
+) -> tuple[Array, Array, str, bool]:
+    """x [S, d] or [T, S, d], y [T, S, C] of `dtype` or [T, S] int32 labels, the loss they are for, and
+    whether there is an axis of tasks.
 
     The caller's y has the axes `task_axes`, ("T",) or none for T = 1, before the samples; x may have them.
+    None: either, as x and y show.
     """
     x = floats(x, "x", dtype)
-    own = task_axes and own_axes(x)
+    own = () if task_axes == () else own_axes(x)
     check_shape(x, "x", (*own, "S", net.inputs))
     if loss is None:
         loss = "cross_entropy" if view(y, "y").dtype.kind in "iu" and net.outputs > 1 else "mse"
     if choice(loss, "loss", LOSSES) == "mse":
         y = floats(y, "y", dtype)
-    return x, targets(net, y, "y", x.shape[:-2] or task_axes, x, loss), loss
+    if task_axes is None:
+        task_axes = own or _axes_shown(net, x, view(y, "y"), loss)
+    return x, targets(net, y, "y", x.shape[:-2] or task_axes, x, loss), loss, bool(task_axes)
+
+
+def _axes_shown(net: TwoLayer, x: Array, y: Array, loss: str) -> tuple[str, ...]:
+    """("T",) where y has more axes than one task's. A column [S, 1] of one output's values is one task."""
+    axes = 1 if loss == "cross_entropy" else 2
+    if axes == 2 and net.outputs == 1 and y.ndim == 2 and (y.shape[1] != 1 or len(x) == 1 < len(y)):
+        axes = 1
+    return ("T",) if y.ndim > axes else ()
 
 
 def shuffle(order: Array, seed: int, epoch: int) -> None:

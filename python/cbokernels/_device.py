@@ -1,312 +1,22 @@
-"""The kernels on arrays in CUDA memory: the same names, arguments and results as on the CPU.
+"""The compiled CUDA kernels under the names and arguments of the compiled CPU kernels.
 
-Nothing here waits for the device. What the host would have to see is therefore left to the kernels: a label
-or a task out of range makes its risk or particle NaN, and `consensus` gives NaN weights and an effective
-sample size of 0 where no particle has a finite risk, without a warning or an error.
+Nothing here waits for the device. What the host would have to see is therefore left to the kernels: a label,
+a task or a match out of range makes its risk, particle or atom NaN; `consensus` gives NaN weights and an ess
+of 0 where no particle has a finite risk, without a warning or an error; atoms and prices that are not finite
+give the identity and a NaN cost, weights that are no weights a NaN barycenter.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from ._arrays import AS_THETA
-from ._checks import FLOATS, choice, counter, real, threads, unit
-from ._checks import first_particle as check_first_particle
-from ._checks import seed as check_seed
-from ._device_arrays import Call, DeviceArray, check_distinct
-from ._device_transport import assign, transport_update, wasserstein2
-from .consensus import Consensus
-from .network import TwoLayer, check_network
-from .risk import LOSSES
-from .update import _decays, _noise
-
-__all__ = [
-    "adam_update",
-    "assign",
-    "atom_risks",
-    "cbo_update",
-    "consensus",
-    "forward",
-    "hybrid_update",
-    "langevin_step",
-    "risk",
-    "risk_gradient",
-    "task_risks",
-    "transport_update",
-    "wasserstein2",
-]
+from ._device_arrays import DeviceArray
+from .network import TwoLayer
 
 _DOUBLE = np.dtype(np.float64)
-
-
-def forward(
-    net: TwoLayer, theta: Any, x: Any, *, precision: str = "float32", num_threads: int | None = None
-) -> Any:
-    """As `risk.forward`."""
-    call, particles, inputs = _ensemble(net, theta, x, precision, num_threads)
-    n, s = particles.shape[0], inputs.shape[0]
-    result, out = call.empty(particles.dtype, (n, s, net.outputs))
-    call.module.forward(
-        call.on, _is_double(particles), _network(net), particles.pointer, n, inputs.pointer, s, out.pointer
-    )
-    return result
-
-
-def risk(
-    net: TwoLayer,
-    theta: Any,
-    x: Any,
-    y: Any,
-    *,
-    loss: str = "mse",
-    precision: str = "float32",
-    num_threads: int | None = None,
-) -> Any:
-    """As `risk.risk`."""
-    call, particles, inputs = _ensemble(net, theta, x, precision, num_threads)
-    targets, labels = _targets(call, net, y, "y", (), inputs, loss)
-    result, out = call.empty(_DOUBLE, particles.shape[:1])
-    _risks(call, net, particles, inputs, targets, labels, 1, out)
-    return result
-
-
-def task_risks(
-    net: TwoLayer,
-    theta: Any,
-    x: Any,
-    ys: Any,
-    *,
-    loss: str = "mse",
-    precision: str = "float32",
-    num_threads: int | None = None,
-) -> Any:
-    """As `risk.task_risks`."""
-    call, particles = _networks(net, theta, precision, num_threads)
-    own = ("T",) if call.view(x, "x").ndim == 3 else ()
-    inputs = call.array(x, "x", (particles.dtype,), (*own, "S", net.inputs), AS_THETA)
-    targets, labels = _targets(call, net, ys, "ys", inputs.shape[:-2] or ("T",), inputs, loss)
-    tasks = targets.shape[0]
-    result, out = call.empty(_DOUBLE, (particles.shape[0], tasks))
-    if not own:
-        _risks(call, net, particles, inputs, targets, labels, tasks, out)
-        return result
-    for t in range(tasks):
-        one = _risks_of(call, net, particles, inputs.entry(t), targets.entry(t), labels)
-        call.module.risk(*one, 1, out.pointer + t * _DOUBLE.itemsize, tasks)
-    return result
-
-
-def risk_gradient(
-    net: TwoLayer,
-    theta: Any,
-    x: Any,
-    y: Any,
-    *,
-    loss: str = "mse",
-    precision: str = "float32",
-    num_threads: int | None = None,
-) -> tuple[Any, Any]:
-    """As `risk.risk_gradient`."""
-    call, particles, inputs = _ensemble(net, theta, x, precision, num_threads)
-    targets, labels = _targets(call, net, y, "y", (), inputs, loss)
-    risks, out = call.empty(_DOUBLE, particles.shape[:1])
-    gradients, slope = call.empty(particles.dtype, particles.shape)
-    _gradient(call, net, particles, inputs, targets, labels, out, slope)
-    return risks, gradients
-
-
-def atom_risks(
-    net: TwoLayer,
-    center: Any,
-    theta: Any,
-    x: Any,
-    y: Any,
-    *,
-    loss: str = "mse",
-    precision: str = "float32",
-    num_threads: int | None = None,
-) -> Any:
-    """As `hopping.atom_risks`."""
-    call, particles, inputs = _ensemble(net, theta, x, precision, num_threads)
-    start = call.array(center, "center", (particles.dtype,), (net.size,))
-    targets, labels = _targets(call, net, y, "y", (), inputs, loss)
-    n = particles.shape[0]
-    result, out = call.empty(_DOUBLE, (n, net.width))
-    call.module.atom_risks(
-        call.on, _is_double(particles), _network(net), start.pointer, particles.pointer, n, inputs.pointer,
-        inputs.shape[0], targets.pointer, labels, out.pointer,
-    )  # fmt: skip
-    return result
-
-
-def consensus(theta: Any, risk: Any, *, alpha: float = 1e5, num_threads: int | None = None) -> Consensus:
-    """As `consensus.consensus`, but for the module's note; the effective sample size is an array."""
-    call = Call(theta, "theta")
-    particles = call.array(theta, "theta", FLOATS, ("N", "D"))
-    count, size = particles.shape
-    lead: tuple[int, ...] = () if call.view(risk, "risk").ndim == 1 else call.view(risk, "risk").shape[1:]
-    risks = call.array(risk, "risk", (_DOUBLE,), (count, *("T" for _ in lead[:1])))
-    alpha = real(alpha, "alpha", 0.0, infinite=True)
-    threads(num_threads)
-    point, p = call.empty(particles.dtype, (*lead, size))
-    weights, w = call.empty(_DOUBLE, risks.shape)
-    ess, e = call.empty(_DOUBLE, lead)
-    call.module.consensus(
-        call.on, _is_double(particles), particles.pointer, risks.pointer, count, size, lead[0] if lead else 1,
-        alpha, p.pointer, w.pointer, e.pointer,
-    )  # fmt: skip
-    return Consensus(point, weights, ess)
-
-
-def cbo_update(
-    theta: Any,
-    point: Any,
-    *,
-    drift: float = 1.0,
-    diffusion: float = 1.6**0.5,
-    dt: float = 0.1,
-    noise: str = "anisotropic",
-    floor: float = 0.0,
-    seed: int = 0,
-    step: int = 0,
-    task: Any = None,
-    radius: float | None = None,
-    first_particle: int = 0,
-    out: Any = None,
-    num_threads: int | None = None,
-) -> Any:
-    """As `update.cbo_update`."""
-    call, particles = _particles(theta)
-    points, tasks = _points(call, point, task, particles)
-    scalars = real(drift, "drift"), real(diffusion, "diffusion", 0.0), real(dt, "dt", 0.0)
-    law = _noise(noise, floor, radius)
-    words = check_seed(seed), counter(step, "step"), check_first_particle(first_particle, particles.shape[0])
-    threads(num_threads)
-    result, target = _target(call, particles, out)
-    particles, points = call.apart(particles, "theta", target), call.apart(points, "point", target)
-    call.module.cbo_update(
-        call.on, _is_double(particles), particles.pointer, target.pointer, *particles.shape, points.pointer,
-        tasks, _rows(points), *scalars, *law, *words,
-    )  # fmt: skip
-    return result
-
-
-def adam_update(
-    theta: Any,
-    gradient: Any,
-    first: Any,
-    second: Any,
-    *,
-    step: int = 1,
-    lr: float = 0.1,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    delta: float = 1e-8,
-    out: Any = None,
-    num_threads: int | None = None,
-) -> Any:
-    """As `update.adam_update`."""
-    call, particles = _particles(theta)
-    step, decays = _decays(step, beta1, beta2, delta)
-    lr = real(lr, "lr", 0.0)
-    threads(num_threads)
-    result, target = _target(call, particles, out)
-    particles, slope, s, r = _descent(call, particles, gradient, first, second, target)
-    call.module.adam_update(
-        call.on, _is_double(particles), particles.pointer, target.pointer, *particles.shape, slope.pointer,
-        s.pointer, r.pointer, step, lr, *decays,
-    )  # fmt: skip
-    return result
-
-
-def hybrid_update(
-    theta: Any,
-    point: Any,
-    gradient: Any,
-    first: Any,
-    second: Any,
-    *,
-    mix: float = 0.7,
-    drift: float = 1.0,
-    diffusion: float = 1.2**0.5,
-    dt: float = 0.1,
-    noise: str = "anisotropic",
-    seed: int = 0,
-    step: int = 1,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    delta: float = 1e-8,
-    task: Any = None,
-    radius: float | None = None,
-    first_particle: int = 0,
-    out: Any = None,
-    num_threads: int | None = None,
-) -> Any:
-    """As `update.hybrid_update`."""
-    call, particles = _particles(theta)
-    points, tasks = _points(call, point, task, particles)
-    scalars = real(drift, "drift"), real(diffusion, "diffusion", 0.0), real(dt, "dt", 0.0)
-    mix = unit(mix, "mix", closed=True)
-    law, _, reach = _noise(noise, 0.0, radius)
-    step, decays = _decays(step, beta1, beta2, delta)
-    seed, first_particle = check_seed(seed), check_first_particle(first_particle, particles.shape[0])
-    threads(num_threads)
-    result, target = _target(call, particles, out)
-    particles, slope, s, r = _descent(call, particles, gradient, first, second, target)
-    points = call.apart(points, "point", s, r, target)
-    call.module.hybrid_update(
-        call.on, _is_double(particles), particles.pointer, target.pointer, *particles.shape, points.pointer,
-        tasks, _rows(points), slope.pointer, s.pointer, r.pointer, mix, *scalars, law, reach, seed, step,
-        *decays, first_particle,
-    )  # fmt: skip
-    return result
-
-
-def langevin_step(
-    net: TwoLayer,
-    theta: Any,
-    velocity: Any,
-    x: Any,
-    y: Any,
-    *,
-    loss: str = "mse",
-    friction: float = 1.0,
-    temperature: float = 0.0,
-    dt: float = 0.1,
-    seed: int = 0,
-    step: int = 0,
-    gradient: Any = None,
-    precision: str = "float32",
-    num_threads: int | None = None,
-) -> Any:
-    """As `langevin.langevin_step`."""
-    call, particles, inputs = _ensemble(net, theta, x, precision, num_threads)
-    if net.output_bias or net.scaling != "mean":
-        raise ValueError(f"net must have scaling='mean' and no output_bias, got {net}")
-    dtype, shape = particles.dtype, particles.shape
-    q, r = call.output(theta, dtype, shape, "theta"), call.output(velocity, dtype, shape, "velocity")
-    g = call.empty(dtype, shape)[1] if gradient is None else call.output(gradient, dtype, shape, "gradient")
-    check_distinct(theta=q, velocity=r, gradient=g)
-    targets, labels = _targets(call, net, y, "y", (), inputs, loss)
-    scalars = real(friction, "friction", 0.0), real(temperature, "temperature", 0.0), real(dt, "dt", 0.0)
-    words = check_seed(seed), counter(step, "step")
-    inputs, targets = call.apart(inputs, "x", q, r, g), call.apart(targets, "y", q, r, g)
-    result, out = call.empty(_DOUBLE, shape[:1])
-    kernels, double = call.module, _is_double(q)
-    if gradient is None:
-        _gradient(call, net, q, inputs, targets, labels, out, g)
-    kernels.langevin_drift(
-        call.on, double, q.pointer, r.pointer, g.pointer, *shape, net.width, *scalars, *words
-    )
-    _gradient(call, net, q, inputs, targets, labels, out, g)
-    kernels.langevin_kick(call.on, double, r.pointer, g.pointer, *shape, net.width, scalars[-1])
-    return result
-
-
-def _is_double(a: DeviceArray) -> bool:
-    return a.dtype == _DOUBLE
 
 
 def _network(net: TwoLayer) -> tuple[int, int, int, str, float, bool]:
@@ -314,99 +24,148 @@ def _network(net: TwoLayer) -> tuple[int, int, int, str, float, bool]:
     return net.inputs, net.width, net.outputs, net.activation, scale, net.output_bias
 
 
-def _particles(theta: Any) -> tuple[Call, DeviceArray]:
-    call = Call(theta, "theta")
-    return call, call.array(theta, "theta", FLOATS, ("N", "D"))
+def _address(a: DeviceArray | None) -> int:
+    return 0 if a is None else a.pointer
 
 
-def _networks(net: TwoLayer, theta: Any, precision: str, num_threads: int | None) -> tuple[Call, DeviceArray]:
-    call = Call(theta, "theta")
-    particles = call.array(theta, "theta", FLOATS, ("N", check_network(net).size))
-    if choice(precision, "precision", ("float32", "tf32", "bf16")) != "float32":
-        raise ValueError(
-            f"precision must be 'float32' (the CUDA kernels have no other yet), got {precision!r}"
+class Kernels:
+    """One call's; the number of threads, which all take last, has no meaning here."""
+
+    def __init__(self, module: Any, on: tuple[int, int]) -> None:
+        self._module, self._on = module, on
+        self.precision = "float32"
+
+    def _run(self, name: str, theta: DeviceArray, *args: Any) -> None:
+        getattr(self._module, name)(self._on, theta.dtype == _DOUBLE, *args)
+
+    def forward(self, net: Any, theta: DeviceArray, x: DeviceArray, out: DeviceArray, _: int) -> None:
+        """Outputs."""
+        self._run(
+            "forward", theta, net, theta.pointer, len(theta), x.pointer, len(x), out.pointer, self.precision
         )
-    threads(num_threads)
-    return call, particles
 
+    def risk(
+        self, net: Any, theta: DeviceArray, x: DeviceArray, y: DeviceArray, out: DeviceArray, _: int
+    ) -> None:
+        """Risks on tasks y [T, S, ...] that share inputs x [S, d], or have their own, [T, S, d]."""
+        shared = x.ndim == 2
+        for t in range(1 if shared else len(y)):
+            inputs = x if shared else x[t]
+            self._run(
+                "risk", theta, net, theta.pointer, len(theta), inputs.pointer, len(inputs), y[t].pointer,
+                y.is_integer, len(y) if shared else 1, out.pointer + t * _DOUBLE.itemsize,
+                1 if shared else len(y), self.precision,
+            )  # fmt: skip
 
-def _ensemble(
-    net: TwoLayer, theta: Any, x: Any, precision: str, num_threads: int | None
-) -> tuple[Call, DeviceArray, DeviceArray]:
-    call, particles = _networks(net, theta, precision, num_threads)
-    return call, particles, call.array(x, "x", (particles.dtype,), ("S", net.inputs), AS_THETA)
+    def risk_gradient(
+        self, net: Any, theta: DeviceArray, x: DeviceArray, y: DeviceArray, out: DeviceArray,
+        gradient: DeviceArray, _: int,
+    ) -> None:  # fmt: skip
+        """Risks and gradients."""
+        self._run(
+            "risk_gradient", theta, net, theta.pointer, len(theta), x.pointer, len(x), y.pointer,
+            y.is_integer, out.pointer, gradient.pointer, self.precision,
+        )  # fmt: skip
 
+    def atom_risks(
+        self, net: Any, center: DeviceArray, theta: DeviceArray, x: DeviceArray, y: DeviceArray,
+        out: DeviceArray, _: int,
+    ) -> None:  # fmt: skip
+        """Risks of single neurons; in float's own arithmetic whatever the precision."""
+        self._run(
+            "atom_risks", theta, net, center.pointer, theta.pointer, len(theta), x.pointer, len(x), y.pointer,
+            y.is_integer, out.pointer,
+        )  # fmt: skip
 
-def _targets(
-    call: Call, net: TwoLayer, y: Any, name: str, tasks: tuple[int | str, ...], x: DeviceArray, loss: str
-) -> tuple[DeviceArray, bool]:
-    """Targets, and whether they are labels."""
-    samples = x.shape[-2]
-    if choice(loss, "loss", LOSSES) == "cross_entropy":
-        return call.integers(y, name, (*tasks, samples)), True
-    shape: tuple[int | str, ...] = (*tasks, samples)
-    if net.outputs > 1 or call.view(y, name).ndim > len(shape):
-        shape = (*shape, net.outputs)
-    return call.array(y, name, (x.dtype,), shape, AS_THETA), False
+    def consensus(
+        self, theta: DeviceArray, risk: DeviceArray, alpha: float, point: DeviceArray, weights: DeviceArray,
+        ess: DeviceArray, _: int,
+    ) -> int:  # fmt: skip
+        """Consensus; 0, since the risks that are not finite are not counted for the host."""
+        self._run(
+            "consensus", theta, theta.pointer, risk.pointer, *theta.shape, len(point), alpha, point.pointer,
+            weights.pointer, ess.pointer,
+        )  # fmt: skip
+        return 0
 
+    def cbo_update(
+        self, theta: DeviceArray, points: DeviceArray, tasks: DeviceArray | None, _moving: None, *args: Any
+    ) -> None:
+        """`args`: the law, the words of the noise, and the target."""
+        *numbers, target, _ = args
+        self._run(
+            "cbo_update", theta, theta.pointer, target.pointer, *theta.shape, points.pointer, _address(tasks),
+            len(points), *numbers,
+        )  # fmt: skip
 
-def _risks(
-    call: Call, net: TwoLayer, theta: DeviceArray, x: DeviceArray, y: DeviceArray, labels: bool, tasks: int,
-    out: DeviceArray,
-) -> None:  # fmt: skip
-    call.module.risk(*_risks_of(call, net, theta, x, y, labels), tasks, out.pointer, 1)
+    def adam_update(
+        self, theta: DeviceArray, gradient: DeviceArray, first: DeviceArray, second: DeviceArray, *args: Any
+    ) -> None:
+        """`args`: Adam's numbers and the target."""
+        *numbers, target, _ = args
+        self._run(
+            "adam_update", theta, theta.pointer, target.pointer, *theta.shape, gradient.pointer,
+            first.pointer, second.pointer, *numbers,
+        )  # fmt: skip
 
+    def hybrid_update(
+        self, theta: DeviceArray, points: DeviceArray, tasks: DeviceArray | None, gradient: DeviceArray,
+        first: DeviceArray, second: DeviceArray, *args: Any,
+    ) -> None:  # fmt: skip
+        """`args`: the numbers of both parts and the target."""
+        *numbers, target, _ = args
+        self._run(
+            "hybrid_update", theta, theta.pointer, target.pointer, *theta.shape, points.pointer,
+            _address(tasks), len(points), gradient.pointer, first.pointer, second.pointer, *numbers,
+        )  # fmt: skip
 
-def _risks_of(
-    call: Call, net: TwoLayer, theta: DeviceArray, x: DeviceArray, y: DeviceArray, labels: bool
-) -> tuple[Any, ...]:
-    """The compiled function's first arguments."""
-    return (
-        call.on, _is_double(theta), _network(net), theta.pointer, theta.shape[0], x.pointer, x.shape[0],
-        y.pointer, labels,
-    )  # fmt: skip
+    def langevin_drift(
+        self, theta: DeviceArray, velocity: DeviceArray, gradient: DeviceArray, width: int, *args: Any
+    ) -> None:
+        """All of a step but its last half kick."""
+        *numbers, _ = args
+        self._run(
+            "langevin_drift", theta, theta.pointer, velocity.pointer, gradient.pointer, *theta.shape, width,
+            *numbers,
+        )  # fmt: skip
 
+    def langevin_kick(
+        self, velocity: DeviceArray, gradient: DeviceArray, width: int, dt: float, _: int
+    ) -> None:
+        """The last half kick."""
+        self._run("langevin_kick", velocity, velocity.pointer, gradient.pointer, *velocity.shape, width, dt)
 
-def _gradient(
-    call: Call, net: TwoLayer, theta: DeviceArray, x: DeviceArray, y: DeviceArray, labels: bool,
-    out: DeviceArray, gradient: DeviceArray,
-) -> None:  # fmt: skip
-    call.module.risk_gradient(
-        call.on, _is_double(theta), _network(net), theta.pointer, theta.shape[0], x.pointer, x.shape[0],
-        y.pointer, labels, out.pointer, gradient.pointer,
-    )  # fmt: skip
+    def assign(
+        self, x: DeviceArray, y: DeviceArray, _most: float, duals: DeviceArray | None, guess: bool,
+        match: DeviceArray, cost: DeviceArray, gap: DeviceArray | None, _: int,
+    ) -> None:  # fmt: skip
+        """Assignments to one support."""
+        self._run(
+            "assign", x, x.pointer, len(x), y.pointer, 1, *x.shape[1:], match.pointer, guess, _address(duals),
+            cost.pointer, _address(gap),
+        )  # fmt: skip
 
+    def wasserstein2(self, a: DeviceArray, b: DeviceArray, _most: float, out: DeviceArray, _: int) -> None:
+        """Distances of all pairs."""
+        self._run(
+            "assign", a, a.pointer, len(a), b.pointer, len(b), *a.shape[1:], 0, False, 0, out.pointer, 0
+        )
 
-def _points(call: Call, point: Any, task: Any, theta: DeviceArray) -> tuple[DeviceArray, int]:
-    """Points, and the address of each particle's row of them; 0 where there is one point for all."""
-    count, size = theta.shape
-    if task is None:
-        if call.view(point, "point").ndim == 2:
-            raise ValueError("task [N] is required for point [T, D], got None")
-        return call.array(point, "point", (theta.dtype,), (size,), AS_THETA), 0
-    points = call.array(point, "point", (theta.dtype,), ("T", size), AS_THETA)
-    rows = call.integers(task, "task", (count,))
-    return points, rows.pointer
+    def barycenter(
+        self, x: DeviceArray, weights: DeviceArray, start: bool, y: DeviceArray, match: DeviceArray,
+        history: DeviceArray, objective: DeviceArray,
+    ) -> None:  # fmt: skip
+        """All iterations; y holds the start, or with start=False gets it from the heaviest particle."""
+        self._run(
+            "barycenter", x, x.pointer, *x.shape, weights.pointer, start, y.pointer, math.prod(history.shape),
+            match.pointer, history.pointer, objective.pointer,
+        )  # fmt: skip
 
-
-def _rows(points: DeviceArray) -> int:
-    return points.shape[0] if points.ndim == 2 else 1
-
-
-def _target(call: Call, theta: DeviceArray, out: Any) -> tuple[Any, DeviceArray]:
-    """What is returned, and where the kernel writes."""
-    if out is None:
-        return call.empty(theta.dtype, theta.shape)
-    return out, call.output(out, theta.dtype, theta.shape)
-
-
-def _descent(
-    call: Call, theta: DeviceArray, gradient: Any, first: Any, second: Any, target: DeviceArray
-) -> tuple[DeviceArray, DeviceArray, DeviceArray, DeviceArray]:
-    """theta, the gradient and both moments of Adam's part, apart from what it writes."""
-    slope = call.array(gradient, "gradient", (theta.dtype,), theta.shape, AS_THETA)
-    s = call.output(first, theta.dtype, theta.shape, "first")
-    r = call.output(second, theta.dtype, theta.shape, "second")
-    check_distinct(first=s, second=r, out=target)
-    theta, slope = (call.apart(a, "theta", s, r, target) for a in (theta, slope))
-    return theta, slope, s, r
+    def transport_update(
+        self, x: DeviceArray, y: DeviceArray, task: None, match: DeviceArray, *args: Any
+    ) -> None:
+        """One support for all; `args`: the numbers of the step and the target."""
+        *numbers, target, _ = args
+        self._run(
+            "transport_update", x, x.pointer, y.pointer, match.pointer, target.pointer, *x.shape, *numbers
+        )

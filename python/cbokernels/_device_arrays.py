@@ -7,6 +7,7 @@ library of the first array works. Nothing here moves an array to another device 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 import sys
 from collections.abc import Sequence
@@ -16,32 +17,49 @@ from typing import Any
 import numpy as np
 
 from . import _dlpack, cuda
-from ._arrays import CUDA_TYPES, check_shape, dlpack_device, is_torch
-from ._checks import kind
+from ._arrays import CUDA_TYPES, Array, check_shape, dlpack_device, is_torch
+from ._checks import PRECISIONS, choice, kind
+from .network import TwoLayer
 
 _INT32 = np.dtype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class DeviceArray:
-    """A C-contiguous array in CUDA memory; `owner` keeps the memory."""
+    """A C-contiguous array in CUDA memory; `source` is the library's array, `owner` keeps the memory."""
 
     pointer: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read_only: bool
     owner: Any
+    source: Any
+    name: str
 
     @property
     def ndim(self) -> int:
         """Number of axes."""
         return len(self.shape)
 
-    def entry(self, i: int) -> DeviceArray:
+    @property
+    def is_integer(self) -> bool:
+        """Whether it holds labels or the like."""
+        return self.dtype.kind in "iu"
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, i: int) -> DeviceArray:
         """Entry i of the first axis."""
         rest = self.shape[1:]
         pointer = self.pointer + i * math.prod(rest) * self.dtype.itemsize
-        return DeviceArray(pointer, rest, self.dtype, self.read_only, self.owner)
+        return dataclasses.replace(self, pointer=pointer, shape=rest)
+
+    def reshape(self, *shape: int) -> DeviceArray:
+        """The same memory in another shape, as NumPy's with at most one -1."""
+        known = -math.prod(shape)
+        sizes = tuple(math.prod(self.shape) // known if size == -1 else size for size in shape)
+        return dataclasses.replace(self, shape=sizes)
 
     @property
     def end(self) -> int:
@@ -59,8 +77,23 @@ def on_cuda(value: Any) -> bool:
     return hasattr(value, "__cuda_array_interface__") if device is None else device in CUDA_TYPES
 
 
+class Changed:
+    """An array that a kernel changes in place: `work`."""
+
+    def __init__(self, name: str, work: DeviceArray) -> None:
+        self.name, self.work = name, work
+
+    def finish(self) -> None:
+        """Nothing is left to do, as on the CPU there may be."""
+
+
 class Call:
-    """The arrays of one kernel's call: all on the device of the first, used on that array's stream."""
+    """The arrays of one kernel's call: all on the device of the first, used on that array's stream.
+
+    The methods are those of `_dispatch.Call`, which serves CPU arrays.
+    """
+
+    on_device = True
 
     def __init__(self, first: Any, name: str) -> None:
         self.module = cuda.module()
@@ -68,6 +101,7 @@ class Call:
         self.first, self.name = first, name
         self.stream = _current_stream(first)
         self.device = self.module.device_of(self._raw(first, name)[0])
+        self.kernels = importlib.import_module("._device", __package__).Kernels(self.module, self.on)
 
     @property
     def on(self) -> tuple[int, int]:
@@ -91,7 +125,7 @@ class Call:
         if not _is_contiguous(shape, strides, dtype.itemsize) or pointer % dtype.itemsize:
             return self.view(_copied(value, name), name)
         self._kept.append(owner)
-        return DeviceArray(pointer, shape, dtype, read_only, owner)
+        return DeviceArray(pointer, shape, dtype, read_only, owner, value, name)
 
     def array(
         self,
@@ -108,13 +142,40 @@ class Call:
         check_shape(a, name, shape)
         return a
 
-    def integers(self, value: Any, name: str, shape: Sequence[int | str]) -> DeviceArray:
+    def integers(
+        self, value: Any, name: str, shape: Sequence[int | str], _stop: int = 0, _meaning: str = ""
+    ) -> DeviceArray:
         """Contiguous int32 array; their range is the kernel's to check, since the host does not see them."""
         a = self.view(value, name)
         if a.dtype.kind not in "iu":
             raise TypeError(f"{name} must hold integers, got {a.dtype}")
         check_shape(a, name, shape)
         return a if a.dtype == _INT32 else self.view(_cast(value, name, _INT32), name)
+
+    def own_integers(self, value: Any, name: str, shape: Sequence[int | str]) -> DeviceArray:
+        """A new contiguous int64 array of these integers."""
+        a = self.view(value, name)
+        if a.dtype.kind not in "iu":
+            raise TypeError(f"{name} must hold integers, got {a.dtype}")
+        check_shape(a, name, shape)
+        return self.view(_cast(value, name, np.dtype(np.int64)), name)
+
+    def changed(self, value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Changed:
+        """An array of the caller's that the kernel changes."""
+        return Changed(name, self.output(value, dtype, shape, name))
+
+    def changed_or_new(self, value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Changed:
+        """The same, or for None a new one."""
+        return Changed(
+            name, self.empty(shape, dtype) if value is None else self.output(value, dtype, shape, name)
+        )
+
+    def check_distinct(self, *changed: Changed) -> None:
+        """ValueError where two of the arrays that a kernel changes share memory."""
+        for i, b in enumerate(changed):
+            for a in changed[:i]:
+                if a.work.pointer < b.work.end and b.work.pointer < a.work.end:
+                    raise ValueError(f"{b.name} must not share memory with {a.name}, got arrays that overlap")
 
     def floats(self, value: Any, name: str, dtype: np.dtype[Any]) -> DeviceArray:
         """Contiguous array of `dtype`, cast from any real dtype by the array's own library."""
@@ -137,27 +198,52 @@ class Call:
             raise ValueError(f"{name} must be C-contiguous and aligned in CUDA memory, got strides")
         return a
 
-    def empty(self, dtype: Any, shape: tuple[int, ...]) -> tuple[Any, DeviceArray]:
-        """A new array of the first array's library, and its view."""
-        new = _empty(self.first, np.dtype(dtype), shape, self.device)
-        view = self.view(new, "the result")
-        if view.dtype != np.dtype(dtype):
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        """A new array of the first array's library."""
+        wanted = np.dtype(dtype)
+        a = self.view(_empty(self.first, wanted, shape, self.device), "the result")
+        if a.dtype != wanted:
             raise TypeError(
-                f"results are {np.dtype(dtype)}, which {kind(self.first)} narrowed to {view.dtype}: allow "
+                f"results are {wanted}, which {kind(self.first)} narrowed to {a.dtype}: allow "
                 "64-bit numbers there (JAX: jax.config.update('jax_enable_x64', True))"
             )
-        return new, view
-
-    def apart(self, a: DeviceArray, name: str, *targets: DeviceArray) -> DeviceArray:
-        """`a`, or a copy where writing to a target might change it; the same memory exactly needs none."""
-        for target in targets:
-            if (
-                a.pointer < target.end
-                and target.pointer < a.end
-                and (a.pointer, a.end) != (target.pointer, target.end)
-            ):
-                return self.view(_copied(a.owner, name), name)
         return a
+
+    def copy(self, a: DeviceArray) -> DeviceArray:
+        """A new array of the same values."""
+        return self.view(_copied(a.source, a.name), a.name)
+
+    def apart(self, a: DeviceArray, *targets: DeviceArray) -> DeviceArray:
+        """`a`, or a copy where writing to a target might change it; the same memory exactly needs none."""
+        for b in targets:
+            overlap = a.pointer < b.end and b.pointer < a.end
+            if overlap and (a.pointer, a.end) != (b.pointer, b.end):
+                return self.copy(a)
+        return a
+
+    apart_or_same = apart
+
+    def network(self, net: TwoLayer) -> Any:
+        """The network as `kernels` takes it."""
+        return importlib.import_module("._device", __package__)._network(net)
+
+    def precision(self, value: Any, dtype: np.dtype[Any]) -> None:
+        """The arithmetic of the kernels' matrix products."""
+        if choice(value, "precision", PRECISIONS) != "float32" and dtype == np.float64:
+            raise ValueError(f"precision must be 'float32' for float64 arrays, got {value!r}")
+        self.kernels.precision = value
+
+    def host(self, a: DeviceArray) -> Array:
+        """The array as NumPy's, once the stream has done what it was given."""
+        out = np.empty(a.shape, a.dtype)
+        self.module.read_memory(self.on, a.pointer, out)
+        return out
+
+    def result(self, a: DeviceArray) -> Any:
+        """The array as its library has it."""
+        return a.source
+
+    number = result
 
     def _raw(
         self, value: Any, name: str
@@ -184,16 +270,6 @@ class Call:
         pointer, read_only = interface["data"]
         strides = interface.get("strides")
         return pointer, tuple(interface["shape"]), strides, interface["typestr"], bool(read_only), value
-
-
-def check_distinct(**changed: DeviceArray) -> None:
-    """ValueError where two of the arrays that a kernel changes share memory."""
-    names = list(changed)
-    for i, second in enumerate(names):
-        for first in names[:i]:
-            a, b = changed[first], changed[second]
-            if a.pointer < b.end and b.pointer < a.end:
-                raise ValueError(f"{second} must not share memory with {first}, got arrays that overlap")
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None, itemsize: int) -> bool:
@@ -254,8 +330,9 @@ def _copied(value: Any, name: str) -> Any:
 
 
 def _cast(value: Any, name: str, dtype: np.dtype[Any]) -> Any:
+    """A copy of another type by the array's own library."""
     if is_torch(value):
-        return value.to(getattr(_library(value), dtype.name))
+        return value.to(getattr(_library(value), dtype.name), copy=True)
     if _library(value).__name__ == "cupy":
         return value.astype(dtype)
     if hasattr(value, "__array_namespace__"):

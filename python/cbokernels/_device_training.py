@@ -21,7 +21,7 @@ from ._device import _network
 from ._device_arrays import Call, DeviceArray, on_cuda
 from ._heavy_ball import GradientFlow, HeavyBall, mean_field_width
 from ._method import Done, Method, Setting
-from ._multitask import MultiTaskCBO, particle_tasks
+from ._multitask import MultiTaskCBO, tasks_of
 from ._watch import FROZEN, Watch, frozen_limit
 from .errors import ConsensusError
 from .hopping import ConsensusHopping
@@ -59,19 +59,26 @@ class Data:
 
     def fingerprints(self) -> tuple[str, str]:
         """Text that tells the data apart from others; brings them to the host for it."""
-        x, y = (_downloaded(self.call, a) for a in (self.x, self.y))
+        x, y = (self._host(a) for a in (self.x, self.y))
         columns = () if y.dtype.kind == "i" else (-1,)
         return fingerprint(x), fingerprint(y.reshape(self.tasks, self.samples, *columns))
 
+    def _host(self, a: Array | DeviceArray) -> Array:
+        if not isinstance(a, DeviceArray):
+            return a
+        assert self.call is not None  # whose array it is
+        return self.call.host(a)
+
 
 def run_data(
-    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...]
-) -> tuple[Data, str]:
-    """The caller's data as `training_data` checks them, and the loss."""
+    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...] | None
+) -> tuple[Data, str, bool]:
+    """The caller's data, the loss and whether there is an axis of tasks, as `training_data` finds them."""
     if on_cuda(x):
-        return device_data(net, x, y, loss, dtype, task_axes)
-    x, y, loss = training_data(net, x, y, loss, dtype, task_axes)
-    return Data(x, y, len(y)), loss
+        data, loss = device_data(net, x, y, loss, dtype, task_axes or ())
+        return data, loss, bool(task_axes)
+    x, y, loss, task_axis = training_data(net, x, y, loss, dtype, task_axes)
+    return Data(x, y, len(y)), loss, task_axis
 
 
 def refuse_cuda(x: Any) -> None:
@@ -85,16 +92,7 @@ def to_host(value: Any, name: str) -> Any:
     if value is None or not on_cuda(value):
         return value
     call = Call(value, name)
-    return _downloaded(call, call.view(value, name))
-
-
-def _downloaded(call: Call | None, a: Array | DeviceArray) -> Array:
-    if not isinstance(a, DeviceArray):
-        return a
-    assert call is not None  # whose array it is
-    out = np.empty(a.shape, a.dtype)
-    call.module.read_memory(call.on, a.pointer, out)
-    return out
+    return call.host(call.view(value, name))
 
 
 def device_data(
@@ -188,7 +186,7 @@ def plan(method: Method, theta: Array, setting: Setting) -> Plan:
                 raise ValueError(f"{name} must be None for device='cuda', got {getattr(method, name)!r}")
         task = None
         if isinstance(method, MultiTaskCBO):
-            task = particle_tasks(method.task, particles, setting.tasks)
+            task = tasks_of(method.task, particles, setting.tasks)
         return Plan("cbo", with_target, method.noise, solve, task)
     if isinstance(method, Hybrid):
         return Plan("hybrid", mixed, method.noise, solve, state=_MOMENTS)
@@ -221,8 +219,9 @@ class DeviceStepper:
     """A method at work on a card; as `Stepper`, but arrays are copies, made when they are asked for."""
 
     def __init__(
-        self, method: Method, theta: Array, setting: Setting, data: Data, orders: Orders, net: TwoLayer
-    ) -> None:
+        self, method: Method, theta: Array, setting: Setting, data: Data, orders: Orders, net: TwoLayer,
+        precision: str,
+    ) -> None:  # fmt: skip
         self._plan = plan(method, theta, setting)
         self._module = cuda.module()
         self._shape, self._dtype, self._threads = theta.shape, theta.dtype, setting.threads
@@ -233,7 +232,7 @@ class DeviceStepper:
             data.on, _network(net), self._plan.kernel, *data.addresses(), data.call is None,
             data.y.dtype.kind == "i", data.samples, orders.batch_size, data.tasks, data.x.ndim == 3, theta,
             self._plan.task,
-            setting.seed, self._plan.noise, self._plan.solve, *self._plan.draws,
+            setting.seed, self._plan.noise, self._plan.solve, precision, *self._plan.draws,
         )  # fmt: skip
         self._limit = 0.0
         self._frozen = 0.0  # share of the coordinates, after the last epoch

@@ -1,35 +1,99 @@
-"""One public name per kernel: CPU arrays go to the function itself, CUDA arrays to its twin in `_device`."""
+"""Where a kernel runs: its first array decides, and makes the call that gives arrays and functions."""
 
 from __future__ import annotations
 
-import functools
 import importlib
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from . import cuda
+from . import _arrays, _cpu, cuda
+from ._arrays import Array, InPlace
+from ._checks import precision as check_precision
+from .network import TwoLayer
 
-F = TypeVar("F", bound=Callable[..., Any])
+
+class Call:
+    """The arrays of one kernel's call in CPU memory; `_device_arrays.Call` has the same methods on a card."""
+
+    kernels: Any = _cpu
+    on_device = False
+
+    def __init__(self, first: Any) -> None:
+        self.first = first
+
+    def view(self, value: Any, name: str) -> Any:
+        """The array as it is."""
+        return _arrays.view(value, name)
+
+    def array(
+        self,
+        value: Any,
+        name: str,
+        dtypes: Sequence[np.dtype[Any]],
+        shape: Sequence[int | str],
+        why: str = "",
+    ) -> Any:
+        """As `_arrays.array`."""
+        return _arrays.array(value, name, dtypes, shape, why)
+
+    def integers(self, value: Any, name: str, shape: Sequence[int | str], stop: int, meaning: str) -> Any:
+        """As `_arrays.integers`."""
+        return _arrays.integers(value, name, shape, stop, meaning)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A new array."""
+        return np.empty(shape, dtype)
+
+    def changed(self, value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """An array of the caller's that the kernel changes; see `_arrays.InPlace`."""
+        return InPlace(value, name, shape, dtype)
+
+    def changed_or_new(self, value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """The same, or for None a new one."""
+        return InPlace(np.empty(shape, dtype) if value is None else value, name, shape, dtype)
+
+    def check_distinct(self, *changed: Any) -> None:
+        """As `_arrays.check_distinct`."""
+        _arrays.check_distinct(*changed)
+
+    def apart(self, a: Any, *targets: Any) -> Any:
+        """As `_arrays.apart`."""
+        return _arrays.apart(a, *targets)
+
+    def apart_or_same(self, a: Any, target: Any) -> Any:
+        """As `_arrays.apart_or_same`."""
+        return _arrays.apart_or_same(a, target)
+
+    def network(self, net: TwoLayer) -> Any:
+        """The network as `kernels` takes it."""
+        return net._kernel
+
+    def precision(self, value: Any, dtype: np.dtype[Any]) -> None:
+        """The arithmetic of the kernels' matrix products."""
+        check_precision(value)
+
+    def host(self, a: Any) -> Array:
+        """The array as NumPy's; a card is waited for."""
+        return np.asarray(a)
+
+    def result(self, a: Any) -> Any:
+        """The array as the caller's library has it."""
+        return _arrays.like(self.first, a)
+
+    def number(self, a: Any) -> Any:
+        """An array [] as a result: a float, or on a card, which is not waited for, the array."""
+        return float(a)
 
 
-def on_device_of(name: str, position: int) -> Callable[[F], F]:
-    """Decorator: the argument `name`, the `position`-th, decides where a kernel runs."""
+HOST = Call(None)
 
-    def decorate(kernel: F) -> F:
-        @functools.wraps(kernel)
-        def call(*args: Any, **keywords: Any) -> Any:
-            value = args[position] if len(args) > position else keywords.get(name)
-            if type(value) is np.ndarray or not cuda.is_available():
-                return kernel(*args, **keywords)
-            arrays = importlib.import_module("._device_arrays", __package__)
-            if not arrays.on_cuda(value):
-                return kernel(*args, **keywords)
-            return getattr(importlib.import_module("._device", __package__), kernel.__name__)(
-                *args, **keywords
-            )
 
-        return call  # type: ignore[return-value]
-
-    return decorate
+def call_of(first: Any, name: str) -> Any:
+    """The call that the array `first`, the argument `name`, decides."""
+    if type(first) is not np.ndarray and cuda.is_available():
+        device: Any = importlib.import_module("._device_arrays", __package__)
+        if device.on_cuda(first):
+            return device.Call(first, name)
+    return Call(first)

@@ -71,6 +71,7 @@ class Setting:
     threads: int
     net: TwoLayer | None = None  # None: a function is minimised
     tasks: int = 1
+    task_axis: bool = False  # whether the caller's y has an axis of tasks, be it one
 
 
 class Stepper:
@@ -187,7 +188,7 @@ class Method(abc.ABC):
     _first_step: ClassVar[int] = 0  # number of a run's first step, which drives its random numbers
     _any_function: ClassVar[bool] = False  # minimises functions too, not only the risks of networks
     _contracts: ClassVar[bool] = False  # the whole ensemble is drawn to one point and may freeze there
-    _task_axes: ClassVar[tuple[str, ...]] = ()  # axes of y before the samples
+    _task_axes: ClassVar[tuple[str, ...] | None] = ()  # of y before the samples; None: one for tasks or none
 
     def _check_parameters(self) -> None:
         for name, check in self._parameters.items():

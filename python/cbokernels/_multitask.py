@@ -44,16 +44,21 @@ class MultiTaskCBO(CBO):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.task is not None:
-            task = np.asarray(self.task) if isinstance(self.task, (list, tuple)) else self.task
-            checked = integers(task, "task", ("N",), WORD // 2, "tasks")
-            object.__setattr__(self, "task", tuple(checked.tolist()))
+        object.__setattr__(self, "task", kept_task(self.task))
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
-        return MultiTaskStepper(self, theta, setting, particle_tasks(self.task, len(theta), setting.tasks))
+        return MultiTaskStepper(self, theta, setting, tasks_of(self.task, len(theta), setting.tasks))
 
 
-def particle_tasks(task: tuple[int, ...] | None, particles: int, tasks: int) -> Array:
+def kept_task(task: Any) -> tuple[int, ...] | None:
+    """A method's `task`, checked as far as it can be before the ensemble and the tasks are known."""
+    if task is None:
+        return None
+    task = np.asarray(task) if isinstance(task, (list, tuple)) else task
+    return tuple(integers(task, "task", ("N",), WORD // 2, "tasks").tolist())
+
+
+def tasks_of(task: tuple[int, ...] | None, particles: int, tasks: int) -> Array:
     """Each particle's task [N], int32."""
     if task is None:
         return (np.arange(particles, dtype=np.int64) * tasks // particles).astype(np.int32)

@@ -10,8 +10,9 @@ import numpy as np
 
 from . import _cpu
 from ._arrays import Array
-from ._checks import integer, real
+from ._checks import boolean, integer, real
 from ._method import Check, Method, Problem, Setting, Stepper, nonnegative, weighting
+from ._multitask import kept_task, tasks_of
 from .errors import ConsensusError
 from .methods import ConsensusStepper
 from .network import TwoLayer
@@ -44,16 +45,32 @@ class TransportCBO(Method):
         (epoch from 0, epochs).
     iterations: of the barycenter's fixed point in each step, at least 1; it ends early where the coupling
         repeats.
+    task: for several tasks, [N] integers in [0, T), the task of each particle; None: floor(n T / N). Kept as
+        a tuple.
+    exact_variance: whether the history has V with distances solved anew too. It costs the assignments of
+        about one step more in each epoch.
 
-    A result's parameters are the barycenter's support as a network. Further columns of the history, of the
+    Several tasks [ibid., eq. 27-28] are trained as by `MultiTaskCBO` where y has an axis of tasks, [T, S] or
+    [T, S, C], and x is [S, d] or [T, S, d]: each has its own barycenter, of all particles with the weights of
+    its own risks, and each particle moves towards its task's. Partners in task t are kept for the particles
+    that belong to it or have weight in it; others are left out of its step, on which they have no effect.
+    Memory is N·D + T·D, and 16 bytes of partner and price for each of T·N·M.
+
+    A result's parameters are the barycenter's support as a network, [T, D] with an axis of tasks, where risk,
+    ess and a `TargetEss`'s alpha in the history are [E, T]. Further columns of the history, of the
     epoch's last step, before its update:
-        "objective"             Σ_n beta_n (1/M) Σ_i |x_{n,i} - y_match(n,i)|²
+        "objective"             Σ_n beta_n (1/M) Σ_i |x_{n,i} - y_match(n,i)|², of each task [E, T]
         "wasserstein_variance"  V = (1/2N) Σ_n (1/M) Σ_i |x_{n,i} - y_match(n,i)|², with the coupling that the
                                 barycenter was computed with; without noise and with uniform weights
                                 (alpha = 0) a step multiplies it by at most (1 - drift dt)²
                                 [ibid., proposition 3]
+        "wasserstein_variance_exact"
+                                with exact_variance, V = (1/2N) Σ_n W2²(mu_n, mu) of the same particles and
+                                barycenter, solved anew: at most the other, and equal to it where that
+                                coupling is still optimal
         "moved"                 atoms, of N M, with another partner than in the step before (the very first
                                 step: than the neuron of the same number)
+    But for the objective they are over all particles, each with the barycenter of its own task.
 
     Only for `train`; ValueError for a network with output_bias. `ConsensusError` where an atom has become NaN
     or infinite, which no assignment has a place for.
@@ -65,6 +82,8 @@ class TransportCBO(Method):
     diffusion: Parameter = _DIFFUSION
     dt: Parameter = 0.1
     iterations: int = 1
+    task: Any = None
+    exact_variance: bool = False
 
     _parameters: ClassVar[dict[str, Check]] = {
         "alpha": weighting,
@@ -72,11 +91,14 @@ class TransportCBO(Method):
         "diffusion": nonnegative,
         "dt": nonnegative,
     }
+    _task_axes: ClassVar[tuple[str, ...] | None] = None
 
     def __post_init__(self) -> None:
         self._check_parameters()
         self._check_count("particles")
         object.__setattr__(self, "iterations", integer(self.iterations, "iterations", 1, 2**31))
+        object.__setattr__(self, "task", kept_task(self.task))
+        boolean(self.exact_variance, "exact_variance")
 
     def _for(self, net: TwoLayer | None) -> TransportCBO:
         if net is not None and net.output_bias:
@@ -84,87 +106,123 @@ class TransportCBO(Method):
         return self
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
-        return TransportStepper(self, theta, setting)
+        return TransportStepper(self, theta, setting, tasks_of(self.task, len(theta), setting.tasks))
 
 
 class TransportStepper(ConsensusStepper):
-    """The steps of `TransportCBO`.
+    """The steps of `TransportCBO`, for T tasks.
 
-    The barycenter is the consensus point of the ensemble with every particle's neurons in the order of their
-    partners, so that it is computed as in `CBO`, on that ensemble.
+    A barycenter is the weighted mean of the ensemble with every particle's neurons in the order of their
+    partners.
     """
 
-    def __init__(self, method: TransportCBO, theta: Array, setting: Setting) -> None:
+    def __init__(self, method: TransportCBO, theta: Array, setting: Setting, task: Array) -> None:
         super().__init__(theta, setting, method.alpha, len(theta))
         assert setting.net is not None  # functions have no neurons, and `minimize` refuses the method
-        self._net, self._iterations = setting.net, method.iterations
-        shape = len(theta), self._net.width, self._net._atom_size
-        self.point = np.zeros_like(theta[0])
+        self._net, self._iterations, self._alone = setting.net, method.iterations, not setting.task_axis
+        self._exact_variance = method.exact_variance
+        shape, tasks = (len(theta), self._net.width, self._net._atom_size), setting.tasks
+        self._networks = np.zeros((tasks, theta.shape[1]), theta.dtype)
+        self.point = self._networks[0] if self._alone else self._networks
         self._atoms = np.zeros(shape, theta.dtype)  # as the last step met them
         self._others = np.empty_like(self._atoms)  # the same in the order of their partners; then moved
-        self._support = self._points.reshape(shape[1:])
-        self._match = np.tile(np.arange(shape[1]), (shape[0], 1))
-        self._prices, self._cost = np.zeros(shape[:2]), np.empty(shape[0])
+        self._support = np.zeros((tasks, *shape[1:]), theta.dtype)
+        self._match = np.tile(np.arange(shape[1]), (tasks, shape[0], 1))
+        self._prices, self._cost = np.zeros(self._match.shape), np.empty((tasks, shape[0]))
         self._first_atoms = np.arange(shape[0])[:, None] * shape[1]  # each particle's, among all N M
+        self._task, self._own = task, (task, np.arange(shape[0]))
         self._changed = 0
-        self._state.update(support=self._points, match=self._match, prices=self._prices)
+        self._state.update(support=self._support, match=self._match, prices=self._prices)
 
     def step(self, batch: Any, step: int) -> int:
         batch.risk(self.particles, self._risk)
         self._atoms[:] = self._net.atoms(self.particles)
+        self._check_atoms()
+        nonfinite = self._gather(self.particles)  # for the weights: the plain averages are not used
         if step == 0:
-            self._gather(self._flat(self._atoms))
-            self._support[:] = self._atoms[self._weights.argmax()]
-        before = self._match.copy()
-        nonfinite = self._move_barycenter()
-        self._changed = int((self._match != before).sum())
+            self._support[:] = self._atoms[self._weights.argmax(axis=0)]
+        before = self._match[self._own]
+        self._move_barycenters()
+        match = self._match[self._own]
+        self._changed = int((match != before).sum())
         now = self._now
         _cpu.transport_update(
-            self._atoms, self._support, self._match.astype(np.int32), now["drift"], now["diffusion"],
+            self._atoms, self._support, self._task, match.astype(np.int32), now["drift"], now["diffusion"],
             now["dt"], self._seed, step, 0, self._others, self._threads,
         )  # fmt: skip
         self.particles[:] = self._net.from_atoms(self._others)
-        self.point[:] = self._net.from_atoms(self._support)
+        self._networks[:] = self._net.from_atoms(self._support)
         return nonfinite
 
-    def _move_barycenter(self) -> int:
-        """The fixed-point iterations of a step: match, prices and support; the number of non-finite risks."""
-        nonfinite = 0
+    def _move_barycenters(self) -> None:
+        """The fixed-point iterations of a step: match, prices and supports."""
+        weights = np.ascontiguousarray(self._weights.T)
+        rows = np.concatenate([t * len(self._atoms) + used for t, used in enumerate(self._used())])
         for iteration in range(self._iterations):
-            before = self._match.copy()
-            self._assign()
-            if iteration > 0 and np.array_equal(self._match, before):
+            before = self._match.copy() if iteration > 0 else None
+            self._assign(rows)
+            if before is not None and np.array_equal(self._match, before):
                 break
-            self._others.reshape(-1, self._others.shape[2])[self._first_atoms + self._match] = self._atoms
-            nonfinite = self._gather(self._flat(self._others))
-        return nonfinite
+            for support, match, beta in zip(self._support, self._match, weights, strict=True):
+                used = np.flatnonzero(beta)
+                order = self._first_atoms[used] + match[used]
+                self._others.reshape(-1, self._others.shape[2])[order] = self._atoms[used]
+                _cpu.weighted_mean(self._flat(self._others), beta, support.reshape(-1), self._threads)
 
-    def _assign(self) -> None:
-        """All atoms to the support, from the last partners and prices."""
-        largest = max(_cpu.largest(self._atoms), _cpu.largest(self._support))
+    def _used(self) -> list[Array]:
+        """The particles that have weight in a task or belong to it, task after task."""
+        needed = self._weights.T > 0
+        needed[self._own] = True
+        return [np.flatnonzero(row) for row in needed]
+
+    def _assign(self, rows: Array) -> None:
+        """Atoms to supports from the last partners and prices; rows are t N + n, particle n in task t."""
+        largest = max(self._check_atoms(), _cpu.largest(self._support))
+        _cpu.assign_rows(
+            self._atoms, self._support, largest, self._prices, self._match, self._cost, rows, self._threads
+        )
+
+    def _check_atoms(self) -> float:
+        """The largest magnitude."""
+        largest = _cpu.largest(self._atoms)
         if math.isinf(largest):
             raise ConsensusError(
                 "atoms have become NaN or infinite, which cannot be assigned: take a smaller diffusion or dt"
             )
-        _cpu.assign(
-            self._atoms, self._support, largest, self._prices, True, self._match, self._cost, None,
-            self._threads,
-        )  # fmt: skip
+        return largest
 
     @staticmethod
     def _flat(atoms: Array) -> Array:
         return atoms.reshape(len(atoms), -1)
 
+    def _tell(self, values: Array) -> Any:
+        return values.item() if self._alone else values.copy()
+
     def report(self, problem: Problem) -> dict[str, Any]:
-        squares = np.square(self._atoms.astype(np.float64) - self._support[self._match])
-        distances = squares.sum(axis=(1, 2)) / squares.shape[1]  # of each particle, under its coupling
-        weights = self._weights[:, 0]
+        objective, distances = np.zeros(len(self._support)), np.empty(len(self._atoms))
+        for t, (used, weights) in enumerate(zip(self._used(), self._weights.T, strict=True)):
+            partners = self._support[t][self._match[t, used]]
+            found = (
+                np.square(self._atoms[used].astype(np.float64) - partners).sum(axis=(1, 2)) / self._net.width
+            )
+            weights, own = weights[used], self._task[used] == t
+            objective[t] = (weights[weights > 0] * found[weights > 0]).sum()
+            distances[used[own]] = found[own]
+        exact = {"wasserstein_variance_exact": self._fresh_variance()} if self._exact_variance else {}
         return {
-            **super().report(problem),
-            "objective": float((weights[weights > 0] * distances[weights > 0]).sum()),
+            "risk": self._tell(problem.risks(self._networks)),
+            "objective": self._tell(objective),
             "wasserstein_variance": float(distances.mean() / 2),
+            **exact,
             "moved": self._changed,
         }
+
+    def _fresh_variance(self) -> float:
+        """(1/2N) Σ_n W2² of the last step's particles to the supports it led to; partners and prices stay."""
+        match, prices = self._match[self._own], self._prices[self._own]
+        self._assign(self._task * np.int64(len(self._atoms)) + self._own[1])
+        self._match[self._own], self._prices[self._own] = match, prices
+        return float(self._cost[self._own].mean() / 2)
 
 
 __all__ = ["TransportCBO"]

@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _cpu
-from ._arrays import array, like, view
 from ._checks import FLOATS, real, threads
-from ._dispatch import on_device_of
+from ._dispatch import call_of
 from .errors import CboWarning
 
 _RISK = (np.dtype(np.float64),)
@@ -31,7 +29,6 @@ class Consensus(NamedTuple):
     ess: Any
 
 
-@on_device_of("theta", 0)
 def consensus(theta: Any, risk: Any, *, alpha: float = 1e5, num_threads: int | None = None) -> Consensus:
     """Consensus of particles theta [N, D] under risks [N], or [N, T] for one point per task.
 
@@ -40,27 +37,29 @@ def consensus(theta: Any, risk: Any, *, alpha: float = 1e5, num_threads: int | N
     risk is NaN or infinite has weight 0 (for that task), and one whose weight is 0 is never read; one
     CboWarning gives the number of particles with such a risk.
 
+    On a card nothing is waited for: no warning is given; where no risk is finite weights are NaN and ess is
+    0; ess is always an array.
+
     TypeError for dtypes, ValueError for shapes, alpha outside [0, inf] and num_threads below 1;
     ConsensusError where no particle has a finite risk (in some task).
     """
-    particles = array(theta, "theta", FLOATS, ("N", "D"))
+    call = call_of(theta, "theta")
+    particles = call.array(theta, "theta", FLOATS, ("N", "D"))
     count, size = particles.shape
-    single = view(risk, "risk").ndim == 1
-    risks = array(risk, "risk", _RISK, (count,) if single else (count, "T"))
+    axes = call.view(risk, "risk").shape[1:]
+    risks = call.array(risk, "risk", _RISK, (count, *("T" for _ in axes[:1])))
     alpha = real(alpha, "alpha", 0.0, infinite=True)
     workers = threads(num_threads)
-    if single:
-        risks = risks.reshape(count, 1)
-    tasks = risks.shape[1]
-    point = np.empty((tasks, size), particles.dtype)
-    weights = np.empty((count, tasks))
-    ess = np.empty(tasks)
-    lost = _cpu.consensus(particles, risks, alpha, point, weights, ess, workers)
+    point, weights = call.empty((*axes, size), particles.dtype), call.empty((count, *axes), np.float64)
+    ess = call.empty(axes, np.float64)
+    lost = call.kernels.consensus(
+        particles, risks.reshape(count, -1), alpha, point.reshape(-1, size), weights.reshape(count, -1),
+        ess.reshape(-1), workers,
+    )  # fmt: skip
     if lost:
-        warnings.warn(non_finite(lost, count), CboWarning, stacklevel=3)  # past the dispatch, to the caller
-    if single:
-        return Consensus(like(theta, point[0]), like(theta, weights.reshape(count)), float(ess[0]))
-    return Consensus(like(theta, point), like(theta, weights), like(theta, ess))
+        warnings.warn(non_finite(lost, count), CboWarning, stacklevel=2)
+    found = call.result(ess) if axes else call.number(ess)
+    return Consensus(call.result(point), call.result(weights), found)
 
 
 def non_finite(lost: int, count: int) -> str:

@@ -19,10 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import _cpu
-from ._arrays import Array, array, like
+from ._arrays import Array
 from ._checks import WORD, boolean, choice, integer, positive, real, threads
-from ._checks import precision as check_precision
-from ._dispatch import on_device_of
 from ._method import Method, Setting, Stepper
 from .errors import ConsensusError
 from .network import TwoLayer
@@ -33,7 +31,6 @@ _SPREAD = Exponential(0.1, 0.01)
 _nonnegative = functools.partial(real, low=0.0)
 
 
-@on_device_of("theta", 2)
 def atom_risks(
     net: TwoLayer,
     center: Any,
@@ -53,13 +50,14 @@ def atom_risks(
     TypeError for kinds and dtypes, ValueError for shapes, labels, unknown names, a precision other than
     "float32" and num_threads below 1.
     """
-    particles, inputs = _ensemble(net, theta, x)
-    start = array(center, "center", (particles.dtype,), (net.size,))
-    targets = _targets(net, y, "y", (), inputs, loss)
-    check_precision(precision)
-    out = np.empty((len(particles), net.width))
-    _cpu.atom_risks(net._kernel, start, particles, inputs, targets[0], out, threads(num_threads))
-    return like(theta, out)
+    call, particles, inputs = _ensemble(net, theta, x)
+    start = call.array(center, "center", (particles.dtype,), (net.size,))
+    targets = _targets(net, y, "y", (), inputs, loss, call)
+    call.precision(precision, particles.dtype)
+    workers = threads(num_threads)
+    out = call.empty((len(particles), net.width), np.float64)
+    call.kernels.atom_risks(call.network(net), start, particles, inputs, targets[0], out, workers)
+    return call.result(out)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,17 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from . import _cpu
-from ._arrays import AS_THETA, InPlace, apart, array, check_distinct, like
+from ._arrays import AS_THETA
 from ._checks import FLOATS, counter, real, threads
-from ._checks import precision as check_precision
 from ._checks import seed as check_seed
-from ._dispatch import on_device_of
+from ._dispatch import call_of
 from .network import TwoLayer, check_network
 from .risk import _targets as targets
 
 
-@on_device_of("theta", 1)
 def langevin_step(
     net: TwoLayer,
     theta: Any,
@@ -57,27 +54,29 @@ def langevin_step(
     arrays [R, D] that cannot be written or share memory with each other, friction, temperature or dt negative
     or not finite, seed outside [0, 2^64), step outside [0, 2^32), and as in `risk`.
     """
-    particles = array(theta, "theta", FLOATS, ("R", check_network(net).size))
+    call = call_of(theta, "theta")
+    particles = call.array(theta, "theta", FLOATS, ("R", check_network(net).size))
     if net.output_bias or net.scaling != "mean":
         raise ValueError(f"net must have scaling='mean' and no output_bias, got {net}")
-    moved, flown = InPlace(theta, "theta", particles), InPlace(velocity, "velocity", particles)
-    force = InPlace(np.empty_like(particles) if gradient is None else gradient, "gradient", particles)
-    check_distinct(moved, flown, force)
-    q, r, g = moved.work, flown.work, force.work
-    inputs = array(x, "x", (q.dtype,), ("S", net.inputs), AS_THETA)
-    wanted = targets(net, y, "y", (), inputs, loss)[0]
+    shape, dtype = particles.shape, particles.dtype
+    changed = [call.changed(theta, "theta", shape, dtype), call.changed(velocity, "velocity", shape, dtype)]
+    changed.append(call.changed_or_new(gradient, "gradient", shape, dtype))
+    call.check_distinct(*changed)
+    q, r, g = (a.work for a in changed)
+    inputs = call.array(x, "x", (q.dtype,), ("S", net.inputs), AS_THETA)
+    wanted = targets(net, y, "y", (), inputs, loss, call)[0]
     scalars = real(friction, "friction", 0.0), real(temperature, "temperature", 0.0), real(dt, "dt", 0.0)
     words = check_seed(seed), counter(step, "step")
-    check_precision(precision)
+    call.precision(precision, q.dtype)
     workers = threads(num_threads)
-    inputs, wanted = apart(inputs, q, r, g), apart(wanted, q, r, g)
+    inputs, wanted = call.apart(inputs, q, r, g), call.apart(wanted, q, r, g)
 
-    risk = np.empty(len(q))
+    risk, kernels, network = call.empty((len(q),), np.float64), call.kernels, call.network(net)
     if gradient is None:
-        _cpu.risk_gradient(net._kernel, q, inputs, wanted, risk, g, workers)
-    _cpu.langevin_drift(q, r, g, net.width, *scalars, *words, workers)
-    _cpu.risk_gradient(net._kernel, q, inputs, wanted, risk, g, workers)
-    _cpu.langevin_kick(r, g, net.width, scalars[-1], workers)
-    for a in (moved, flown, force):
+        kernels.risk_gradient(network, q, inputs, wanted, risk, g, workers)
+    kernels.langevin_drift(q, r, g, net.width, *scalars, *words, workers)
+    kernels.risk_gradient(network, q, inputs, wanted, risk, g, workers)
+    kernels.langevin_kick(r, g, net.width, scalars[-1], workers)
+    for a in changed:
         a.finish()
-    return like(theta, risk)
+    return call.result(risk)

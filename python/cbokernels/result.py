@@ -26,9 +26,9 @@ class State:
     particles [N, D]: after the epoch's last update, a read-only view of the ensemble at work: copy what you
         keep.
     point [D]: the consensus point of the epoch's last step, formed before its update (`Adam`, `HeavyBall`,
-        `GradientFlow`: network 0; `MultiTaskCBO`: [T, D]); a copy.
-    risk: of that point, on the full data. alpha, ess: of that step, NaN where there are none. For
-        `MultiTaskCBO` risk and ess are arrays [T].
+        `GradientFlow`: network 0; several tasks: [T, D]); a copy.
+    risk: of that point, on the full data. alpha, ess: of that step, NaN where there are none. For several
+        tasks risk and ess are arrays [T].
     variance: of the particles, (1/2N) Σ |theta_n - mean|².
     """
 
@@ -46,13 +46,13 @@ class Result:
     """What `train` and `minimize` return.
 
     parameters [D]: the consensus point of the last step, formed before its update; network 0 for `Adam`,
-        `HeavyBall` and `GradientFlow`; the points [T, D] of all tasks for `MultiTaskCBO`; the barycenter's
-        support, a neuron for each of its points, for `TransportCBO`.
+        `HeavyBall` and `GradientFlow`; the barycenter's support, a neuron for each of its points, for
+        `TransportCBO`; the points [T, D] of all tasks where y has an axis of tasks.
     particles [N, D]: the ensemble after that update.
     history: arrays of equal length, one row per epoch (per step in `minimize`): "epoch" (from 1), "risk" (of
         the consensus point of the epoch's last step, on the full data, float64), "alpha" and "ess" (of that
         step, NaN where undefined), "variance" (of the particles after its update, (1/2N) Σ |theta_n - mean|²)
-        and "seconds" (since the start). `MultiTaskCBO`: "risk" and "ess" are [E, T]. Methods that train
+        and "seconds" (since the start). With an axis of tasks "risk" and "ess" are [E, T]. Methods that train
         networks independently add "risks" [E, N], and some more, as they say.
     net: the network trained; None for `minimize`.
     """

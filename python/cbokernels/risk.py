@@ -15,33 +15,30 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _cpu
-from ._arrays import AS_THETA, Array, array, integers, like, view
+from ._arrays import AS_THETA, Array, view
 from ._checks import FLOATS, choice, float_dtype, integer, threads, unit
-from ._checks import precision as check_precision
-from ._dispatch import on_device_of
+from ._dispatch import HOST, Call, call_of
 from .network import TwoLayer, check_network
 
 LOSSES = ("mse", "cross_entropy")
 
 
-@on_device_of("theta", 1)
 def forward(
     net: TwoLayer, theta: Any, x: Any, *, precision: str = "float32", num_threads: int | None = None
 ) -> Any:
     """Outputs [N, S, C] of networks theta [N, D] on inputs x [S, d], all of theta's dtype.
 
     TypeError unless theta is float32 or float64 and x shares its dtype; ValueError for other shapes,
-    empty axes, a precision other than "float32" and num_threads below 1.
+    empty axes, a precision (see `risk`) that there is not and num_threads below 1.
     """
-    particles, inputs = _ensemble(net, theta, x)
-    check_precision(precision)
+    call, particles, inputs = _ensemble(net, theta, x)
+    call.precision(precision, particles.dtype)
     workers = threads(num_threads)
-    out = np.empty((len(particles), len(inputs), net.outputs), particles.dtype)
-    _cpu.forward(net._kernel, particles, inputs, out, workers)
-    return like(theta, out)
+    out = call.empty((len(particles), len(inputs), net.outputs), particles.dtype)
+    call.kernels.forward(call.network(net), particles, inputs, out, workers)
+    return call.result(out)
 
 
-@on_device_of("theta", 1)
 def risk(
     net: TwoLayer,
     theta: Any,
@@ -57,18 +54,22 @@ def risk(
     loss="mse": y [S] (one output) or [S, C], of theta's dtype. loss="cross_entropy": y [S], labels in [0, C)
     of any integer dtype. The same bits for any number of threads. Exact zeros of x may be skipped.
 
-    TypeError for dtypes, ValueError for shapes, empty axes, labels out of range, an unknown loss,
-    a precision other than "float32" and num_threads below 1.
+    precision: of float32's matrix products on a card, "float32" (as accurate as fp32 arithmetic), "tf32" or
+    "bf16" (their factors rounded to 11 or 8 bits, where tensor cores are used); CPU and float64 arrays have
+    "float32" alone.
+
+    TypeError for dtypes, ValueError for shapes, empty axes, labels out of range (on a card: a NaN risk), an
+    unknown loss, a precision that there is not and num_threads below 1.
     """
-    particles, inputs = _ensemble(net, theta, x)
-    targets = _targets(net, y, "y", (), inputs, loss)
-    check_precision(precision)
-    out = np.empty(len(particles))
-    _cpu.risk(net._kernel, particles, inputs, targets, out.reshape(-1, 1), threads(num_threads))
-    return like(theta, out)
+    call, particles, inputs = _ensemble(net, theta, x)
+    targets = _targets(net, y, "y", (), inputs, loss, call)
+    call.precision(precision, particles.dtype)
+    workers = threads(num_threads)
+    out = call.empty((len(particles),), np.float64)
+    call.kernels.risk(call.network(net), particles, inputs, targets, out.reshape(-1, 1), workers)
+    return call.result(out)
 
 
-@on_device_of("theta", 1)
 def task_risks(
     net: TwoLayer,
     theta: Any,
@@ -85,14 +86,17 @@ def task_risks(
     ys [T, S] (one output, or labels) or [T, S, C]; everything else as in `risk`
     [De Deyn, Herty, Samaey 2025, eq. 27].
     """
-    particles = array(theta, "theta", FLOATS, ("N", check_network(net).size))
-    own = task_axes(x)
-    inputs = array(x, "x", (particles.dtype,), (*own, "S", net.inputs), AS_THETA)
-    targets = _targets(net, ys, "ys", inputs.shape[:-2] or ("T",), inputs, loss)
-    check_precision(precision)
-    out = np.empty((len(particles), len(targets)))
-    score_tasks(net._kernel, particles, inputs, targets, out, threads(num_threads))
-    return like(theta, out)
+    call = call_of(theta, "theta")
+    particles = call.array(theta, "theta", FLOATS, ("N", check_network(net).size))
+    own = ("T",) if call.view(x, "x").ndim == 3 else ()
+    inputs = call.array(x, "x", (particles.dtype,), (*own, "S", net.inputs), AS_THETA)
+    targets = _targets(net, ys, "ys", inputs.shape[:-2] or ("T",), inputs, loss, call)
+    call.precision(precision, particles.dtype)
+    workers = threads(num_threads)
+    out = call.empty((len(particles), len(targets)), np.float64)
+    score = call.kernels.risk if call.on_device else score_tasks
+    score(call.network(net), particles, inputs, targets, out, workers)
+    return call.result(out)
 
 
 def task_axes(x: Any) -> tuple[str, ...]:
@@ -111,7 +115,6 @@ def score_tasks(net: _cpu.Network, theta: Array, x: Array, ys: Array, out: Array
         out[:, t] = column[:, 0]
 
 
-@on_device_of("theta", 1)
 def risk_gradient(
     net: TwoLayer,
     theta: Any,
@@ -127,13 +130,14 @@ def risk_gradient(
     Inputs, losses and errors as in `risk`, whose values these are up to rounding. The derivative of a ReLU
     at 0 is 0. The same bits for any number of threads [De Deyn, Herty, Samaey 2025, eq. 25: d_n].
     """
-    particles, inputs = _ensemble(net, theta, x)
-    targets = _targets(net, y, "y", (), inputs, loss)
-    check_precision(precision)
+    call, particles, inputs = _ensemble(net, theta, x)
+    targets = _targets(net, y, "y", (), inputs, loss, call)
+    call.precision(precision, particles.dtype)
     workers = threads(num_threads)
-    out, gradient = np.empty(len(particles)), np.empty_like(particles)
-    _cpu.risk_gradient(net._kernel, particles, inputs, targets[0], out, gradient, workers)
-    return like(theta, out), like(theta, gradient)
+    out = call.empty((len(particles),), np.float64)
+    gradient = call.empty(particles.shape, particles.dtype)
+    call.kernels.risk_gradient(call.network(net), particles, inputs, targets[0], out, gradient, workers)
+    return call.result(out), call.result(gradient)
 
 
 class Plan(NamedTuple):
@@ -173,19 +177,22 @@ def plan(
     return Plan(*_cpu.plan(check_network(net)._kernel, n, s, t, squared, filled, single))
 
 
-def _ensemble(net: TwoLayer, theta: Any, x: Any) -> tuple[Array, Array]:
-    particles = array(theta, "theta", FLOATS, ("N", check_network(net).size))
-    return particles, array(x, "x", (particles.dtype,), ("S", net.inputs), AS_THETA)
+def _ensemble(net: TwoLayer, theta: Any, x: Any) -> tuple[Call, Any, Any]:
+    call = call_of(theta, "theta")
+    particles = call.array(theta, "theta", FLOATS, ("N", check_network(net).size))
+    return call, particles, call.array(x, "x", (particles.dtype,), ("S", net.inputs), AS_THETA)
 
 
-def _targets(net: TwoLayer, y: Any, name: str, tasks: tuple[int | str, ...], x: Array, loss: str) -> Array:
+def _targets(
+    net: TwoLayer, y: Any, name: str, tasks: tuple[int | str, ...], x: Any, loss: str, call: Call = HOST
+) -> Any:
     """Targets as the compiled module takes them: [T, S, C] values or [T, S] int32 labels."""
     samples = x.shape[-2]
     if choice(loss, "loss", LOSSES) == "cross_entropy":
-        labels = integers(y, name, (*tasks, samples), net.outputs, "labels of the network's outputs")
+        labels = call.integers(y, name, (*tasks, samples), net.outputs, "labels of the network's outputs")
         return labels.reshape(-1, samples)
     shape: tuple[int | str, ...] = (*tasks, samples)
-    if net.outputs > 1 or view(y, name).ndim > len(shape):
+    if net.outputs > 1 or call.view(y, name).ndim > len(shape):
         shape = (*shape, net.outputs)
-    values = array(y, name, (x.dtype,), shape, AS_THETA)
+    values = call.array(y, name, (x.dtype,), shape, AS_THETA)
     return values.reshape(-1, samples, net.outputs)

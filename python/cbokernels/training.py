@@ -12,7 +12,7 @@ from . import cuda
 from ._arrays import Array, array, view
 from ._checkpoint import checkpoint as check_checkpoint
 from ._checkpoint import fingerprint
-from ._checks import FLOATS, WORD, boolean, choice, float_dtype, integer, threads
+from ._checks import FLOATS, PRECISIONS, WORD, boolean, choice, float_dtype, integer, threads
 from ._checks import precision as check_precision
 from ._checks import seed as check_seed
 from ._data import DataProblem, training_data
@@ -50,8 +50,8 @@ def train(
     method: `CBO`, `Adam`, `Hybrid`, `MultiTaskCBO`, `TransportCBO`, `HeavyBall` or `GradientFlow`.
 
     y: [S] (C = 1) or [S, C] for "mse", the sum over outputs of squares; [S] integers in [0, C) for
-        "cross_entropy"; for `MultiTaskCBO` with an axis of T tasks before these, which x may have too. x, and
-        y for "mse", are cast to `dtype` once and must be finite.
+        "cross_entropy"; for `MultiTaskCBO` with an axis of T tasks before these, which x may have too,
+        for `TransportCBO` with or without. x, and y for "mse", are cast to `dtype` once and must be finite.
     loss: "mse" or "cross_entropy"; None: cross entropy when y holds integers and C > 1, else mse.
     batch_size: samples per step, S'. Each epoch is one shuffled partition of the data, a smaller last batch
         kept, one step per batch. None: the whole data in their own order, one step per epoch.
@@ -66,7 +66,8 @@ def train(
     resume: continue the run in `checkpoint`, where there is one, to the same bits as never having stopped.
         ValueError, naming the difference, if it is of another configuration; more epochs are no other
         configuration unless a schedule depends on them.
-    num_threads: None is OpenMP's setting. precision: "float32" (the CPU has no other).
+    num_threads: None is OpenMP's setting. precision: "float32", and on a card "tf32" or
+        "bf16" for the matrix products of float32 networks.
 
     `CboWarning`, once per run each: risks that are NaN or infinite; particles that overflowed; an ensemble
     that collapsed, which is to say that the standard deviation of nine coordinates in ten fell below 1e-6 of
@@ -89,17 +90,20 @@ def train(
     if batch_size is not None:
         batch_size = integer(batch_size, "batch_size", 1, 2**63)
     check_device(device)
-    check_precision(precision)
+    if device == "cpu":
+        check_precision(precision)
+    elif choice(precision, "precision", PRECISIONS) != "float32" and dtype == np.float64:
+        raise ValueError(f"precision must be 'float32' for dtype 'float64', got {precision!r}")
     check_callback(callback)
     store = check_checkpoint(checkpoint, every, resume)
     problem: DataProblem | Orders
     if device == "cuda":
-        data, loss = run_data(net, x, y, loss, dtype, method._task_axes)
+        data, loss, task_axis = run_data(net, x, y, loss, dtype, method._task_axes)
         problem, tasks, prints = Orders(data.samples, batch_size, seed), data.tasks, data.fingerprints
         theta = to_host(theta, "theta")
     else:
         refuse_cuda(x)
-        x, y, loss = training_data(net, x, y, loss, dtype, method._task_axes)
+        x, y, loss, task_axis = training_data(net, x, y, loss, dtype, method._task_axes)
         problem = DataProblem(net, x, y, batch_size=batch_size, seed=seed, threads=cores)
         tasks, prints = len(y), lambda: (fingerprint(x), fingerprint(y))
     if theta is None:
@@ -121,10 +125,10 @@ def train(
             "precision": precision,
             "theta": fingerprint(start),
         }
-    setting = Setting(seed, cores, net, tasks)
+    setting = Setting(seed, cores, net, tasks, task_axis)
     runner: Runner
     if isinstance(problem, Orders):
-        runner = DeviceStepper(method, start, setting, data, problem, net)
+        runner = DeviceStepper(method, start, setting, data, problem, net, precision)
     else:
         runner = method._stepper(start, setting)
     options = Options(epochs, boolean(progress, "progress"), callback, store, net)

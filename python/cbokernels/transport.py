@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 
 from . import _cpu
-from ._arrays import Array, InPlace, apart, apart_or_same, array, integers, like
+from ._arrays import Array
 from ._checks import FLOATS, boolean, counter, integer, real, threads
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
-from ._dispatch import on_device_of
+from ._dispatch import HOST, Call, call_of
 
 AS_ATOMS = " as atoms are"
 _DOUBLE = (np.dtype(np.float64),)
@@ -76,7 +76,6 @@ def assign(
     certificate: Literal[True],
     num_threads: int | None = None,
 ) -> CertifiedAssignment: ...
-@on_device_of("atoms", 0)
 def assign(
     atoms: Any,
     support: Any,
@@ -97,27 +96,34 @@ def assign(
 
     The cost is float64's optimum for float64 atoms, and within 4e-6 of it for float32 atoms.
 
+    On a card each assignment is one block's and many go at once; a single large one uses little of it and
+    is better given as CPU arrays. Values are not checked there: where one is not finite, the match is the
+    identity and the cost NaN; a match that is no permutation is used as far as it is one.
+
     TypeError for kinds and dtypes; ValueError for shapes, NaN or infinite atoms, support or duals, a match
     that is not a permutation, and num_threads below 1.
     """
-    x, y, most = _measures(atoms, "atoms", support, "support")
+    call = call_of(atoms, "atoms")
+    x, y, most = _measures(call, atoms, "atoms", support, "support")
     count, m, _ = x.shape
     workers = threads(num_threads)
-    prices = None if duals is None else InPlace(duals, "duals", np.empty((count, m)))
-    if prices is not None:
-        check_finite(prices.work, "duals")
-    if match is None:
-        found = np.empty((count, m), np.int64)
-    else:
-        found = _permutations(match, count, m).astype(np.int64)
-    cost = np.empty(count)
+    prices = None if duals is None else call.changed(duals, "duals", (count, m), _DOUBLE[0])
     work = None if prices is None else prices.work
-    gap = np.empty(count) if boolean(certificate, "certificate") else None
-    _cpu.assign(x, y, most, work, match is not None, found, cost, gap, workers)
+    if prices is not None:
+        _largest(call, work, "duals")
+    if match is None:
+        found = call.empty((count, m), np.int64)
+    elif call.on_device:
+        found = call.own_integers(match, "match", (count, m))
+    else:
+        found = _permutations(call, match, count, m).astype(np.int64)
+    cost = call.empty((count,), np.float64)
+    gap = call.empty((count,), np.float64) if boolean(certificate, "certificate") else None
+    call.kernels.assign(x, y, most, work, match is not None, found, cost, gap, workers)
     if prices is not None:
         prices.finish()
-    result = Assignment(like(atoms, found), like(atoms, cost))
-    return result if gap is None else CertifiedAssignment(*result, like(atoms, gap))
+    result = Assignment(call.result(found), call.result(cost))
+    return result if gap is None else CertifiedAssignment(*result, call.result(gap))
 
 
 def barycenter(
@@ -131,26 +137,32 @@ def barycenter(
     the start, by default the heaviest particle, the first of equals. It stops early where the coupling
     repeats.
 
+    On a card nothing is waited for: all iterations are done, objective is an array, and values that are not
+    finite or weights that are no weights give NaN.
+
     TypeError for kinds and dtypes; ValueError for shapes, NaN or infinite values, weights that are negative
     or all 0, iterations below 1 and num_threads below 1.
     """
-    x = check_atoms(atoms, "atoms")
-    most = check_finite(x, "atoms")
+    call = call_of(atoms, "atoms")
+    x = check_atoms(atoms, "atoms", call)
     count, m, k = x.shape
-    beta = check_weights(weights, count)
-    if support is None:
-        y = x[int(beta.argmax())].copy()
+    steps, workers = integer(iterations, "iterations", 1, 2**31), threads(num_threads)
+    start = None if support is None else call.array(support, "support", (x.dtype,), (m, k), AS_ATOMS)
+    found, history = call.empty((count, m), np.int64), call.empty((steps,), np.float64)
+    if call.on_device:
+        beta = call.array(weights, "weights", _DOUBLE, (count,))
+        y = call.empty((m, k), x.dtype) if start is None else call.copy(start)
+        objective = call.empty((), np.float64)
+        call.kernels.barycenter(x, beta, start is not None, y, found, history, objective)
     else:
-        y = array(support, "support", (x.dtype,), (m, k), AS_ATOMS).copy()
-        most = max(most, check_finite(y, "support"))
-    history = np.empty(integer(iterations, "iterations", 1, 2**31))
-    found = np.empty((count, m), np.int64)
-    done = _cpu.barycenter(x, beta, most, y, found, history, threads(num_threads))
-    history = history[:done].copy()
-    return Barycenter(like(atoms, y), like(atoms, found), float(history[-1]), like(atoms, history))
+        beta = check_weights(weights, count)
+        y = (x[int(beta.argmax())] if start is None else start).copy()
+        most = max(check_finite(x, "atoms"), check_finite(y, "support"))
+        history = history[: _cpu.barycenter(x, beta, most, y, found, history, workers)].copy()
+        objective = history[-1]
+    return Barycenter(call.result(y), call.result(found), call.number(objective), call.result(history))
 
 
-@on_device_of("atoms", 0)
 def transport_update(
     atoms: Any,
     support: Any,
@@ -178,38 +190,42 @@ def transport_update(
     finite, diffusion or dt negative or not finite, seed outside [0, 2^64), step outside [0, 2^32),
     first_particle + N above 2^32, and num_threads below 1.
     """
-    x = check_atoms(atoms, "atoms")
+    call = call_of(atoms, "atoms")
+    x = check_atoms(atoms, "atoms", call)
     count, m, k = x.shape
-    y = array(support, "support", (x.dtype,), (m, k), AS_ATOMS)
-    partners = _permutations(match, count, m)
+    y = call.array(support, "support", (x.dtype,), (m, k), AS_ATOMS)
+    partners = _permutations(call, match, count, m)
     scalars = real(drift, "drift"), real(diffusion, "diffusion", 0.0), real(dt, "dt", 0.0)
     words = check_seed(seed), counter(step, "step"), check_first_particle(first_particle, count)
     workers = threads(num_threads)
-    target = InPlace(np.empty_like(x) if out is None else out, "out", x)
-    x, y, partners = apart_or_same(x, target.work), apart(y, target.work), apart(partners, target.work)
-    _cpu.transport_update(x, y, partners, *scalars, *words, target.work, workers)
+    target = call.changed_or_new(out, "out", x.shape, x.dtype)
+    x, y = call.apart_or_same(x, target.work), call.apart(y, target.work)
+    partners = call.apart(partners, target.work)
+    call.kernels.transport_update(x, y, None, partners, *scalars, *words, target.work, workers)
     target.finish()
-    return like(atoms, target.work) if out is None else out
+    return call.result(target.work) if out is None else out
 
 
-@on_device_of("atoms_a", 0)
 def wasserstein2(atoms_a: Any, atoms_b: Any, *, num_threads: int | None = None) -> Any:
     """Squared Wasserstein-2 distances [N, N'], float64, of atoms_a [N, M, K] to atoms_b [N', M, K].
 
     Both float32 or both float64; a distance is a mean over atoms. TypeError for kinds and dtypes; ValueError
     for shapes, NaN or infinite atoms, and num_threads below 1.
     """
-    return like(atoms_a, _pairs(atoms_a, atoms_b, threads(num_threads)))
+    call = call_of(atoms_a, "atoms_a")
+    return call.result(_pairs(call, atoms_a, atoms_b, threads(num_threads)))
 
 
 def wasserstein_over_wasserstein(atoms_a: Any, atoms_b: Any, *, num_threads: int | None = None) -> float:
     """Squared Wasserstein distance between two ensembles of measures, under W2 between the measures.
 
     atoms_a and atoms_b [N, M, K], equal N; a mean over the pairs of the best assignment of particles
-    [De Deyn, Herty, Samaey 2025, eq. 58]. TypeError and ValueError as in `wasserstein2`, and ValueError for
-    unequal numbers of particles.
+    [De Deyn, Herty, Samaey 2025, eq. 58]. A card computes the distances; they are waited for, and the CPU
+    assigns the particles. TypeError and ValueError as in `wasserstein2`, and ValueError for unequal numbers
+    of particles.
     """
-    costs = _pairs(atoms_a, atoms_b, threads(num_threads))
+    call = call_of(atoms_a, "atoms_a")
+    costs = call.host(_pairs(call, atoms_a, atoms_b, threads(num_threads)))
     if costs.shape[0] != costs.shape[1]:
         raise ValueError(
             f"atoms_b must have as many particles as atoms_a, {len(costs)}, got {costs.shape[1]}"
@@ -219,23 +235,28 @@ def wasserstein_over_wasserstein(atoms_a: Any, atoms_b: Any, *, num_threads: int
     return float(costs[np.arange(len(costs)), match].mean())
 
 
-def check_atoms(value: Any, name: str) -> Array:
-    return array(value, name, FLOATS, ("N", "M", "K"))
+def check_atoms(value: Any, name: str, call: Call = HOST) -> Any:
+    return call.array(value, name, FLOATS, ("N", "M", "K"))
 
 
-def _measures(a: Any, name: str, b: Any, other: str) -> tuple[Array, Array, float]:
-    x = check_atoms(a, name)
-    y = array(b, other, (x.dtype,), x.shape[1:], AS_ATOMS)
-    return x, y, max(check_finite(x, name), check_finite(y, other))
+def _measures(call: Call, a: Any, name: str, b: Any, other: str) -> tuple[Any, Any, float]:
+    x = check_atoms(a, name, call)
+    y = call.array(b, other, (x.dtype,), x.shape[1:], AS_ATOMS)
+    return x, y, max(_largest(call, x, name), _largest(call, y, other))
 
 
-def _pairs(atoms_a: Any, atoms_b: Any, workers: int) -> Array:
-    a = check_atoms(atoms_a, "atoms_a")
-    b = array(atoms_b, "atoms_b", (a.dtype,), ("N'", *a.shape[1:]), " as atoms_a are")
-    most = max(check_finite(a, "atoms_a"), check_finite(b, "atoms_b"))
-    out = np.empty((len(a), len(b)))
-    _cpu.wasserstein2(a, b, most, out, workers)
+def _pairs(call: Call, atoms_a: Any, atoms_b: Any, workers: int) -> Any:
+    a = check_atoms(atoms_a, "atoms_a", call)
+    b = call.array(atoms_b, "atoms_b", (a.dtype,), ("N'", *a.shape[1:]), " as atoms_a are")
+    most = max(_largest(call, a, "atoms_a"), _largest(call, b, "atoms_b"))
+    out = call.empty((len(a), len(b)), np.float64)
+    call.kernels.wasserstein2(a, b, most, out, workers)
     return out
+
+
+def _largest(call: Call, a: Any, name: str) -> float:
+    """As `check_finite`; nothing is known of a card's arrays, and nothing needed."""
+    return 0.0 if call.on_device else check_finite(a, name)
 
 
 def check_finite(a: Array, name: str) -> float:
@@ -248,7 +269,7 @@ def check_finite(a: Array, name: str) -> float:
 
 
 def check_weights(value: Any, count: int) -> Array:
-    beta = array(value, "weights", _DOUBLE, (count,))
+    beta = HOST.array(value, "weights", _DOUBLE, (count,))
     if not np.isfinite(beta).all() or beta.min() < 0:
         wrong = int(np.argmin(np.isfinite(beta) & (beta >= 0)))
         raise ValueError(f"weights must be finite and not negative, got {beta[wrong]} at [{wrong}]")
@@ -259,9 +280,11 @@ def check_weights(value: Any, count: int) -> Array:
     return np.asarray(beta / beta.sum())
 
 
-def _permutations(value: Any, count: int, m: int) -> Array:
+def _permutations(call: Call, value: Any, count: int, m: int) -> Any:
     """match as contiguous int32 [N, M] whose rows are permutations."""
-    match = integers(value, "match", (count, m), m, "points of support")
+    match = call.integers(value, "match", (count, m), m, "points of support")
+    if call.on_device:
+        return match
     row = _cpu.wrong_permutation(match)
     if row >= 0:
         missing = int(np.setdiff1d(np.arange(m), match[row])[0])

@@ -21,30 +21,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from . import _cpu
-from ._arrays import (
-    AS_THETA,
-    Array,
-    InPlace,
-    apart,
-    apart_or_same,
-    array,
-    check_distinct,
-    integers,
-    like,
-    view,
-)
+from ._arrays import AS_THETA
 from ._checks import FLOATS, WORD, choice, counter, integer, positive, real, threads, unit
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
-from ._dispatch import on_device_of
+from ._dispatch import Call, call_of
 
 NOISES = ("anisotropic", "isotropic", "truncated", "additive", "none")
 
 
-@on_device_of("theta", 0)
 def cbo_update(
     theta: Any,
     point: Any,
@@ -76,26 +61,19 @@ def cbo_update(
     noise, a task without point [T, D] or the reverse, seed outside [0, 2^64), step outside [0, 2^32),
     first_particle + N above 2^32, and num_threads below 1.
     """
-    particles = array(theta, "theta", FLOATS, ("N", "D"))
-    count, size = particles.shape
-    points, tasks = _points(point, task, count, size, particles.dtype)
+    call, particles = _particles(theta)
+    points, tasks = _points(call, point, task, particles)
     scalars = real(drift, "drift"), real(diffusion, "diffusion", 0.0), real(dt, "dt", 0.0)
     law = _noise(noise, floor, radius)
-    words = check_seed(seed), counter(step, "step"), check_first_particle(first_particle, count)
+    words = check_seed(seed), counter(step, "step"), check_first_particle(first_particle, len(particles))
     workers = threads(num_threads)
-
-    if out is None:
-        target = np.empty_like(particles)
-        _cpu.cbo_update(particles, points, tasks, None, *scalars, *law, *words, target, workers)
-        return like(theta, target)
-    wanted = InPlace(out, "out", particles)
-    particles, points = apart_or_same(particles, wanted.work), apart(points, wanted.work)
-    _cpu.cbo_update(particles, points, tasks, None, *scalars, *law, *words, wanted.work, workers)
-    wanted.finish()
-    return out
+    target = call.changed_or_new(out, "out", particles.shape, particles.dtype)
+    particles, points = call.apart_or_same(particles, target.work), call.apart(points, target.work)
+    call.kernels.cbo_update(particles, points, tasks, None, *scalars, *law, *words, target.work, workers)
+    target.finish()
+    return call.result(target.work) if out is None else out
 
 
-@on_device_of("theta", 0)
 def adam_update(
     theta: Any,
     gradient: Any,
@@ -120,19 +98,18 @@ def adam_update(
     each other or with out, step outside [1, 2^32), lr or delta negative or not finite, beta1 or beta2 outside
     [0, 1), and num_threads below 1.
     """
-    particles = array(theta, "theta", FLOATS, ("N", "D"))
-    gradients, changed = _descent(particles, gradient, first, second, out)
+    call, particles = _particles(theta)
+    gradients, changed = _descent(call, particles, gradient, first, second, out)
     step, decays = _decays(step, beta1, beta2, delta)
     lr, workers = real(lr, "lr", 0.0), threads(num_threads)
     s, r, target = (a.work for a in changed)
-    particles, gradients = (apart_or_same(apart(a, s, r), target) for a in (particles, gradients))
-    _cpu.adam_update(particles, gradients, s, r, step, lr, *decays, target, workers)
+    particles, gradients = (call.apart_or_same(call.apart(a, s, r), target) for a in (particles, gradients))
+    call.kernels.adam_update(particles, gradients, s, r, step, lr, *decays, target, workers)
     for a in changed:
         a.finish()
-    return like(theta, target) if out is None else out
+    return call.result(target) if out is None else out
 
 
-@on_device_of("theta", 0)
 def hybrid_update(
     theta: Any,
     point: Any,
@@ -167,34 +144,41 @@ def hybrid_update(
 
     TypeError and ValueError as there; ValueError for mix outside [0, 1].
     """
-    particles = array(theta, "theta", FLOATS, ("N", "D"))
-    count, size = particles.shape
-    points, tasks = _points(point, task, count, size, particles.dtype)
-    gradients, changed = _descent(particles, gradient, first, second, out)
+    call, particles = _particles(theta)
+    points, tasks = _points(call, point, task, particles)
+    gradients, changed = _descent(call, particles, gradient, first, second, out)
     scalars = real(drift, "drift"), real(diffusion, "diffusion", 0.0), real(dt, "dt", 0.0)
     mix = unit(mix, "mix", closed=True)
     law, _, reach = _noise(noise, 0.0, radius)
     step, decays = _decays(step, beta1, beta2, delta)
-    seed, first_particle = check_seed(seed), check_first_particle(first_particle, count)
+    seed, first_particle = check_seed(seed), check_first_particle(first_particle, len(particles))
     workers = threads(num_threads)
     s, r, target = (a.work for a in changed)
-    particles, gradients = (apart_or_same(apart(a, s, r), target) for a in (particles, gradients))
-    points = apart(points, s, r, target)
-    _cpu.hybrid_update(
+    particles, gradients = (call.apart_or_same(call.apart(a, s, r), target) for a in (particles, gradients))
+    points = call.apart(points, s, r, target)
+    call.kernels.hybrid_update(
         particles, points, tasks, gradients, s, r, mix, *scalars, law, reach, seed, step, *decays,
         first_particle, target, workers,
     )  # fmt: skip
     for a in changed:
         a.finish()
-    return like(theta, target) if out is None else out
+    return call.result(target) if out is None else out
 
 
-def _descent(theta: Array, gradient: Any, first: Any, second: Any, out: Any) -> tuple[Array, list[InPlace]]:
+def _particles(theta: Any) -> tuple[Call, Any]:
+    call = call_of(theta, "theta")
+    return call, call.array(theta, "theta", FLOATS, ("N", "D"))
+
+
+def _descent(
+    call: Call, theta: Any, gradient: Any, first: Any, second: Any, out: Any
+) -> tuple[Any, list[Any]]:
     """The gradient, and what Adam's part writes: both moments and `out`, or a new array for it."""
-    gradients = array(gradient, "gradient", (theta.dtype,), theta.shape, AS_THETA)
-    written = {"first": first, "second": second, "out": np.empty_like(theta) if out is None else out}
-    changed = [InPlace(value, name, theta) for name, value in written.items()]
-    check_distinct(*changed)
+    gradients = call.array(gradient, "gradient", (theta.dtype,), theta.shape, AS_THETA)
+    moments = {"first": first, "second": second}
+    changed = [call.changed(value, name, theta.shape, theta.dtype) for name, value in moments.items()]
+    changed.append(call.changed_or_new(out, "out", theta.shape, theta.dtype))
+    call.check_distinct(*changed)
     return gradients, changed
 
 
@@ -203,14 +187,15 @@ def _decays(step: Any, beta1: Any, beta2: Any, delta: Any) -> tuple[int, tuple[f
     return integer(step, "step", 1, WORD), (*betas, real(delta, "delta", 0.0))
 
 
-def _points(point: Any, task: Any, count: int, size: int, dtype: np.dtype[Any]) -> tuple[Array, Array | None]:
+def _points(call: Call, point: Any, task: Any, theta: Any) -> tuple[Any, Any]:
     """Points [T, D] and each particle's row of them; None where there is one point for all."""
+    count, size = theta.shape
     if task is None:
-        if view(point, "point").ndim == 2:
+        if call.view(point, "point").ndim == 2:
             raise ValueError("task [N] is required for point [T, D], got None")
-        return array(point, "point", (dtype,), (size,), AS_THETA).reshape(1, size), None
-    points = array(point, "point", (dtype,), ("T", size), AS_THETA)
-    return points, integers(task, "task", (count,), len(points), "rows of point")
+        return call.array(point, "point", (theta.dtype,), (size,), AS_THETA).reshape(1, size), None
+    points = call.array(point, "point", (theta.dtype,), ("T", size), AS_THETA)
+    return points, call.integers(task, "task", (count,), len(points), "rows of point")
 
 
 def _noise(noise: Any, floor: Any, radius: Any) -> tuple[str, float, float]:

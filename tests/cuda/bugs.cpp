@@ -99,7 +99,7 @@ template <int pending, bool wait>
 CBK_KERNEL(32) pipelined_copy(const float* from, float* x) {
   CBK_SHARED(float4, s, 64);
   for (int stage = 0; stage < 2; ++stage) {
-    copy_async(&s[stage * 32 + threadIdx.x], from + (stage * 32 + threadIdx.x) % 32 * 4, true);
+    copy_async<16>(&s[stage * 32 + threadIdx.x], from + (stage * 32 + threadIdx.x) % 32 * 4, true);
     commit_copies();
   }
   wait_copies<pending>();
@@ -108,10 +108,18 @@ CBK_KERNEL(32) pipelined_copy(const float* from, float* x) {
 }
 CBK_KERNEL(32) copy_seen_by_others_too_early(const float* from, float* x) {
   CBK_SHARED(float4, s, 32);
-  copy_async(&s[threadIdx.x], from + threadIdx.x * 4, true);
+  copy_async<16>(&s[threadIdx.x], from + threadIdx.x * 4, true);
   commit_copies();
   wait_copies<0>();
   x[threadIdx.x] = s[threadIdx.x ^ 1].x;  // another thread's copy, with no barrier between
+}
+// 1 where row and column are equal, from the two numbers that a lane holds of rows g and g + 8, or column g.
+CBK_KERNEL(32) wrong_lanes(float* x) {
+  const int g = int(threadIdx.x) / 4, t = int(threadIdx.x) % 4;
+  const auto one = [](bool here) { return here ? 0x3f800000u : 0u; };
+  float sums[4] = {};
+  multiply_tf32(sums, {one(g == t), one(g == t + 4), 0, 0}, {one(g == t), one(g == t + 4)});  // a[1] and a[2] exchanged
+  x[threadIdx.x] = sums[0] + sums[1];
 }
 CBK_KERNEL(n) add_one(float* x) { x[threadIdx.x] += 1; }
 CBK_KERNEL(n) add_step(float* x, unsigned step) { x[threadIdx.x] += float(step); }
@@ -209,6 +217,11 @@ const Bug bugs[] = {
      [](float* x) {
        launch(copy_seen_by_others_too_early, one, warp, 0, nullptr, static_cast<const float*>(x), x);
        expect(x, [](int, float v) { return v == 0; });
+     }},
+    {"wrong lanes of a fragment", "plain",
+     [](float* x) {
+       launch(wrong_lanes, one, warp, 0, nullptr, x);
+       expect(x, [](int i, float v) { return v == (i < 32 && i / 4 / 2 == i % 4 ? 1 : 0); });
      }},
     {"host reads device memory", "address", [](float* x) { std::printf("%g\n", double(x[0])); }},
     {"wrong copy kind", "plain address thread",

@@ -131,11 +131,19 @@ std::string transport(CudaStream stream, int64_t n, int64_t count) {
   DeviceArray<int32_t> partners(permutations);
   DeviceArray<int64_t> match(n * 2 * count);
   DeviceArray<double> cost(n * 2);
-  assign(Measures<T>{atoms.data(), others.data(), n, 2, count, size}, match.data(), cost.data(), stream);
+  DeviceArray<double> duals(n * 2 * count), gap(n * 2), weights(std::vector<double>(size_t(n), 0.5)), history(2), objective(1);
+  Assigned to;
+  to.match = match.data(), to.duals = duals.data(), to.cost = cost.data(), to.gap = gap.data();
+  assign(Measures<T>{atoms.data(), others.data(), n, 2, count, size}, to, stream);
+  DeviceArray<T> support(count * size);
+  barycenter(BarycenterArrays<T>{atoms.data(), n, count, size, weights.data(), false, support.data(), 2, match.data(),
+                                 history.data(), objective.data()},
+             stream);
   transport_update(atoms.data(), others.data(), partners.data(), out.data(), n, count, size, 1.0, 1.1, 0.1, {3, 0, 1, 0}, stream);
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
   std::string bytes;
-  match.append(bytes), cost.append(bytes), out.append(bytes);
+  match.append(bytes), cost.append(bytes), out.append(bytes), support.append(bytes);
+  for (const DeviceArray<double>* a : {&duals, &gap, &history, &objective}) a->append(bytes);
   return bytes;
 }
 
@@ -149,7 +157,7 @@ std::string training(Method method, int64_t tasks, bool solve) {
   const std::vector<int32_t> task{0, 1, 1, 0};
   const bool drawn = method == Method::hopping;
   const RunShape shape{0, method, net, Loss::mse, samples, 4, tasks, false, drawn ? 1 : particles, 7, Noise::anisotropic, solve,
-                       drawn ? 6 : 0, true, false, 0};
+                       Precision::float32, drawn ? 6 : 0, true, false, 0};
   const RunData data{reinterpret_cast<uintptr_t>(x.data()), reinterpret_cast<uintptr_t>(y.data()), true, {0}};
   const std::unique_ptr<Run> run = make_run(shape, data, theta.data(), tasks > 1 ? task.data() : nullptr);
   std::vector<int64_t> order(samples);

@@ -273,3 +273,16 @@ def test_the_command_passes_the_device_on(cuda, tmp_path, capsys, monkeypatch):
     assert set(seen) == {"cuda"}
     assert cli.main(["reproduce", "square", "--quick", "--device", "cuda", *out]) == 1
     assert "TransportCBO has no CUDA implementation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+@pytest.mark.parametrize("method", [cbk.CBO(4, alpha=1.0), cbk.Hybrid(4, alpha=1.0)], ids=["cbo", "hybrid"])
+def test_precision_reaches_the_kernels(cuda, method, precision):
+    net = cbk.TwoLayer(32, 8, 3)
+    x, y = data(net)
+    run = {"epochs": 2, "batch_size": 12, "device": "cuda"}
+    exact, rough = (cbk.train(net, x, y, method, precision=p, **run) for p in ("float32", precision))
+    assert (rough.particles != exact.particles).any()
+    np.testing.assert_allclose(rough.history["risk"], exact.history["risk"], rtol=0.05)
+    with pytest.raises(ValueError, match="precision must be 'float32' for dtype 'float64'"):
+        cbk.train(net, x, y, method, precision=precision, dtype="float64", **run)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-
 import numpy as np
 import pytest
 from fake_cuda import Array, Capsule, OldCapsule
 
 import cbokernels as cbk
-from cbokernels import _device
 
 NET = cbk.TwoLayer(3, 5, 2, "tanh")
 
@@ -176,15 +173,6 @@ def test_a_narrowing_library_is_told(emulated):
     theta, x, y = arrays()
     with pytest.raises(TypeError, match=r"float64.*Narrow.*float32.*jax_enable_x64"):
         cbk.risk(NET, Narrow(theta), Array(x), Array(y))
-
-
-@pytest.mark.parametrize("name", _device.__all__)
-def test_twins_take_the_same_arguments(name):
-    twin, kernel = (
-        [(p.name, p.kind, p.default) for p in inspect.signature(getattr(m, name)).parameters.values()]
-        for m in (_device, cbk)
-    )
-    assert twin == kernel
 
 
 def test_functions_without_a_kernel_say_so(emulated):

@@ -35,6 +35,7 @@ struct Options {
   unsigned resident = 1;
   unsigned cooperative_limit = 264;
   size_t stack_bytes = 256 << 10;
+  int capability = 8;  // major: what the card can, and with 7 its shared memory
   Options();
 };
 

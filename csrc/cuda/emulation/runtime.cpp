@@ -102,7 +102,7 @@ cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t dynamic_byt
 }
 
 cudaError_t allow_dynamic_shared(const void* kernel, int bytes) {
-  if (bytes < 0 || size_t(bytes) > shared_most) return cudaErrorInvalidValue;
+  if (bytes < 0 || size_t(bytes) > shared_most()) return cudaErrorInvalidValue;
   dynamic_allowed[kernel] = size_t(bytes);
   return cudaSuccess;
 }
@@ -285,6 +285,10 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = machine().options.capability;
   return cudaSuccess;
 }
 // The Python tests pass host memory: all memory counts as the one device's.

@@ -34,6 +34,7 @@ struct cudaPointerAttributes {
   int device;
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75 };
 
 namespace cbk::emulation {
 
@@ -45,7 +46,8 @@ struct Stream {
   bool invalidated = false;       // something that cannot be recorded was asked for meanwhile
 };
 
-constexpr size_t shared_default = 48 << 10, shared_most = 64 << 10;  // sm_75 has no more
+constexpr size_t shared_default = 48 << 10;
+inline size_t shared_most() { return size_t(machine().options.capability < 8 ? 64 : 99) << 10; }  // sm_75's, sm_86's
 
 // Runs work, now or later, or records it; its error is the call's where it runs at once.
 cudaError_t enqueue(Stream* stream, std::function<cudaError_t()> work);
@@ -80,6 +82,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p);
 cudaError_t cudaSetDevice(int device);
 

@@ -97,7 +97,7 @@ def _draw_contraction(ax: Any, curves: Sequence[Curve]) -> None:
     for curve, colour in zip(curves, COLOURS, strict=False):
         rows = curve.history("wasserstein_variance")
         ax.plot(steps, np.median(rows / rows[:, :1], axis=0), color=colour, linewidth=1.3, label=curve.label)
-        for name, style in (("of_bound", "-"), ("fresh_of_bound", (0, (1, 1)))):
+        for name, style in (("of_bound", "-"), ("exact_of_bound", (0, (1, 1)))):
             inset.plot(steps, np.median(curve.history(name), axis=0), color=colour, linestyle=style)
     rows = curves[-1].history("variance")
     label = f"variance of parameters, {curves[-1].label.removeprefix('V, ')}"
@@ -190,7 +190,7 @@ def _contraction_findings(curves: Sequence[Curve]) -> list[Finding]:
     euclidean = min(
         float((rows[:, -1] / rows[:, 0]).min()) for rows in (c.history("variance") for c in curves)
     )
-    worst, fresh = (largest_factor(curves, name) for name in ("wasserstein_variance", "fresh"))
+    worst, exact = (largest_factor(curves, name) for name in _measures.VARIANCES)
     return [
         Finding(
             f"theorem: V falls at least by {bound:.2g} a step (agrees: in every step, up to 1e-9 of it)",
@@ -200,8 +200,8 @@ def _contraction_findings(curves: Sequence[Curve]) -> list[Finding]:
         ),
         Finding(
             f"V with distances solved anew: nearly so (agrees: at most by {_FIRST_STEPS})",
-            f"at most by {fresh:.4f}",
-            fresh <= _FIRST_STEPS,
+            f"at most by {exact:.4f}",
+            exact <= _FIRST_STEPS,
             seconds,
         ),
         Finding(

@@ -1,0 +1,88 @@
+// Risks on tensor cores; risk_cuda.cu decides when.
+#include "../cuda/device.hpp"
+#include "gradient_cuda.hpp"
+#include "tensor_cuda.hpp"
+
+namespace cbk::device {
+namespace {
+
+// Outputs that fit lie where the product's tiles lay, if all the block's neurons are one tile, or behind these.
+template <Precision precision>
+CBK_KERNEL(Product::threads) tensor_risks(Batch<float> b, float* out) {
+  CBK_DYNAMIC_SHARED(float, shared);
+  run_block<Tensor<precision>>(b, out, shared, b.group * b.net.width <= Product::columns ? shared : shared + Product::shared);
+}
+
+// Rows are neurons, columns inputs, and samples what is summed over.
+template <Precision precision>
+CBK_KERNEL(Product::threads) tensor_slopes(Batch<float> b, const float* inputs, bool fresh, float* gradient) {
+  using K = Product;
+  CBK_DYNAMIC_SHARED(float, shared);
+  const int64_t q0 = int64_t(blockIdx.x) * K::rows, k0 = int64_t(blockIdx.y) * K::columns, d = b.net.inputs;
+  const int64_t neurons = b.particles * b.net.width, row = q0 + int(threadIdx.x) / 32 * K::warp_rows;
+  ProductSums z;
+  multiply_tiles<precision>(
+      [&](int r) -> const float* { return q0 + r < neurons ? b.hidden + (q0 + r) * b.hidden_pitch : nullptr; },
+      [&](int r) -> const float* { return k0 + r < d ? inputs + (k0 + r) * b.hidden_pitch : nullptr; }, b.hidden_pitch, 4,
+      inputs, row < neurons, shared, z);
+  const int lane = int(threadIdx.x) % 32;
+  CBK_UNROLL(4)
+  for (int i = 0; i < 2 * K::row_tiles; ++i) {
+    const int64_t q = row + 8 * i + lane / 4;
+    if (q >= neurons) continue;
+    float* to = gradient + q / b.net.width * b.size + q % b.net.width * d;
+    CBK_UNROLL(16)
+    for (int j = 0; j < K::column_tiles; ++j) {
+      CBK_UNROLL(2)
+      for (int e = 0; e < 2; ++e) {
+        const int64_t k = k0 + 8 * j + 2 * (lane % 4) + e;
+        const float sum = z[i / 2][j][i % 2 * 2 + e];
+        if (k < d) to[k] = fresh ? sum : to[k] + sum;
+      }
+    }
+  }
+}
+
+template <class F>
+void with_precision(Precision precision, F&& f) {
+  switch (precision) {
+    case Precision::bf16: return f(std::integral_constant<Precision, Precision::bf16>{});
+    case Precision::tf32: return f(std::integral_constant<Precision, Precision::tf32>{});
+    default: return f(std::integral_constant<Precision, Precision::float32>{});
+  }
+}
+
+}  // namespace
+
+bool on_tensor_cores(const Batch<float>& b) { return b.theta && b.net.inputs >= 16 && has_tensor_cores(); }
+
+Launch plan_tensor(Batch<float>& b) {
+  using K = Product;
+  constexpr int64_t behind = (99 << 10) / int64_t(sizeof(float)) - K::shared - 256;  // sm_86 and sm_120 have 99 KB
+  b.tile = K::rows;
+  const int64_t row = b.tile * b.pitch, width = b.net.width;
+  const bool overlaid = width <= K::columns;
+  b.group = overlaid ? std::clamp(std::min(K::columns / width, K::shared / row), int64_t(1), b.particles) : 1;
+  const bool spills = row > (overlaid ? K::shared : behind);
+  b.access = std::min(access_width(b.net.inputs, b.x, b.theta), access_width(b.size, b.theta));
+  return {K::shared + (overlaid || spills ? 0 : row), spills, 0};
+}
+
+void launch_tensor(const Batch<float>& b, const Launch& plan, Precision precision, float* out, cudaStream_t stream) {
+  with_precision(precision, [&](auto tag) {
+    launch(tensor_risks<decltype(tag)::value>, dim3(unsigned(plan.blocks)), dim3(Product::threads),
+           size_t(plan.shared) * sizeof(float), stream, b, out);
+  });
+}
+
+void launch_tensor_slopes(const Batch<float>& b, const float* columns, bool fresh, float* gradient, Precision precision,
+                          cudaStream_t stream) {
+  const dim3 grid(unsigned(blocks_for(b.particles * b.net.width, Product::rows)),
+                  unsigned(blocks_for(b.net.inputs, Product::columns)));
+  with_precision(precision, [&](auto tag) {
+    launch(tensor_slopes<decltype(tag)::value>, grid, dim3(Product::threads), size_t(Product::shared) * sizeof(float), stream,
+           b, columns, fresh, gradient);
+  });
+}
+
+}  // namespace cbk::device

@@ -1,0 +1,20 @@
+// |x - y|^2 in float64.
+#pragma once
+
+#include "../cuda/gpu.hpp"
+
+#include "../common/simd.hpp"
+
+namespace cbk::device {
+
+template <class T>
+__device__ __forceinline__ double squared_distance(const T* x, const T* y, int64_t size) {
+  double total = 0;
+  for (int64_t k = 0; k < size; ++k) {
+    const double difference = double(x[k]) - double(y[k]);
+    total = fma(difference, difference, total);
+  }
+  return total;
+}
+
+}  // namespace cbk::device
