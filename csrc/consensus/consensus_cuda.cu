@@ -4,6 +4,7 @@
 
 #include "../common/math.hpp"
 #include "consensus_cuda.hpp"
+#include "weight_cuda.hpp"
 
 namespace cbk::device {
 namespace {
@@ -16,22 +17,14 @@ struct Part {
   double least, total, squares;
 };
 
-__device__ __forceinline__ bool is_finite(double r) { return r - r == 0; }
-
-// exp(-alpha (risk - least)) with the limits of consensus.hpp.
-__device__ __forceinline__ double unnormalised(double risk, double least, double alpha) {
-  if (!is_finite(risk)) return 0;
-  if (alpha == 0 || risk == least) return 1;
-  const double exponent = alpha * (risk - least);
-  return exponent < 745.2 ? ::exp(-exponent) : 0;  // of subnormal weights too
-}
-
 struct Risks {
   const double* risk;
   int64_t particles, tasks, slice;
+  Alphas alphas;
 };
 
-CBK_KERNEL(threads) weigh_slices(Risks k, double alpha, Part* parts) {
+CBK_KERNEL(threads) weigh_slices(Risks k, Part* parts) {
+  const double alpha = alpha_of(k.alphas, blockIdx.y);
   const int64_t task = blockIdx.y, begin = blockIdx.x * k.slice;
   const int64_t end = begin + k.slice < k.particles ? begin + k.slice : k.particles;
   double least = infinity;
@@ -50,7 +43,8 @@ CBK_KERNEL(threads) weigh_slices(Risks k, double alpha, Part* parts) {
 }
 
 // Every block adds the parts anew, in the same order.
-CBK_KERNEL(threads) normalise(Risks k, double alpha, const Part* parts, double* weights, double* ess) {
+CBK_KERNEL(threads) normalise(Risks k, const Part* parts, double* weights, double* ess) {
+  const double alpha = alpha_of(k.alphas, blockIdx.y);
   const int64_t task = blockIdx.y, begin = blockIdx.x * k.slice;
   const int64_t end = begin + k.slice < k.particles ? begin + k.slice : k.particles;
   parts += task * gridDim.x;
@@ -63,6 +57,43 @@ CBK_KERNEL(threads) normalise(Risks k, double alpha, const Part* parts, double* 
   for (int64_t n = begin + threadIdx.x; n < end; n += threads)
     weights[n * k.tasks + task] = unnormalised(k.risk[n * k.tasks + task], least, alpha) / total;
   if (blockIdx.x == 0 && threadIdx.x == 0) ess[task] = total > 0 ? total * total / squares : 0;
+}
+
+// A block finds its task's alpha: the bisection of alpha_for_ess, every thread with the same sums.
+CBK_KERNEL(threads) bisect(const double* risk, int64_t particles, int64_t tasks, const double* target, double* alphas) {
+  const int64_t task = blockIdx.x;
+  const double wanted = *target;
+  double least = infinity, greatest = -infinity;
+  for (int64_t n = threadIdx.x; n < particles; n += blockDim.x) {
+    const double r = risk[n * tasks + task];
+    if (is_finite(r)) least = r < least ? r : least, greatest = r > greatest ? r : greatest;
+  }
+  least = block_least(least, infinity), greatest = -block_least(-greatest, infinity);
+  const double range = greatest - least;
+  const auto ess_at = [&](double alpha) {
+    double total = 0, squares = 0;
+    for (int64_t n = threadIdx.x; n < particles; n += blockDim.x) {
+      const double w = unnormalised(risk[n * tasks + task], least, alpha);
+      total += w, squares += w * w;
+    }
+    total = block_sum(total), squares = block_sum(squares);
+    return total * total / squares;
+  };
+  double alpha = infinity;
+  if (range > 0 && ess_at(infinity) < wanted) {
+    alpha = 0;
+    if (ess_at(0) > wanted) {
+      double low = -30, high = 2;
+      for (double step = 4; ess_at(::exp(high) / range) > wanted && high < 600; step *= 2) low = high, high += step;
+      for (int i = 0; i < 60 && high - low > 1e-12; ++i) {
+        const double middle = 0.5 * (low + high);
+        const bool more = ess_at(::exp(middle) / range) > wanted;
+        low = more ? middle : low, high = more ? high : middle;
+      }
+      alpha = ::exp(0.5 * (low + high)) / range;
+    }
+  }
+  if (threadIdx.x == 0) alphas[task] = alpha;
 }
 
 // sums[slice][task][i] of the slice's particles; those of weight 0 are never read.
@@ -102,16 +133,28 @@ CBK_KERNEL(threads) add_slices(const double* sums, int64_t parts, int64_t count,
 
 }  // namespace
 
+void solve_alphas(const double* risk, int64_t particles, int64_t tasks, const double* target, double* alphas,
+                  CudaStream stream) {
+  // a warp of its own needs no other to wait for
+  launch(bisect, dim3(unsigned(tasks)), dim3(particles > 1024 ? threads : 32), 0, native(stream), risk, particles, tasks, target, alphas);
+}
+
+void gibbs_weights(const double* risk, int64_t particles, int64_t tasks, Alphas alphas, double* weights, double* ess,
+                   CudaStream on) {
+  const cudaStream_t stream = native(on);
+  const int64_t slice = std::max(blocks_for(particles, weight_parts), int64_t(1024));
+  const Risks k{risk, particles, tasks, slice, alphas};
+  const dim3 grid(unsigned(blocks_for(particles, slice)), unsigned(tasks));
+  Workspace<Part> parts(int64_t(grid.x) * tasks, stream);
+  launch(weigh_slices, grid, dim3(threads), 0, stream, k, parts.data());
+  launch(normalise, grid, dim3(threads), 0, stream, k, static_cast<const Part*>(parts.data()), weights, ess);
+}
+
 template <class T>
-void consensus(const T* theta, const double* risk, int64_t particles, int64_t size, int64_t tasks, double alpha, T* point,
+void consensus(const T* theta, const double* risk, int64_t particles, int64_t size, int64_t tasks, Alphas alphas, T* point,
                double* weights, double* ess, CudaStream on) {
   const cudaStream_t stream = native(on);
-  const int64_t weight_slice = std::max(blocks_for(particles, weight_parts), int64_t(1024));
-  const Risks k{risk, particles, tasks, weight_slice};
-  const dim3 grid(unsigned(blocks_for(particles, weight_slice)), unsigned(tasks));
-  Workspace<Part> parts(int64_t(grid.x) * tasks, stream);
-  launch(weigh_slices, grid, dim3(threads), 0, stream, k, alpha, parts.data());
-  launch(normalise, grid, dim3(threads), 0, stream, k, alpha, static_cast<const Part*>(parts.data()), weights, ess);
+  gibbs_weights(risk, particles, tasks, alphas, weights, ess, on);
 
   // enough blocks to read at the memory's speed, on any card
   const int64_t columns = blocks_for(size, threads);
@@ -125,7 +168,7 @@ void consensus(const T* theta, const double* risk, int64_t particles, int64_t si
          static_cast<const double*>(sums.data()), slices, tasks * size, point);
 }
 
-template void consensus(const float*, const double*, int64_t, int64_t, int64_t, double, float*, double*, double*, CudaStream);
-template void consensus(const double*, const double*, int64_t, int64_t, int64_t, double, double*, double*, double*, CudaStream);
+template void consensus(const float*, const double*, int64_t, int64_t, int64_t, Alphas, float*, double*, double*, CudaStream);
+template void consensus(const double*, const double*, int64_t, int64_t, int64_t, Alphas, double*, double*, double*, CudaStream);
 
 }  // namespace cbk::device

@@ -8,9 +8,24 @@
 
 namespace cbk::device {
 
+// The tasks' alphas: a value, or what stands in device memory, `stride` numbers apart.
+struct Alphas {
+  double value;
+  const double* at = nullptr;
+  int64_t stride = 0;
+};
+
 // risk [particles, tasks], point [tasks, size], weights [particles, tasks], ess [tasks].
 template <class T>
-void consensus(const T* theta, const double* risk, int64_t particles, int64_t size, int64_t tasks, double alpha, T* point,
+void consensus(const T* theta, const double* risk, int64_t particles, int64_t size, int64_t tasks, Alphas alpha, T* point,
                double* weights, double* ess, CudaStream stream);
+
+// Its weights and effective sample sizes alone.
+void gibbs_weights(const double* risk, int64_t particles, int64_t tasks, Alphas alphas, double* weights, double* ess,
+                   CudaStream stream);
+
+// The alphas [tasks] at which the effective sample sizes are `*target` (device memory), as alpha_for_ess.
+void solve_alphas(const double* risk, int64_t particles, int64_t tasks, const double* target, double* alphas,
+                  CudaStream stream);
 
 }  // namespace cbk::device

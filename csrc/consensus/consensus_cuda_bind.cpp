@@ -11,7 +11,7 @@ void register_consensus(py::module_& m) {
         const Where where(on);
         on_type(where, float64, [&](auto type) {
           using T = decltype(type);
-          consensus(at<const T>(theta), at<const double>(risk), particles, size, tasks, alpha, at<T>(point),
+          consensus(at<const T>(theta), at<const double>(risk), particles, size, tasks, {alpha}, at<T>(point),
                     at<double>(weights), at<double>(ess), where.stream);
         });
       },

@@ -42,5 +42,6 @@ void register_consensus(py::module_& m);
 void register_risk(py::module_& m);
 void register_hopping(py::module_& m);
 void register_transport(py::module_& m);
+void register_training(py::module_& m);
 
 }  // namespace cbk::device

@@ -86,26 +86,6 @@ void launch_cooperative(void (*kernel)(P...), dim3 grid, dim3 block, size_t shar
   launch_as(true, kernel, grid, block, shared_bytes, stream, static_cast<A&&>(arguments)...);
 }
 
-// Device memory that lives as long as the stream's work on it.
-template <class T>
-class Workspace {
- public:
-  Workspace(int64_t count, cudaStream_t stream) : stream_(stream) {
-    if (count > 0)
-      check(cudaMallocAsync(reinterpret_cast<void**>(&data_), size_t(count) * sizeof(T), stream), "workspace");
-  }
-  ~Workspace() {
-    if (data_) cudaFreeAsync(data_, stream_);
-  }
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-  T* data() const { return data_; }
-
- private:
-  T* data_ = nullptr;
-  cudaStream_t stream_;
-};
-
 // Scalars that device code may name, which numeric_limits' functions are not.
 constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr double quiet_nan = std::numeric_limits<double>::quiet_NaN();
@@ -113,3 +93,5 @@ constexpr double quiet_nan = std::numeric_limits<double>::quiet_NaN();
 __host__ __device__ inline int64_t blocks_for(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 }  // namespace cbk::device
+
+#include "memory.hpp"

@@ -41,6 +41,7 @@ PYBIND11_MODULE(CBK_MODULE, m) {
   register_risk(m);
   register_hopping(m);
   register_transport(m);
+  register_training(m);
 #if defined(CBK_EMULATED_MODULE)
   // Order 0: forward, 1: reverse, else a seed.
   m.def("set_order", [](uint64_t order) {

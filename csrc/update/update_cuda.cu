@@ -16,14 +16,15 @@ struct Step {
   T* out;
   int64_t particles, size, tasks;
   const int32_t* task;
-  T a, b, floor;
-  double amplitude;        // b where the distance multiplies it
   const double* distance;  // [particles], or nullptr
   const T* gradient;
   T *first, *second;
-  AdamCoefficients<T> adam;
   NoiseKey key;
   int width;
+  StepNumbers<T> numbers;
+  const StepNumbers<T>* now;  // nullptr: `numbers`
+
+  __device__ __forceinline__ StepNumbers<T> current() const { return now ? *now : numbers; }
 };
 
 template <class T>
@@ -34,6 +35,7 @@ __device__ __forceinline__ bool has_point(const Step<T>& k, int64_t n) {
 template <UpdateForm form, bool adam, class T>
 CBK_KERNEL(256) step_rows(Step<T> k) {
   constexpr bool noisy = form != UpdateForm::quiet && form != UpdateForm::still;
+  const StepNumbers<T> now = k.current();
   for_quads(k.particles, k.size, [&](int64_t n, int64_t i, int count) {
     const int64_t at = n * k.size + i;
     T theta[4], z[4] = {}, point[4] = {}, gradient[4] = {}, first[4] = {}, second[4] = {};
@@ -41,18 +43,18 @@ CBK_KERNEL(256) step_rows(Step<T> k) {
     const bool valid = form == UpdateForm::still || has_point(k, n);
     if (form != UpdateForm::still && valid) load_quad(k.point + (k.task ? k.task[n] : 0) * k.size + i, count, k.width, point);
     if constexpr (noisy)
-      normals(Counter{k.key.seed, k.key.stream, k.key.step, k.key.first_particle + uint32_t(n)}, uint32_t(i / 4), z);
+      normals(Counter{k.key.seed, k.key.stream, now.step, k.key.first_particle + uint32_t(n)}, uint32_t(i / 4), z);
     if constexpr (adam) {
       load_quad(k.gradient + at, count, k.width, gradient);
       load_quad(k.first + at, count, k.width, first);
       load_quad(k.second + at, count, k.width, second);
     }
-    const T b = k.distance ? T(k.amplitude * k.distance[n]) : k.b;
+    const T b = k.distance ? T(now.amplitude * k.distance[n]) : now.b;
     for (int j = 0; j < 4; ++j) {
       const T delta = form == UpdateForm::still ? theta[j] : theta[j] - point[j];
       T start = theta[j];
-      if constexpr (adam) start = descended(theta[j], gradient[j], first[j], second[j], k.adam);
-      theta[j] = valid ? moved<form>(start, delta, z[j], k.a, b, k.floor) : T(quiet_nan);
+      if constexpr (adam) start = descended(theta[j], gradient[j], first[j], second[j], now.adam);
+      theta[j] = valid ? moved<form>(start, delta, z[j], now.a, b, now.floor) : T(quiet_nan);
     }
     store_quad(k.out + at, count, k.width, theta);
     if constexpr (adam) {
@@ -62,9 +64,10 @@ CBK_KERNEL(256) step_rows(Step<T> k) {
   });
 }
 
-// distance[n] = |theta_n - point|, at most `radius`.
+// distance[n] = |theta_n - point|, at most the radius.
 template <class T>
-CBK_KERNEL(256) distances(Step<T> k, double radius, double* distance) {
+CBK_KERNEL(256) distances(Step<T> k, double* distance) {
+  const double radius = k.current().radius;
   for (int64_t n = blockIdx.x; n < k.particles; n += gridDim.x) {
     double total = 0;
     if (has_point(k, n)) {
@@ -88,23 +91,21 @@ void run(const Step<T>& k, cudaStream_t stream) {
 }
 
 template <class T>
-void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, const AdamState<T>* adam, CudaStream on) {
+void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, const AdamState<T>* adam, CudaStream on,
+            const StepNumbers<T>* now) {
   const cudaStream_t stream = native(on);
-  const UpdateScalars scalars = scalars_of(problem, form);
   Step<T> k{problem.theta, problem.point, problem.out, problem.particles, problem.size, tasks, problem.task,
-            T(scalars.a), T(scalars.b), T(scalars.floor), scalars.b, nullptr, nullptr, nullptr, nullptr,
-            {}, problem.key, access_width(problem.size, problem.theta, problem.out)};
+            nullptr, nullptr, nullptr, nullptr, problem.key, access_width(problem.size, problem.theta, problem.out),
+            numbers_of(problem, adam), now};
   if (problem.point) k.width = std::min(k.width, access_width(problem.size, problem.point));
   if (adam) {
-    k.gradient = adam->gradient, k.first = adam->first, k.second = adam->second, k.adam = coefficients(*adam);
+    k.gradient = adam->gradient, k.first = adam->first, k.second = adam->second;
     k.width = std::min(k.width, access_width(problem.size, k.gradient, k.first, k.second));
   }
   const bool by_norm = by_distance(problem.noise);
   Workspace<double> distance(by_norm ? problem.particles : 0, stream);
   if (by_norm) {
-    const double radius =
-        problem.noise == Noise::truncated ? problem.radius : infinity;
-    launch(distances<T>, dim3(unsigned(std::min(problem.particles, int64_t(65535)))), dim3(256), 0, stream, k, radius,
+    launch(distances<T>, dim3(unsigned(std::min(problem.particles, int64_t(65535)))), dim3(256), 0, stream, k,
            distance.data());
     k.distance = distance.data();
   }
@@ -120,27 +121,38 @@ void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, con
 }  // namespace
 
 template <class T>
-void cbo_update(const UpdateProblem<T>& problem, int64_t tasks, CudaStream stream) {
-  update<T>(problem, tasks, form_of(problem.noise, problem.diffusion, problem.floor), nullptr, stream);
+StepNumbers<T> numbers_of(const UpdateProblem<T>& problem, const AdamState<T>* adam) {
+  const UpdateScalars scalars = scalars_of(problem, form_of(problem.noise, problem.diffusion, problem.floor));
+  return {T(scalars.a), T(scalars.b), T(scalars.floor), scalars.b,
+          problem.noise == Noise::truncated ? problem.radius : infinity,
+          adam ? coefficients(*adam) : AdamCoefficients<T>{}, problem.key.step};
 }
 
 template <class T>
-void hybrid_update(const UpdateProblem<T>& problem, int64_t tasks, const AdamState<T>& adam, CudaStream stream) {
-  update(problem, tasks, form_of(problem.noise, problem.diffusion, problem.floor), &adam, stream);
+void cbo_update(const UpdateProblem<T>& problem, int64_t tasks, CudaStream stream, const StepNumbers<T>* now) {
+  update<T>(problem, tasks, form_of(problem.noise, problem.diffusion, problem.floor), nullptr, stream, now);
 }
 
 template <class T>
-void adam_update(const T* theta, T* out, int64_t particles, int64_t size, const AdamState<T>& adam, CudaStream stream) {
+void hybrid_update(const UpdateProblem<T>& problem, int64_t tasks, const AdamState<T>& adam, CudaStream stream,
+                   const StepNumbers<T>* now) {
+  update(problem, tasks, form_of(problem.noise, problem.diffusion, problem.floor), &adam, stream, now);
+}
+
+template <class T>
+void adam_update(const T* theta, T* out, int64_t particles, int64_t size, const AdamState<T>& adam, CudaStream stream,
+                 const StepNumbers<T>* now) {
   UpdateProblem<T> problem{};
   problem.theta = theta, problem.out = out, problem.particles = particles, problem.size = size;
   problem.noise = Noise::none;
-  update(problem, 0, UpdateForm::still, &adam, stream);
+  update(problem, 0, UpdateForm::still, &adam, stream, now);
 }
 
-#define CBK_INSTANTIATE(T)                                                                 \
-  template void cbo_update(const UpdateProblem<T>&, int64_t, CudaStream);                      \
-  template void hybrid_update(const UpdateProblem<T>&, int64_t, const AdamState<T>&, CudaStream); \
-  template void adam_update(const T*, T*, int64_t, int64_t, const AdamState<T>&, CudaStream);
+#define CBK_INSTANTIATE(T)                                                                                              \
+  template StepNumbers<T> numbers_of(const UpdateProblem<T>&, const AdamState<T>*);                                     \
+  template void cbo_update(const UpdateProblem<T>&, int64_t, CudaStream, const StepNumbers<T>*);                        \
+  template void hybrid_update(const UpdateProblem<T>&, int64_t, const AdamState<T>&, CudaStream, const StepNumbers<T>*); \
+  template void adam_update(const T*, T*, int64_t, int64_t, const AdamState<T>&, CudaStream, const StepNumbers<T>*);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)
 #undef CBK_INSTANTIATE

@@ -1,5 +1,7 @@
 // update.hpp on the GPU: the same noise and roundings; distances are summed in another order.  All arrays of the problem
 // are device memory.  `rows` is not supported.  A task outside [0, tasks) makes its particle NaN.
+//
+// Given `now`, in device memory, its numbers count and not the problem's, which then decide the form of the noise alone.
 #pragma once
 
 #include "../cuda/stream.hpp"
@@ -7,11 +9,27 @@
 
 namespace cbk::device {
 
+// What changes from step to step.
 template <class T>
-void cbo_update(const UpdateProblem<T>& problem, int64_t tasks, CudaStream stream);
+struct StepNumbers {
+  T a, b, floor;     // UpdateRow's
+  double amplitude;  // b where the distance multiplies it
+  double radius;
+  AdamCoefficients<T> adam;
+  uint32_t step;
+};
+
+// adam may be nullptr.
 template <class T>
-void hybrid_update(const UpdateProblem<T>& problem, int64_t tasks, const AdamState<T>& adam, CudaStream stream);
+StepNumbers<T> numbers_of(const UpdateProblem<T>& problem, const AdamState<T>* adam);
+
 template <class T>
-void adam_update(const T* theta, T* out, int64_t particles, int64_t size, const AdamState<T>& adam, CudaStream stream);
+void cbo_update(const UpdateProblem<T>& problem, int64_t tasks, CudaStream stream, const StepNumbers<T>* now = nullptr);
+template <class T>
+void hybrid_update(const UpdateProblem<T>& problem, int64_t tasks, const AdamState<T>& adam, CudaStream stream,
+                   const StepNumbers<T>* now = nullptr);
+template <class T>
+void adam_update(const T* theta, T* out, int64_t particles, int64_t size, const AdamState<T>& adam, CudaStream stream,
+                 const StepNumbers<T>* now = nullptr);
 
 }  // namespace cbk::device

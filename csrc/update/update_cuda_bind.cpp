@@ -1,17 +1,9 @@
-#include "../cuda/bind.hpp"
+#include "update_cuda_bind.hpp"
+
 #include "update_cuda.hpp"
 
 namespace cbk::device {
 namespace {
-
-Noise noise_named(const std::string& name) {
-  if (name == "anisotropic") return Noise::anisotropic;
-  if (name == "isotropic") return Noise::isotropic;
-  if (name == "truncated") return Noise::truncated;
-  if (name == "additive") return Noise::additive;
-  if (name == "none") return Noise::none;
-  throw py::value_error("unknown noise '" + name + "'");
-}
 
 template <class T>
 UpdateProblem<T> problem_of(Address theta, Address out, int64_t particles, int64_t size, Address point, Address task,

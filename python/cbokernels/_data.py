@@ -62,6 +62,11 @@ def _axes_shown(net: TwoLayer, x: Array, y: Array, loss: str) -> tuple[str, ...]
     return ("T",) if y.ndim > axes else ()
 
 
+def shuffle(order: Array, seed: int, epoch: int) -> None:
+    """An epoch's order of the samples into `order` [S], int64."""
+    _cpu.permutation(order, len(order), seed, epoch, _ORDER)
+
+
 class DataBatch:
     """Samples to score networks on. Its arrays are filled anew for each minibatch."""
 
@@ -125,7 +130,7 @@ class DataProblem:
             return None
         if self._batch_size is None:
             return Minibatches(whole.net, whole.x, whole.y, None, len(whole.x))
-        _cpu.permutation(self._order, len(whole.x), self._seed, epoch, _ORDER)
+        shuffle(self._order, self._seed, epoch)
         return Minibatches(whole.net, whole.x, whole.y, self._order, self._batch_size)
 
     def batches(self, epoch: int) -> Iterator[DataBatch]:
@@ -134,7 +139,7 @@ class DataProblem:
             yield self._whole
             return
         x, y = self._whole.x, self._whole.y
-        _cpu.permutation(self._order, len(self._order), self._seed, epoch, _ORDER)
+        shuffle(self._order, self._seed, epoch)
         for rows, batch in self._parts:
             # "clip" is NumPy's only mode that writes straight into `out`; the rows are in range anyway.
             x.take(rows, x.ndim - 2, batch.x, "clip")

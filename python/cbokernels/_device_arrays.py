@@ -177,6 +177,13 @@ class Call:
                 if a.work.pointer < b.work.end and b.work.pointer < a.work.end:
                     raise ValueError(f"{b.name} must not share memory with {a.name}, got arrays that overlap")
 
+    def floats(self, value: Any, name: str, dtype: np.dtype[Any]) -> DeviceArray:
+        """Contiguous array of `dtype`, cast from any real dtype by the array's own library."""
+        a = self.view(value, name)
+        if a.dtype.kind not in "fiub":
+            raise TypeError(f"{name} must hold real numbers, got {a.dtype} ({kind(value)})")
+        return a if a.dtype == dtype else self.view(_cast(value, name, dtype), name)
+
     def output(
         self, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], name: str = "out"
     ) -> DeviceArray:

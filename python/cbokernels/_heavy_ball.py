@@ -89,7 +89,7 @@ class GradientFlow(Method):
         return GradientFlowStepper(theta, setting)
 
 
-def _mean_field_width(net: TwoLayer | None) -> int:
+def mean_field_width(net: TwoLayer | None) -> int:
     """M, the factor that undoes the mean-field scaling in the force on a neuron."""
     if net is None or net.output_bias or net.scaling != "mean":
         raise ValueError(f"net must have scaling='mean' and no output_bias, got {net}")
@@ -101,7 +101,7 @@ class HeavyBallStepper(NetworksStepper):
 
     def __init__(self, theta: Array, setting: Setting) -> None:
         super().__init__(theta, setting)
-        self._width = _mean_field_width(setting.net)
+        self._width = mean_field_width(setting.net)
         self._velocity = np.zeros_like(theta)
         self._kinetic, self._dissipated = np.zeros(len(theta)), np.zeros(len(theta))
         self._squares = np.empty(theta.shape)
@@ -142,7 +142,7 @@ class GradientFlowStepper(NetworksStepper):
 
     def __init__(self, theta: Array, setting: Setting) -> None:
         super().__init__(theta, setting)
-        self._width = _mean_field_width(setting.net)
+        self._width = mean_field_width(setting.net)
         self._origin = np.zeros((1, theta.shape[1]), theta.dtype)
 
     def step(self, batch: Any, step: int) -> int:

@@ -6,17 +6,16 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 
-from . import _cpu
+from ._arrays import Array
 from ._checkpoint import Checkpoint, Snapshot
 from ._extras import extra
-from ._method import Method, Problem, Stepper
+from ._method import Done, Method
 from ._watch import Watch
-from .errors import ConsensusError
 from .network import TwoLayer
 from .result import Result, State
 
@@ -28,48 +27,68 @@ class Options:
     """A run's arguments that concern neither its method nor its problem."""
 
     epochs: int
-    threads: int
     progress: bool = False
     callback: Callable[[State], object] | None = None
     checkpoint: Checkpoint | None = None
     net: TwoLayer | None = None
     warn_collapse: bool = True
 
+    def holds(self, epoch: int) -> bool:
+        """Whether someone looks at the ensemble as it is after an epoch (from 1)."""
+        return self.callback is not None or epoch == self.epochs or self.saves(epoch)
 
-def run(problem: Problem, method: Method, stepper: Stepper, options: Options) -> Result:
+    def saves(self, epoch: int) -> bool:
+        """Whether an epoch is one of those that end with a checkpoint."""
+        return self.checkpoint is not None and (epoch == self.epochs or epoch % self.checkpoint.every == 0)
+
+
+class Runner(Protocol):
+    """A method at work, on the CPU (`Stepper`) or on a card."""
+
+    @property
+    def particles(self) -> Array:
+        """[N, D], as they are now."""
+
+    @property
+    def point(self) -> Array:
+        """What the run reports as its parameters, as it is now."""
+
+    def epochs(
+        self, problem: Any, method: Method, first: int, last: int, hold: Callable[[int], bool]
+    ) -> Iterator[Done]:
+        """Do the epochs from `first` up to `last`. Where hold(epoch), from 1, the ensemble must be as that
+        epoch left it when it is handed out; else later ones may be on their way."""
+
+    def variance(self) -> float:
+        """Of the particles as they are now."""
+
+    def watch(self, initial_variance: float, collapse: bool) -> Watch:
+        """What warns of trouble in this run."""
+
+    def state_dict(self) -> dict[str, Array]:
+        """What a later step depends on besides particles and point."""
+
+    def restore(self, particles: Array, point: Array, state: dict[str, Array]) -> None:
+        """Take up where another run of the same kind stopped."""
+
+
+def run(problem: Any, method: Method, runner: Runner, options: Options) -> Result:
     """Run to the last epoch, or until the callback says True. To be called by the public function itself:
     the warnings point at its caller."""
     began = time.perf_counter()
-    records = Records(stepper, options)
+    records = Records(runner, options)
     records.resume(method)
     began -= records.seconds
-    collapse = options.warn_collapse and method._contracts
-    watch = Watch(stepper.particles, records.initial_variance, collapse=collapse)
-    step = method._first_step + records.epochs * problem.steps_per_epoch
+    watch = runner.watch(records.initial_variance, options.warn_collapse and method._contracts)
     with progress_bar(options, records.epochs, problem.steps_per_epoch) as show:
-        for epoch in range(records.epochs, options.epochs):
-            values = method._values(epoch, options.epochs)
-            stepper.begin(values)
-            try:
-                nonfinite = stepper.epoch(problem, epoch, step)
-            except ConsensusError as error:
-                raise ConsensusError(f"epoch {epoch + 1}, {error}") from error
-            step += problem.steps_per_epoch
-            report = stepper.report(problem)
-            row = {
-                "epoch": epoch + 1,
-                "risk": report.pop("risk"),
-                "alpha": stepper.alpha,
-                "ess": stepper.ess,
-                "variance": _cpu.variance(stepper.particles, options.threads),
-                "seconds": time.perf_counter() - began,
-                **report,
-            }
-            records.append(row, values)
+        for done in runner.epochs(problem, method, records.epochs, options.epochs, options.holds):
+            first = {name: done.row.pop(name) for name in ("risk", "alpha", "ess", "variance")}
+            row = {"epoch": records.epochs + 1, **first, "seconds": time.perf_counter() - began, **done.row}
+            records.append(row, done.values)
             risk = _middle(row["risk"])
-            watch.look(epoch + 1, nonfinite, row["variance"], risk, records.first_risk)
+            watch.look(row["epoch"], done.nonfinite, row["variance"], risk, records.first_risk)
             show(risk, _middle(row["ess"]))
-            stop = options.callback is not None and _says_stop(options.callback, stepper, row)
+            stop = options.callback is not None and _says_stop(options.callback, runner, row)
             records.save(stop)
             if stop:
                 break
@@ -81,20 +100,35 @@ def _middle(value: Any) -> float:
     return value if isinstance(value, float) else float(np.median(value))
 
 
-def _says_stop(callback: Callable[[State], object], stepper: Stepper, row: Row) -> bool:
-    particles = stepper.particles.view()
-    particles.flags.writeable = False
-    risk, alpha, ess = (np.copy(row[n]) if np.ndim(row[n]) else row[n] for n in ("risk", "alpha", "ess"))
-    state = State(row["epoch"], particles, stepper.point.copy(), risk, alpha, ess, row["variance"])
-    answer = callback(state)
+class _Now(State):
+    """A `State` whose particles are fetched when they are looked at: from a card that is a copy."""
+
+    _runner: Runner
+
+    def __init__(self, runner: Runner, row: Row) -> None:
+        names = ("epoch", "risk", "alpha", "ess", "variance")
+        self.__dict__.update({n: np.copy(row[n]) if np.ndim(row[n]) else row[n] for n in names})
+        self.__dict__.update(point=runner.point.copy(), _runner=runner)
+
+    def __getattr__(self, name: str) -> Array:
+        if name != "particles":
+            raise AttributeError(name)
+        particles = self._runner.particles.view()
+        particles.flags.writeable = False
+        self.__dict__[name] = particles
+        return particles
+
+
+def _says_stop(callback: Callable[[State], object], runner: Runner, row: Row) -> bool:
+    answer = callback(_Now(runner, row))
     return isinstance(answer, (bool, np.bool_)) and bool(answer)
 
 
 class Records:
     """What a run leaves behind: history, result, checkpoints."""
 
-    def __init__(self, stepper: Stepper, options: Options) -> None:
-        self._stepper, self._options = stepper, options
+    def __init__(self, runner: Runner, options: Options) -> None:
+        self._runner, self._options = runner, options
         self._columns: dict[str, list[Any]] = {}
         self._values: dict[str, list[float]] = {}
         self.initial_variance = math.nan
@@ -113,15 +147,13 @@ class Records:
 
     def resume(self, method: Method) -> None:
         """Take up the checkpoint's run where there is one to continue."""
-        checkpoint, stepper = self._options.checkpoint, self._stepper
+        checkpoint = self._options.checkpoint
         snapshot = checkpoint.load(method, self._options.epochs) if checkpoint else None
         if snapshot is None:
-            self.initial_variance = _cpu.variance(stepper.particles, self._options.threads)
+            self.initial_variance = self._runner.variance()
             return
         self.initial_variance = snapshot.initial_variance
-        np.copyto(stepper.particles, snapshot.result.particles)
-        np.copyto(stepper.point, snapshot.result.parameters)
-        stepper.load_state_dict(snapshot.state)
+        self._runner.restore(snapshot.result.particles, snapshot.result.parameters, snapshot.state)
         self._columns = {name: list(column) for name, column in snapshot.result.history.items()}
         self._values = {name: values.tolist() for name, values in snapshot.values.items()}
 
@@ -133,16 +165,14 @@ class Records:
     def save(self, stopped: bool) -> None:
         """Write the checkpoint if this epoch is one of those to keep."""
         checkpoint = self._options.checkpoint
-        if checkpoint is None:
-            return
-        if stopped or self.epochs == self._options.epochs or self.epochs % checkpoint.every == 0:
+        if checkpoint is not None and (stopped or self._options.saves(self.epochs)):
             values = {name: np.array(column) for name, column in self._values.items()}
-            state = self._stepper.state_dict()
+            state = self._runner.state_dict()
             checkpoint.save(Snapshot(self.result(), state, values, self.initial_variance))
 
     def result(self) -> Result:
         history = {name: np.array(column) for name, column in self._columns.items()}
-        return Result(self._stepper.point.copy(), self._stepper.particles, history, self._options.net)
+        return Result(self._runner.point.copy(), self._runner.particles, history, self._options.net)
 
 
 @contextlib.contextmanager

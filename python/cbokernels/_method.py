@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from . import _cpu
 from ._arrays import Array
 from ._checks import WORD, integer, real, unit
+from ._watch import Watch
 from .errors import ConsensusError
 from .network import TwoLayer
 from .schedules import describe, evaluate, parameter
@@ -54,6 +55,14 @@ class Minibatches(NamedTuple):
     size: int
 
 
+class Done(NamedTuple):
+    """An epoch that is done."""
+
+    values: dict[str, float]  # the method's float parameters in it
+    nonfinite: int  # risks that were NaN or infinite
+    row: dict[str, Any]  # of the history, by column, but for the epoch's number and the time
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What a stepper is told of its run besides the particles."""
@@ -66,8 +75,8 @@ class Setting:
 
 
 class Stepper:
-    """A method at work on one ensemble; the loop calls `begin` and `epoch` once an epoch, which
-    does a `step` for each batch, or all of them in one call of a compiled epoch.
+    """A method at work on one ensemble; `begin` and `epoch` are called once an epoch, which does a `step` for
+    each batch, or all of them in one call of a compiled epoch.
 
     particles [N, D] and what a run reports as its parameters, point ([D], or [T, D] for T tasks), keep their
     memory over the run; alpha and ess are those of the last step. `_state` names the arrays that a later step
@@ -83,6 +92,34 @@ class Stepper:
         self._seed, self._threads = setting.seed, setting.threads
         self._now: dict[str, float] = {}
         self._state: dict[str, Array] = {}
+
+    def epochs(
+        self, problem: Problem, method: Method, first: int, last: int, hold: Callable[[int], bool]
+    ) -> Iterator[Done]:
+        """Do the epochs from `first` (from 0) up to `last`, the run's length, one at a time."""
+        step = method._first_step + first * problem.steps_per_epoch
+        for epoch in range(first, last):
+            values = method._values(epoch, last)
+            self.begin(values)
+            try:
+                nonfinite = self.epoch(problem, epoch, step)
+            except ConsensusError as error:
+                raise ConsensusError(f"epoch {epoch + 1}, {error}") from error
+            step += problem.steps_per_epoch
+            row = self.report(problem)
+            yield Done(
+                values,
+                nonfinite,
+                {**row, "alpha": self.alpha, "ess": self.ess, "variance": self.variance()},
+            )
+
+    def variance(self) -> float:
+        """Of the particles, (1/2N) Σ |theta_n - mean|²."""
+        return _cpu.variance(self.particles, self._threads)
+
+    def watch(self, initial_variance: float, collapse: bool) -> Watch:
+        """What warns of trouble in this run."""
+        return Watch(self.particles, initial_variance, collapse=collapse)
 
     def begin(self, values: dict[str, float]) -> None:
         """Take this epoch's values of the method's float parameters."""
@@ -114,6 +151,12 @@ class Stepper:
     def state_dict(self) -> dict[str, Array]:
         """What a later step depends on besides particles and point."""
         return self._state
+
+    def restore(self, particles: Array, point: Array, state: dict[str, Array]) -> None:
+        """Take up where another run of the same kind stopped."""
+        np.copyto(self.particles, particles)
+        np.copyto(self.point, point)
+        self.load_state_dict(state)
 
     def load_state_dict(self, state: dict[str, Array]) -> None:
         """Take what `state_dict` gave."""

@@ -106,7 +106,7 @@ def minimize(
     method = method._for(None)
     start = own_particles(theta, "D")
     stepper = method._stepper(start, Setting(seed, cores))
-    options = Options(steps, cores, boolean(progress, "progress"), callback, warn_collapse=False)
+    options = Options(steps, boolean(progress, "progress"), callback, warn_collapse=False)
     return run(FunctionProblem(fun, cores), method, stepper, options)
 
 

@@ -12,11 +12,12 @@ from . import cuda
 from ._arrays import Array, array, view
 from ._checkpoint import checkpoint as check_checkpoint
 from ._checkpoint import fingerprint
-from ._checks import FLOATS, WORD, boolean, choice, float_dtype, integer, threads
+from ._checks import FLOATS, PRECISIONS, WORD, boolean, choice, float_dtype, integer, threads
 from ._checks import precision as check_precision
 from ._checks import seed as check_seed
 from ._data import DataProblem, training_data
-from ._loop import Options, run
+from ._device_training import DeviceStepper, Orders, refuse_cuda, run_data, to_host
+from ._loop import Options, Runner, run
 from ._method import Method, Setting, check_method
 from .errors import CudaUnavailableError
 from .network import TwoLayer, check_network
@@ -55,7 +56,8 @@ def train(
     batch_size: samples per step, S'. Each epoch is one shuffled partition of the data, a smaller last batch
         kept, one step per batch. None: the whole data in their own order, one step per epoch.
     seed: in [0, 2^64). The same seed gives the same bits for any number of threads.
-    device: "cpu" or "cuda" (`CudaUnavailableError` where there is none). dtype: "float32" or "float64".
+    device: "cpu" or "cuda" (`CudaUnavailableError` where there is none; see below). dtype: "float32" or
+        "float64".
     theta: initial particles [N, D] of that dtype, copied; None: as many as the method says, U(-1, 1), or
         for `Adam` as PyTorch draws them.
     progress: show a tqdm bar (risk, ess, steps per second).
@@ -64,12 +66,20 @@ def train(
     resume: continue the run in `checkpoint`, where there is one, to the same bits as never having stopped.
         ValueError, naming the difference, if it is of another configuration; more epochs are no other
         configuration unless a schedule depends on them.
-    num_threads: None is OpenMP's setting. precision: "float32" (the CPU has no other).
+    num_threads: None is OpenMP's setting. precision: "float32", and on a card "tf32" or
+        "bf16" for the matrix products of float32 networks.
 
     `CboWarning`, once per run each: risks that are NaN or infinite; particles that overflowed; an ensemble
     that collapsed, which is to say that the standard deviation of nine coordinates in ten fell below 1e-6 of
     the initial one while the risk is above 1e-6 of the first epoch's. `ConsensusError` when no particle has a
     finite risk.
+
+    On a card ("cuda") data and particles stay there; the noise is the CPU's bit for bit, the risks are summed
+    in another order. x, y and theta may be NumPy arrays, which are copied to the first device; or x and y lie
+    on a card already (CuPy, PyTorch, ...) and are used where they are. Results are NumPy arrays all the same,
+    and a callback's particles are copied when they are looked at. Without a callback up to 8 epochs are on
+    their way at a time: warnings and errors come that much later, and "seconds" are those at which a row was
+    read. ValueError for `TransportCBO`, and for `CBO` with particle_batch or friction.
     TypeError and ValueError for bad arguments.
     """
     check_network(net)
@@ -80,21 +90,31 @@ def train(
     if batch_size is not None:
         batch_size = integer(batch_size, "batch_size", 1, 2**63)
     check_device(device)
-    check_precision(precision)
+    if device == "cpu":
+        check_precision(precision)
+    elif choice(precision, "precision", PRECISIONS) != "float32" and dtype == np.float64:
+        raise ValueError(f"precision must be 'float32' for dtype 'float64', got {precision!r}")
     check_callback(callback)
     store = check_checkpoint(checkpoint, every, resume)
-    x, y, loss, task_axis = training_data(net, x, y, loss, dtype, method._task_axes)
+    problem: DataProblem | Orders
+    if device == "cuda":
+        data, loss, task_axis = run_data(net, x, y, loss, dtype, method._task_axes)
+        problem, tasks, prints = Orders(data.samples, batch_size, seed), data.tasks, data.fingerprints
+        theta = to_host(theta, "theta")
+    else:
+        refuse_cuda(x)
+        x, y, loss, task_axis = training_data(net, x, y, loss, dtype, method._task_axes)
+        problem = DataProblem(net, x, y, batch_size=batch_size, seed=seed, threads=cores)
+        tasks, prints = len(y), lambda: (fingerprint(x), fingerprint(y))
     if theta is None:
         start = method._initial(net, seed, dtype, num_threads)
     else:
         start = own_particles(theta, net.size, dtype)
-    problem = DataProblem(net, x, y, batch_size=batch_size, seed=seed, threads=cores)
     check_steps(epochs, problem.steps_per_epoch, method._first_step)
     if store is not None:
         store.configuration = {
             "net": repr(net),
-            "x": fingerprint(x),
-            "y": fingerprint(y),
+            **dict(zip("xy", prints(), strict=True)),
             "method": type(method).__name__,
             **method._description(),
             "loss": loss,
@@ -105,9 +125,14 @@ def train(
             "precision": precision,
             "theta": fingerprint(start),
         }
-    stepper = method._stepper(start, Setting(seed, cores, net, len(y), task_axis))
-    options = Options(epochs, cores, boolean(progress, "progress"), callback, store, net)
-    return run(problem, method, stepper, options)
+    setting = Setting(seed, cores, net, tasks, task_axis)
+    runner: Runner
+    if isinstance(problem, Orders):
+        runner = DeviceStepper(method, start, setting, data, problem, net, precision)
+    else:
+        runner = method._stepper(start, setting)
+    options = Options(epochs, boolean(progress, "progress"), callback, store, net)
+    return run(problem, method, runner, options)
 
 
 def own_particles(theta: Any, size: int | str, dtype: np.dtype[Any] | None = None) -> Array:
@@ -121,11 +146,14 @@ def own_particles(theta: Any, size: int | str, dtype: np.dtype[Any] | None = Non
     return copy
 
 
-def check_device(device: Any) -> None:
-    """CudaUnavailableError where the device asked for is not there."""
+def check_device(device: Any, without: str | None = None) -> None:
+    """CudaUnavailableError where the device asked for is not there, or a method needed is `without` it."""
     if choice(device, "device", ("cpu", "cuda")) == "cuda":
-        reason = cuda.unavailable_reason() or "train has no CUDA implementation in this version"
-        raise CudaUnavailableError(f"device='cuda' is not available: {reason}")
+        reason = cuda.unavailable_reason()
+        if reason is None and without is not None:
+            reason = f"{without} has no CUDA implementation in this version"
+        if reason is not None:
+            raise CudaUnavailableError(f"device='cuda' is not available: {reason}")
 
 
 def check_callback(callback: Any) -> None:

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../../csrc/cuda/graph.hpp"
 #include "../../csrc/cuda/ptx.hpp"
 #include "../../csrc/cuda/reduce.hpp"
 
@@ -121,6 +122,15 @@ CBK_KERNEL(32) wrong_lanes(float* x) {
   x[threadIdx.x] = sums[0] + sums[1];
 }
 CBK_KERNEL(n) add_one(float* x) { x[threadIdx.x] += 1; }
+CBK_KERNEL(n) add_step(float* x, unsigned step) { x[threadIdx.x] += float(step); }
+CBK_KERNEL(n) add_read(float* x, const float* value) { x[threadIdx.x] += *value; }
+
+struct Captured {
+  cudaStream_t stream;
+  Graph graph;
+  Captured() { cudaStreamCreate(&stream); }
+  ~Captured() { cudaStreamDestroy(stream); }
+};
 
 struct Device {
   float* x;
@@ -231,6 +241,57 @@ const Bug bugs[] = {
        const bool early = host[5] == 1;
        cudaStreamDestroy(stream);
        if (!early) throw CudaError("wrong value");
+     }},
+    {"a step's number captured by value", "plain address thread",
+     [](float* x) {
+       Captured c;
+       for (unsigned step = 1; step <= 3; ++step) {
+         if (!c.graph) c.graph.capture(c.stream, [&] { launch(add_step, one, block, 0, c.stream, x, step); });
+         c.graph.launch(c.stream);
+       }
+       expect(x, [](int, float v) { return v == 1 + 2 + 3; });
+     }},
+    {"capture taken for a launch", "plain address thread",
+     [](float* x) {
+       Captured c;
+       c.graph.capture(c.stream, [&] { launch(add_one, one, block, 0, c.stream, x); });
+       expect(x, [](int, float v) { return v == 1; });
+     }},
+    {"waiting while a stream is captured", "plain address thread",
+     [](float* x) {
+       Captured c;
+       c.graph.capture(c.stream, [&] {
+         launch(add_one, one, block, 0, c.stream, x);
+         cudaStreamSynchronize(c.stream);
+       });
+     }},
+    {"memory taken while a stream is captured", "plain address thread",
+     [](float*) {
+       Captured c;
+       c.graph.capture(c.stream, [&] { const Workspace<float> x(n, c.stream); });
+     }},
+    {"a graph's memory freed before its replay", "address",
+     [](float*) {
+       Captured c;
+       {
+         const DeviceBuffer<float> x(n);
+         c.graph.capture(c.stream, [&] { launch(add_one, one, block, 0, c.stream, x.data()); });
+       }
+       c.graph.launch(c.stream);
+     }},
+    {"pinned memory changed before its copy has run", "plain address thread",
+     [](float* x) {
+       emulation::machine().options.lazy_streams = true;
+       Captured c;
+       const PinnedBuffer<float> host(1);
+       const DeviceBuffer<float> value(1);
+       for (float v : {1.0f, 2.0f}) {
+         *host.data() = v;  // nothing has waited for the copy of the value before
+         cudaMemcpyAsync(value.data(), host.data(), sizeof v, cudaMemcpyHostToDevice, c.stream);
+         launch(add_read, one, block, 0, c.stream, x, static_cast<const float*>(value.data()));
+       }
+       cudaStreamSynchronize(c.stream);
+       expect(x, [](int, float v) { return v == 1 + 2; });
      }},
 };
 

@@ -1,6 +1,6 @@
 // Every CUDA kernel on the emulation in several orders of threads and blocks, eager and lazy streams: the results must be
 // the same bits, and a sanitizer's build must have nothing to say.  Values are compared with references in the
-// Python tests.
+// Python tests.  Compiled by nvcc (-DCBK_CARD=ON) it runs on a card several times over, for compute-sanitizer.
 #include <cstdio>
 #include <cstring>
 #include <functional>
@@ -14,6 +14,7 @@
 #include "../../csrc/langevin/langevin_cuda.hpp"
 #include "../../csrc/random/random_cuda.hpp"
 #include "../../csrc/risk/risk_cuda.hpp"
+#include "../../csrc/training/training_cuda.hpp"
 #include "../../csrc/transport/transport_cuda.hpp"
 #include "../../csrc/update/update_cuda.hpp"
 
@@ -82,7 +83,7 @@ std::string weighing(CudaStream stream) {
   values[3] = NAN;
   DeviceArray<T> theta(numbers<T>(n * size, 5)), point(tasks * size);
   DeviceArray<double> risk(values), weights(n * tasks), ess(tasks);
-  consensus(theta.data(), risk.data(), n, size, tasks, 3.0, point.data(), weights.data(), ess.data(), stream);
+  consensus(theta.data(), risk.data(), n, size, tasks, {3.0}, point.data(), weights.data(), ess.data(), stream);
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
   std::string bytes;
   point.append(bytes), weights.append(bytes), ess.append(bytes);
@@ -146,52 +147,95 @@ std::string transport(CudaStream stream, int64_t n, int64_t count) {
   return bytes;
 }
 
+// A run of four epochs: plain, captured, replayed, captured anew for another law of noise.
+template <class T>
+std::string training(Method method, int64_t tasks, bool solve) {
+  const Network net{2, 5, 1, Activation::tanh, 0.2, false};
+  constexpr int64_t samples = 11, particles = 4;
+  const std::vector<T> x = numbers<T>(samples * net.inputs, 13), y = numbers<T>(tasks * samples, 14),
+                       theta = numbers<T>(particles * net.size(), 15);
+  const std::vector<int32_t> task{0, 1, 1, 0};
+  const bool drawn = method == Method::hopping;
+  const RunShape shape{0, method, net, Loss::mse, samples, 4, tasks, false, drawn ? 1 : particles, 7, Noise::anisotropic, solve,
+                       Precision::float32, drawn ? 6 : 0, true, false, 0};
+  const RunData data{reinterpret_cast<uintptr_t>(x.data()), reinterpret_cast<uintptr_t>(y.data()), true, {0}};
+  const std::unique_ptr<Run> run = make_run(shape, data, theta.data(), tasks > 1 ? task.data() : nullptr);
+  std::vector<int64_t> order(samples);
+  EpochNumbers numbers_now{solve ? 2.0 : 50.0, 1, 1.2, 0.1, 0, 0, 0.1, 0.9, 0.999, 1e-8, 0.2, 0.1, 0.1, 1e-9};
+  std::string bytes;
+  for (uint32_t epoch = 0; epoch < 4; ++epoch) {
+    for (int64_t i = 0; i < samples; ++i) order[size_t(i)] = (i * 3 + epoch) % samples;
+    numbers_now.dt = 0.1 / (1 + epoch), numbers_now.floor = epoch == 3 ? 0.1 : 0;
+    run->submit(order.data(), 3 * epoch, numbers_now);
+  }
+  for (int64_t epoch = 0; epoch < 4; ++epoch)
+    bytes.append(reinterpret_cast<const char*>(run->row(epoch)), size_t(run->columns()) * sizeof(double));
+  std::vector<T> moved(size_t(shape.particles * net.size()));
+  run->read("theta", moved.data());
+  return bytes.append(reinterpret_cast<const char*>(moved.data()), moved.size() * sizeof(T));
+}
+
+std::string runs(float) { return training<float>(Method::cbo, 2, true) + training<float>(Method::hopping, 1, false); }
+std::string runs(double) { return training<double>(Method::hybrid, 1, false) + training<double>(Method::heavy_ball, 1, false); }
+
 template <class T>
 std::string everything(CudaStream stream) {
   const Network line{1, 9, 1, Activation::relu, 1.0 / 9, true}, plane{3, 70, 1, Activation::tanh, 1, false};
   const Network wide{21, 5, 3, Activation::gelu, 0.2, true}, one{2, 150, 2, Activation::softplus, 1.0 / 150, false};
-  return elementwise<T>(stream) + transport<T>(stream, 2, 11) + transport<T>(stream, 1, 65) + weighing<T>(stream) + risks<T>(stream, line, 2, 530, Loss::mse) +
+  return runs(T()) + elementwise<T>(stream) + transport<T>(stream, 2, 11) + transport<T>(stream, 1, 65) + weighing<T>(stream) + risks<T>(stream, line, 2, 530, Loss::mse) +
          risks<T>(stream, plane, 3, 12, Loss::mse) + risks<T>(stream, wide, 30, 10, Loss::cross_entropy) +
          risks<T>(stream, one, 1, 40, Loss::mse);
 }
 
+#if defined(__CUDACC__)
+struct Ordering {
+  const char* name;
+};
+constexpr Ordering orders[] = {{"once"}, {"again"}, {"once more"}};
+constexpr int tried = std::size(orders);
+void set_order(const Ordering&) {}
+#else
+struct Ordering {
+  const char* name;
+  emulation::Order order;
+  uint64_t seed;
+  unsigned resident;
+  bool lazy;
+};
+using emulation::Order;
+constexpr Ordering orders[] = {{"forward", Order::forward, 0, 1, false}, {"reverse", Order::reverse, 0, 2, false},
+                               {"random 1", Order::random, 1, 2, true},  {"random 2", Order::random, 2, 1, false},
+                               {"random 3", Order::random, 3, 3, true},  {"random 4", Order::random, 4, 1, true},
+                               {"random 5", Order::random, 5, 2, false}};
+#if defined(__SANITIZE_THREAD__)
+constexpr int tried = 1;  // it judges what orders the program, not the order that came about; and it is slow
+#elif defined(__SANITIZE_ADDRESS__)
+constexpr int tried = 2;
+#else
+constexpr int tried = std::size(orders);
+#endif
+void set_order(const Ordering& o) {
+  emulation::Machine& m = emulation::machine();
+  m.set_order(o.order, o.seed);
+  m.options.resident = o.resident, m.options.lazy_streams = o.lazy;
+}
+#endif
+
 }  // namespace
 
 int main() {
-  using emulation::Order;
-  struct Ordering {
-    const char* name;
-    Order order;
-    uint64_t seed;
-    unsigned resident;
-    bool lazy;
-  };
-  const Ordering orders[] = {{"forward", Order::forward, 0, 1, false}, {"reverse", Order::reverse, 0, 2, false},
-                             {"random 1", Order::random, 1, 2, true},  {"random 2", Order::random, 2, 1, false},
-                             {"random 3", Order::random, 3, 3, true},  {"random 4", Order::random, 4, 1, true},
-                             {"random 5", Order::random, 5, 2, false}};
-#if defined(__SANITIZE_THREAD__)
-  constexpr int tried = 1;  // it judges what orders the program, not the order that came about; and it is slow
-#elif defined(__SANITIZE_ADDRESS__)
-  constexpr int tried = 2;
-#else
-  constexpr int tried = std::size(orders);
-#endif
   std::string expected;
   int failures = 0;
   for (int i = 0; i < tried; ++i) {
-    const Ordering& o = orders[i];
-    emulation::Machine& m = emulation::machine();
-    m.set_order(o.order, o.seed);
-    m.options.resident = o.resident, m.options.lazy_streams = o.lazy;
+    set_order(orders[i]);
     cudaStream_t stream;
     cudaStreamCreate(&stream);
     const CudaStream on{reinterpret_cast<uintptr_t>(stream)};
     const std::string bytes = everything<float>(on) + everything<double>(on);
     cudaStreamDestroy(stream);
     if (expected.empty()) expected = bytes;
-    if (bytes != expected) ++failures, std::printf("%s: other bits than forward\n", o.name);
+    if (bytes != expected) ++failures, std::printf("%s: other bits than at first\n", orders[i].name);
   }
-  std::printf("%zu bytes of results in %d orders, %d differ\n", expected.size(), tried, failures);
+  std::printf("%zu bytes of results %d times over, %d differ\n", expected.size(), tried, failures);
   return failures != 0;
 }

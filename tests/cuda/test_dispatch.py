@@ -17,7 +17,7 @@ def arrays(dtype="float32"):
 
 
 @pytest.mark.parametrize("library", [Array, Capsule, OldCapsule])
-def test_results_are_of_the_inputs_library(cuda, library, dtype):
+def test_results_are_of_the_inputs_library(emulated, library, dtype):
     theta, x, y = arrays(dtype)
     on = [library(a) for a in (theta, x, y)]
     for name, inputs in (("forward", 2), ("risk", 3), ("risk_gradient", 3)):
@@ -33,18 +33,18 @@ def test_results_are_of_the_inputs_library(cuda, library, dtype):
             np.testing.assert_allclose(a.array, b, rtol=1e-5, atol=1e-6)
 
 
-def test_theta_may_be_given_by_name(cuda):
+def test_theta_may_be_given_by_name(emulated):
     theta, x, _ = arrays()
     assert type(cbk.forward(NET, theta=Array(theta), x=Array(x))) is Array
 
 
-def test_cpu_arrays_stay_on_the_cpu(cuda):
+def test_cpu_arrays_stay_on_the_cpu(emulated):
     assert type(cbk.risk(NET, *arrays())) is np.ndarray
-    assert not cuda.on
+    assert not emulated.on
 
 
 @pytest.mark.parametrize("mixed", [1, 2])
-def test_arrays_are_never_moved(cuda, mixed):
+def test_arrays_are_never_moved(emulated, mixed):
     plain = arrays()
     on = [Array(a) for a in plain]
     name = ["x", "y"][mixed - 1]
@@ -54,23 +54,23 @@ def test_arrays_are_never_moved(cuda, mixed):
         cbk.risk(NET, *[on[i] if i == mixed else a for i, a in enumerate(plain)])
 
 
-def test_all_arrays_lie_on_one_device(cuda):
+def test_all_arrays_lie_on_one_device(emulated):
     theta, x, y = map(Array, arrays())
-    cuda.device_of = lambda pointer: int(pointer == x.array.ctypes.data)
+    emulated.device_of = lambda pointer: int(pointer == x.array.ctypes.data)
     with pytest.raises(ValueError, match="x must lie on CUDA device 0 as theta does, got 1"):
         cbk.risk(NET, theta, x, y)
 
 
-def test_the_callers_stream_is_used_and_others_are_waited_for(cuda):
+def test_the_callers_stream_is_used_and_others_are_waited_for(emulated):
     theta, x, y = arrays()
     cbk.risk(NET, Array(theta, 77), Array(x, 88), Array(y))
-    assert {stream for _, stream in cuda.on} == {77}
-    assert cuda.waits == [(77, 88)]
+    assert {stream for _, stream in emulated.on} == {77}
+    assert emulated.waits == [(77, 88)]
     with pytest.raises(ValueError, match="x has stream 0"):
         cbk.risk(NET, Array(theta), Array(x, 0), Array(y))
 
 
-def test_dlpack_exporters_learn_the_stream(cuda):
+def test_dlpack_exporters_learn_the_stream(emulated):
     theta, x, y = arrays()
     cbk.risk(NET, Array(theta, 77), Capsule(x), Array(y))
     assert Capsule.asked == 77
@@ -78,7 +78,7 @@ def test_dlpack_exporters_learn_the_stream(cuda):
     assert Capsule.asked == 1  # DLPack's name of the default stream
 
 
-def test_any_layout_is_read(cuda, dtype):
+def test_any_layout_is_read(emulated, dtype):
     theta, x, y = arrays(dtype)
     expected = cbk.risk(NET, *map(Array, (theta, x, y))).array
     raw = np.zeros(theta.nbytes + 1, np.uint8)[1:].view(dtype).reshape(theta.shape)
@@ -89,7 +89,7 @@ def test_any_layout_is_read(cuda, dtype):
 
 
 @pytest.mark.parametrize("target", ["new", "theta", "shifted"])
-def test_out(cuda, target):
+def test_out(emulated, target):
     theta, point = arrays()[0], arrays()[0][0].copy()
     expected = cbk.cbo_update(theta, point, seed=5)
     room = np.zeros((7, NET.size), np.float32)
@@ -100,7 +100,7 @@ def test_out(cuda, target):
     np.testing.assert_array_equal(out.array, expected)
 
 
-def test_a_point_within_out_is_read_first(cuda):
+def test_a_point_within_out_is_read_first(emulated):
     theta = arrays()[0]
     expected = cbk.cbo_update(theta, theta[2].copy(), seed=5)
     on = Array(theta.copy())
@@ -108,7 +108,7 @@ def test_a_point_within_out_is_read_first(cuda):
     np.testing.assert_array_equal(on.array, expected)
 
 
-def test_out_that_does_not_fit(cuda):
+def test_out_that_does_not_fit(emulated):
     theta, point = arrays()[0], arrays()[0][0].copy()
     frozen = theta.copy()
     frozen.flags.writeable = False
@@ -124,14 +124,14 @@ def test_out_that_does_not_fit(cuda):
             cbk.cbo_update(Array(theta), Array(point), out=out)
 
 
-def test_moments_must_not_overlap(cuda):
+def test_moments_must_not_overlap(emulated):
     theta = arrays()[0]
     moment = Array(np.zeros_like(theta))
     with pytest.raises(ValueError, match="second must not share memory with first"):
         cbk.adam_update(Array(theta), Array(theta.copy()), moment, moment)
 
 
-def test_bad_arguments_are_named(cuda):
+def test_bad_arguments_are_named(emulated):
     theta, x, y = arrays()
     cases = [
         (
@@ -152,7 +152,7 @@ def test_bad_arguments_are_named(cuda):
             cbk.risk(NET, *inputs, **keywords)
 
 
-def test_labels_of_any_integer_type(cuda):
+def test_labels_of_any_integer_type(emulated):
     theta, x, _ = arrays()
     labels = np.arange(9) % 2
     results = [
@@ -163,7 +163,7 @@ def test_labels_of_any_integer_type(cuda):
         np.testing.assert_array_equal(result, results[0])
 
 
-def test_a_narrowing_library_is_told(cuda):
+def test_a_narrowing_library_is_told(emulated):
     class Narrow(Array):
         def __array_namespace__(self):
             namespace = super().__array_namespace__()
@@ -175,7 +175,7 @@ def test_a_narrowing_library_is_told(cuda):
         cbk.risk(NET, Narrow(theta), Array(x), Array(y))
 
 
-def test_functions_without_a_kernel_say_so(cuda):
+def test_functions_without_a_kernel_say_so(emulated):
     theta, _, _ = arrays()
     with pytest.raises(TypeError, match="theta lies in CUDA memory"):
         NET.unpack(Array(theta))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_cuda import Array
+from libraries import host, put
 
 import cbokernels as cbk
 from cbokernels import reference
@@ -42,7 +42,7 @@ NETWORKS = [
 def test_outputs(cuda, net, particles, samples, precision):
     theta, x = numbers((particles, net.size)), numbers((samples, net.inputs), 1)
     expected, size = reference.forward(net, theta, x), magnitudes(net, theta, x)
-    result = cbk.forward(net, Array(theta), Array(x), precision=precision).array
+    result = host(cbk.forward(net, put(theta), put(x), precision=precision))
     error = np.abs(result - expected) / size
     assert error.max() <= UNIT[precision]
     if precision != "float32":  # the format was used
@@ -61,19 +61,19 @@ def test_risks_and_gradients(cuda, net, precision):
         numbers((2, samples, net.outputs), 2),
         np.random.default_rng(3).integers(0, net.outputs, (2, samples)),
     )
-    on, exact = (Array(theta), Array(x)), 4 * UNIT[precision]
+    on, exact = (put(theta), put(x)), 4 * UNIT[precision]
     for y, loss in ((ys, "mse"), (labels, "cross_entropy")):
         expected = reference.task_risks(net, theta, x, y, loss=loss)
-        result = cbk.task_risks(net, *on, Array(y), loss=loss, precision=precision).array
+        result = host(cbk.task_risks(net, *on, put(y), loss=loss, precision=precision))
         np.testing.assert_allclose(result, expected, rtol=exact)
-        one = Array(y[0].copy())
+        one = put(y[0].copy())
         np.testing.assert_array_equal(
-            cbk.risk(net, *on, one, loss=loss, precision=precision).array, result[:, 0]
+            host(cbk.risk(net, *on, one, loss=loss, precision=precision)), result[:, 0]
         )
         risks, gradient = reference.risk_gradient(net, theta, x, y[0], loss=loss)
         result = cbk.risk_gradient(net, *on, one, loss=loss, precision=precision)
-        np.testing.assert_allclose(result[0].array, risks, rtol=exact)
-        np.testing.assert_allclose(result[1].array, gradient, rtol=0, atol=exact * np.abs(gradient).max())
+        np.testing.assert_allclose(host(result[0]), risks, rtol=exact)
+        np.testing.assert_allclose(host(result[1]), gradient, rtol=0, atol=exact * np.abs(gradient).max())
 
 
 def test_sums_of_one_sign_do_not_drift(cuda):
@@ -81,7 +81,7 @@ def test_sums_of_one_sign_do_not_drift(cuda):
     net = cbk.TwoLayer(1500, 2, 1, "identity")
     rng = np.random.default_rng(5)
     theta, x = (rng.uniform(size=shape).astype("float32") for shape in ((1, net.size), (20, net.inputs)))
-    result = cbk.forward(net, Array(theta), Array(x)).array
+    result = host(cbk.forward(net, put(theta), put(x)))
     np.testing.assert_allclose(result, reference.forward(net, theta, x), rtol=4e-7)
 
 
@@ -90,7 +90,7 @@ def test_any_alignment(cuda, inputs):
     """Rows of 4, 2 and 1 numbers' alignment, and views that begin anywhere."""
     net = cbk.TwoLayer(inputs, 4, 2, "tanh")
     theta, x = numbers((3, net.size)), numbers((30, inputs), 1)
-    expected = cbk.forward(net, Array(theta), Array(x)).array
+    expected = host(cbk.forward(net, put(theta), put(x)))
     np.testing.assert_allclose(expected, reference.forward(net, theta, x), rtol=0, atol=3e-6)
     for shift in (1, 2):
         moved = []
@@ -100,38 +100,38 @@ def test_any_alignment(cuda, inputs):
             moved.append(room[start : start + a.size].reshape(a.shape))
             moved[-1][...] = a
             assert moved[-1].ctypes.data % 16 == 4 * shift
-        np.testing.assert_array_equal(cbk.forward(net, *map(Array, moved)).array, expected)
+        np.testing.assert_array_equal(host(cbk.forward(net, *map(put, moved))), expected)
 
 
 @pytest.mark.parametrize("precision", UNIT)
-def test_cards_without_these_formats_use_their_own(cuda, kernels, precision):
+def test_cards_without_these_formats_use_their_own(emulated, precision):
     net = cbk.TwoLayer(40, 9, 3, "tanh")
     theta, x, y = numbers((4, net.size)), numbers((50, net.inputs), 1), numbers((50, 3), 2)
-    kernels.set_capability(7)
+    emulated.module.set_capability(7)
     try:
-        result = cbk.risk_gradient(net, *map(Array, (theta, x, y)), precision=precision)
+        result = cbk.risk_gradient(net, *map(put, (theta, x, y)), precision=precision)
     finally:
-        kernels.set_capability(8)
+        emulated.module.set_capability(8)
     for a, b in zip(result, reference.risk_gradient(net, theta, x, y), strict=True):
-        np.testing.assert_allclose(a.array, b, rtol=2e-5, atol=2e-6 * np.abs(b).max())
+        np.testing.assert_allclose(host(a), b, rtol=2e-5, atol=2e-6 * np.abs(b).max())
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_the_order_of_threads_is_free(cuda, kernels, order):
+def test_the_order_of_threads_is_free(emulated, order):
     net = cbk.TwoLayer(24, 9, 3, "tanh")
-    arrays = [Array(numbers(shape)) for shape in ((20, net.size), (40, 24), (40, 3))]
+    arrays = [put(numbers(shape)) for shape in ((20, net.size), (40, 24), (40, 3))]
     expected = cbk.risk_gradient(net, *arrays)
     try:
-        kernels.set_order(order)
+        emulated.module.set_order(order)
         for a, b in zip(cbk.risk_gradient(net, *arrays), expected, strict=True):
-            np.testing.assert_array_equal(a.array, b.array)
+            np.testing.assert_array_equal(host(a), host(b))
     finally:
-        kernels.set_order(0)
+        emulated.module.set_order(0)
 
 
 def test_float64_has_one_precision(cuda):
     net = cbk.TwoLayer(3, 2, 1)
-    theta, x = Array(np.zeros((2, net.size))), Array(np.zeros((4, 3)))
+    theta, x = put(np.zeros((2, net.size))), put(np.zeros((4, 3)))
     for precision in ("tf32", "bf16"):
         with pytest.raises(
             ValueError, match=f"precision must be 'float32' for float64 arrays, got '{precision}'"
@@ -139,7 +139,7 @@ def test_float64_has_one_precision(cuda):
             cbk.forward(net, theta, x, precision=precision)
 
 
-def test_gradients_in_passes(cuda, kernels, dtype):
+def test_gradients_in_passes(emulated, dtype):
     """More particles and samples than the memory for pre-activations holds."""
     net = cbk.TwoLayer(20, 3, 2, "tanh", output_bias=True)
     theta, x, y = (
@@ -148,9 +148,9 @@ def test_gradients_in_passes(cuda, kernels, dtype):
     expected = reference.risk_gradient(net, theta, x, y)
     try:
         for particles in (2, 1, 0.1):
-            kernels.set_gradient_bytes(int(particles * 1100 * 5 * theta.itemsize))
-            result = cbk.risk_gradient(net, *map(Array, (theta, x, y)))
+            emulated.module.set_gradient_bytes(int(particles * 1100 * 5 * theta.itemsize))
+            result = cbk.risk_gradient(net, *map(put, (theta, x, y)))
             for a, b in zip(result, expected, strict=True):
-                np.testing.assert_allclose(a.array, b, rtol=3e-6, atol=1e-6 * np.abs(b).max())
+                np.testing.assert_allclose(host(a), b, rtol=3e-6, atol=1e-6 * np.abs(b).max())
     finally:
-        kernels.set_gradient_bytes(64 << 20)
+        emulated.module.set_gradient_bytes(64 << 20)

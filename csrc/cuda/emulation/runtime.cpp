@@ -40,6 +40,19 @@ void drain_all() {
   for (Stream* stream : streams) drain(stream);
 }
 
+// What waits for the device cannot be part of a capture, and ends it.  Memory could be; here it must not: a run's
+// workspaces come from its arena (cuda/memory.hpp).
+cudaError_t not_while_capturing(const char* what) {
+  cudaError_t error = cudaSuccess;
+  for (Stream* stream : streams) {
+    if (!stream->capture) continue;
+    stream->invalidated = true;
+    machine().message = std::string(what) + " while a stream is captured";
+    error = cudaErrorStreamCaptureUnsupported;
+  }
+  return error;
+}
+
 cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t dynamic_bytes, bool cooperative,
                 std::function<void()> body) {
   Machine& m = machine();
@@ -62,22 +75,30 @@ cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t dynamic_bytes,
 
 }  // namespace
 
-void enqueue(Stream* stream, std::function<void()> work) {
+cudaError_t enqueue(Stream* stream, std::function<cudaError_t()> work) {
+  if (stream && stream->capture) {
+    if (stream->invalidated) return cudaErrorStreamCaptureInvalidated;
+    stream->capture->push_back(std::move(work));
+    return cudaSuccess;
+  }
+  if (!stream)
+    if (const cudaError_t error = not_while_capturing("the legacy default stream")) return error;
   if (!machine().options.lazy_streams) return work();
-  if (stream) return stream->work.push_back(std::move(work));
+  if (stream) {
+    stream->work.push_back([work = std::move(work)] {
+      if (const cudaError_t error = work()) failure = error;
+    });
+    return cudaSuccess;
+  }
   drain_all();  // the legacy default stream waits for all others
-  work();
+  return work();
 }
 
 cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t dynamic_bytes, Stream* stream, bool cooperative,
                    std::function<void()> body) {
-  const bool later = machine().options.lazy_streams && stream;
-  cudaError_t now = cudaSuccess;
-  enqueue(stream, [=, &now, body = std::move(body)] {
-    const cudaError_t error = run(kernel, grid, block, dynamic_bytes, cooperative, body);
-    if (error) (later ? failure : now) = error;
+  return enqueue(stream, [=, body = std::move(body)] {
+    return run(kernel, grid, block, dynamic_bytes, cooperative, body);
   });
-  return now;
 }
 
 cudaError_t allow_dynamic_shared(const void* kernel, int bytes) {
@@ -98,6 +119,7 @@ const char* cudaGetErrorString(cudaError_t error) {
 cudaError_t cudaGetLastError() { return std::exchange(failure, cudaSuccess); }
 
 cudaError_t cudaMalloc(void** p, size_t bytes) {
+  if (const cudaError_t error = not_while_capturing("cudaMalloc")) return error;
   if (posix_memalign(p, 256, std::max(bytes, size_t(1)))) return cudaErrorMemoryAllocation;
   std::memset(*p, 0xff, bytes);  // NaN
   device_memory[static_cast<char*>(*p)] = bytes;
@@ -107,6 +129,7 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
 
 cudaError_t cudaFree(void* p) {
   if (!p) return cudaSuccess;
+  if (const cudaError_t error = not_while_capturing("cudaFree")) return error;
   drain_all();
   const auto found = device_memory.find(static_cast<char*>(p));
   if (found == device_memory.end()) return cudaErrorInvalidValue;
@@ -120,13 +143,14 @@ cudaError_t cudaFree(void* p) {
 cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t) { return cudaMalloc(p, bytes); }
 
 cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
-  enqueue(stream, [=] {
+  if (const cudaError_t error = not_while_capturing("cudaFreeAsync")) return error;
+  return enqueue(stream, [=] {
     open_device_memory(true);
     device_memory.erase(static_cast<char*>(p));
     std::free(p);
     open_device_memory(false);
+    return cudaSuccess;
   });
-  return cudaSuccess;
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
@@ -136,24 +160,37 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     machine().message = "cudaMemcpy: the kind does not fit the pointers";
     return cudaErrorInvalidValue;
   }
-  enqueue(stream, [=] {
+  return enqueue(stream, [=] {
     open_device_memory(true);
     std::memmove(to, from, bytes);
     open_device_memory(false);
+    return cudaSuccess;
   });
-  return cudaSuccess;
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  if (const cudaError_t error = not_while_capturing("cudaMemcpy")) return error;
   return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
 }
 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
-  enqueue(stream, [=] {
+  return enqueue(stream, [=] {
     open_device_memory(true);
     std::memset(to, value, bytes);
     open_device_memory(false);
+    return cudaSuccess;
   });
+}
+
+cudaError_t cudaMallocHost(void** p, size_t bytes) {
+  if (const cudaError_t error = not_while_capturing("cudaMallocHost")) return error;
+  *p = std::malloc(std::max(bytes, size_t(1)));
+  return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+cudaError_t cudaFreeHost(void* p) {
+  if (const cudaError_t error = not_while_capturing("cudaFreeHost")) return error;
+  drain_all();
+  std::free(p);
   return cudaSuccess;
 }
 
@@ -161,6 +198,7 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream) {
   streams.push_back(*stream = new Stream);
   return cudaSuccess;
 }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return cudaStreamCreate(stream); }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   drain(stream);
@@ -170,11 +208,13 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (const cudaError_t error = not_while_capturing("cudaStreamSynchronize")) return error;
   drain(stream);
   return cudaGetLastError();
 }
 
 cudaError_t cudaDeviceSynchronize() {
+  if (const cudaError_t error = not_while_capturing("cudaDeviceSynchronize")) return error;
   drain_all();
   return cudaGetLastError();
 }
@@ -189,13 +229,53 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   *event = std::make_shared<bool>(false);
-  enqueue(stream, [done = *event] { *done = true; });
-  return cudaSuccess;
+  return enqueue(stream, [done = *event] {
+    *done = true;
+    return cudaSuccess;
+  });
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (const cudaError_t error = not_while_capturing("cudaEventSynchronize")) return error;
+  if (*event && !**event) drain_all();
+  return cudaGetLastError();
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  enqueue(stream, [done = *event] {
+  return enqueue(stream, [done = *event] {
     if (!*done) drain_all();  // of all orders that satisfy the wait, one
+    return cudaSuccess;
   });
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (!stream || stream->capture) {
+    machine().message = "capture of the legacy default stream, or of one that is captured already";
+    return stream ? cudaErrorIllegalState : cudaErrorStreamCaptureUnsupported;
+  }
+  stream->capture = std::make_unique<Work>();
+  stream->invalidated = false;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const std::unique_ptr<Work> recorded = std::move(stream->capture);
+  *graph = recorded && !stream->invalidated ? new Work(*recorded) : nullptr;
+  if (!recorded) return cudaErrorIllegalState;
+  return *graph ? cudaSuccess : cudaErrorStreamCaptureInvalidated;
+}
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  *exec = new Work(*graph);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  for (const auto& work : *exec)
+    if (const cudaError_t error = enqueue(stream, work)) return error;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  delete exec;
   return cudaSuccess;
 }
 

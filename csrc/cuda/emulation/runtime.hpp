@@ -1,6 +1,6 @@
 // The part of the CUDA runtime's host interface that this project calls.  Device memory is host memory that the host may
 // not touch: AddressSanitizer guards it outside of kernels and copies.  Streams run at once, or, with lazy_streams, at a
-// synchronisation only.
+// synchronisation only.  Capture records a stream's work with the arguments it had; a graph replays just that.
 #pragma once
 
 #include <tuple>
@@ -16,7 +16,10 @@ enum cudaError_t {
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
   cudaErrorLaunchFailure = 719,
-  cudaErrorCooperativeLaunchTooLarge = 720
+  cudaErrorCooperativeLaunchTooLarge = 720,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorIllegalState = 401
 };
 enum cudaMemcpyKind {
   cudaMemcpyHostToHost,
@@ -35,14 +38,19 @@ enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75 };
 
 namespace cbk::emulation {
 
+using Work = std::vector<std::function<cudaError_t()>>;  // a graph: one chain, as one stream's capture gives
+
 struct Stream {
   std::deque<std::function<void()>> work;
+  std::unique_ptr<Work> capture;  // what is recorded instead of run
+  bool invalidated = false;       // something that cannot be recorded was asked for meanwhile
 };
 
 constexpr size_t shared_default = 48 << 10;
 inline size_t shared_most() { return size_t(machine().options.capability < 8 ? 64 : 99) << 10; }  // sm_75's, sm_86's
 
-void enqueue(Stream* stream, std::function<void()> work);
+// Runs work, now or later, or records it; its error is the call's where it runs at once.
+cudaError_t enqueue(Stream* stream, std::function<cudaError_t()> work);
 cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t dynamic_bytes, Stream* stream, bool cooperative,
                    std::function<void()> body);
 cudaError_t allow_dynamic_shared(const void* kernel, int bytes);
@@ -51,7 +59,10 @@ cudaError_t allow_dynamic_shared(const void* kernel, int bytes);
 
 using cudaStream_t = cbk::emulation::Stream*;
 using cudaEvent_t = std::shared_ptr<bool>*;  // whether what was recorded has run
-constexpr unsigned cudaEventDisableTiming = 2;
+using cudaGraph_t = cbk::emulation::Work*;
+using cudaGraphExec_t = cbk::emulation::Work*;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
+constexpr unsigned cudaEventDisableTiming = 2, cudaStreamNonBlocking = 1;
 
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();  // of lazy work too; forgets it
@@ -62,7 +73,10 @@ cudaError_t cudaFreeAsync(void* p, cudaStream_t stream);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream = nullptr);
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream = nullptr);
+cudaError_t cudaMallocHost(void** p, size_t bytes);
+cudaError_t cudaFreeHost(void* p);
 cudaError_t cudaStreamCreate(cudaStream_t* stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaDeviceSynchronize();
@@ -75,7 +89,15 @@ cudaError_t cudaSetDevice(int device);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 
 template <class T>
 cudaError_t cudaMalloc(T** p, size_t bytes) {

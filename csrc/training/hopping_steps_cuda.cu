@@ -1,0 +1,151 @@
+// Steps of consensus hopping on the GPU; the CPU's twins are weigh_blocks (weights_cpu.cpp) and HoppingStepper.  They are
+// launched anew each time: the draws' numbers are arguments of the kernels that draw.
+#include "../hopping/hopping_cuda.hpp"
+#include "../hopping/weights_cuda.hpp"
+#include "../risk/risk_cuda.hpp"
+#include "report_cuda.hpp"
+#include "steps_cuda.hpp"
+
+namespace cbk::device {
+namespace {
+
+constexpr int threads = 256;
+
+// sum += share drift, both [size]; from a fresh start.
+CBK_KERNEL(threads) add_drift(const double* drift, double share, int64_t size, bool fresh, double* sum) {
+  const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x;
+  if (i < size) sum[i] = (fresh ? 0 : sum[i]) + share * drift[i];
+}
+template <class T>
+CBK_KERNEL(threads) negate(const double* sum, int64_t size, T* gradient) {
+  const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x;
+  if (i < size) gradient[i] = T(-sum[i]);
+}
+
+// Over blocks of draws: each column's share of the particles that were weighed, and its sum of squared weights.
+CBK_KERNEL(threads) add_columns(const double* ess, const double* alphas, int64_t columns, double share, bool fresh,
+                                double* shares, double* squares, double* alpha) {
+  for (int64_t c = threadIdx.x; c < columns; c += threads) {
+    const double e = ess[c], before = fresh ? 0 : shares[c], squares_before = fresh ? 0 : squares[c];
+    shares[c] = before + (e > 0 ? share : 0), squares[c] = squares_before + (e > 0 ? share * share / e : 0);
+  }
+  if (threadIdx.x != 0) return;
+  double mean = 0;
+  for (int64_t c = 0; alphas && c < columns; ++c) mean += alphas[c] / double(columns);
+  *alpha = (fresh ? 0 : *alpha) + share * mean;
+}
+CBK_KERNEL(32) mean_ess(const double* shares, const double* squares, int64_t columns, double* ess) {
+  if (threadIdx.x != 0) return;
+  double mean = 0;
+  bool weighed = true;
+  for (int64_t c = 0; c < columns; ++c) {
+    weighed = weighed && shares[c] > 0;
+    mean += shares[c] * shares[c] / squares[c] / double(columns);
+  }
+  *ess = weighed ? mean : 0;
+}
+
+CBK_KERNEL(32) set_number(double value, double* to) {
+  if (threadIdx.x == 0) *to = value;
+}
+
+std::vector<int32_t> atoms_of(const Network& net) {
+  std::vector<int32_t> atom(static_cast<size_t>(net.size()));
+  for (int64_t i = 0; i < net.size(); ++i)
+    atom[size_t(i)] = int32_t(i < net.biases()           ? i / net.inputs
+                              : i < net.output_weights() ? i - net.biases()
+                                                         : (i - net.output_weights()) % net.width);
+  return atom;
+}
+
+template <class T>
+class HoppingSteps final : public Steps<T> {
+ public:
+  HoppingSteps(const RunShape& shape, cudaStream_t stream)
+      : Steps<T>(shape, stream), columns_(shape.atoms ? shape.net.width : 1), fold_(shape.mirrored ? 2 : 1) {
+    const int64_t size = this->size_;
+    this->gradient_ = DeviceBuffer<T>(size);
+    this->own("first", this->first_, size), this->own("second", this->second_, size);
+    blocks_ = blocks_for(shape.drawn, block_rows(columns_));
+    const int64_t rows = (draws() / blocks_ + 1) * fold_;
+    risk_ = DeviceBuffer<double>(rows * columns_), weights_ = DeviceBuffer<double>(rows * columns_);
+    columns_memory_ = DeviceBuffer<double>(4 * columns_ + 2);
+    drift_ = DeviceBuffer<double>(2 * size);
+    if (!shape.atoms) return;
+    const std::vector<int32_t> atom = atoms_of(shape.net);
+    atom_ = DeviceBuffer<int32_t>(size);
+    check(cudaMemcpyAsync(atom_.data(), atom.data(), size_t(size) * sizeof(int32_t), cudaMemcpyHostToDevice, stream), "copy");
+    check(cudaStreamSynchronize(stream), "copy");
+  }
+  bool replayable() const override { return false; }
+  bool scores_itself() const override { return true; }
+  Alphas last_alphas(const Dials<T>*) const override { return {0, alpha(), 0}; }
+
+  void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
+    const unsigned grid = unsigned(blocks_for(this->size_, threads));
+    double* sum = drift_.data() + this->size_;
+    for (int64_t b = 0; b < blocks_; ++b) {
+      const int64_t first = b * draws() / blocks_, last = (b + 1) * draws() / blocks_;
+      const double share = double((last - first) * fold_) / double(this->shape_.drawn);
+      weigh_block(batch, place, first, last);
+      launch(add_drift, dim3(grid), dim3(threads), 0, this->stream_, static_cast<const double*>(drift_.data()), share,
+             this->size_, b == 0, sum);
+      launch(add_columns, dim3(1), dim3(threads), 0, this->stream_, static_cast<const double*>(ess()),
+             static_cast<const double*>(this->shape_.fraction > 0 ? alphas() : nullptr), columns_, share, b == 0, shares(),
+             squares(), alpha());
+    }
+    launch(mean_ess, dim3(1), dim3(32), 0, this->stream_, static_cast<const double*>(shares()),
+           static_cast<const double*>(squares()), columns_, place.ess);
+    launch(negate<T>, dim3(grid), dim3(threads), 0, this->stream_, static_cast<const double*>(sum), this->size_,
+           this->gradient_.data());
+    adam_update(static_cast<const T*>(this->theta()), this->theta(), int64_t(1), this->size_, this->adam_state(place.step + 1),
+                this->on());
+  }
+
+ private:
+  // The drift of the draws [first, last), weighed among themselves.
+  void weigh_block(const RiskProblem<T>& batch, const StepPlace<T>& place, int64_t first, int64_t last) {
+    const RunShape& s = this->shape_;
+    const int64_t rows = (last - first) * fold_;
+    const Draw<T> draw{this->theta(), T(this->numbers_.spread), s.mirrored, rows, {s.seed, 0, place.step, uint32_t(first)}};
+    RiskProblem<T> part = batch;
+    part.theta = nullptr, part.draw = &draw, part.particles = rows;
+    if (s.atoms)
+      atom_risks(part, draw.center, risk_.data(), this->on());
+    else
+      risk(part, risk_.data(), this->on(), int64_t(1), s.precision);
+    look_for_troubles(risk_.data(), 1, rows, columns_, nullptr, &place.now->step, place.troubles, this->stream_);
+    const double* target = nullptr;
+    if (s.fraction > 0) {
+      const double ess = std::max(1.0, s.fraction * double(rows));
+      launch(set_number, dim3(1), dim3(32), 0, this->stream_, ess, this->target());
+      target = this->target();
+    }
+    hopping_weights(risk_.data(), rows, columns_, s.mirrored, target, weights_.data(), ess(), alphas(), this->on());
+    noise_drift<T>(weights_.data(), last - first, columns_, atom_.data(), draw.key, this->size_, drift_.data(), this->on());
+  }
+
+  int64_t draws() const { return this->shape_.drawn / fold_; }
+  double* ess() const { return columns_memory_.data(); }
+  double* alphas() const { return ess() + columns_; }
+  double* shares() const { return ess() + 2 * columns_; }
+  double* squares() const { return ess() + 3 * columns_; }
+  double* alpha() const { return ess() + 4 * columns_; }
+  double* target() const { return alpha() + 1; }
+
+  int64_t columns_, fold_, blocks_ = 1;
+  DeviceBuffer<double> risk_, weights_, columns_memory_, drift_;
+  DeviceBuffer<int32_t> atom_;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<Steps<T>> make_hopping_steps(const RunShape& shape, cudaStream_t stream) {
+  return std::make_unique<HoppingSteps<T>>(shape, stream);
+}
+
+template std::unique_ptr<Steps<float>> make_hopping_steps(const RunShape&, cudaStream_t);
+template std::unique_ptr<Steps<double>> make_hopping_steps(const RunShape&, cudaStream_t);
+
+}  // namespace cbk::device

@@ -1,0 +1,48 @@
+// What a run tells of itself, found on the device.
+#pragma once
+
+#include "../cuda/gpu.hpp"
+
+#include "../consensus/consensus_cuda.hpp"
+
+namespace cbk::device {
+
+constexpr unsigned long long no_failure = ~0ull;
+
+struct Troubles {
+  unsigned long long not_finite;  // particles with a risk that is not finite
+  unsigned long long failure;     // step * 2^32 + task of the first without a finite risk, or no_failure
+};
+
+// Rows of x and y in an order, batch by batch: to [batches][tasks][samples of the batch][columns].
+template <class U>
+void gather(const U* from, U* to, const int64_t* order, int64_t samples, int64_t count, int64_t batch, int64_t tasks,
+            int64_t columns, cudaStream_t stream);
+
+// Looks through the risks of `steps` steps, [steps][particles][tasks], and their ess [steps][tasks] (or nullptr); the first
+// step's number is at `first_step`.
+void look_for_troubles(const double* risk, int64_t steps, int64_t particles, int64_t tasks, const double* ess,
+                       const uint32_t* first_step, Troubles* troubles, cudaStream_t stream);
+
+// Sums over coordinates of squared distances to the mean over particles, and the number of coordinates whose standard
+// deviation is at most *limit: [parts][2].
+constexpr int64_t spread_parts = 64;
+template <class T>
+int64_t spread(const T* theta, int64_t particles, int64_t size, const double* limit, double* parts, cudaStream_t stream);
+
+struct RowSource {
+  const double* risks;
+  int64_t count, stride;
+  Alphas alphas;
+  const double* ess;  // or nullptr
+  int64_t tasks;
+  const double* spread;
+  int64_t parts, particles, size;
+  Troubles* troubles;  // start anew
+  const double* extras;
+  int64_t extra_count;
+  int64_t columns() const { return count + 2 * tasks + 5 + extra_count; }
+};
+void write_row(const RowSource& source, double* row, cudaStream_t stream);
+
+}  // namespace cbk::device

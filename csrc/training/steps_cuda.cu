@@ -1,0 +1,234 @@
+// The methods' steps on the GPU: the order of the kernels; the CPU's twins are run_epoch (training_cpu.cpp) and the
+// steppers of python/cbokernels.
+#include "steps_cuda.hpp"
+
+#include "../cuda/reduce.hpp"
+#include "../risk/risk_cuda.hpp"
+#include "../update/update_law.hpp"
+#include "small_cuda.hpp"
+
+namespace cbk::device {
+
+template <class T>
+void score(const RiskProblem<T>& problem, bool own_inputs, double* out, CudaStream stream, Precision precision) {
+  if (!own_inputs) return risk(problem, out, stream, int64_t(1), precision);
+  RiskProblem<T> one = problem;
+  one.tasks = 1;
+  for (int64_t t = 0; t < problem.tasks; ++t) {
+    one.x = problem.x + t * problem.samples * problem.net.inputs;
+    if (problem.y) one.y = problem.y + t * problem.samples * problem.net.outputs;
+    if (problem.labels) one.labels = problem.labels + t * problem.samples;
+    risk(one, out + t, stream, problem.tasks, precision);
+  }
+}
+
+template <class T>
+Steps<T>::Steps(const RunShape& shape, cudaStream_t stream) : shape_(shape), size_(shape.net.size()), stream_(stream) {
+  own("theta", theta_, shape.particles * size_);
+}
+
+template <class T>
+T* Steps<T>::own(const std::string& name, DeviceBuffer<T>& buffer, int64_t count) {
+  buffer = DeviceBuffer<T>(count);
+  const size_t bytes = size_t(count) * sizeof(T);
+  check(cudaMemsetAsync(buffer.data(), 0, bytes, stream_), "memory of a run");
+  arrays_[name] = {buffer.data(), int64_t(bytes)};
+  return buffer.data();
+}
+
+template <class T>
+void Steps<T>::set_task(const int32_t* host) {
+  task_ = DeviceBuffer<int32_t>(shape_.particles);
+  check(cudaMemcpyAsync(task_.data(), host, size_t(shape_.particles) * sizeof(int32_t), cudaMemcpyHostToDevice, stream_),
+        "copy of the tasks");
+}
+
+template <class T>
+bool Steps<T>::begin(const EpochNumbers& numbers) {
+  numbers_ = numbers;
+  const UpdateForm form = form_of(shape_.noise, numbers.diffusion, numbers.floor);
+  return std::exchange(form_, form) != form;
+}
+
+template <class T>
+UpdateProblem<T> Steps<T>::update_problem() const {
+  UpdateProblem<T> problem{};
+  problem.theta = problem.out = theta();
+  problem.particles = shape_.particles, problem.size = size_;
+  problem.point = points_.data(), problem.task = task_.data();
+  problem.drift = numbers_.drift, problem.diffusion = numbers_.diffusion, problem.dt = numbers_.dt;
+  problem.noise = shape_.noise, problem.floor = numbers_.floor, problem.radius = numbers_.radius;
+  problem.key.seed = shape_.seed;
+  return problem;
+}
+
+template <class T>
+AdamState<T> Steps<T>::adam_state(uint32_t step) const {
+  return {gradient_.data(), first_.data(), second_.data(), numbers_.lr, numbers_.beta1, numbers_.beta2, numbers_.delta, step};
+}
+
+template <class T>
+Dials<T> Steps<T>::dials(uint32_t step) const {
+  UpdateProblem<T> problem = update_problem();
+  problem.key.step = step;
+  const AdamState<T> adam = adam_state(step);
+  const bool descends = shape_.method == Method::adam || shape_.method == Method::hybrid;
+  const double kicks = shape_.method == Method::gradient_flow ? 2 : 1;
+  return {numbers_of(problem, descends ? &adam : nullptr),
+          langevin_numbers<T>(kicks * double(shape_.net.width), numbers_.friction, numbers_.temperature, numbers_.dt, step),
+          numbers_.alpha, numbers_.friction * numbers_.dt, numbers_.limit, step};
+}
+
+namespace {
+
+// CBO, for any number of tasks, and the hybrid.
+template <class T>
+class ConsensusSteps : public Steps<T> {
+ public:
+  ConsensusSteps(const RunShape& shape, cudaStream_t stream)
+      : Steps<T>(shape, stream), weights_(shape.particles * shape.tasks), alphas_(shape.tasks) {
+    this->own("points", this->points_, shape.tasks * this->size_);
+    if (!hybrid()) return;
+    this->gradient_ = DeviceBuffer<T>(shape.particles * this->size_);
+    this->own("first", this->first_, shape.particles * this->size_);
+    this->own("second", this->second_, shape.particles * this->size_);
+  }
+
+  void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
+    const RunShape& s = this->shape_;
+    const CudaStream on = this->on();
+    if (hybrid())
+      risk_gradient(batch, place.risk, this->gradient_.data(), on, s.precision);
+    else
+      score(batch, s.own_inputs, place.risk, on, s.precision);
+    if (s.solve) solve_alphas(place.risk, s.particles, s.tasks, &place.now->alpha, alphas_.data(), on);
+    const UpdateProblem<T> update = this->update_problem();
+    if (!hybrid() && is_small(update, s.tasks))
+      return consensus_and_update(update, place.risk, last_alphas(place.now), this->points_.data(), place.ess, on,
+                                  &place.now->update);
+    consensus(static_cast<const T*>(this->theta()), place.risk, s.particles, this->size_, s.tasks, last_alphas(place.now),
+              this->points_.data(), weights_.data(), place.ess, on);
+    if (hybrid())
+      hybrid_update(update, s.tasks, this->adam_state(1), on, &place.now->update);
+    else
+      cbo_update(update, s.tasks, on, &place.now->update);
+  }
+
+  Alphas last_alphas(const Dials<T>* last) const override {
+    return this->shape_.solve ? Alphas{0, alphas_.data(), 1} : Alphas{0, &last->alpha, 0};
+  }
+
+ private:
+  bool hybrid() const { return this->shape_.method == Method::hybrid; }
+  DeviceBuffer<double> weights_, alphas_;
+};
+
+template <class T>
+class AdamSteps : public Steps<T> {
+ public:
+  AdamSteps(const RunShape& shape, cudaStream_t stream) : Steps<T>(shape, stream) {
+    const int64_t count = shape.particles * this->size_;
+    this->gradient_ = DeviceBuffer<T>(count);
+    this->own("first", this->first_, count), this->own("second", this->second_, count);
+  }
+  void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
+    risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
+    adam_update(static_cast<const T*>(this->theta()), this->theta(), this->shape_.particles, this->size_,
+                this->adam_state(1), this->on(), &place.now->update);
+  }
+};
+
+// kinetic = |r|^2 / 2M of each network, and the trapezoidal rule for what friction has dissipated.
+template <class T>
+CBK_KERNEL(256) weigh_motion(const T* velocity, int64_t size, int64_t width, const Dials<T>* now, double* kinetic,
+                             double* dissipated) {
+  const int64_t n = blockIdx.x;
+  double total = 0;
+  for (int64_t i = threadIdx.x; i < size; i += 256) total += double(velocity[n * size + i]) * double(velocity[n * size + i]);
+  total = block_sum(total) / double(2 * width);
+  if (threadIdx.x != 0) return;
+  dissipated[n] += now->friction_dt * (kinetic[n] + total);
+  kinetic[n] = total;
+}
+
+template <class T>
+class HeavyBallSteps : public Steps<T> {
+ public:
+  HeavyBallSteps(const RunShape& shape, cudaStream_t stream) : Steps<T>(shape, stream), motion_(2 * shape.particles) {
+    const int64_t count = shape.particles * this->size_, bytes = shape.particles * int64_t(sizeof(double));
+    this->own("gradient", this->gradient_, count), this->own("velocity", velocity_, count);
+    check(cudaMemsetAsync(motion_.data(), 0, size_t(2 * bytes), stream), "memory of a run");
+    this->arrays_["kinetic"] = {kinetic(), bytes};
+    this->arrays_["dissipated"] = {dissipated(), bytes};
+  }
+  void open(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
+    risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
+  }
+  void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
+    const RunShape& s = this->shape_;
+    const EpochNumbers& e = this->numbers_;
+    const double width = double(s.net.width);
+    const LangevinNumbers<T>* now = &place.now->langevin;
+    const NoiseKey key{s.seed, 0, 0, 0};
+    langevin_drift(this->theta(), velocity_.data(), static_cast<const T*>(this->gradient_.data()), s.particles, this->size_,
+                   width, e.friction, e.temperature, e.dt, key, this->on(), now);
+    risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
+    langevin_kick(velocity_.data(), static_cast<const T*>(this->gradient_.data()), s.particles, this->size_, width, e.dt,
+                  this->on(), now);
+    launch(weigh_motion<T>, dim3(unsigned(s.particles)), dim3(256), 0, this->stream_,
+           static_cast<const T*>(velocity_.data()), this->size_, s.net.width, place.now, kinetic(), dissipated());
+  }
+  const double* extras() const override { return motion_.data(); }
+
+ private:
+  double* kinetic() const { return motion_.data(); }
+  double* dissipated() const { return motion_.data() + this->shape_.particles; }
+  DeviceBuffer<T> velocity_;
+  DeviceBuffer<double> motion_;
+};
+
+// The half kick of the second-order dynamics, taken twice as large, on theta itself; then the noise.
+template <class T>
+class GradientFlowSteps : public Steps<T> {
+ public:
+  GradientFlowSteps(const RunShape& shape, cudaStream_t stream) : Steps<T>(shape, stream), origin_(this->size_) {
+    this->gradient_ = DeviceBuffer<T>(shape.particles * this->size_);
+    check(cudaMemsetAsync(origin_.data(), 0, size_t(this->size_) * sizeof(T), stream), "memory of a run");
+  }
+  void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
+    const RunShape& s = this->shape_;
+    risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
+    langevin_kick(this->theta(), static_cast<const T*>(this->gradient_.data()), s.particles, this->size_,
+                  2 * double(s.net.width), this->numbers_.dt, this->on(), &place.now->langevin);
+    if (this->form_ != UpdateForm::added) return;
+    UpdateProblem<T> noise = this->update_problem();
+    noise.point = origin_.data();
+    cbo_update(noise, 1, this->on(), &place.now->update);
+  }
+
+ private:
+  DeviceBuffer<T> origin_;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<Steps<T>> make_steps(const RunShape& shape, cudaStream_t stream) {
+  switch (shape.method) {
+    case Method::adam: return std::make_unique<AdamSteps<T>>(shape, stream);
+    case Method::hopping: return make_hopping_steps<T>(shape, stream);
+    case Method::heavy_ball: return std::make_unique<HeavyBallSteps<T>>(shape, stream);
+    case Method::gradient_flow: return std::make_unique<GradientFlowSteps<T>>(shape, stream);
+    default: return std::make_unique<ConsensusSteps<T>>(shape, stream);
+  }
+}
+
+#define CBK_INSTANTIATE(T)                                                                \
+  template class Steps<T>;                                                                \
+  template std::unique_ptr<Steps<T>> make_steps<T>(const RunShape&, cudaStream_t);        \
+  template void score(const RiskProblem<T>&, bool, double*, CudaStream, Precision);
+CBK_INSTANTIATE(float)
+CBK_INSTANTIATE(double)
+#undef CBK_INSTANTIATE
+
+}  // namespace cbk::device

@@ -1,0 +1,91 @@
+// The methods' steps on a minibatch in device memory.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "../cuda/gpu.hpp"
+#include "../cuda/rows.hpp"
+
+#include "../consensus/consensus_cuda.hpp"
+#include "../langevin/langevin_cuda.hpp"
+#include "../update/update_cuda.hpp"
+#include "report_cuda.hpp"
+#include "training_cuda.hpp"
+
+namespace cbk::device {
+
+// A step's parameters as kernels read them in device memory.
+template <class T>
+struct Dials {
+  StepNumbers<T> update;
+  LangevinNumbers<T> langevin;
+  double alpha, friction_dt, limit;
+  uint32_t step;
+};
+
+// Where a step stands in its segment of an epoch.
+template <class T>
+struct StepPlace {
+  const Dials<T>* now;  // device memory
+  uint32_t step;        // now->step, where the steps are not replayed
+  double* risk;         // [particles, tasks]
+  double* ess;          // [tasks]
+  Troubles* troubles;
+};
+
+struct StateArray {
+  void* data = nullptr;
+  int64_t bytes = 0;
+};
+
+// A method at work on its arrays.  A step enqueues kernels.
+template <class T>
+class Steps {
+ public:
+  Steps(const RunShape& shape, cudaStream_t stream);
+  virtual ~Steps() = default;
+  void set_task(const int32_t* host);  // [particles]; without it all follow point 0
+  virtual void step(const RiskProblem<T>& batch, const StepPlace<T>& place) = 0;
+
+  // The epoch's parameters; true where steps that were captured with others cannot be replayed.
+  bool begin(const EpochNumbers& numbers);
+  virtual bool replayable() const { return true; }
+  virtual bool scores_itself() const { return false; }  // place.risk is not written, and troubles are looked for
+  // A run's first step may need more than the others.
+  virtual void open(const RiskProblem<T>&, const StepPlace<T>&) {}
+  Dials<T> dials(uint32_t step) const;
+
+  T* theta() const { return theta_.data(); }
+  const T* reported() const { return points_.data() ? points_.data() : theta(); }
+  virtual Alphas last_alphas(const Dials<T>* last) const { return {0, &last->alpha, 0}; }
+  virtual const double* extras() const { return nullptr; }  // [particles] twice
+  const std::map<std::string, StateArray>& arrays() const { return arrays_; }
+
+ protected:
+  T* own(const std::string& name, DeviceBuffer<T>& buffer, int64_t count);
+  UpdateProblem<T> update_problem() const;
+  AdamState<T> adam_state(uint32_t step) const;
+  CudaStream on() const { return {reinterpret_cast<uintptr_t>(stream_)}; }
+
+  RunShape shape_;
+  int64_t size_;
+  cudaStream_t stream_;
+  EpochNumbers numbers_{};
+  UpdateForm form_ = UpdateForm::still;
+  DeviceBuffer<T> theta_, points_, gradient_, first_, second_;
+  DeviceBuffer<int32_t> task_;
+  std::map<std::string, StateArray> arrays_;
+};
+
+template <class T>
+std::unique_ptr<Steps<T>> make_steps(const RunShape& shape, cudaStream_t stream);
+template <class T>
+std::unique_ptr<Steps<T>> make_hopping_steps(const RunShape& shape, cudaStream_t stream);
+
+// Risks of the problem's particles on all tasks, out [particles, tasks]; with inputs of the tasks' own.
+template <class T>
+void score(const RiskProblem<T>& problem, bool own_inputs, double* out, CudaStream stream, Precision precision);
+
+}  // namespace cbk::device

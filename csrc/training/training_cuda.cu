@@ -1,0 +1,313 @@
+// A run's epochs on the GPU: copies, graphs, rows.
+#include "training_cuda.hpp"
+
+#include <cstring>
+
+#include "../cuda/device.hpp"
+#include "../cuda/graph.hpp"
+#include "../risk/risk_cuda.hpp"
+#include "report_cuda.hpp"
+#include "steps_cuda.hpp"
+
+namespace cbk::device {
+namespace {
+
+constexpr int64_t most_steps = 64;                     // of a graph
+constexpr int64_t most_bytes = int64_t(1) << 30;       // of a graph's gathered samples, or of its risks
+
+class OwnStream {
+ public:
+  OwnStream() { check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream"); }
+  ~OwnStream() {
+    cudaStreamSynchronize(stream);
+    cudaStreamDestroy(stream);
+  }
+  OwnStream(const OwnStream&) = delete;
+  OwnStream& operator=(const OwnStream&) = delete;
+  cudaStream_t stream;
+};
+
+// What the host writes for an epoch, and reads of it, while others are in flight.
+template <class T>
+struct Slot {
+  PinnedBuffer<Dials<T>> dials;
+  PinnedBuffer<int64_t> order;
+  PinnedBuffer<double> row;
+  cudaEvent_t done = nullptr;
+  Slot(int64_t steps, int64_t samples, int64_t columns) : dials(steps), order(samples), row(columns) {
+    check(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "event");
+  }
+  Slot(Slot&& other) noexcept
+      : dials(std::move(other.dials)), order(std::move(other.order)), row(std::move(other.row)),
+        done(std::exchange(other.done, nullptr)) {}
+  ~Slot() {
+    if (done) cudaEventDestroy(done);
+  }
+};
+
+// A part of an epoch that is one graph.
+struct Segment {
+  int64_t steps = 0, samples = 0;
+  bool last = false;  // ends the epoch
+  Graph graph;
+};
+
+template <class T>
+class TrainingRun final : public Run {
+ public:
+  TrainingRun(const RunShape& shape, const RunData& data, const T* theta, const int32_t* task)
+      : shape_(shape), here_(shape.device), steps_(make_steps<T>(shape, own_.stream)) {
+    hold_data(data);
+    plan();
+    write("theta", theta);
+    if (task) steps_->set_task(task);
+    const Troubles none{0, no_failure};
+    copy(troubles_.data(), &none, sizeof none, cudaMemcpyHostToDevice);
+    here_.leave();
+  }
+  ~TrainingRun() override { here_.enter(); }  // the members' memory is freed on the device
+
+  void submit(const int64_t* order, uint32_t first_step, const EpochNumbers& numbers) override {
+    const OnDevice here(shape_.device);
+    const UseArena arena(arena_);
+    Slot<T>& slot = slots_[size_t(submitted_ % in_flight)];
+    if (submitted_ >= in_flight) check(cudaEventSynchronize(slot.done), "epoch");
+    if (steps_->begin(numbers)) body_.graph.reset(), tail_.graph.reset();
+    for (int64_t j = 0; j < epoch_steps_; ++j) slot.dials.data()[j] = steps_->dials(first_step + uint32_t(j));
+    if (shape_.batch) std::memcpy(slot.order.data(), order, size_t(shape_.samples) * sizeof(int64_t));
+    for (int64_t step = 0; step < epoch_steps_;) {
+      Segment& part = epoch_steps_ - step > body_.steps ? body_ : tail_;
+      bring(dials_, slot.dials.data() + step, part.steps);
+      if (shape_.batch) bring(order_, slot.order.data() + step * shape_.batch, part.samples);
+      run(part, first_step + uint32_t(step));
+      step += part.steps;
+    }
+    check(cudaMemcpyAsync(slot.row.data(), row_.data(), size_t(columns()) * sizeof(double), cudaMemcpyDeviceToHost, stream()),
+          "row");
+    check(cudaEventRecord(slot.done, stream()), "event");
+    ++submitted_;
+  }
+
+  const double* row(int64_t epoch) override {
+    const OnDevice here(shape_.device);
+    const Slot<T>& slot = slots_[size_t(epoch % in_flight)];
+    check(cudaEventSynchronize(slot.done), "epoch");
+    return slot.row.data();
+  }
+  int64_t columns() const override { return columns_; }
+
+  void read(const std::string& name, void* host) override {
+    const StateArray& a = steps_->arrays().at(name);
+    copy(host, a.data, a.bytes, cudaMemcpyDeviceToHost);
+  }
+  void write(const std::string& name, const void* host) override {
+    const StateArray& a = steps_->arrays().at(name);
+    copy(a.data, host, a.bytes, cudaMemcpyHostToDevice);
+  }
+  int64_t bytes_of(const std::string& name) const override {
+    const auto found = steps_->arrays().find(name);
+    return found == steps_->arrays().end() ? 0 : found->second.bytes;
+  }
+
+ private:
+  // The calling thread's device, while the members are made and unmade.
+  class Home {
+   public:
+    explicit Home(int device) : device_(device) { enter(); }
+    ~Home() { leave(); }
+    void enter() { here_ = std::make_unique<OnDevice>(device_); }
+    void leave() { here_.reset(); }
+
+   private:
+    int device_;
+    std::unique_ptr<OnDevice> here_;
+  };
+
+  cudaStream_t stream() const { return own_.stream; }
+  CudaStream on() const { return {reinterpret_cast<uintptr_t>(own_.stream)}; }
+
+  void copy(void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) {
+    const OnDevice here(shape_.device);
+    check(cudaMemcpyAsync(to, from, size_t(bytes), kind, stream()), "copy");
+    check(cudaStreamSynchronize(stream()), "copy");
+  }
+  template <class U, class B>
+  void bring(const B& to, const U* from, int64_t count) {
+    check(cudaMemcpyAsync(to.data(), from, size_t(count) * sizeof(U), cudaMemcpyHostToDevice, stream()), "copy");
+  }
+
+  int64_t x_count() const { return (shape_.own_inputs ? shape_.tasks : 1) * shape_.samples * shape_.net.inputs; }
+  int64_t y_columns() const { return labels() ? 1 : shape_.net.outputs; }
+  bool labels() const { return shape_.loss == Loss::cross_entropy; }
+
+  void hold_data(const RunData& data) {
+    const int64_t y_count = shape_.tasks * shape_.samples * y_columns();
+    data_ = {shape_.net, shape_.loss, nullptr, 0, reinterpret_cast<const T*>(data.x), shape_.samples, nullptr, nullptr,
+             shape_.tasks};
+    const T* y = labels() ? nullptr : reinterpret_cast<const T*>(data.y);
+    const int32_t* label = labels() ? reinterpret_cast<const int32_t*>(data.y) : nullptr;
+    if (data.on_host) {
+      whole_x_ = DeviceBuffer<T>(x_count());
+      bring(whole_x_, data_.x, x_count()), data_.x = whole_x_.data();
+      if (labels()) {
+        whole_labels_ = DeviceBuffer<int32_t>(y_count);
+        bring(whole_labels_, label, y_count), label = whole_labels_.data();
+      } else {
+        whole_y_ = DeviceBuffer<T>(y_count);
+        bring(whole_y_, y, y_count), y = whole_y_.data();
+      }
+    } else {
+      wait_for(on(), data.producer);
+    }
+    data_.y = y, data_.labels = label;
+  }
+
+  // The epoch's division into graphs, and the memory that this needs.
+  void plan() {
+    const int64_t batch = shape_.batch ? std::min(shape_.batch, shape_.samples) : shape_.samples;
+    shape_.batch = shape_.batch ? batch : 0;
+    epoch_steps_ = blocks_for(shape_.samples, batch);
+    const int64_t inputs = (shape_.own_inputs ? shape_.tasks : 1) * shape_.net.inputs, targets = shape_.tasks * y_columns();
+    const int64_t bytes = batch * (inputs + targets) * int64_t(sizeof(T));
+    const int64_t scored = shape_.particles * shape_.tasks;
+    const int64_t most = std::min(most_bytes / bytes, most_bytes / (scored * int64_t(sizeof(double))));
+    body_.steps = std::clamp(std::min(most, most_steps), int64_t(1), epoch_steps_);
+    body_.samples = body_.steps * batch;
+    tail_.steps = (epoch_steps_ - 1) % body_.steps + 1;
+    tail_.samples = shape_.samples - (epoch_steps_ - tail_.steps) * batch;
+    tail_.last = true;
+
+    dials_ = DeviceBuffer<Dials<T>>(body_.steps);
+    risk_ = DeviceBuffer<double>(body_.steps * scored), ess_ = DeviceBuffer<double>(body_.steps * shape_.tasks);
+    troubles_ = DeviceBuffer<Troubles>(1);
+    spread_ = DeviceBuffer<double>(2 * spread_parts);
+    const int64_t networks = points() ? shape_.tasks : shape_.particles;
+    reported_ = DeviceBuffer<double>(points() && !shape_.own_inputs ? networks * networks : networks);
+    columns_ = networks + 2 * shape_.tasks + 5 + (steps_->extras() ? 2 * shape_.particles : 0);
+    row_ = DeviceBuffer<double>(columns_);
+    if (shape_.batch) {
+      const int64_t samples = std::min(body_.samples, shape_.samples);
+      order_ = DeviceBuffer<int64_t>(samples);
+      x_ = DeviceBuffer<T>(samples * inputs);
+      if (labels())
+        labels_ = DeviceBuffer<int32_t>(samples * targets);
+      else
+        y_ = DeviceBuffer<T>(samples * targets);
+    }
+    for (int i = 0; i < in_flight; ++i) slots_.emplace_back(epoch_steps_, shape_.batch ? shape_.samples : 0, columns_);
+  }
+
+  // Whether the points are reported, or each particle for itself.
+  bool points() const {
+    return shape_.method == Method::cbo || shape_.method == Method::hybrid || shape_.method == Method::hopping;
+  }
+
+  void run(Segment& part, uint32_t first_step) {
+    // the first epoch finds the memory that the kernels need
+    if (submitted_ == 0 || !steps_->replayable()) return enqueue(part, first_step);
+    if (!part.graph) part.graph.capture(stream(), [&] { enqueue(part, first_step); });
+    part.graph.launch(stream());
+  }
+
+  RiskProblem<T> batch_at(int64_t first, int64_t samples) const {
+    RiskProblem<T> batch = data_;
+    batch.theta = steps_->theta(), batch.particles = shape_.particles;
+    if (!shape_.batch) return batch;
+    batch.samples = samples;
+    batch.x = x_.data() + first * (shape_.own_inputs ? shape_.tasks : 1) * shape_.net.inputs;
+    if (labels())
+      batch.labels = labels_.data() + first * shape_.tasks;
+    else
+      batch.y = y_.data() + first * shape_.tasks * y_columns();
+    return batch;
+  }
+
+  void enqueue(const Segment& part, uint32_t first_step) {
+    if (shape_.batch) gather_all(part);
+    const int64_t scored = shape_.particles * shape_.tasks;
+    for (int64_t j = 0; j < part.steps; ++j) {
+      const int64_t first = j * shape_.batch;
+      const RiskProblem<T> batch = batch_at(first, std::min(shape_.batch, part.samples - first));
+      const StepPlace<T> place{dials_.data() + j, first_step + uint32_t(j), risk_.data() + j * scored,
+                               ess_.data() + j * shape_.tasks, troubles_.data()};
+      if (place.step == 0) steps_->open(batch, place);
+      steps_->step(batch, place);
+    }
+    look_for_troubles(risk_.data(), part.steps, steps_->scores_itself() ? 0 : shape_.particles, shape_.tasks, points() ? ess_.data() : nullptr,
+                      &dials_.data()->step, troubles_.data(), stream());
+    if (part.last) report(part);
+  }
+
+  void gather_all(const Segment& part) {
+    const int64_t* order = order_.data();
+    const int64_t samples = shape_.samples, batch = shape_.batch;
+    gather(data_.x, x_.data(), order, samples, part.samples, batch, shape_.own_inputs ? shape_.tasks : int64_t(1),
+           shape_.net.inputs, stream());
+    if (labels())
+      gather(data_.labels, labels_.data(), order, samples, part.samples, batch, shape_.tasks, int64_t(1), stream());
+    else
+      gather(data_.y, y_.data(), order, samples, part.samples, batch, shape_.tasks, y_columns(), stream());
+  }
+
+  // The history's risks: of all points on all tasks, where they share x, of which the diagonal counts.
+  void report(const Segment& part) {
+    RiskProblem<T> whole = data_;
+    whole.theta = steps_->reported();
+    const int64_t networks = points() ? shape_.tasks : shape_.particles;
+    whole.particles = networks;
+    if (points() && shape_.own_inputs) {
+      whole.particles = whole.tasks = 1;
+      for (int64_t t = 0; t < shape_.tasks; ++t) {
+        whole.theta = steps_->reported() + t * shape_.net.size();
+        whole.x = data_.x + t * shape_.samples * shape_.net.inputs;
+        if (labels())
+          whole.labels = data_.labels + t * shape_.samples;
+        else
+          whole.y = data_.y + t * shape_.samples * y_columns();
+        risk(whole, reported_.data() + t, on(), int64_t(1), shape_.precision);
+      }
+    } else {
+      risk(whole, reported_.data(), on(), int64_t(1), shape_.precision);
+    }
+    const Dials<T>* last = dials_.data() + part.steps - 1;
+    RowSource row{};
+    row.risks = reported_.data(), row.count = networks;
+    row.stride = points() && !shape_.own_inputs ? shape_.tasks + 1 : 1;
+    row.alphas = steps_->last_alphas(last);
+    row.ess = points() ? ess_.data() + (part.steps - 1) * shape_.tasks : nullptr;
+    row.tasks = shape_.tasks, row.particles = shape_.particles, row.size = shape_.net.size();
+    row.parts = spread(static_cast<const T*>(steps_->theta()), shape_.particles, shape_.net.size(), &last->limit,
+                       spread_.data(), stream());
+    row.spread = spread_.data(), row.troubles = troubles_.data();
+    row.extras = steps_->extras(), row.extra_count = row.extras ? 2 * shape_.particles : 0;
+    write_row(row, row_.data(), stream());
+  }
+
+  RunShape shape_;
+  Home here_;
+  OwnStream own_;
+  Arena arena_;
+  std::unique_ptr<Steps<T>> steps_;
+  RiskProblem<T> data_{};
+  DeviceBuffer<T> whole_x_, whole_y_, x_, y_;
+  DeviceBuffer<int32_t> whole_labels_, labels_;
+  DeviceBuffer<int64_t> order_;
+  DeviceBuffer<Dials<T>> dials_;
+  DeviceBuffer<double> risk_, ess_, spread_, reported_, row_;
+  DeviceBuffer<Troubles> troubles_;
+  std::vector<Slot<T>> slots_;
+  Segment body_, tail_;
+  int64_t epoch_steps_ = 1, columns_ = 0, submitted_ = 0;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<Run> make_run(const RunShape& shape, const RunData& data, const T* theta, const int32_t* task) {
+  return std::make_unique<TrainingRun<T>>(shape, data, theta, task);
+}
+
+template std::unique_ptr<Run> make_run(const RunShape&, const RunData&, const float*, const int32_t*);
+template std::unique_ptr<Run> make_run(const RunShape&, const RunData&, const double*, const int32_t*);
+
+}  // namespace cbk::device

@@ -1,0 +1,87 @@
+// Runs on the GPU; the CPU's twin is training.hpp.
+//
+// A run owns its particles and all it needs on the device.  An epoch is submitted without waiting for it: the host brings
+// its order of samples and its parameters, the device gathers the minibatches, steps, scores the result and writes one row
+// of history.  From the second epoch on the steps are replayed as CUDA graphs; what changes from step to step (the step's
+// number, alpha, scheduled parameters) is read from device memory.  Some epochs may be in flight; the host waits where it
+// wants a row, or an array.
+//
+// Noise and roundings of the updates are the CPU's; risks are summed in another order.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../risk/risk_cuda.hpp"
+#include "../update/update.hpp"
+
+namespace cbk::device {
+
+enum class Method { cbo, adam, hybrid, hopping, heavy_ball, gradient_flow };
+
+// What stays the same over a run.
+struct RunShape {
+  int device;
+  Method method;
+  Network net;
+  Loss loss;
+  int64_t samples, batch;  // batch 0: the data as they stand are each epoch's only batch
+  int64_t tasks;
+  bool own_inputs;         // x [tasks, samples, inputs], else [samples, inputs]
+  int64_t particles;       // stored
+  uint64_t seed;
+  Noise noise;
+  bool solve;              // alpha is the effective sample size at which it is to be solved for
+  Precision precision;
+  int64_t drawn;           // hopping: particles, and how they are drawn and weighed
+  bool mirrored, atoms;
+  double fraction;
+};
+
+// Where the data lie: float x and y, or int32 labels in y's place.
+struct RunData {
+  uintptr_t x, y;
+  bool on_host;         // then they are copied
+  CudaStream producer;  // else: the stream that wrote them
+};
+
+// An epoch's parameters; those that the method does not have are not looked at.  drift and diffusion come weighted by
+// hybrid's mix, lr is its mix times dt.
+struct EpochNumbers {
+  double alpha, drift, diffusion, dt, floor, radius, lr, beta1, beta2, delta, friction, temperature, spread;
+  double limit;  // a coordinate whose standard deviation over the particles is at most this is frozen
+};
+
+class Run {
+ public:
+  static constexpr int in_flight = 8;  // epochs
+
+  virtual ~Run() = default;
+
+  // order [samples], a permutation; not looked at for batch 0.  Waits where in_flight epochs are on their way.
+  virtual void submit(const int64_t* order, uint32_t first_step, const EpochNumbers& numbers) = 0;
+
+  // The row of an epoch, counted from 0 by submission, one of the last in_flight; waits for it:
+  //   risks on the full data ([tasks] of the points, or [particles]), alphas [tasks], ess [tasks], variance of the particles,
+  //   share of frozen coordinates, particles with a risk that is not finite (over the epoch), step and task that first had
+  //   no finite risk at all (or -1, -1), then heavy_ball's kinetic energies and dissipated work [particles] each
+  virtual const double* row(int64_t epoch) = 0;
+  virtual int64_t columns() const = 0;
+
+  // theta, points, first, second, velocity, gradient, kinetic, dissipated: those that the method has.  They wait.
+  virtual void read(const std::string& name, void* host) = 0;
+  virtual void write(const std::string& name, const void* host) = 0;
+  virtual int64_t bytes_of(const std::string& name) const = 0;  // 0: it has none
+};
+
+// theta [particles, size] and task [particles] (or nullptr) in host memory.
+template <class T>
+std::unique_ptr<Run> make_run(const RunShape& shape, const RunData& data, const T* theta, const int32_t* task);
+
+// Entries that a run must not be given: floats that are not finite, labels outside [0, outputs).  Waits.
+template <class T>
+int64_t count_not_finite(const T* values, int64_t count, CudaStream stream);
+int64_t count_outside(const int32_t* values, int64_t count, int64_t end, CudaStream stream);
+
+}  // namespace cbk::device

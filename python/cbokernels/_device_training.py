@@ -1,0 +1,344 @@
+"""Runs of `train` on a card: data and particles stay there, and epochs are on their way while the host looks
+at earlier ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from . import _cpu, cuda
+from ._adam import Adam, Hybrid
+from ._arrays import Array, check_shape
+from ._checkpoint import fingerprint
+from ._checks import choice
+from ._data import shuffle, training_data
+from ._device import _network
+from ._device_arrays import Call, DeviceArray, on_cuda
+from ._heavy_ball import GradientFlow, HeavyBall, mean_field_width
+from ._method import Done, Method, Setting
+from ._multitask import MultiTaskCBO, tasks_of
+from ._watch import FROZEN, Watch, frozen_limit
+from .errors import ConsensusError
+from .hopping import ConsensusHopping
+from .methods import CBO
+from .network import TwoLayer
+from .risk import LOSSES
+from .schedules import TargetEss
+
+Numbers = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Training data where the kernels find them: in host memory, to be copied once, or on a card."""
+
+    x: Array | DeviceArray
+    y: Array | DeviceArray  # [T, S, C], or int32 labels [T, S]; with or without T, or C = 1, on a card
+    tasks: int
+    call: Call | None = None  # of arrays that lie on a card; keeps them
+
+    @property
+    def on(self) -> tuple[int, int]:
+        """Device, and the stream that wrote the data."""
+        return (0, 0) if self.call is None else self.call.on
+
+    @property
+    def samples(self) -> int:
+        """S."""
+        return self.x.shape[-2]
+
+    def addresses(self) -> tuple[int, int]:
+        """Of x and y."""
+        x, y = (a.pointer if isinstance(a, DeviceArray) else a.ctypes.data for a in (self.x, self.y))
+        return x, y
+
+    def fingerprints(self) -> tuple[str, str]:
+        """Text that tells the data apart from others; brings them to the host for it."""
+        x, y = (self._host(a) for a in (self.x, self.y))
+        columns = () if y.dtype.kind == "i" else (-1,)
+        return fingerprint(x), fingerprint(y.reshape(self.tasks, self.samples, *columns))
+
+    def _host(self, a: Array | DeviceArray) -> Array:
+        if not isinstance(a, DeviceArray):
+            return a
+        assert self.call is not None  # whose array it is
+        return self.call.host(a)
+
+
+def run_data(
+    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...] | None
+) -> tuple[Data, str, bool]:
+    """The caller's data, the loss and whether there is an axis of tasks, as `training_data` finds them."""
+    if on_cuda(x):
+        data, loss = device_data(net, x, y, loss, dtype, task_axes or ())
+        return data, loss, bool(task_axes)
+    x, y, loss, task_axis = training_data(net, x, y, loss, dtype, task_axes)
+    return Data(x, y, len(y)), loss, task_axis
+
+
+def refuse_cuda(x: Any) -> None:
+    """TypeError for data in CUDA memory."""
+    if cuda.is_available() and on_cuda(x):
+        raise TypeError("x lies in CUDA memory: train on it with device='cuda'")
+
+
+def to_host(value: Any, name: str) -> Any:
+    """An array in CUDA memory as NumPy's; anything else as it is."""
+    if value is None or not on_cuda(value):
+        return value
+    call = Call(value, name)
+    return call.host(call.view(value, name))
+
+
+def device_data(
+    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...]
+) -> tuple[Data, str]:
+    """The twin of `training_data` for arrays in CUDA memory, checked there; and the loss."""
+    call = Call(x, "x")
+    inputs = call.floats(x, "x", dtype)
+    own = task_axes if task_axes and inputs.ndim == 3 else ()
+    check_shape(inputs, "x", (*own, "S", net.inputs))
+    if loss is None:
+        integral = call.view(y, "y").dtype.kind in "iu" and net.outputs > 1
+        loss = "cross_entropy" if integral else "mse"
+    tasks, samples = inputs.shape[:-2] or task_axes, inputs.shape[-2]
+    labels = choice(loss, "loss", LOSSES) == "cross_entropy"
+    if labels:
+        targets = call.integers(y, "y", (*tasks, samples))
+        bad = call.module.count_outside(call.on, targets.pointer, math.prod(targets.shape), net.outputs)
+        if bad:
+            raise ValueError(
+                f"y must hold integers in [0, {net.outputs}) (labels of the network's outputs), got {bad} "
+                "others"
+            )
+    else:
+        targets = call.floats(y, "y", dtype)
+        column = net.outputs > 1 or targets.ndim > len(tasks) + 1
+        check_shape(targets, "y", (*tasks, samples, net.outputs) if column else (*tasks, samples))
+        _check_finite(call, targets, "y")
+    _check_finite(call, inputs, "x")
+    count = targets.shape[0] if task_axes else 1
+    return Data(inputs, targets, count, call), loss
+
+
+def _check_finite(call: Call, a: DeviceArray, name: str) -> None:
+    bad = call.module.count_not_finite(call.on, a.dtype == np.float64, a.pointer, math.prod(a.shape))
+    if bad:
+        raise ValueError(f"{name} must be finite as {a.dtype}, got {bad} entries of NaN or infinity")
+
+
+class Orders:
+    """What the loop and a run on a card need to know of the data's division into minibatches."""
+
+    def __init__(self, samples: int, batch_size: int | None, seed: int) -> None:
+        self.batch_size = batch_size or 0
+        self.steps_per_epoch = 1 if batch_size is None else -(-samples // batch_size)
+        self._seed, self._order = seed, None if batch_size is None else np.empty(samples, np.int64)
+
+    def order(self, epoch: int) -> Array | None:
+        """The samples' order in an epoch, None for their own; valid until the next one is asked for."""
+        if self._order is not None:
+            shuffle(self._order, self._seed, epoch)
+        return self._order
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a method runs on a card."""
+
+    kernel: str  # the compiled run's name for it
+    numbers: Callable[[Numbers], Numbers] = dict  # the method's values in an epoch -> the compiled run's
+    noise: str = "none"
+    solve: bool = False
+    task: Array | None = None
+    state: tuple[str, ...] = ()  # [N, D] arrays that a later step depends on
+    sums: tuple[str, ...] = ()  # [N] such, float64
+    draws: tuple[int, bool, bool, float] = (0, False, False, 0.0)  # particles, mirrored, atoms, fraction
+
+
+_MOMENTS = ("first", "second")
+
+
+def plan(method: Method, theta: Array, setting: Setting) -> Plan:
+    """ValueError for methods, and parts of methods, that the CUDA kernels do not have."""
+    solve = isinstance(getattr(method, "alpha", None), TargetEss)
+    particles = len(theta)
+
+    def with_target(now: Numbers) -> Numbers:
+        return {**now, "alpha": max(1.0, now["alpha"] * particles)} if solve else now
+
+    def mixed(now: Numbers) -> Numbers:
+        mix = now["mix"]
+        weighted = {"drift": (1 - mix) * now["drift"], "diffusion": (1 - mix) * now["diffusion"]}
+        return {**with_target(now), **weighted, "lr": mix * now["dt"]}
+
+    def flowing(now: Numbers) -> Numbers:
+        return {**now, "drift": 0.0, "diffusion": math.sqrt(2 * now["temperature"])}
+
+    if isinstance(method, CBO):
+        for name in ("particle_batch", "friction"):
+            if getattr(method, name) is not None:
+                raise ValueError(f"{name} must be None for device='cuda', got {getattr(method, name)!r}")
+        task = None
+        if isinstance(method, MultiTaskCBO):
+            task = tasks_of(method.task, particles, setting.tasks)
+        return Plan("cbo", with_target, method.noise, solve, task)
+    if isinstance(method, Hybrid):
+        return Plan("hybrid", mixed, method.noise, solve, state=_MOMENTS)
+    if isinstance(method, Adam):
+        return Plan("adam", state=_MOMENTS)
+    if isinstance(method, ConsensusHopping):
+        return _hopping(method, particles)
+    if isinstance(method, HeavyBall):
+        mean_field_width(setting.net)
+        return Plan("heavy_ball", state=("velocity", "gradient"), sums=("kinetic", "dissipated"))
+    if isinstance(method, GradientFlow):
+        mean_field_width(setting.net)
+        return Plan("gradient_flow", flowing, "additive")
+    raise ValueError(
+        f"method {type(method).__name__} has no CUDA implementation in this version: train with device='cpu'"
+    )
+
+
+def _hopping(method: ConsensusHopping, particles: int) -> Plan:
+    if particles != 1:
+        raise ValueError(f"theta must have shape [1, D] for ConsensusHopping, got {particles} rows")
+    solve = isinstance(method.weights, TargetEss)
+    fixed = {"beta1": method.beta1, "beta2": method.beta2, "delta": method.delta}
+    fraction = method.weights.fraction if isinstance(method.weights, TargetEss) else 0.0
+    draws = (method.particles, method.mirrored, method.scope == "atom", fraction)
+    return Plan("hopping", lambda now: {**now, **fixed}, solve=solve, state=_MOMENTS, draws=draws)
+
+
+class DeviceStepper:
+    """A method at work on a card; as `Stepper`, but arrays are copies, made when they are asked for."""
+
+    def __init__(
+        self, method: Method, theta: Array, setting: Setting, data: Data, orders: Orders, net: TwoLayer,
+        precision: str,
+    ) -> None:  # fmt: skip
+        self._plan = plan(method, theta, setting)
+        self._module = cuda.module()
+        self._shape, self._dtype, self._threads = theta.shape, theta.dtype, setting.threads
+        self._tasks, self._multitask = setting.tasks, isinstance(method, MultiTaskCBO)
+        self._has_points = self._plan.kernel in ("cbo", "hybrid")
+        self._data = data
+        self._run = self._module.start(
+            data.on, _network(net), self._plan.kernel, *data.addresses(), data.call is None,
+            data.y.dtype.kind == "i", data.samples, orders.batch_size, data.tasks, data.x.ndim == 3, theta,
+            self._plan.task,
+            setting.seed, self._plan.noise, self._plan.solve, precision, *self._plan.draws,
+        )  # fmt: skip
+        self._limit = 0.0
+        self._frozen = 0.0  # share of the coordinates, after the last epoch
+
+    @property
+    def particles(self) -> Array:
+        """A copy of the particles [N, D]."""
+        return self._read("theta", self._shape, self._dtype)
+
+    @property
+    def point(self) -> Array:
+        """A copy of what is reported: the points, or network 0."""
+        if not self._has_points:
+            first: Array = self.particles[0]
+            return first
+        points = self._read("points", (self._tasks, self._shape[1]), self._dtype)
+        return points if self._multitask else points[0]
+
+    def _read(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        out = np.empty(shape, dtype)
+        self._run.read(name, out)
+        return out
+
+    def variance(self) -> float:
+        """Of the particles, (1/2N) Σ |theta_n - mean|²."""
+        return _cpu.variance(self.particles, self._threads)
+
+    def watch(self, initial_variance: float, collapse: bool) -> Watch:
+        """What warns of trouble in this run."""
+        self._limit = frozen_limit(initial_variance, self._shape[1])
+        return DeviceWatch(self, initial_variance, collapse)
+
+    def collapsed(self) -> bool:
+        """Whether nearly all coordinates were frozen after the last epoch."""
+        return self._shape[0] > 1 and self._frozen >= FROZEN
+
+    def state_dict(self) -> dict[str, Array]:
+        """As `Stepper.state_dict`."""
+        state = {name: self._read(name, self._shape, self._dtype) for name in self._plan.state}
+        return state | {name: self._read(name, self._shape[:1], np.float64) for name in self._plan.sums}
+
+    def restore(self, particles: Array, point: Array, state: dict[str, Array]) -> None:
+        """As `Stepper.restore`."""
+        arrays = {"theta": particles, **state}
+        if self._has_points:
+            arrays["points"] = point
+        for name, values in arrays.items():
+            self._run.write(name, np.ascontiguousarray(values))
+
+    def epochs(
+        self, orders: Orders, method: Method, first: int, last: int, hold: Callable[[int], bool]
+    ) -> Iterator[Done]:
+        """As `Stepper.epochs`; epochs are submitted ahead unless one has to be looked at first."""
+        step = method._first_step + first * orders.steps_per_epoch
+        pending: deque[tuple[int, Numbers]] = deque()
+        for epoch in range(first, last):
+            values = method._values(epoch, last)
+            numbers = {**self._plan.numbers(values), "limit": self._limit}
+            self._run.submit(orders.order(epoch), step, numbers)
+            step += orders.steps_per_epoch
+            pending.append((epoch, values))
+            most = 0 if hold(epoch + 1) else self._run.in_flight - 1
+            while len(pending) > most:
+                submitted, theirs = pending.popleft()
+                yield self._done(submitted, self._run.row(submitted - first), theirs)
+
+    def _done(self, epoch: int, raw: Array, values: Numbers) -> Done:
+        """An epoch's row of history, from the compiled run's."""
+        plan, tasks = self._plan, self._tasks
+        consensus = self._has_points or plan.kernel == "hopping"
+        networks = tasks if consensus else self._shape[0]
+        risks, alphas, ess, rest = np.split(raw, np.cumsum([networks, tasks, tasks]))
+        variance, self._frozen, nonfinite, failed_step, failed_task, *extras = rest.tolist()
+        if failed_step >= 0:
+            where = f" in task {failed_task:.0f}" if tasks > 1 else ""
+            raise ConsensusError(
+                f"epoch {epoch + 1}, step {failed_step:.0f}: no particle has a finite risk{where} "
+                f"({plan.draws[0] or self._shape[0]} particles): there is no consensus point"
+            )
+        if not consensus:
+            row = {"risk": risks[0].item(), "alpha": math.nan, "ess": math.nan, "variance": variance}
+            return Done(values, int(nonfinite), {**row, "risks": risks, **self._motion(risks, extras)})
+        alpha: Any = alphas if plan.solve else values.get("alpha", math.nan)
+        if not self._multitask:
+            risks, ess = risks.item(), ess.item()
+            alpha = alpha.item() if plan.solve else alpha
+        return Done(values, int(nonfinite), {"risk": risks, "alpha": alpha, "ess": ess, "variance": variance})
+
+    def _motion(self, risks: Array, extras: list[float]) -> dict[str, Any]:
+        if not self._plan.sums:
+            return {}
+        kinetic, dissipated = np.split(np.array(extras), 2)
+        energies = risks + kinetic
+        one = {"kinetic": kinetic[0], "energy": energies[0], "dissipated": dissipated[0]}
+        return {**one, "energies": energies}
+
+
+class DeviceWatch(Watch):
+    """A watch over particles on a card; what it counts may be a few epochs younger than what it saw."""
+
+    def __init__(self, stepper: DeviceStepper, initial_variance: float, collapse: bool) -> None:
+        super().__init__(np.empty((0, 1)), initial_variance, collapse=collapse)
+        self._stepper = stepper
+
+    def _ensemble(self) -> Array:
+        return self._stepper.particles
+
+    def _collapsed(self) -> bool:
+        return self._stepper.collapsed()
