@@ -32,17 +32,17 @@ CBK_KERNEL(256) begin_barycenter(BarycenterArrays<T> b, double* beta) {
   for (int64_t i = threadIdx.x; !b.start && i < length; i += 256) b.support[i] = b.atoms[heaviest * length + i];
 }
 
-// support_j = sum_n beta_n x_{n, partner(n, j)}: a block takes a point.  A particle of weight 0 is not read.
+// support_j = sum_n beta_n x_{n, partner(n, j)}: a warp takes a coordinate.  A particle of weight 0 is not read.
 template <class T>
 CBK_KERNEL(128) average_partners(BarycenterArrays<T> b, const double* beta, const int32_t* partner) {
-  const int64_t j = blockIdx.x;
-  for (int64_t k = 0; k < b.size; ++k) {
-    double total = 0;
-    for (int64_t n = threadIdx.x; n < b.particles; n += 128)
-      if (beta[n] != 0) total = fma(beta[n], double(b.atoms[(n * b.count + partner[n * b.count + j]) * b.size + k]), total);
-    total = block_sum(total);
-    if (threadIdx.x == 0) b.support[j * b.size + k] = T(total);
-  }
+  const int64_t i = int64_t(blockIdx.x) * 4 + threadIdx.x / 32, j = i / b.size;
+  if (j >= b.count) return;  // the whole warp
+  double total = 0;
+  for (int64_t n = threadIdx.x % 32; n < b.particles; n += 32)
+    if (beta[n] != 0)
+      total = fma(beta[n], double(b.atoms[(n * b.count + partner[n * b.count + j]) * b.size + i % b.size]), total);
+  total = warp_sum(total);
+  if (threadIdx.x % 32 == 0) b.support[i] = T(total);
 }
 
 // Each particle's part of the objective: a block takes a particle.
@@ -84,7 +84,7 @@ void barycenter(const BarycenterArrays<T>& b, CudaStream on) {
       to.guess = false, to.duals = nullptr, to.positive = false;
       assign(measures, to, on);
     }
-    launch(average_partners<T>, dim3(unsigned(b.count)), dim3(128), 0, stream, b, weights,
+    launch(average_partners<T>, dim3(unsigned(blocks_for(b.count * b.size, 4))), dim3(128), 0, stream, b, weights,
            static_cast<const int32_t*>(partner.data()));
     launch(objective_parts<T>, dim3(unsigned(b.particles)), dim3(128), 0, stream, b, weights, parts.data());
     launch(add_objective, dim3(1), dim3(256), 0, stream, static_cast<const double*>(parts.data()), b.particles, b.history + i,
