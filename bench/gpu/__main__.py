@@ -1,7 +1,7 @@
 """Times the CUDA kernels and `train` on one card, beside PyTorch (eager, compiled, CUDA graph), JAX and CuPy.
 
     python bench/gpu --out bench/results [--items A-step B-risk ...] [--seconds 420] [--no-compile]
-    python bench/gpu --out results --rehearse       # small sizes on the CPU: tries the logic, measures nothing
+    python bench/gpu --out results --rehearse       # small sizes on the CPU: tries the logic
 
 Needs PyTorch with a card and cbokernels with its CUDA module. Medians of device events (of `train` the wall's
 clock), shares of the card's own copy, read and matrix rates as measured in the same run. Writes
