@@ -65,7 +65,10 @@ class TrainingRun final : public Run {
     copy(troubles_.data(), &none, sizeof none, cudaMemcpyHostToDevice);
     here_.leave();
   }
-  ~TrainingRun() override { here_.enter(); }  // the members' memory is freed on the device
+  ~TrainingRun() override {
+    here_.enter();  // the members' memory is freed on the device
+    cudaStreamSynchronize(stream());  // epochs that nobody waited for still read it
+  }
 
   void submit(const int64_t* order, uint32_t first_step, const EpochNumbers& numbers) override {
     const OnDevice here(shape_.device);
