@@ -227,6 +227,26 @@ def test_close_measures_keep_their_partners(dtype):
     np.testing.assert_array_equal(cbk.assign(x[:, ::-1], y).match, np.tile(np.arange(200)[::-1], (5, 1)))
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 17])
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3, 0.03, 0.1, 0.5])
+def test_company_changes_no_bits(spread, size, dtype):
+    # from its second problem on a support has distances between its points, which spare most rows of close measures
+    rng = np.random.default_rng([13, size])
+    y = rng.normal(size=(60, size))
+    y[50:] = y[:10]  # the same points twice
+    x = y + spread * rng.normal(size=(6, 60, size))
+    x, y = x.astype(dtype), y.astype(dtype)
+    start = 0.1 * rng.normal(size=(6, 60)) * [[0], [0], [1], [1], [1e-3], [1e-3]]
+    duals, alone = start.copy(), start.copy()
+    together = cbk.assign(x, y, duals=duals, num_threads=1)
+    check(x, y, together, TOLERANCE[dtype])
+    for n in range(6):
+        np.testing.assert_array_equal(
+            cbk.assign(x[n : n + 1], y, duals=alone[n : n + 1]).match[0], together.match[n]
+        )
+    np.testing.assert_array_equal(alone, duals)
+
+
 @pytest.mark.parametrize(("dtype", "exponents"), [("float32", [-18, 18]), ("float64", [-150, -50, 50, 150])])
 def test_extreme_scales(dtype, exponents):
     x, y = measures("normal", 2, 60, 3, 10, dtype)

@@ -28,14 +28,20 @@ double total_cost(const T* atoms, const T* support, const int32_t* match, int64_
 template <class T, class C>
 class Precision {
  public:
-  Precision(const Shape& shape, int64_t most) : shape_(shape), points_(shape), space_(shape, most) {}
+  Precision(const Shape& shape, int64_t most)
+      : shape_(shape), points_(shape), space_(shape, most), apart_(shape.count) {}
 
-  void support(const T* points) { points_.fill(points); }
+  void support(const T* points) {
+    points_.fill(points);
+    solved_ = 0;
+  }
   C* duals() { return space_.duals(); }
   int32_t* match() { return space_.match(); }
   AssignTask<T, C> task(const T* atoms, bool cold) {
-    return {atoms, points_.data(), shape_.count, shape_.size, shape_.padded, shape_.tile, shape_.scale,
-            duals(), cold, match(), space_.fresh(shape_.count)};
+    C* apart = solved_ > 0 ? apart_.data() : nullptr;  // worth finding when a second problem has the support
+    if (solved_++ == 1) apart[0] = -1;
+    return {atoms,   points_.data(), shape_.count, shape_.size, shape_.padded, shape_.tile, shape_.scale,
+            duals(), cold,           apart,        match(),     space_.fresh(shape_.count)};
   }
   // Prices of the unscaled problem, or nullptr: 0; whether all are.
   bool start(const int32_t* match, const double* duals) {
@@ -57,6 +63,8 @@ class Precision {
   const Shape shape_;
   Points<C> points_;
   Space<C> space_;
+  Buffer<C> apart_;
+  int64_t solved_ = 0;  // problems with this support
 };
 
 template <class T>
@@ -204,7 +212,8 @@ void assign_matrix(const double* costs, int64_t count, int32_t* match) {
   scratch.costs = padded.data();
   std::fill_n(scratch.known, count, true);
   std::fill_n(space.duals(), count, 0.0);
-  kernels.exact({nullptr, nullptr, count, 1, shape.padded, shape.tile, 1.0, space.duals(), false, space.match(), scratch});
+  kernels.exact({nullptr, nullptr, count, 1, shape.padded, shape.tile, 1.0, space.duals(), false, nullptr, space.match(),
+                 scratch});
   std::copy_n(space.match(), count, match);
 }
 

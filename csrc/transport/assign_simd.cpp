@@ -40,7 +40,10 @@ class Assignment : Lists<T, C> {
   double gap() {
     double total = 0;
     C cheapest[assign_block];
+    const C highest = highest_price();
+    this->separate();
     for (int64_t first = 0; first < task_.count; first += assign_block) {
+      if (surely_kept(first, highest)) continue;
       const int64_t count = this->cheapest_of(first, cheapest);
       for (int64_t r = 0; r < count; ++r) total += double(this->reduced(r, task_.match[first + r]) - cheapest[r]);
     }
@@ -62,10 +65,32 @@ class Assignment : Lists<T, C> {
     }
   }
 
+  C highest_price() const {
+    V highest = splat<V>(-infinity);
+    for (int64_t j = 0; j < task_.padded; j += lanes<C>) highest = max(highest, load(duals_ + j));
+    return -least<C>(-highest);
+  }
+
+  // Whether a block's matches are its rows' only cheapest columns, and few operations tell.
+  bool surely_kept(int64_t first, C highest) const {
+    if (!task_.apart) return false;
+    const int64_t count = this->rows_from(first);
+    this->scale_rows(first, count);
+    for (int64_t r = 0; r < count; ++r)
+      if (!this->surely_cheapest(r, task_.match[first + r], highest)) return false;
+    return true;
+  }
+
   // Rows whose guess is a cheapest column keep it.
   void keep_guesses() {
     C cheapest[assign_block];
+    const C highest = highest_price();
+    this->separate();
     for (int64_t first = 0; first < task_.count; first += assign_block) {
+      if (surely_kept(first, highest)) {
+        for (int64_t i = first; i < first + this->rows_from(first); ++i) take(i, task_.match[i]);
+        continue;
+      }
       const int64_t count = this->cheapest_of(first, cheapest);
       for (int64_t r = 0; r < count; ++r) {
         const int64_t guess = task_.match[first + r];

@@ -49,6 +49,9 @@ CBK_INLINE void cost_block(const C* x, int64_t size, const C* y, int64_t tile,
   }
 }
 
+CBK_INLINE float root(float a) { return __builtin_sqrtf(a); }
+CBK_INLINE double root(double a) { return __builtin_sqrt(a); }
+
 template <class T, class C>
 class Costs {
   using V = Vector<C>;
@@ -58,14 +61,14 @@ class Costs {
   explicit Costs(const AssignTask<T, C>& task) : task_(task), space_(task.space), duals_(task.duals) {}
 
   // Atoms [first, first + count) as C, scaled.
-  void scale_rows(int64_t first, int64_t count) {
+  void scale_rows(int64_t first, int64_t count) const {
     for (int64_t i = 0; i < count * task_.size; ++i)
       space_.scaled[i] = C(double(task_.atoms[first * task_.size + i]) * task_.scale);
   }
 
   // Up to assign_block rows from `first` on, the rest 0; how many.
   int64_t scale_block(int64_t first) {
-    const int64_t left = task_.count - first, count = left < assign_block ? left : assign_block;
+    const int64_t count = rows_from(first);
     scale_rows(first, count);
     for (int64_t i = count * task_.size; i < assign_block * task_.size; ++i) space_.scaled[i] = 0;
     return count;
@@ -75,12 +78,7 @@ class Costs {
     C* to = space_.costs ? space_.costs + i * task_.padded : space_.row;
     if (space_.costs && space_.known[i]) return to;
     scale_rows(i, 1);
-    switch (task_.size) {  // the usual sizes, unrolled
-      case 2: write<1, 1>(2, to); break;
-      case 3: write<1, 1>(3, to); break;
-      case 4: write<1, 1>(4, to); break;
-      default: task_.size < many_coordinates ? write<1, 1>(task_.size, to) : write<1, 4>(task_.size, to);
-    }
+    write_row(to);
     if (space_.costs) space_.known[i] = true;
     return to;
   }
@@ -104,6 +102,11 @@ class Costs {
     return cost;
   }
 
+  int64_t rows_from(int64_t first) const {
+    const int64_t left = task_.count - first;
+    return left < assign_block ? left : assign_block;
+  }
+
   // Least reduced costs of up to assign_block rows; how many.
   int64_t cheapest_of(int64_t first, C (&cheapest)[assign_block]) {
     const int64_t count = scale_block(first);
@@ -119,7 +122,42 @@ class Costs {
     return count;
   }
 
+  // Distances from each point of the support to the nearest other, less what they are rounded by.
+  void separate() const {
+    C *const c = space_.row, *const apart = task_.apart;
+    if (!apart || apart[0] >= 0) return;
+    for (int64_t j = 0; j < task_.count; ++j) {
+      for (int64_t k = 0; k < task_.size; ++k) space_.scaled[k] = point(j)[k * task_.tile];
+      write_row(c);
+      c[j] = infinity;
+      for (int64_t i = task_.count; i < task_.padded; ++i) c[i] = infinity;
+      V nearest = splat<V>(infinity);
+      for (int64_t i = 0; i < task_.padded; i += lanes<C>) nearest = min(nearest, load(c + i));
+      apart[j] = root(least<C>(nearest)) * (1 - rounding());
+    }
+  }
+
+  // Whether the pair is the row's only cheapest, if what the support's points are apart shows that: another column is
+  // at least apart - d away by the triangle inequality, d the pair's distance, and its price at most `highest`.
+  bool surely_cheapest(int64_t r, int64_t j, C highest) const {
+    const C c = cost(r, j), others = task_.apart[j] - root(c) * (1 + rounding());
+    return others > smallest && others * others * (1 - rounding()) - highest > c - duals_[j];
+  }
+
  private:
+  static constexpr C smallest = sizeof(C) == 4 ? C(1e-15) : C(1e-150);  // its square is far from underflow
+  // More than what sums of `size` squared differences and their roots are rounded by, relatively.
+  C rounding() const { return C(4 * (task_.size + 8)) * (sizeof(C) == 4 ? C(0x1p-23) : C(0x1p-52)); }
+
+  void write_row(C* to) const {
+    switch (task_.size) {  // the usual sizes, unrolled
+      case 2: write<1, 1>(2, to); break;
+      case 3: write<1, 1>(3, to); break;
+      case 4: write<1, 1>(4, to); break;
+      default: task_.size < many_coordinates ? write<1, 1>(task_.size, to) : write<1, 4>(task_.size, to);
+    }
+  }
+
   template <int rows, int vectors>
   CBK_INLINE void write(int64_t size, C* to) const {
     const int64_t padded = task_.padded, tile = task_.tile;

@@ -52,6 +52,7 @@ struct AssignTask {
   double scale;
   C* duals;        // [padded]: the columns' start, then the optimum; -infinity from count on
   bool cold;       // the duals are all 0
+  C* apart;        // [count]: how far all other points of the support are at least, < 0 at 0 if not found yet; or nullptr
   int32_t* match;  // [count]: a guess, a permutation; then the optimum
   AssignSpace<C> space;
 };
