@@ -60,6 +60,7 @@ CBK_INLINE void add_lines(const T* lines, const int32_t* line, const T* value, i
   for (int64_t i = 0; i < count; ++i) {
     const V x = splat<V>(value[i]);
     const T* from = lines + int64_t(line[i]) * sparse_block<T>;
+    asm("" : "+r"(from));  // one address with displacements, else GCC keeps ten in registers and on the stack
 #pragma GCC unroll 10
     for (int j = 0; j < sparse_vectors; ++j) sum[j] = mad(x, load(from + j * lanes<T>), sum[j]);
   }
