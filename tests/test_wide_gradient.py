@@ -12,7 +12,8 @@ from cbokernels import reference
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "gelu", "softplus", "identity"])
 @pytest.mark.parametrize(
-    ("particles", "width", "inputs", "samples"), [(2, 600, 5, 7), (3, 1001, 16, 1500), (17, 520, 32, 1100)]
+    ("particles", "width", "inputs", "samples"),
+    [(2, 600, 15, 7), (3, 1001, 16, 1500), (17, 520, 32, 1100), (2, 3000, 70, 300)],
 )
 def test_against_the_reference(particles, width, inputs, samples, activation, dtype):
     rng = np.random.default_rng([particles, width])

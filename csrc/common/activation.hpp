@@ -16,23 +16,24 @@ CBK_INLINE V activate(V z) {
   return z;
 }
 
-// The value, and the derivative (0 at a ReLU's corner).
+// Whether the derivative is a simple function of the value.
+template <Activation A>
+constexpr bool slope_of_value = A != Activation::gelu && A != Activation::softplus;
+
+// That function (0 at a ReLU's corner).
+template <Activation A, class V>
+CBK_INLINE V slope(V h) {
+  const V one = splat<V>(1);
+  if constexpr (A == Activation::relu) return h > V{} ? one : V{};
+  if constexpr (A == Activation::tanh) return mad(-h, h, one);
+  if constexpr (A == Activation::sigmoid) return h * (one - h);
+  return one;
+}
+
+// The value and the derivative.
 template <Activation A, class V>
 CBK_INLINE V activate(V z, V& derivative) {
-  using T = Scalar<V>;
-  const V one = splat<V>(1);
-  if constexpr (A == Activation::relu) {
-    derivative = z > T(0) ? one : V{};
-    return max(V{}, z);
-  } else if constexpr (A == Activation::tanh) {
-    const V h = tanh(z);
-    derivative = mad(-h, h, one);
-    return h;
-  } else if constexpr (A == Activation::sigmoid) {
-    const V h = sigmoid(z);
-    derivative = h * (one - h);
-    return h;
-  } else if constexpr (A == Activation::gelu) {
+  if constexpr (A == Activation::gelu) {
     V density;
     const V cdf = normal_cdf(z, density);
     derivative = mad(z, density, cdf);
@@ -41,8 +42,9 @@ CBK_INLINE V activate(V z, V& derivative) {
     derivative = sigmoid(z);
     return softplus(z);
   } else {
-    derivative = one;
-    return z;
+    const V h = activate<A>(z);
+    derivative = slope<A>(h);
+    return h;
   }
 }
 

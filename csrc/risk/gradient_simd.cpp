@@ -329,7 +329,7 @@ template <class T>
 int64_t scratch_size(const Network& net, const GradientPlan& plan) {
   if (plan.direct) return plan.chunk;
   if (plan.sparse) return sparse_scratch_size<T>(net, plan);
-  if (plan.wide) return wide_scratch_size<T>(net, plan);
+  if (plan.wide) return hold_wide<T>(net, plan, nullptr).size;
   const Held<T> h = hold<T>(net, plan, nullptr);
   return (2 * net.width + net.outputs) * plan.tile + neuron_block * plan.panel + net.width * h.padded;
 }

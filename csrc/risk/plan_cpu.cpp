@@ -107,7 +107,7 @@ RiskPlan plan_risk(const RiskShape& shape) {
 bool gradient_by_knots(const RiskShape& shape) { return knots_pay(shape, 10, 90); }
 
 GradientPlan plan_gradient(const RiskShape& shape) {
-  constexpr int64_t held_bytes = 256 << 10, partial_bytes = 8 << 20, few = 16, wide_tile = 64, wide_inputs = 32;
+  constexpr int64_t held_bytes = 256 << 10, wide_bytes = 2 << 20, partial_bytes = 8 << 20, few = 16, wide_tile = 64;
   const Network& net = shape.net;
   GradientPlan plan;
   plan.direct = net.outputs == 1 && net.inputs <= direct_gradient_inputs;
@@ -119,12 +119,13 @@ GradientPlan plan_gradient(const RiskShape& shape) {
   if (!plan.direct && !plan.sparse)  // what is held of a tile stays in L2
     plan.tile = std::clamp(held_bytes / (2 * net.width * shape.element) / plan.panel, int64_t(1), 256 / plan.panel) *
                 plan.panel;
-  plan.wide = !plan.direct && !plan.sparse && net.outputs == 1 && shape.loss == Loss::mse && plan.tile < wide_tile &&
-              net.inputs <= wide_inputs;
+  plan.wide = !plan.direct && !plan.sparse && net.outputs == 1 && shape.loss == Loss::mse && plan.tile < wide_tile;
   if (plan.wide) plan.tile = wide_tile;
-  // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.
+  // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.  What a wide network holds of a chunk
+  // streams through L2 and stays in L3.
   const int64_t row = (2 * net.inputs + target_rows(shape)) * shape.element;
-  int64_t chunk = std::min(packed_bytes / row, int64_t(1024));
+  int64_t chunk =
+      std::min({packed_bytes / row, int64_t(1024), plan.wide ? wide_bytes / (net.width * shape.element) : 1024});
   if (shape.particles < few)
     chunk = std::min(chunk, std::max(divide_up(shape.samples * shape.particles, few), int64_t(64)));
   plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.tile);
