@@ -16,23 +16,23 @@ CBK_INLINE V activate(V z) {
   return z;
 }
 
-// The value, and the derivative (0 at a ReLU's corner).
+// Whether h = sigma(z) is enough to know sigma'(z), and that (0 at a ReLU's corner).
+template <Activation A>
+constexpr bool slope_from_value = A != Activation::gelu && A != Activation::softplus;
+
+template <Activation A, class V>
+CBK_INLINE V slope_of_value(V h) {
+  const V one = splat<V>(1);
+  if constexpr (A == Activation::relu) return h > Scalar<V>(0) ? one : V{};
+  if constexpr (A == Activation::tanh) return mad(-h, h, one);
+  if constexpr (A == Activation::sigmoid) return h * (one - h);
+  return one;
+}
+
+// The value, and the derivative.
 template <Activation A, class V>
 CBK_INLINE V activate(V z, V& derivative) {
-  using T = Scalar<V>;
-  const V one = splat<V>(1);
-  if constexpr (A == Activation::relu) {
-    derivative = z > T(0) ? one : V{};
-    return max(V{}, z);
-  } else if constexpr (A == Activation::tanh) {
-    const V h = tanh(z);
-    derivative = mad(-h, h, one);
-    return h;
-  } else if constexpr (A == Activation::sigmoid) {
-    const V h = sigmoid(z);
-    derivative = h * (one - h);
-    return h;
-  } else if constexpr (A == Activation::gelu) {
+  if constexpr (A == Activation::gelu) {
     V density;
     const V cdf = normal_cdf(z, density);
     derivative = mad(z, density, cdf);
@@ -41,8 +41,9 @@ CBK_INLINE V activate(V z, V& derivative) {
     derivative = sigmoid(z);
     return softplus(z);
   } else {
-    derivative = one;
-    return z;
+    const V h = activate<A>(z);
+    derivative = slope_of_value<A>(h);
+    return h;
   }
 }
 

@@ -116,10 +116,10 @@ GradientPlan plan_gradient(const RiskShape& shape) {
   plan.group = plan.sparse ? group : 1;
   plan.panel = (plan.direct ? 4 : 2) * shape.lanes;
   plan.tile = plan.sparse ? sparse_tile : plan.panel;
-  if (!plan.direct && !plan.sparse)  // what is held of a tile stays in L2
+  if (!plan.sparse)  // what is held of a tile stays in L2
     plan.tile = std::clamp(held_bytes / (2 * net.width * shape.element) / plan.panel, int64_t(1), 256 / plan.panel) *
                 plan.panel;
-  plan.wide = !plan.direct && !plan.sparse && net.outputs == 1 && shape.loss == Loss::mse && plan.tile < wide_tile &&
+  plan.wide = !plan.sparse && net.outputs == 1 && (plan.direct || shape.loss == Loss::mse) && plan.tile < wide_tile &&
               net.inputs <= wide_inputs;
   if (plan.wide) plan.tile = wide_tile;
   // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.
