@@ -19,9 +19,10 @@ ACTIVATIONS = ["relu", "tanh", "sigmoid", "gelu", "softplus", "identity"]
 LOSSES = ["mse", "cross_entropy"]
 TOLERANCE = {"float32": 6e-6, "float64": 1e-13}
 SAMPLES = [1, 2, 15, 16, 17, 31, 32, 33, 63, 65, 127, 129, 800, 1025]
-# (d, M, C); one output and at most four inputs take a way of their own
+# (d, M, C); one output and few inputs take a way of their own, with a kernel for each number of inputs
 SHAPES = [
-    (1, 100, 1), (1, 1, 1), (2, 16, 1), (3, 17, 1), (4, 31, 1), (5, 33, 1), (1, 7, 3), (3, 15, 2), (7, 1, 10),
+    (1, 100, 1), (1, 1, 1), (2, 16, 1), (3, 17, 1), (4, 31, 1), (5, 33, 1), (6, 9, 1), (7, 10, 1), (8, 21, 1),
+    (9, 12, 1), (1, 7, 3), (3, 15, 2), (7, 1, 10),
     (15, 32, 17), (16, 64, 1), (17, 31, 5), (32, 16, 16), (33, 15, 33), (100, 100, 3), (784, 20, 10),
 ]  # fmt: skip
 
@@ -173,10 +174,19 @@ def test_many_samples(shape, particles, samples, dtype):
 
 
 @pytest.mark.parametrize("width", [1000, 4096])
-@pytest.mark.parametrize("inputs", [1, 16])
+@pytest.mark.parametrize("inputs", [1, 5, 16])
 def test_wide_networks(inputs, width, dtype):
     net = cbk.TwoLayer(inputs, width, 1, activation="tanh")
     check(net, *problem(net, 3, 70, dtype, "mse"), "mse")
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("inputs", "width"), [(2, 515), (7, 1100)])
+def test_wide_networks_of_few_inputs(inputs, width, loss, activation, dtype):
+    # 515 neurons: a tile of samples is held where numbers are small, and blocks of neurons where they are not
+    net = cbk.TwoLayer(inputs, width, 1, activation=activation, output_bias=True)
+    check(net, *problem(net, 2, 333, dtype, loss), loss)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.02, 0.2, 0.9])

@@ -16,21 +16,20 @@ CBK_INLINE V activate(V z) {
   return z;
 }
 
-// Whether the derivative is a simple function of the value.
+// Whether h = sigma(z) is enough to know sigma'(z), and that (0 at a ReLU's corner).
 template <Activation A>
-constexpr bool slope_of_value = A != Activation::gelu && A != Activation::softplus;
+constexpr bool slope_from_value = A != Activation::gelu && A != Activation::softplus;
 
-// That function (0 at a ReLU's corner).
 template <Activation A, class V>
-CBK_INLINE V slope(V h) {
+CBK_INLINE V slope_of_value(V h) {
   const V one = splat<V>(1);
-  if constexpr (A == Activation::relu) return h > V{} ? one : V{};
+  if constexpr (A == Activation::relu) return h > Scalar<V>(0) ? one : V{};
   if constexpr (A == Activation::tanh) return mad(-h, h, one);
   if constexpr (A == Activation::sigmoid) return h * (one - h);
   return one;
 }
 
-// The value and the derivative.
+// The value, and the derivative.
 template <Activation A, class V>
 CBK_INLINE V activate(V z, V& derivative) {
   if constexpr (A == Activation::gelu) {
@@ -43,7 +42,7 @@ CBK_INLINE V activate(V z, V& derivative) {
     return softplus(z);
   } else {
     const V h = activate<A>(z);
-    derivative = slope<A>(h);
+    derivative = slope_of_value<A>(h);
     return h;
   }
 }

@@ -4,6 +4,7 @@
 //   dR/dc_cm = s sum_s e_cs h_ms,  dR/db_m = sum_s delta_ms,  dR/dw_mk = sum_s delta_ms x_sk,  dR/da_c = sum_s e_cs
 #include "../common/activation.hpp"
 #include "../common/loss.hpp"
+#include "direct_gradient.hpp"
 #include "outputs.hpp"
 #include "product.hpp"
 #include "risk.hpp"
@@ -13,18 +14,6 @@
 namespace cbk::CBK_ISA {
 namespace {
 
-template <class T>
-CBK_INLINE void put(T* p, double value, bool accumulate) {
-  *p = accumulate ? T(double(*p) + value) : T(value);
-}
-
-template <class T>
-F64 loss_slope(const GradientTask<T>& task, F64 total, T* g, int64_t stride, const T* y, int64_t samples) {
-  const int64_t rows = task.net->outputs, panel = task.plan->panel;
-  return task.loss == Loss::mse ? squared_error_slope(total, g, stride, y, rows, panel, samples, task.factor)
-                                : cross_entropy_slope(total, g, stride, y, rows, panel, samples, task.factor);
-}
-
 // sum_i a_i b_i, and sum_i a_i, over `count` samples: float lanes, widened at the end.
 template <class T>
 CBK_INLINE double dot(const T* a, const T* b, int64_t count) {
@@ -33,16 +22,6 @@ CBK_INLINE double dot(const T* a, const T* b, int64_t count) {
   for (; i + 2 * lanes<T> <= count; i += 2 * lanes<T>) {
     even = mad(load(a + i), load(b + i), even);
     odd = mad(load(a + i + lanes<T>), load(b + i + lanes<T>), odd);
-  }
-  return sum(add(add(F64{}, even), odd));
-}
-
-template <class T>
-CBK_INLINE double total(const T* a, int64_t count) {
-  Vector<T> even{}, odd{};
-  for (int64_t i = 0; i + 2 * lanes<T> <= count; i += 2 * lanes<T>) {
-    even = even + load(a + i);
-    odd = odd + load(a + i + lanes<T>);
   }
   return sum(add(add(F64{}, even), odd));
 }
@@ -252,82 +231,11 @@ void by_lists(const GradientTask<T>& task) {
   }
 }
 
-// --- one output, few inputs: neurons streamed past the samples, every sum in registers ---------------------------------
-
-template <Activation A, int D, int N, class T>
-CBK_INLINE void direct_neurons(const GradientTask<T>& task, const T* e, int64_t m) {
-  using V = Vector<T>;
-  const Network& net = *task.net;
-  const int64_t panel = task.plan->panel, samples = task.chunk.samples;
-  V w[N][D], b[N], sum_w[N][D] = {}, sum_b[N] = {}, sum_c[N] = {};
-  for (int n = 0; n < N; ++n) {
-    b[n] = splat<V>(task.theta[net.biases() + m + n]);
-    for (int k = 0; k < D; ++k) w[n][k] = splat<V>(task.theta[(m + n) * D + k]);
-  }
-  for (int64_t s = 0; s < samples; s += lanes<T>) {
-    const T* x = task.chunk.x + s / panel * panel * D + s % panel;
-    const V slope = load(e + s);
-    V xs[D];
-#pragma GCC unroll 4
-    for (int k = 0; k < D; ++k) xs[k] = load(x + k * panel);
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) {
-      V z = b[n], derivative;
-#pragma GCC unroll 4
-      for (int k = 0; k < D; ++k) z = mad(w[n][k], xs[k], z);
-      const V h = activate<A>(z, derivative), delta = slope * derivative;
-      sum_c[n] = mad(slope, h, sum_c[n]);
-      sum_b[n] = sum_b[n] + delta;
-#pragma GCC unroll 4
-      for (int k = 0; k < D; ++k) sum_w[n][k] = mad(delta, xs[k], sum_w[n][k]);
-    }
-  }
-  for (int n = 0; n < N; ++n) {
-    const double c = double(task.theta[net.output_weights() + m + n]) * net.scale;
-    put(task.gradient + net.output_weights() + m + n, net.scale * sum(add(F64{}, sum_c[n])), task.accumulate);
-    put(task.gradient + net.biases() + m + n, c * sum(add(F64{}, sum_b[n])), task.accumulate);
-    for (int k = 0; k < D; ++k)
-      put(task.gradient + (m + n) * D + k, c * sum(add(F64{}, sum_w[n][k])), task.accumulate);
-  }
-}
-
-template <Activation A, int D, class T>
-F64 direct(const GradientTask<T>& task) {
-  const Network& net = *task.net;
-  const int64_t panel = task.plan->panel, samples = task.chunk.samples;
-  T* e = task.scratch;
-  F64 losses{};
-  for (int64_t s = 0; s < samples; s += panel) {
-    for (int64_t begin = 0; begin < net.width; begin += depth_block) {
-      const int64_t neurons = net.width - begin < depth_block ? net.width - begin : depth_block;
-      direct_panel(net, task.theta, begin, neurons, task.chunk.x + s * D, panel, panel, e + s);
-    }
-    scale_outputs(net, task.theta, panel, e + s, panel);
-    losses = loss_slope(task, losses, e + s, panel, task.chunk.y + s, samples - s);
-  }
-  if (net.output_bias)
-    put(task.gradient + net.output_biases(), total(e, (samples + panel - 1) / panel * panel), task.accumulate);
-  int64_t m = 0;
-  if constexpr (D == 1)
-    for (; m + 2 <= net.width; m += 2) direct_neurons<A, D, 2>(task, e, m);
-  for (; m < net.width; ++m) direct_neurons<A, D, 1>(task, e, m);
-  return losses;
-}
-
-template <class T>
-F64 direct(const GradientTask<T>& task) {
-  F64 losses{};
-  with_activation(task.net->activation, [&](auto tag) {
-    losses = task.net->inputs == 1 ? direct<tag.value, 1>(task) : direct<tag.value, direct_gradient_inputs>(task);
-  });
-  return losses;
-}
-
 // --- entry points ----------------------------------------------------------------------------------------------------
 
 template <class T>
 int64_t scratch_size(const Network& net, const GradientPlan& plan) {
-  if (plan.direct) return plan.chunk;
+  if (plan.direct) return direct_scratch_size<T>(net, plan);
   if (plan.sparse) return sparse_scratch_size<T>(net, plan);
   if (plan.wide) return hold_wide<T>(net, plan, nullptr).size;
   const Held<T> h = hold<T>(net, plan, nullptr);
@@ -337,7 +245,7 @@ int64_t scratch_size(const Network& net, const GradientPlan& plan) {
 template <class T>
 void evaluate(const GradientTask<T>& task) {
   if (task.plan->sparse) return by_lists(task);
-  *task.sum += sum(task.plan->direct ? direct(task) : task.plan->wide ? wide_gradient(task) : by_products(task));
+  *task.sum += sum(task.plan->direct ? direct_gradient(task) : task.plan->wide ? wide_gradient(task) : by_products(task));
 }
 
 }  // namespace

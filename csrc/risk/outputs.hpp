@@ -12,30 +12,81 @@ struct Constant {
   static constexpr int value = N;
 };
 
-// One output: out[NV vectors] (+)= sum_m c_m sigma(b_m + w_m . x), samples in registers, neurons streamed.
-template <Activation A, int NV, bool one_input, class T>
-CBK_INLINE void direct_tile(const T* w, const T* b, const T* c, int64_t inputs, int64_t neurons, const T* x,
-                            int64_t panel, T* out, bool accumulate) {
-  using V = Vector<T>;
-  V acc[NV] = {}, x0[NV];
-#pragma GCC unroll 8
-  for (int j = 0; j < NV; ++j) x0[j] = load(x + j * lanes<T>);
-  for (int64_t m = 0; m < neurons; ++m) {
-    const V bias = splat<V>(b[m]), weight = splat<V>(c[m]);
-    V z[NV];
-    const V first = splat<V>(w[m * inputs]);
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) z[j] = mad(first, x0[j], bias);
-    if constexpr (!one_input) {
-      for (int64_t k = 1; k < inputs; ++k) {
-        const V wk = splat<V>(w[m * inputs + k]);
-#pragma GCC unroll 8
-        for (int j = 0; j < NV; ++j) z[j] = mad(wk, load(x + k * panel + j * lanes<T>), z[j]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) acc[j] = mad(weight, activate<A>(z[j]), acc[j]);
+// Where a panel's hidden values, and slopes if these do not follow from them, are kept: neuron m's `stride` behind the
+// one before, nothing where null.
+template <class T>
+struct Kept {
+  T *value, *slope;
+  int64_t stride;
+};
+
+template <Activation A, class T>
+CBK_INLINE Vector<T> activate_keep(Vector<T> z, const Kept<T>& kept, int64_t at) {
+  if constexpr (slope_from_value<A>) {
+    const Vector<T> h = activate<A>(z);
+    store(kept.value + at, h);
+    return h;
+  } else {
+    Vector<T> slope;
+    const Vector<T> h = activate<A>(z, slope);
+    store(kept.value + at, h), store(kept.slope + at, slope);
+    return h;
   }
+}
+
+// acc[NV vectors] += sum_n c_n sigma(b_n + w_n . x) over N neurons, samples in registers.
+template <Activation A, int N, int NV, bool one_input, bool keep, class T>
+CBK_INLINE void direct_neurons(const T* w, const T* b, const T* c, int64_t inputs, const T* x, int64_t panel,
+                               Vector<T> (&acc)[NV], const Kept<T>& kept) {
+  using V = Vector<T>;
+  V z[N][NV];
+#pragma GCC unroll 2
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) z[n][j] = splat<V>(b[n]);
+  const int64_t terms = one_input ? 1 : inputs;
+  for (int64_t k = 0; k < terms; ++k) {
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) {
+      const V xs = load(x + k * panel + j * lanes<T>);
+#pragma GCC unroll 2
+      for (int n = 0; n < N; ++n) z[n][j] = mad(splat<V>(w[n * terms + k]), xs, z[n][j]);
+    }
+  }
+#pragma GCC unroll 2
+  for (int n = 0; n < N; ++n) {
+    const V weight = splat<V>(c[n]);
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) {
+      V h;
+      if constexpr (keep)
+        h = activate_keep<A>(z[n][j], kept, n * kept.stride + j * lanes<T>);
+      else
+        h = activate<A>(z[n][j]);
+      acc[j] = mad(weight, h, acc[j]);
+    }
+  }
+}
+
+// One output: out[NV vectors] (+)= sum_m c_m sigma(b_m + w_m . x), neurons streamed.
+template <Activation A, int NV, bool one_input, bool keep, class T>
+CBK_INLINE void direct_tile(const T* w, const T* b, const T* c, int64_t inputs, int64_t neurons, const T* x,
+                            int64_t panel, T* out, bool accumulate, Kept<T> kept) {
+  using V = Vector<T>;
+  constexpr int N = one_input ? 1 : 2;
+  V acc[NV] = {};
+  int64_t m = 0;
+  const auto next = [&](auto count) {
+    constexpr int n = decltype(count)::value;
+    direct_neurons<A, n, NV, one_input, keep>(w + m * inputs, b + m, c + m, inputs, x, panel, acc, kept);
+    m += n;
+    if constexpr (keep) {
+      kept.value += n * kept.stride;
+      if constexpr (!slope_from_value<A>) kept.slope += n * kept.stride;
+    }
+  };
+  while (m + N <= neurons) next(Constant<N>{});
+  while (m < neurons) next(Constant<1>{});
 #pragma GCC unroll 8
   for (int j = 0; j < NV; ++j) {
     T* p = out + j * lanes<T>;
@@ -43,16 +94,17 @@ CBK_INLINE void direct_tile(const T* w, const T* b, const T* c, int64_t inputs, 
   }
 }
 
-template <class T>
+template <bool keep = false, class T>
 void direct_panel(const Network& net, const T* theta, int64_t begin, int64_t neurons, const T* x, int64_t panel,
-                  int64_t samples, T* out) {
+                  int64_t samples, T* out, bool accumulate, Kept<T> kept = {}) {
   const T *w = theta + begin * net.inputs, *b = theta + net.biases() + begin,
           *c = theta + net.output_weights() + begin;
   with_activation(net.activation, [&](auto tag) {
     auto run = [&](auto one_input) {
       const auto tile = [&](auto width, int64_t at) {
-        direct_tile<tag.value, decltype(width)::value, decltype(one_input)::value>(
-            w, b, c, net.inputs, neurons, x + at, panel, out + at, begin > 0);
+        direct_tile<tag.value, decltype(width)::value, decltype(one_input)::value, keep>(
+            w, b, c, net.inputs, neurons, x + at, panel, out + at, accumulate,
+            {kept.value + at, kept.slope + at, kept.stride});
       };
       if (samples > 3 * lanes<T>) return tile(Constant<4>{}, 0);
       for (int64_t at = 0; at < samples; at += lanes<T>) tile(Constant<1>{}, at);

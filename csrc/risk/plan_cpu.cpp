@@ -116,16 +116,17 @@ GradientPlan plan_gradient(const RiskShape& shape) {
   plan.group = plan.sparse ? group : 1;
   plan.panel = (plan.direct ? 4 : 2) * shape.lanes;
   plan.tile = plan.sparse ? sparse_tile : plan.panel;
-  if (!plan.direct && !plan.sparse)  // what is held of a tile stays in L2
+  if (!plan.sparse)  // what is held of a tile stays in L2
     plan.tile = std::clamp(held_bytes / (2 * net.width * shape.element) / plan.panel, int64_t(1), 256 / plan.panel) *
                 plan.panel;
-  plan.wide = !plan.direct && !plan.sparse && net.outputs == 1 && shape.loss == Loss::mse && plan.tile < wide_tile;
+  plan.wide = !plan.sparse && net.outputs == 1 && (plan.direct || shape.loss == Loss::mse) && plan.tile < wide_tile;
   if (plan.wide) plan.tile = wide_tile;
   // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.  What a wide network holds of a chunk
   // streams through L2 and stays in L3.
   const int64_t row = (2 * net.inputs + target_rows(shape)) * shape.element;
+  const bool streams = plan.wide && !plan.direct;
   int64_t chunk =
-      std::min({packed_bytes / row, int64_t(1024), plan.wide ? wide_bytes / (net.width * shape.element) : 1024});
+      std::min({packed_bytes / row, int64_t(1024), streams ? wide_bytes / (net.width * shape.element) : 1024});
   if (shape.particles < few)
     chunk = std::min(chunk, std::max(divide_up(shape.samples * shape.particles, few), int64_t(64)));
   plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.tile);

@@ -86,7 +86,7 @@ struct GradientPlan {
   int64_t chunk;  // samples in a chunk, a multiple of tile
   int64_t chunks; // chunks that are packed at once
 };
-constexpr int64_t direct_gradient_inputs = 2;  // each is a kernel of its own
+constexpr int64_t direct_gradient_inputs = 8;  // each is a kernel of its own
 
 template <class T>
 struct GradientTask {

@@ -30,7 +30,7 @@ void hidden_sums(const RiskTask<T>& task, T* sums, T* hidden) {
         for (int64_t m = range; m < end; m += step) {
           const int64_t neurons = end - m < step ? end - m : step;
           if (plan.direct) {
-            direct_panel(net, theta, m, neurons, x, plan.panel, task.chunk.samples - s, out);
+            direct_panel(net, theta, m, neurons, x, plan.panel, task.chunk.samples - s, out, m > 0);
           } else {
             product<T>({theta + m * net.inputs, net.inputs, 1}, neurons, net.inputs, {x, plan.panel},
                        hidden, plan.panel, {theta + net.biases() + m, false});

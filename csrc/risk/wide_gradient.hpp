@@ -52,10 +52,10 @@ F64 wide_slopes(const GradientTask<T>& task, const WideHeld<T>& held) {
       for (int64_t r = 0; r < neurons; ++r) {
         for (int64_t i = 0; i < panel; i += lanes<T>) {
           T* z = line + r * held.stride + i;
-          store(slope_of_value<A> ? z : held.block + r * panel + i, activate<A>(load(z)));
+          store(slope_from_value<A> ? z : held.block + r * panel + i, activate<A>(load(z)));
         }
       }
-      const Panel<T> hidden = slope_of_value<A> ? Panel<T>{line, held.stride} : Panel<T>{held.block, panel};
+      const Panel<T> hidden = slope_from_value<A> ? Panel<T>{line, held.stride} : Panel<T>{held.block, panel};
       product<T>({c + m, net.width, 1}, 1, neurons, hidden, held.e + s, panel, {nullptr, m > 0});
     }
   }
@@ -77,9 +77,9 @@ CBK_INLINE void wide_delta(const T* line, const T* e, int64_t count, T* delta, V
   for (int64_t i = 0; i < count; i += 2 * lanes<T>) {
     V h0, h1, slope0, slope1;
     const V e0 = load(e + i), e1 = load(e + i + lanes<T>);
-    if constexpr (slope_of_value<A>) {
+    if constexpr (slope_from_value<A>) {
       h0 = load(line + i), h1 = load(line + i + lanes<T>);
-      slope0 = slope<A>(h0), slope1 = slope<A>(h1);
+      slope0 = slope_of_value<A>(h0), slope1 = slope_of_value<A>(h1);
     } else {
       h0 = activate<A>(load(line + i), slope0), h1 = activate<A>(load(line + i + lanes<T>), slope1);
     }

@@ -1,0 +1,204 @@
+// Gradients of networks with one output and few inputs: samples lie along the lanes in both passes.
+//
+// Forward keeps sigma(z) of a tile of samples, so that no activation is computed twice, and the outputs' slopes e follow;
+// backward takes a few neurons at a time past the tile, their sums of e h, delta and delta x_k in registers.  Networks too
+// wide for that keep nothing of the first pass, and go past the chunk again in blocks of neurons.
+#pragma once
+
+#include "../common/activation.hpp"
+#include "outputs.hpp"
+#include "product.hpp"
+#include "slopes.hpp"
+
+namespace cbk::CBK_ISA {
+
+constexpr int64_t direct_lines = 4;  // vectors in a panel
+
+template <class T>
+struct DirectKept {
+  T* e;           // [chunk]
+  Kept<T> tile;   // [neurons][stride]
+  T* sums;        // [neurons][inputs + 2][lanes]: of e h, of delta and of delta x
+  int64_t neurons;
+};
+
+template <class T>
+int64_t direct_stride(const GradientPlan& plan) {
+  return plan.tile + 64 / int64_t(sizeof(T));  // rows begin in different sets of L1
+}
+
+template <class T>
+DirectKept<T> keep_direct(const Network& net, const GradientPlan& plan, T* scratch) {
+  DirectKept<T> kept;
+  kept.neurons = plan.wide && net.width > neuron_block ? neuron_block : net.width;
+  const int64_t rows = kept.neurons * direct_stride<T>(plan);
+  kept.e = scratch;
+  kept.sums = kept.e + plan.chunk;
+  T* value = kept.sums + kept.neurons * (net.inputs + 2) * lanes<T>;
+  kept.tile = {value, value + rows, direct_stride<T>(plan)};
+  return kept;
+}
+
+template <class T>
+int64_t direct_scratch_size(const Network& net, const GradientPlan& plan) {
+  const DirectKept<T> kept = keep_direct<T>(net, plan, nullptr);
+  return plan.chunk + kept.neurons * ((net.inputs + 2) * lanes<T> + 2 * kept.tile.stride);
+}
+
+// N neurons, D inputs, `count` samples: adds to the sums, or begins them.  Where more inputs follow, delta / (s c)
+// is left in place of the values.
+template <Activation A, int D, int N, bool first, bool more, class T>
+CBK_INLINE void direct_sums(const Kept<T>& tile, const T* e, const T* x, int64_t inputs, int64_t count, T* sums,
+                            bool accumulate) {
+  using V = Vector<T>;
+  constexpr int64_t panel = direct_lines * lanes<T>;
+  const int64_t own = (inputs + 2) * lanes<T>;
+  V on_weight[N], on_bias[N], on_input[N][D];
+#pragma GCC unroll 4
+  for (int n = 0; n < N; ++n) {
+    const T* from = sums + n * own;
+    on_weight[n] = accumulate && first ? load(from) : V{};
+    on_bias[n] = accumulate && first ? load(from + lanes<T>) : V{};
+#pragma GCC unroll 8
+    for (int k = 0; k < D; ++k) on_input[n][k] = accumulate ? load(from + (2 + k) * lanes<T>) : V{};
+  }
+  for (int64_t s = 0; s < count; s += panel, x += panel * inputs) {
+    const int64_t end = count - s < panel ? count - s : panel;
+    for (int64_t i = 0; i < end; i += lanes<T>) {
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) {
+        T* value = tile.value + n * tile.stride + s + i;
+        V delta;
+        if constexpr (first) {
+          const V h = load(value), slope = load(e + s + i);
+          on_weight[n] = mad(slope, h, on_weight[n]);
+          if constexpr (A == Activation::relu)
+            delta = h > T(0) ? slope : V{};
+          else if constexpr (A == Activation::identity)
+            delta = slope;
+          else if constexpr (slope_from_value<A>)
+            delta = slope * slope_of_value<A>(h);
+          else
+            delta = slope * load(tile.slope + n * tile.stride + s + i);
+          on_bias[n] = on_bias[n] + delta;
+          if constexpr (more) store(value, delta);
+        } else {
+          delta = load(value);
+        }
+#pragma GCC unroll 8
+        for (int k = 0; k < D; ++k) on_input[n][k] = mad(delta, load(x + k * panel + i), on_input[n][k]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int n = 0; n < N; ++n) {
+    T* to = sums + n * own;
+    if constexpr (first) store(to, on_weight[n]), store(to + lanes<T>, on_bias[n]);
+#pragma GCC unroll 8
+    for (int k = 0; k < D; ++k) store(to + (2 + k) * lanes<T>, on_input[n][k]);
+  }
+}
+
+// As many neurons at a time as registers hold sums.
+template <Activation A, int D, bool first, bool more, class T>
+void direct_rows(DirectKept<T> kept, int64_t neurons, int64_t s0, const T* x, int64_t inputs, int64_t count,
+                 T* sums) {
+  constexpr int fit = (registers - 4) / (D + (first ? 2 : 0)), N = fit > 4 ? 4 : fit > 1 ? fit : 1;
+  const auto take = [&](auto n) {
+    direct_sums<A, D, decltype(n)::value, first, more>(kept.tile, kept.e + s0, x, inputs, count, sums, s0 > 0);
+    kept.tile.value += decltype(n)::value * kept.tile.stride, kept.tile.slope += decltype(n)::value * kept.tile.stride;
+    sums += decltype(n)::value * (inputs + 2) * lanes<T>;
+    neurons -= decltype(n)::value;
+  };
+  while (neurons >= N) take(Constant<N>{});
+  while (neurons > 0) take(Constant<1>{});
+}
+
+// Backward over a tile that begins at sample s0.
+template <class T>
+void direct_backward(const Network& net, const DirectKept<T>& kept, int64_t neurons, int64_t s0, const T* x,
+                     int64_t count) {
+  with_activation(net.activation, [&](auto tag) {
+    constexpr Activation A = decltype(tag)::value;
+    switch (net.inputs) {
+#define CBK_INPUTS(D) \
+  case D: return direct_rows<A, D, true, false>(kept, neurons, s0, x, D, count, kept.sums);
+      CBK_INPUTS(1)
+      CBK_INPUTS(2)
+      CBK_INPUTS(3)
+      CBK_INPUTS(4)
+      CBK_INPUTS(5)
+      CBK_INPUTS(6)
+      CBK_INPUTS(7)
+      CBK_INPUTS(8)
+#undef CBK_INPUTS
+    }
+  });
+}
+
+// The sums of the lanes, and the factors that all samples share.
+template <class T>
+void direct_finish(const GradientTask<T>& task, const DirectKept<T>& kept, int64_t begin, int64_t neurons) {
+  const Network& net = *task.net;
+  const T* c = task.theta + net.output_weights() + begin;
+  const T* own = kept.sums;
+  for (int64_t m = 0; m < neurons; ++m, own += (net.inputs + 2) * lanes<T>) {
+    const auto total = [&](int64_t i) { return sum(add(F64{}, load(own + i * lanes<T>))); };
+    const double factor = double(c[m]) * net.scale;
+    put(task.gradient + net.output_weights() + begin + m, net.scale * total(0), task.accumulate);
+    put(task.gradient + net.biases() + begin + m, factor * total(1), task.accumulate);
+    for (int64_t k = 0; k < net.inputs; ++k)
+      put(task.gradient + (begin + m) * net.inputs + k, factor * total(2 + k), task.accumulate);
+  }
+}
+
+// g of the panel at sample s, then e.
+template <bool keep, class T>
+F64 direct_forward(const GradientTask<T>& task, const DirectKept<T>& kept, int64_t s, int64_t in_tile, F64 losses) {
+  const Network& net = *task.net;
+  const int64_t panel = task.plan->panel;
+  for (int64_t begin = 0; begin < net.width; begin += depth_block) {
+    const int64_t neurons = net.width - begin < depth_block ? net.width - begin : depth_block;
+    const int64_t at = begin * kept.tile.stride + in_tile;
+    direct_panel<keep>(net, task.theta, begin, neurons, task.chunk.x + s * net.inputs, panel, panel, kept.e + s, begin > 0,
+                       {kept.tile.value + at, kept.tile.slope + at, kept.tile.stride});
+  }
+  scale_outputs(net, task.theta, panel, kept.e + s, panel);
+  return loss_slope(task, losses, kept.e + s, panel, task.chunk.y + s, task.chunk.samples - s);
+}
+
+template <class T>
+F64 direct_gradient(const GradientTask<T>& task) {
+  const Network& net = *task.net;
+  const GradientPlan& plan = *task.plan;
+  const int64_t samples = task.chunk.samples, panel = plan.panel;
+  const DirectKept<T> kept = keep_direct(net, plan, task.scratch);
+  const auto in_tile = [&](int64_t s) { return samples - s < plan.tile ? samples - s : plan.tile; };
+  F64 losses{};
+  if (!plan.wide) {
+    for (int64_t s = 0; s < samples; s += plan.tile) {
+      for (int64_t p = 0; p < in_tile(s); p += panel) losses = direct_forward<true>(task, kept, s + p, p, losses);
+      direct_backward(net, kept, net.width, s, task.chunk.x + s * net.inputs, in_tile(s));
+    }
+    direct_finish(task, kept, 0, net.width);
+  } else {
+    for (int64_t s = 0; s < samples; s += panel) losses = direct_forward<false>(task, kept, s, 0, losses);
+    T unused[panel_width<T> * 2];
+    for (int64_t m = 0; m < net.width; m += kept.neurons) {
+      const int64_t neurons = net.width - m < kept.neurons ? net.width - m : kept.neurons;
+      for (int64_t s = 0; s < samples; s += plan.tile) {
+        const T* x = task.chunk.x + s * net.inputs;
+        for (int64_t p = 0; p < in_tile(s); p += panel)
+          direct_panel<true>(net, task.theta, m, neurons, x + p * net.inputs, panel, panel, unused, false,
+                             {kept.tile.value + p, kept.tile.slope + p, kept.tile.stride});
+        direct_backward(net, kept, neurons, s, x, in_tile(s));
+      }
+      direct_finish(task, kept, m, neurons);
+    }
+  }
+  if (net.output_bias)
+    put(task.gradient + net.output_biases(), total(kept.e, (samples + panel - 1) / panel * panel), task.accumulate);
+  return losses;
+}
+
+}  // namespace cbk::CBK_ISA
