@@ -230,7 +230,7 @@ def test_close_measures_keep_their_partners(dtype):
 @pytest.mark.parametrize("size", [1, 2, 3, 17])
 @pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3, 0.03, 0.1, 0.5])
 def test_company_changes_no_bits(spread, size, dtype):
-    # from its second problem on a support has distances between its points, which spare most rows of close measures
+    # from its second problem on a support has distances between its points: they spare rows of close measures
     rng = np.random.default_rng([13, size])
     y = rng.normal(size=(60, size))
     y[50:] = y[:10]  # the same points twice

@@ -107,26 +107,29 @@ RiskPlan plan_risk(const RiskShape& shape) {
 bool gradient_by_knots(const RiskShape& shape) { return knots_pay(shape, 10, 90); }
 
 GradientPlan plan_gradient(const RiskShape& shape) {
-  constexpr int64_t held_bytes = 256 << 10, wide_bytes = 2 << 20, partial_bytes = 8 << 20, few = 16, wide_tile = 64;
+  constexpr int64_t held_bytes = 256 << 10, streamed_bytes = 2 << 20, partial_bytes = 8 << 20, few = 16, least_tile = 64;
   const Network& net = shape.net;
+  const int64_t neurons_bytes = net.width * shape.element;
   GradientPlan plan;
   plan.direct = net.outputs == 1 && net.inputs <= direct_gradient_inputs;
   const int64_t group = plan.direct ? 0 : list_group(shape);
   plan.sparse = group > 0;
   plan.group = plan.sparse ? group : 1;
   plan.panel = (plan.direct ? 4 : 2) * shape.lanes;
-  plan.tile = plan.sparse ? sparse_tile : plan.panel;
-  if (!plan.sparse)  // what is held of a tile stays in L2
-    plan.tile = std::clamp(held_bytes / (2 * net.width * shape.element) / plan.panel, int64_t(1), 256 / plan.panel) *
-                plan.panel;
-  plan.wide = !plan.sparse && net.outputs == 1 && (plan.direct || shape.loss == Loss::mse) && plan.tile < wide_tile;
-  if (plan.wide) plan.tile = wide_tile;
-  // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.  What a wide network holds of a chunk
-  // streams through L2 and stays in L3.
+  // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.
   const int64_t row = (2 * net.inputs + target_rows(shape)) * shape.element;
-  const bool streams = plan.wide && !plan.direct;
-  int64_t chunk =
-      std::min({packed_bytes / row, int64_t(1024), streams ? wide_bytes / (net.width * shape.element) : 1024});
+  int64_t chunk = std::min(packed_bytes / row, int64_t(1024));
+  if (plan.direct) {  // what is held of a tile stays in L2
+    const int64_t panels = held_bytes / (2 * neurons_bytes) / plan.panel;
+    plan.tile = std::clamp(panels, int64_t(1), 256 / plan.panel) * plan.panel;
+    plan.wide = plan.tile < least_tile;
+    if (plan.wide) plan.tile = least_tile;
+  } else if (plan.sparse) {
+    plan.tile = sparse_tile;
+  } else {  // what is kept of a chunk streams through L2 and stays in L3
+    plan.tile = least_tile;
+    chunk = std::min(chunk, streamed_bytes / neurons_bytes);
+  }
   if (shape.particles < few)
     chunk = std::min(chunk, std::max(divide_up(shape.samples * shape.particles, few), int64_t(64)));
   plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.tile);

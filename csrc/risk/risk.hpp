@@ -73,16 +73,16 @@ struct RiskKernels {
   void (*evaluate)(const RiskTask<T>& task);
 };
 
-// Gradients: one particle (a group where sparse) and one chunk a task.  Hidden activations and their derivatives of a tile
-// of samples are held, [width][tile] each, so that every product is computed once (but not where wide); sums over samples
-// run over a chunk in the particles' type.
+// Gradients: one particle (a group where sparse) and one chunk a task.  Hidden activations are kept between the passes
+// forward and backward, so that every product is computed once (but not where wide); sums over samples run over a chunk in
+// the particles' type.
 struct GradientPlan {
   bool direct;    // one output and at most direct_gradient_inputs inputs
   bool sparse;    // sparse.hpp: only non-zero inputs are multiplied
-  bool wide;      // wide_gradient.hpp: one output, and too many neurons to hold
+  bool wide = false;  // where direct: too many neurons to hold
   int64_t group;  // particles in a task; 1 unless sparse
   int64_t panel;  // samples in a panel
-  int64_t tile;   // samples whose activations are held, a multiple of panel
+  int64_t tile;   // samples that go backward together, a multiple of panel
   int64_t chunk;  // samples in a chunk, a multiple of tile
   int64_t chunks; // chunks that are packed at once
 };

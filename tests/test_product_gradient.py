@@ -1,4 +1,4 @@
-"""Gradients of networks with one output and more neurons than are held, against the float64 reference."""
+"""Gradients by products: blocks of neurons and outputs, chunks of samples, against the float64 reference."""
 
 from __future__ import annotations
 
@@ -12,22 +12,29 @@ from cbokernels import reference
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "gelu", "softplus", "identity"])
 @pytest.mark.parametrize(
-    ("particles", "width", "inputs", "samples"),
-    [(2, 600, 15, 7), (3, 1001, 16, 1500), (17, 520, 32, 1100), (2, 3000, 70, 300)],
+    ("particles", "width", "inputs", "outputs", "samples"),
+    [(2, 600, 15, 1, 7), (3, 1001, 16, 1, 1500), (17, 65, 32, 5, 1100), (2, 3000, 9, 7, 300)],
 )
-def test_against_the_reference(particles, width, inputs, samples, activation, dtype):
+def test_against_the_reference(particles, width, inputs, outputs, samples, activation, dtype):
     rng = np.random.default_rng([particles, width])
-    net = cbk.TwoLayer(inputs, width, 1, activation=activation, output_bias=width % 2 == 1)
+    net = cbk.TwoLayer(inputs, width, outputs, activation=activation, output_bias=width % 2 == 1)
     theta = net.uniform(particles, seed=1, dtype=dtype)
     x = rng.normal(size=(samples, inputs)).astype(dtype)
     w, b, _, _ = net.unpack(theta[:3].astype(np.float64))
     z = np.einsum("nmd,sd->nms", w, x.astype(np.float64)) + b[..., None]
     x = x[(np.abs(z) > 1e-5).all(axis=(0, 1))]  # at a ReLU's corner float32 may be on the other side
-    y = rng.normal(size=len(x)).astype(dtype)
-    risks, gradients = cbk.risk_gradient(net, theta, x, y)
-    expected, slopes = reference.risk_gradient(net, theta[:3], x, y)
+    loss = "cross_entropy" if outputs == 7 else "mse"
+    y = (
+        rng.integers(outputs, size=len(x))
+        if outputs == 7
+        else rng.normal(size=(len(x), outputs)).astype(dtype)
+    )
+    risks, gradients = cbk.risk_gradient(net, theta, x, y, loss=loss)
+    expected, slopes = reference.risk_gradient(net, theta[:3], x, y, loss=loss)
     accuracy = 2e-6 if dtype == np.float32 else 1e-13
     np.testing.assert_allclose(risks[:3], expected, rtol=accuracy)
     assert (np.abs(gradients[:3] - slopes) <= accuracy * np.abs(slopes).max(axis=1, keepdims=True)).all()
-    for one, two in zip((risks, gradients), cbk.risk_gradient(net, theta, x, y, num_threads=1), strict=True):
+    for one, two in zip(
+        (risks, gradients), cbk.risk_gradient(net, theta, x, y, loss=loss, num_threads=1), strict=True
+    ):
         np.testing.assert_array_equal(one, two)

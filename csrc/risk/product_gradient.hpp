@@ -1,0 +1,148 @@
+// Gradients of networks of any shape, by products of matrices.
+//
+// A first pass gives the outputs' slopes e of the whole chunk and keeps sigma(z) of each neuron and sample (and sigma'(z)
+// where that is no function of it).  Both passes take a block of neurons at a time past all samples, so that what is kept
+// streams through L2 once each way, in order.
+#pragma once
+
+#include "outputs.hpp"
+#include "product.hpp"
+#include "slopes.hpp"
+
+namespace cbk::CBK_ISA {
+
+template <class T>
+struct ProductKept {
+  T* e;             // [outputs][chunk]
+  Kept<T> neurons;  // [width][stride]
+  T* block;         // [neuron_block][tile]: delta, but for factors that all samples share
+  T* weights;       // [neuron_block][columns]: sums of dR/dw over the chunk
+  int64_t columns, size;
+};
+
+template <class T>
+ProductKept<T> keep_products(const Network& net, const GradientPlan& plan, T* scratch) {
+  ProductKept<T> kept;
+  const int64_t stride = plan.chunk + panel_width<T>;  // no multiple of a page: rows begin in different sets of L1
+  kept.columns = (net.inputs + panel_width<T> - 1) / panel_width<T> * panel_width<T>;
+  kept.e = scratch;
+  kept.block = kept.e + net.outputs * plan.chunk;
+  kept.weights = kept.block + neuron_block * plan.tile;
+  T* value = kept.weights + neuron_block * kept.columns;
+  with_activation(net.activation, [&](auto tag) {
+    T* slope = slope_from_value<decltype(tag)::value> ? nullptr : value + net.width * stride;
+    kept.neurons = {value, slope, stride};
+    kept.size = (slope ? slope : value) + net.width * stride - scratch;
+  });
+  return kept;
+}
+
+// e of the chunk's samples, and what is kept of its neurons.
+template <Activation A, class T>
+F64 product_forward(const GradientTask<T>& task, const ProductKept<T>& kept) {
+  const Network& net = *task.net;
+  const int64_t panel = task.plan->panel, chunk = task.plan->chunk, stride = kept.neurons.stride;
+  const T *theta = task.theta, *c = theta + net.output_weights();
+  for (int64_t m = 0; m < net.width; m += neuron_block) {
+    const int64_t neurons = net.width - m < neuron_block ? net.width - m : neuron_block;
+    for (int64_t s = 0; s < task.chunk.samples; s += panel) {
+      T* z = kept.neurons.value + m * stride + s;
+      product<T>({theta + m * net.inputs, net.inputs, 1}, neurons, net.inputs, {task.chunk.x + s * net.inputs, panel},
+                 z, stride, {theta + net.biases() + m, false});
+      for (int64_t r = 0; r < neurons; ++r)
+        for (int64_t i = 0; i < panel; i += lanes<T>)
+          activate_keep<A>(load(z + r * stride + i), kept.neurons, (m + r) * stride + s + i);
+      product<T>({c + m, net.width, 1}, net.outputs, neurons, {z, stride}, kept.e + s, chunk, {nullptr, m > 0});
+    }
+  }
+  const int64_t rows = task.loss == Loss::mse ? net.outputs : 1;
+  F64 losses{};
+  for (int64_t s = 0; s < task.chunk.samples; s += panel) {
+    scale_outputs(net, theta, panel, kept.e + s, chunk);
+    losses = loss_slope(task, losses, kept.e + s, chunk, task.chunk.y + s * rows, task.chunk.samples - s);
+  }
+  return losses;
+}
+
+// block = sigma'(z) e, or sigma'(z) times what the block holds: sum_c c_cm e_c; its sum is added to on_bias.  kept: the
+// values that sigma'(z) follows from, or itself.
+template <Activation A, bool one_output, class T>
+CBK_INLINE void product_delta(const T* kept, const T* e, int64_t count, T* block, Vector<T>& on_bias) {
+  using V = Vector<T>;
+  V even = on_bias, odd{};
+  const auto delta = [&](int64_t i) {
+    V slope = load(kept + i);
+    if constexpr (slope_from_value<A>) slope = slope_of_value<A>(slope);
+    const V d = load((one_output ? e : block) + i) * slope;
+    store(block + i, d);
+    return d;
+  };
+  for (int64_t i = 0; i < count; i += 2 * lanes<T>) {
+    even = even + delta(i);
+    odd = odd + delta(i + lanes<T>);
+  }
+  on_bias = even + odd;
+}
+
+// The gradient of the hidden layer's neurons [m, m + neurons), by tiles of the chunk.
+template <Activation A, bool one_output, class T>
+void product_backward(const GradientTask<T>& task, const ProductKept<T>& kept, int64_t m, int64_t neurons,
+                      int64_t padded) {
+  using V = Vector<T>;
+  const Network& net = *task.net;
+  const GradientPlan& plan = *task.plan;
+  const T* c = task.theta + net.output_weights() + m;
+  const int64_t stride = kept.neurons.stride;
+  V on_bias[neuron_block] = {};
+  for (int64_t s = 0; s < padded; s += plan.tile) {
+    const int64_t count = padded - s < plan.tile ? padded - s : plan.tile;
+    if constexpr (!one_output)
+      for (int64_t p = 0; p < count; p += plan.panel)
+        product<T>({c, 1, net.width}, neurons, net.outputs, {kept.e + s + p, plan.chunk}, kept.block + p, plan.tile,
+                   {nullptr, false});
+    for (int64_t r = 0; r < neurons; ++r) {
+      const int64_t at = (m + r) * stride + s;
+      const T* from = (slope_from_value<A> ? kept.neurons.value : kept.neurons.slope) + at;
+      product_delta<A, one_output>(from, kept.e + s, count, kept.block + r * plan.tile, on_bias[r]);
+    }
+    for (int64_t k = 0; k < kept.columns; k += panel_width<T>)
+      product<T>({kept.block, plan.tile, 1}, neurons, count,
+                 {task.strips + k * plan.chunk + s * panel_width<T>, panel_width<T>}, kept.weights + k, kept.columns,
+                 {nullptr, s > 0});
+  }
+  for (int64_t r = 0; r < neurons; ++r) {
+    const double factor = one_output ? double(c[r]) * net.scale : net.scale;
+    put(task.gradient + net.biases() + m + r, factor * sum(add(F64{}, on_bias[r])), task.accumulate);
+    for (int64_t k = 0; k < net.inputs; ++k)
+      put(task.gradient + (m + r) * net.inputs + k, factor * double(kept.weights[r * kept.columns + k]),
+          task.accumulate);
+  }
+}
+
+template <class T>
+F64 product_gradient(const GradientTask<T>& task) {
+  const Network& net = *task.net;
+  const GradientPlan& plan = *task.plan;
+  const int64_t padded = (task.chunk.samples + plan.panel - 1) / plan.panel * plan.panel;
+  const ProductKept<T> kept = keep_products(net, plan, task.scratch);
+  F64 losses{};
+  with_activation(net.activation, [&](auto tag) {
+    constexpr Activation A = decltype(tag)::value;
+    losses = product_forward<A>(task, kept);
+    for (int64_t m = 0; m < net.width; m += neuron_block) {
+      const int64_t neurons = net.width - m < neuron_block ? net.width - m : neuron_block;
+      if (net.outputs == 1)
+        product_backward<A, true>(task, kept, m, neurons, padded);
+      else
+        product_backward<A, false>(task, kept, m, neurons, padded);
+      output_gradient(task, kept.e, plan.chunk, m, neurons, kept.neurons.value + m * kept.neurons.stride,
+                      kept.neurons.stride, padded, task.accumulate);
+    }
+  });
+  if (net.output_bias)
+    for (int64_t k = 0; k < net.outputs; ++k)
+      put(task.gradient + net.output_biases() + k, total(kept.e + k * plan.chunk, padded), task.accumulate);
+  return losses;
+}
+
+}  // namespace cbk::CBK_ISA
