@@ -48,7 +48,7 @@ int64_t list_group(const RiskShape& shape) {
   return shape.particles >= enough_tasks * group && lists < product ? group : 0;
 }
 
-bool fits_registers(const RiskShape& shape) { return shape.net.outputs == 1 && shape.net.inputs <= 8; }
+bool fits_registers(const RiskShape& shape) { return shape.net.outputs == 1 && shape.net.inputs <= direct_inputs; }
 
 }  // namespace
 
@@ -107,28 +107,32 @@ RiskPlan plan_risk(const RiskShape& shape) {
 bool gradient_by_knots(const RiskShape& shape) { return knots_pay(shape, 10, 90); }
 
 GradientPlan plan_gradient(const RiskShape& shape) {
-  constexpr int64_t held_bytes = 256 << 10, wide_bytes = 2 << 20, partial_bytes = 8 << 20, few = 16, wide_tile = 64;
+  constexpr int64_t held_bytes = 256 << 10, wide_bytes = 2 << 20, partial_bytes = 8 << 20, few = 16;
+  constexpr int64_t least_tile = 64, wide_inputs = 8;
   const Network& net = shape.net;
   GradientPlan plan;
-  plan.direct = net.outputs == 1 && net.inputs <= direct_gradient_inputs;
+  const int64_t held = held_bytes / (2 * net.width * shape.element);  // samples of which activations stay in L2
+  const bool streams = held < least_tile && net.outputs == 1 && net.inputs > wide_inputs && shape.loss == Loss::mse;
+  plan.direct = fits_registers(shape) && !streams;
   const int64_t group = plan.direct ? 0 : list_group(shape);
   plan.sparse = group > 0;
   plan.group = plan.sparse ? group : 1;
+  plan.wide = !plan.sparse && (streams || (plan.direct && held < least_tile));
   plan.panel = (plan.direct ? 4 : 2) * shape.lanes;
-  plan.tile = plan.sparse ? sparse_tile : plan.panel;
-  if (!plan.sparse)  // what is held of a tile stays in L2
-    plan.tile = std::clamp(held_bytes / (2 * net.width * shape.element) / plan.panel, int64_t(1), 256 / plan.panel) *
-                plan.panel;
-  plan.wide = !plan.sparse && net.outputs == 1 && (plan.direct || shape.loss == Loss::mse) && plan.tile < wide_tile;
-  if (plan.wide) plan.tile = wide_tile;
+  if (plan.sparse)
+    plan.tile = sparse_tile;
+  else if (plan.wide)
+    plan.tile = plan.direct ? 256 : 64;
+  else
+    plan.tile = std::clamp(held / plan.panel, int64_t(1), 256 / plan.panel) * plan.panel;
   // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.  What a wide network holds of a chunk
   // streams through L2 and stays in L3.
   const int64_t row = (2 * net.inputs + target_rows(shape)) * shape.element;
-  const bool streams = plan.wide && !plan.direct;
   int64_t chunk =
-      std::min({packed_bytes / row, int64_t(1024), streams ? wide_bytes / (net.width * shape.element) : 1024});
+      std::min({packed_bytes / row, int64_t(1024), plan.wide && !plan.direct ? wide_bytes / (net.width * shape.element) : 1024});
   if (shape.particles < few)
     chunk = std::min(chunk, std::max(divide_up(shape.samples * shape.particles, few), int64_t(64)));
+  if (plan.direct) plan.tile = std::min(plan.tile, round_up(chunk, plan.panel));
   plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.tile);
   const int64_t all = divide_up(shape.samples, plan.chunk), partial = shape.particles * net.size() * shape.element;
   const int64_t fit = std::max(std::min(packed_bytes / (row * plan.chunk), partial_bytes / partial), int64_t(1));
