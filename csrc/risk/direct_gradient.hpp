@@ -12,7 +12,8 @@
 
 namespace cbk::CBK_ISA {
 
-constexpr int64_t direct_lines = 4;  // vectors in a panel
+constexpr int64_t direct_lines = 4;   // vectors in a panel
+constexpr int64_t wide_neurons = 16;  // of a wide network, whose sums and a tile's activations stay in L1
 
 template <class T>
 struct DirectKept {
@@ -30,7 +31,7 @@ struct DirectKept {
 template <class T>
 DirectKept<T> keep_direct(const Network& net, const GradientPlan& plan, T* scratch) {
   DirectKept<T> kept;
-  kept.neurons = plan.wide && net.width > neuron_block ? neuron_block : net.width;
+  kept.neurons = plan.wide && net.width > wide_neurons ? wide_neurons : net.width;
   kept.e = scratch;
   kept.sums = kept.e + plan.chunk;
   T* value = kept.sums + kept.neurons * (net.inputs + 2) * lanes<T>;

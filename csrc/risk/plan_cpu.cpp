@@ -128,8 +128,8 @@ GradientPlan plan_gradient(const RiskShape& shape) {
   // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.  What a wide network holds of a chunk
   // streams through L2 and stays in L3.
   const int64_t row = (2 * net.inputs + target_rows(shape)) * shape.element;
-  int64_t chunk =
-      std::min({packed_bytes / row, int64_t(1024), plan.wide && !plan.direct ? wide_bytes / (net.width * shape.element) : 1024});
+  int64_t chunk = std::min(packed_bytes / row, int64_t(1024));
+  if (plan.wide && !plan.direct) chunk = std::min(chunk, wide_bytes / (net.width * shape.element));
   if (shape.particles < few)
     chunk = std::min(chunk, std::max(divide_up(shape.samples * shape.particles, few), int64_t(64)));
   if (plan.direct) plan.tile = std::min(plan.tile, round_up(chunk, plan.panel));
