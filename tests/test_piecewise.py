@@ -20,6 +20,8 @@ def inputs(kind, samples, rng):
         return np.full(samples, 0.3)
     if kind == "clustered":
         return np.append(rng.random(samples - 1) * 1e-4, 1e3)
+    if kind == "crowded":  # a dozen samples in each of few places, zeros of both signs among them
+        return np.append(np.repeat(rng.normal(size=samples // 12), 12), [0.0, -0.0] * samples)[:samples]
     return rng.random(samples)
 
 
@@ -105,6 +107,40 @@ def test_gradients_with_samples_at_the_knots(exact):
     _, slopes = reference.risk_gradient(net, theta, x, y)
     largest = np.abs(slopes).max(axis=1, keepdims=True)
     assert (np.abs(gradients - slopes) <= 3e-7 * largest).all()
+
+
+@pytest.mark.parametrize("samples", [200, 4096, 4097])
+@pytest.mark.parametrize("x_kind", ["uniform", "repeated", "clustered", "crowded"])
+def test_the_order_of_a_batch_is_of_no_consequence(x_kind, samples):
+    rng = np.random.default_rng(samples)
+    net = cbk.TwoLayer(1, 40, 1)
+    theta = ensemble("normal", net, rng)
+    x = inputs(x_kind, samples, rng).astype(np.float32)[:, None]
+    y = np.sin(6 * x[:, 0])
+    assert cbk.plan(net, len(theta), samples).path == "knots"
+    expected, slopes = cbk.risk_gradient(net, theta, x, y, num_threads=1)
+    np.testing.assert_allclose(expected, reference.risk(net, theta, x, y), rtol=3e-6)
+    for order in (np.argsort(x[:, 0]), np.argsort(-x[:, 0]), rng.permutation(samples)):
+        risks, gradients = cbk.risk_gradient(net, theta, x[order], y[order])
+        np.testing.assert_allclose(risks, expected, rtol=1e-9)
+        np.testing.assert_allclose(gradients, slopes, rtol=1e-4, atol=1e-6 * np.abs(slopes).max())
+        np.testing.assert_allclose(cbk.risk(net, theta, x[order], y[order]), expected, rtol=1e-9)
+    for num_threads in (2, 3):
+        risks, gradients = cbk.risk_gradient(net, theta, x, y, num_threads=num_threads)
+        np.testing.assert_array_equal(risks, expected)
+        np.testing.assert_array_equal(gradients, slopes)
+        np.testing.assert_array_equal(cbk.risk(net, theta, x, y, num_threads=num_threads), expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+def test_inputs_that_are_not_finite(value):
+    net = cbk.TwoLayer(1, 100, 1)
+    theta = net.uniform(60, seed=1)
+    x = np.linspace(-1, 1, 300, dtype=np.float32)[:, None]
+    for place in (0, 17, 299):
+        wild = x.copy()
+        wild[place] = value
+        assert not np.isfinite(cbk.risk(net, theta, wild, x[:, 0])).any()
 
 
 @pytest.mark.parametrize("tasks", [2, 16, 37])

@@ -12,43 +12,43 @@
 
 namespace cbk::CBK_ISA {
 
-constexpr int64_t direct_lines = 4;  // vectors in a panel
+constexpr int64_t direct_lines = 4;   // vectors in a panel
+constexpr int64_t wide_neurons = 16;  // of a wide network, whose sums and a tile's activations stay in L1
 
 template <class T>
 struct DirectKept {
   T* e;           // [chunk]
-  Kept<T> tile;   // [neurons][stride]
   T* sums;        // [neurons][inputs + 2][lanes]: of e h, of delta and of delta x
+  Kept<T> tile;   // [panels][neurons][panel]: written and read in order
   int64_t neurons;
-};
 
-template <class T>
-int64_t direct_stride(const GradientPlan& plan) {
-  return plan.tile + 64 / int64_t(sizeof(T));  // rows begin in different sets of L1
-}
+  Kept<T> at(int64_t sample, int64_t neuron) const {
+    const int64_t i = sample * neurons + neuron * direct_lines * lanes<T>;
+    return {tile.value + i, tile.slope + i};
+  }
+};
 
 template <class T>
 DirectKept<T> keep_direct(const Network& net, const GradientPlan& plan, T* scratch) {
   DirectKept<T> kept;
-  kept.neurons = plan.wide && net.width > neuron_block ? neuron_block : net.width;
-  const int64_t rows = kept.neurons * direct_stride<T>(plan);
+  kept.neurons = plan.wide && net.width > wide_neurons ? wide_neurons : net.width;
   kept.e = scratch;
   kept.sums = kept.e + plan.chunk;
   T* value = kept.sums + kept.neurons * (net.inputs + 2) * lanes<T>;
-  kept.tile = {value, value + rows, direct_stride<T>(plan)};
+  kept.tile = {value, value + kept.neurons * plan.tile};
   return kept;
 }
 
 template <class T>
 int64_t direct_scratch_size(const Network& net, const GradientPlan& plan) {
   const DirectKept<T> kept = keep_direct<T>(net, plan, nullptr);
-  return plan.chunk + kept.neurons * ((net.inputs + 2) * lanes<T> + 2 * kept.tile.stride);
+  return plan.chunk + kept.neurons * ((net.inputs + 2) * lanes<T> + 2 * plan.tile);
 }
 
-// N neurons, D inputs, `count` samples: adds to the sums, or begins them.  Where more inputs follow, delta / (s c)
+// N neurons, D inputs of `inputs`, `count` samples: adds to the sums, or begins them.  Where more inputs follow, delta / (s c)
 // is left in place of the values.
 template <Activation A, int D, int N, bool first, bool more, class T>
-CBK_INLINE void direct_sums(const Kept<T>& tile, const T* e, const T* x, int64_t inputs, int64_t count, T* sums,
+CBK_INLINE void direct_sums(const DirectKept<T>& kept, int64_t m, const T* e, const T* x, int64_t inputs, int64_t count, T* sums,
                             bool accumulate) {
   using V = Vector<T>;
   constexpr int64_t panel = direct_lines * lanes<T>;
@@ -63,30 +63,35 @@ CBK_INLINE void direct_sums(const Kept<T>& tile, const T* e, const T* x, int64_t
     for (int k = 0; k < D; ++k) on_input[n][k] = accumulate ? load(from + (2 + k) * lanes<T>) : V{};
   }
   for (int64_t s = 0; s < count; s += panel, x += panel * inputs) {
+    const Kept<T> tile = kept.at(s, m);
     const int64_t end = count - s < panel ? count - s : panel;
     for (int64_t i = 0; i < end; i += lanes<T>) {
+      V delta[N];
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) {
-        T* value = tile.value + n * tile.stride + s + i;
-        V delta;
+        T* value = tile.value + n * panel + i;
         if constexpr (first) {
           const V h = load(value), slope = load(e + s + i);
           on_weight[n] = mad(slope, h, on_weight[n]);
           if constexpr (A == Activation::relu)
-            delta = h > T(0) ? slope : V{};
+            delta[n] = h > T(0) ? slope : V{};
           else if constexpr (A == Activation::identity)
-            delta = slope;
+            delta[n] = slope;
           else if constexpr (slope_from_value<A>)
-            delta = slope * slope_of_value<A>(h);
+            delta[n] = slope * slope_of_value<A>(h);
           else
-            delta = slope * load(tile.slope + n * tile.stride + s + i);
-          on_bias[n] = on_bias[n] + delta;
-          if constexpr (more) store(value, delta);
+            delta[n] = slope * load(tile.slope + n * panel + i);
+          on_bias[n] = on_bias[n] + delta[n];
+          if constexpr (more) store(value, delta[n]);
         } else {
-          delta = load(value);
+          delta[n] = load(value);
         }
+      }
 #pragma GCC unroll 8
-        for (int k = 0; k < D; ++k) on_input[n][k] = mad(delta, load(x + k * panel + i), on_input[n][k]);
+      for (int k = 0; k < D; ++k) {
+        const V xs = load(x + k * panel + i);
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) on_input[n][k] = mad(delta[n], xs, on_input[n][k]);
       }
     }
   }
@@ -101,38 +106,53 @@ CBK_INLINE void direct_sums(const Kept<T>& tile, const T* e, const T* x, int64_t
 
 // As many neurons at a time as registers hold sums.
 template <Activation A, int D, bool first, bool more, class T>
-void direct_rows(DirectKept<T> kept, int64_t neurons, int64_t s0, const T* x, int64_t inputs, int64_t count,
+void direct_rows(const DirectKept<T>& kept, int64_t neurons, int64_t s0, const T* x, int64_t inputs, int64_t count,
                  T* sums) {
-  constexpr int fit = (registers - 4) / (D + (first ? 2 : 0)), N = fit > 4 ? 4 : fit > 1 ? fit : 1;
+  constexpr int fit = (registers - 2) / (D + (first ? 3 : 1)), N = fit > 4 ? 4 : fit > 1 ? fit : 1;
+  int64_t m = 0;
   const auto take = [&](auto n) {
-    direct_sums<A, D, decltype(n)::value, first, more>(kept.tile, kept.e + s0, x, inputs, count, sums, s0 > 0);
-    kept.tile.value += decltype(n)::value * kept.tile.stride, kept.tile.slope += decltype(n)::value * kept.tile.stride;
-    sums += decltype(n)::value * (inputs + 2) * lanes<T>;
-    neurons -= decltype(n)::value;
+    direct_sums<A, D, decltype(n)::value, first, more>(kept, m, kept.e + s0, x, inputs, count,
+                                                       sums + m * (inputs + 2) * lanes<T>, s0 > 0);
+    m += decltype(n)::value;
   };
-  while (neurons >= N) take(Constant<N>{});
-  while (neurons > 0) take(Constant<1>{});
+  while (m + N <= neurons) take(Constant<N>{});
+  while (m < neurons) take(Constant<1>{});
 }
 
-// Backward over a tile that begins at sample s0.
+// Calls f(count) with the count as a compile-time constant.
+template <int least, int most, class F>
+CBK_INLINE void with_constant(int64_t count, F&& f) {
+  if constexpr (least < most)
+    if (count < most) return with_constant<least, most - 1>(count, f);
+  f(Constant<most>{});
+}
+
+// Backward over a tile that begins at sample s0.  More inputs than registers take go in several parts of about equal size.
+template <Activation A, class T>
+void direct_parts(const Network& net, const DirectKept<T>& kept, int64_t neurons, int64_t s0, const T* x, int64_t count) {
+  constexpr int most = 8, least = most / 2;
+  const int64_t parts = (net.inputs + most - 1) / most;
+  const auto next = [&](int64_t part) { return net.inputs * part / parts; };
+  if (parts == 1)
+    return with_constant<1, most>(net.inputs, [&](auto d) {
+      direct_rows<A, decltype(d)::value, true, false>(kept, neurons, s0, x, net.inputs, count, kept.sums);
+    });
+  with_constant<least, most>(next(1), [&](auto d) {
+    direct_rows<A, decltype(d)::value, true, true>(kept, neurons, s0, x, net.inputs, count, kept.sums);
+  });
+  for (int64_t part = 1; part < parts; ++part)
+    with_constant<least, most>(next(part + 1) - next(part), [&](auto d) {
+      direct_rows<Activation::identity, decltype(d)::value, false, false>(
+          kept, neurons, s0, x + next(part) * direct_lines * lanes<T>, net.inputs, count, kept.sums + next(part) * lanes<T>);
+    });
+}
+
 template <class T>
 void direct_backward(const Network& net, const DirectKept<T>& kept, int64_t neurons, int64_t s0, const T* x,
                      int64_t count) {
-  with_activation(net.activation, [&](auto tag) {
-    constexpr Activation A = decltype(tag)::value;
-    switch (net.inputs) {
-#define CBK_INPUTS(D) \
-  case D: return direct_rows<A, D, true, false>(kept, neurons, s0, x, D, count, kept.sums);
-      CBK_INPUTS(1)
-      CBK_INPUTS(2)
-      CBK_INPUTS(3)
-      CBK_INPUTS(4)
-      CBK_INPUTS(5)
-      CBK_INPUTS(6)
-      CBK_INPUTS(7)
-      CBK_INPUTS(8)
-#undef CBK_INPUTS
-    }
+  with_activation(net.activation, [&](auto tag) {  // one kernel where slopes are kept
+    constexpr Activation A = slope_from_value<decltype(tag)::value> ? decltype(tag)::value : Activation::gelu;
+    direct_parts<A>(net, kept, neurons, s0, x, count);
   });
 }
 
@@ -159,9 +179,8 @@ F64 direct_forward(const GradientTask<T>& task, const DirectKept<T>& kept, int64
   const int64_t panel = task.plan->panel;
   for (int64_t begin = 0; begin < net.width; begin += depth_block) {
     const int64_t neurons = net.width - begin < depth_block ? net.width - begin : depth_block;
-    const int64_t at = begin * kept.tile.stride + in_tile;
     direct_panel<keep>(net, task.theta, begin, neurons, task.chunk.x + s * net.inputs, panel, panel, kept.e + s, begin > 0,
-                       {kept.tile.value + at, kept.tile.slope + at, kept.tile.stride});
+                       kept.at(in_tile, begin));
   }
   scale_outputs(net, task.theta, panel, kept.e + s, panel);
   return loss_slope(task, losses, kept.e + s, panel, task.chunk.y + s, task.chunk.samples - s);
@@ -190,7 +209,7 @@ F64 direct_gradient(const GradientTask<T>& task) {
         const T* x = task.chunk.x + s * net.inputs;
         for (int64_t p = 0; p < in_tile(s); p += panel)
           direct_panel<true>(net, task.theta, m, neurons, x + p * net.inputs, panel, panel, unused, false,
-                             {kept.tile.value + p, kept.tile.slope + p, kept.tile.stride});
+                             kept.at(p, 0));
         direct_backward(net, kept, neurons, s, x, in_tile(s));
       }
       direct_finish(task, kept, m, neurons);

@@ -12,12 +12,10 @@ struct Constant {
   static constexpr int value = N;
 };
 
-// Where a panel's hidden values, and slopes if these do not follow from them, are kept: neuron m's `stride` behind the
-// one before, nothing where null.
+// Where a panel's hidden values are kept, and slopes if these do not follow from them: [neurons][panel].
 template <class T>
 struct Kept {
   T *value, *slope;
-  int64_t stride;
 };
 
 template <Activation A, class T>
@@ -40,27 +38,30 @@ CBK_INLINE void direct_neurons(const T* w, const T* b, const T* c, int64_t input
                                Vector<T> (&acc)[NV], const Kept<T>& kept) {
   using V = Vector<T>;
   V z[N][NV];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int n = 0; n < N; ++n)
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) z[n][j] = splat<V>(b[n]);
   const int64_t terms = one_input ? 1 : inputs;
   for (int64_t k = 0; k < terms; ++k) {
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) {
-      const V xs = load(x + k * panel + j * lanes<T>);
-#pragma GCC unroll 2
-      for (int n = 0; n < N; ++n) z[n][j] = mad(splat<V>(w[n * terms + k]), xs, z[n][j]);
+    V xs[NV];
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) xs[j] = load(x + k * panel + j * lanes<T>);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) {
+      const V wk = splat<V>(w[n * terms + k]);
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) z[n][j] = mad(wk, xs[j], z[n][j]);
     }
   }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int n = 0; n < N; ++n) {
     const V weight = splat<V>(c[n]);
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
       V h;
       if constexpr (keep)
-        h = activate_keep<A>(z[n][j], kept, n * kept.stride + j * lanes<T>);
+        h = activate_keep<A>(z[n][j], kept, n * panel + j * lanes<T>);
       else
         h = activate<A>(z[n][j]);
       acc[j] = mad(weight, h, acc[j]);
@@ -73,7 +74,7 @@ template <Activation A, int NV, bool one_input, bool keep, class T>
 CBK_INLINE void direct_tile(const T* w, const T* b, const T* c, int64_t inputs, int64_t neurons, const T* x,
                             int64_t panel, T* out, bool accumulate, Kept<T> kept) {
   using V = Vector<T>;
-  constexpr int N = one_input ? 1 : 2;
+  constexpr int N = one_input ? 1 : 4;  // weights are read once for NV samples, samples once for N neurons
   V acc[NV] = {};
   int64_t m = 0;
   const auto next = [&](auto count) {
@@ -81,8 +82,8 @@ CBK_INLINE void direct_tile(const T* w, const T* b, const T* c, int64_t inputs, 
     direct_neurons<A, n, NV, one_input, keep>(w + m * inputs, b + m, c + m, inputs, x, panel, acc, kept);
     m += n;
     if constexpr (keep) {
-      kept.value += n * kept.stride;
-      if constexpr (!slope_from_value<A>) kept.slope += n * kept.stride;
+      kept.value += n * panel;
+      if constexpr (!slope_from_value<A>) kept.slope += n * panel;
     }
   };
   while (m + N <= neurons) next(Constant<N>{});
@@ -97,6 +98,7 @@ CBK_INLINE void direct_tile(const T* w, const T* b, const T* c, int64_t inputs, 
 template <bool keep = false, class T>
 void direct_panel(const Network& net, const T* theta, int64_t begin, int64_t neurons, const T* x, int64_t panel,
                   int64_t samples, T* out, bool accumulate, Kept<T> kept = {}) {
+  if (samples > panel) samples = panel;
   const T *w = theta + begin * net.inputs, *b = theta + net.biases() + begin,
           *c = theta + net.output_weights() + begin;
   with_activation(net.activation, [&](auto tag) {
@@ -104,10 +106,12 @@ void direct_panel(const Network& net, const T* theta, int64_t begin, int64_t neu
       const auto tile = [&](auto width, int64_t at) {
         direct_tile<tag.value, decltype(width)::value, decltype(one_input)::value, keep>(
             w, b, c, net.inputs, neurons, x + at, panel, out + at, accumulate,
-            {kept.value + at, kept.slope + at, kept.stride});
+            {kept.value + at, kept.slope + at});
       };
-      if (samples > 3 * lanes<T>) return tile(Constant<4>{}, 0);
-      for (int64_t at = 0; at < samples; at += lanes<T>) tile(Constant<1>{}, at);
+      constexpr int NV = decltype(one_input)::value ? 4 : 2;
+      int64_t at = 0;
+      for (; samples - at > (NV - 1) * lanes<T>; at += NV * lanes<T>) tile(Constant<NV>{}, at);
+      for (; at < samples; at += lanes<T>) tile(Constant<1>{}, at);
     };
     net.inputs == 1 ? run(Constant<1>{}) : run(Constant<0>{});
   });

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <limits>
 #include <utility>
 
@@ -50,38 +51,34 @@ constexpr double tolerance = 2e-7;
 // A batch in order.  Invalid where x has no range to divide into cells.
 class Sorted {
  public:
-  Sorted(const float* x, int64_t samples)
-      : order_(samples), x_(samples + 1), first_(4 * samples + 1), powers_(2 * (samples + 1)) {
-    {
-      Buffer<uint32_t> spare(samples);
-      sort_order(x, samples, order_.data(), spare.data());
-    }
-    for (int64_t i = 0; i < samples; ++i) x_.data()[i] = x[order_.data()[i]];
+  explicit Sorted(int64_t samples)
+      : order_(samples), spare_(samples), x_(samples + 1), first_(4 * samples + 1), powers_(2 * (samples + 1)) {
+    batch_.samples = samples, batch_.cells = int32_t(4 * samples);
+    batch_.x = x_.data(), batch_.first = first_.data(), batch_.powers = powers_.data();
+  }
+
+  bool sort(const float* x) {
+    if (!set_cells(x)) return false;
+    const int64_t samples = batch_.samples;
+    if (fill_cells(x) <= few)
+      insertion_sort();
+    else
+      sort_order(x, samples, order_.data(), spare_.data());
     x_.data()[samples] = std::numeric_limits<float>::quiet_NaN();  // no knot is behind it, infinite or not
-    const int32_t cells = int32_t(4 * samples);
-    const float low = x_.data()[0], range = x_.data()[samples - 1] - low, scale = float(cells) / range * 0.999999f;
-    valid_ = range > 0 && std::isfinite(range) && std::isfinite(scale);
-    batch_ = {samples, x_.data(), low, scale, cells, first_.data(), powers_.data()};
-    if (!valid_) return;
-    int32_t filled = 0;
-    for (int64_t i = 0; i < samples; ++i) {
-      const int32_t cell = std::min(int32_t((x_.data()[i] - low) * scale), cells - 1);
-      while (filled <= cell) first_.data()[filled++] = int32_t(i);
-    }
-    while (filled <= cells) first_.data()[filled++] = int32_t(samples);
     double* sums = powers_.data();
     sums[0] = sums[1] = 0;
     for (int64_t i = 0; i < samples; ++i, sums += 2) {
-      const double xi = x_.data()[i];
+      const float value = x[order_.data()[i]];
+      const double xi = x_.data()[i] = value;
       sums[2] = sums[0] + xi, sums[3] = sums[1] + xi * xi;
     }
+    return true;
   }
 
-  bool valid() const { return valid_; }
   const SortedBatch& batch() const { return batch_; }
 
   // y [tasks][samples] -> cross [samples + 1][2][stride], squares [tasks]; what is beyond the tasks is zero.
-  void sum_targets(const float* y, int64_t tasks, int64_t stride, double* cross, double* squares) const {
+  void sum_targets(const float* y, int64_t tasks, int64_t stride, double* cross, double* squares) {
     std::fill_n(cross, 2 * stride, 0.0);
     std::fill_n(squares, tasks, 0.0);
     for (int64_t i = 0; i < batch_.samples; ++i, cross += 2 * stride) {
@@ -98,32 +95,146 @@ class Sorted {
   }
 
  private:
-  mutable Buffer<uint32_t> order_;
+  static constexpr int32_t few = 16;  // samples in a cell that are sorted by insertion
+
+  bool set_cells(const float* x) {
+    float low[4], high[4];  // four chains
+    std::fill_n(low, 4, x[0]), std::fill_n(high, 4, x[0]);
+    bool numbers = true;
+    for (int64_t i = 0; i < batch_.samples; ++i) {
+      float &l = low[i % 4], &h = high[i % 4];
+      l = x[i] < l ? x[i] : l, h = x[i] > h ? x[i] : h;
+      numbers &= x[i] == x[i];
+    }
+    batch_.low = *std::min_element(low, low + 4);
+    const float range = *std::max_element(high, high + 4) - batch_.low;
+    batch_.scale = float(batch_.cells) / range * 0.999999f;
+    return numbers && range > 0 && std::isfinite(range) && std::isfinite(batch_.scale);
+  }
+
+  // The cells' first samples, and the samples in the order of their cells; how many the fullest one has.
+  int32_t fill_cells(const float* x) {
+    const int64_t samples = batch_.samples;
+    int32_t* const next = first_.data() + 1;
+    std::fill_n(first_.data(), batch_.cells + 1, 0);
+    int32_t* const cell = reinterpret_cast<int32_t*>(spare_.data());
+    for (int64_t i = 0; i < samples; ++i) {
+      cell[i] = std::min(int32_t((x[i] - batch_.low) * batch_.scale), batch_.cells - 1);
+      ++next[cell[i]];
+    }
+    int32_t sum = 0, fullest = 0;
+    for (int32_t c = 0; c < batch_.cells; ++c) {
+      fullest = std::max(fullest, next[c]);
+      sum += std::exchange(next[c], sum);
+    }
+    for (int64_t i = 0; i < samples; ++i) {  // moves each cell's start to the next one's
+      const int32_t at = next[cell[i]]++;
+      order_.data()[at] = uint32_t(i), x_.data()[at] = x[i];
+    }
+    return fullest;
+  }
+
+  void insertion_sort() {
+    uint32_t* const order = order_.data();
+    float* const x = x_.data();
+    for (int64_t i = 1; i < batch_.samples; ++i) {
+      for (int64_t j = i; j > 0 && x[j] < x[j - 1]; --j) std::swap(x[j], x[j - 1]), std::swap(order[j], order[j - 1]);
+    }
+  }
+
+  Buffer<uint32_t> order_, spare_;
   Buffer<float> x_;
   Buffer<int32_t> first_;
   Buffer<double> powers_;
   SortedBatch batch_;
-  bool valid_;
 };
 
-// Runs work(first, count, theta of the first, scratch) for a few particles at a time: an even number, since mirrored pairs
-// are drawn at once.
+// A batch and one task.
+struct SortedTask {
+  explicit SortedTask(int64_t samples) : sorted(samples), cross(2 * (samples + 1)), sums{cross.data(), &squares, 1} {}
+
+  void sort(const RiskProblem<float>& problem) {
+    valid = sorted.sort(problem.x);
+    if (valid) sorted.sum_targets(problem.y, 1, 1, cross.data(), &squares);
+  }
+
+  Sorted sorted;
+  Buffer<double> cross;
+  double squares = 0;
+  TaskSums sums;
+  bool valid = false;
+};
+
+// Memory of each thread: zeroed scratch, and particles that are drawn.
+class Scratch {
+ public:
+  Scratch(const RiskProblem<float>& problem, int64_t few, int64_t scratch_size, int threads)
+      : work_(round_up(scratch_size, 64)),
+        own_(work_ + (problem.draw ? round_up(few * problem.net.size() * int64_t(sizeof(float)), 64) : 0)),
+        memory_(threads * own_) {}
+
+  char* begin() {  // by its own thread, so that no other one's cache holds it
+    char* own = memory_.data() + omp_get_thread_num() * own_;
+    std::memset(own, 0, size_t(work_));
+    return own;
+  }
+  float* drawn(char* own) const { return reinterpret_cast<float*>(own + work_); }
+
+ private:
+  int64_t work_, own_;
+  Buffer<char> memory_;
+};
+
+// In a parallel region: work(first, count, theta of the first, scratch) for a few particles at a time, an even number, since
+// mirrored pairs are drawn at once.
 template <class Work>
-void for_particles(const RiskProblem<float>& problem, int64_t few, int64_t scratch_size, int num_threads, Work work) {
+void share_particles(const RiskProblem<float>& problem, int64_t few, Scratch& scratch, Work work) {
   const int64_t size = problem.net.size(), units = divide_up(problem.particles, few);
-  const int threads = thread_count(num_threads, units);
-  const int64_t work_size = round_up(scratch_size, 64);
-  const int64_t own_size = work_size + (problem.draw ? round_up(few * size * int64_t(sizeof(float)), 64) : 0);
-  Buffer<char> scratch(threads * own_size);
-  std::memset(scratch.data(), 0, size_t(threads * own_size));
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  char* own = scratch.begin();
+#pragma omp for schedule(dynamic, 1) nowait
   for (int64_t unit = 0; unit < units; ++unit) {
-    char* own = scratch.data() + omp_get_thread_num() * own_size;
     const int64_t first = few * unit, count = std::min(problem.particles - first, few);
-    float* drawn = reinterpret_cast<float*>(own + work_size);
+    float* drawn = scratch.drawn(own);
     if (problem.draw) draw_rows(*problem.draw, first, count, size, drawn);
     work(first, count, problem.draw ? drawn : problem.theta + first * size, own);
   }
+}
+
+template <class Work>
+void for_particles(const RiskProblem<float>& problem, int64_t few, int64_t scratch_size, int num_threads, Work work) {
+  const int threads = thread_count(num_threads, divide_up(problem.particles, few));
+  Scratch scratch(problem, few, scratch_size, threads);
+#pragma omp parallel num_threads(threads)
+  share_particles(problem, few, scratch, work);
+}
+
+// One task: work(sorted batch, particle, theta, scratch) for each particle; false where the batch is not valid.  Each thread
+// sorts a small batch for itself: that takes no longer than waiting for another one's, and leaves it in its own cache.
+template <class Work>
+bool for_task(const RiskProblem<float>& problem, int64_t scratch_size, int num_threads, Work work) {
+  constexpr int64_t own_samples = 4096;
+  const int threads = thread_count(num_threads, divide_up(problem.particles, 4));
+  // results of few units share a line of the cache
+  const int64_t few = 2 * std::clamp(problem.particles / (16 * threads), int64_t(1), int64_t(8));
+  const bool own = problem.samples <= own_samples;
+  Scratch scratch(problem, few, scratch_size, threads);
+  std::deque<SortedTask> batches;
+  for (int i = 0; i < (own ? threads : 1); ++i) batches.emplace_back(problem.samples);
+#pragma omp parallel num_threads(threads)
+  {
+    SortedTask& batch = batches[own ? size_t(omp_get_thread_num()) : 0];
+    if (own) {
+      batch.sort(problem);
+    } else {
+#pragma omp single
+      batch.sort(problem);
+    }
+    if (batch.valid)
+      share_particles(problem, few, scratch, [&](int64_t first, int64_t count, const float* theta, char* memory) {
+        for (int64_t n = first; n < first + count; ++n, theta += problem.net.size()) work(batch, n, theta, memory);
+      });
+  }
+  return batches[0].valid;
 }
 
 }  // namespace
@@ -132,9 +243,15 @@ bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact,
   const PiecewiseKernels& kernels = isa_table().piecewise;
   const Network& net = problem.net;
   const int64_t samples = problem.samples, tasks = problem.tasks, size = net.size();
-  const Sorted sorted(problem.x, samples);
-  if (!sorted.valid()) return false;
-  const int64_t stride = tasks == 1 ? 1 : task_block, blocks = divide_up(tasks, stride);
+  const int64_t scratch_size = round_up(kernels.scratch_size(net, samples), 64);
+  if (tasks == 1)
+    return for_task(problem, scratch_size, num_threads,
+                    [&](const SortedTask& batch, int64_t n, const float* theta, char* scratch) {
+                      exact[n] = kernels.risk(net, theta, batch.sorted.batch(), batch.sums, tolerance, scratch, out + n);
+                    });
+  Sorted sorted(samples);
+  if (!sorted.sort(problem.x)) return false;
+  const int64_t stride = task_block, blocks = divide_up(tasks, stride);
   const int64_t table = 2 * stride * (samples + 1);
   Buffer<double> cross(blocks * table), squares(tasks);
   const int threads = blocks > 1 ? thread_count(num_threads, blocks) : 1;
@@ -148,15 +265,6 @@ bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact,
                        squares.data() + block * stride);
 
   const SortedBatch& batch = sorted.batch();
-  const int64_t scratch_size = round_up(kernels.scratch_size(net, samples), 64);
-  if (tasks == 1) {
-    for_particles(problem, 4, scratch_size, num_threads,
-                  [&](int64_t first, int64_t count, const float* theta, char* scratch) {
-                    for (int64_t n = first; n < first + count; ++n, theta += size)
-                      exact[n] = kernels.risk(net, theta, batch, block_at(0), tolerance, scratch, out + n);
-                  });
-    return true;
-  }
   // Few particles' knots, and a block of tasks' sums, stay in L2.
   constexpr int64_t knots_bytes = 64 << 10;
   const int64_t knots_size = (net.width + 1) * int64_t(sizeof(Knot));
@@ -183,28 +291,19 @@ bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact,
 bool piecewise_gradient(const RiskProblem<float>& problem, double* out, float* gradient, bool* exact, int num_threads) {
   const PiecewiseKernels& kernels = isa_table().piecewise;
   const Network& net = problem.net;
-  const int64_t size = net.size();
-  const Sorted sorted(problem.x, problem.samples);
-  if (!sorted.valid()) return false;
-  Buffer<double> cross(2 * (problem.samples + 1));
-  double squares;
-  sorted.sum_targets(problem.y, 1, 1, cross.data(), &squares);
-  const TaskSums task{cross.data(), &squares, 1};
-  for_particles(problem, 4, kernels.scratch_size(net, problem.samples), num_threads,
-                [&](int64_t first, int64_t count, const float* theta, char* scratch) {
-                  for (int64_t n = first; n < first + count; ++n, theta += size)
-                    exact[n] = kernels.gradient(net, theta, sorted.batch(), task, tolerance, scratch, out + n,
-                                                gradient + n * size);
-                });
-  return true;
+  return for_task(problem, kernels.scratch_size(net, problem.samples), num_threads,
+                  [&](const SortedTask& batch, int64_t n, const float* theta, char* scratch) {
+                    exact[n] = kernels.gradient(net, theta, batch.sorted.batch(), batch.sums, tolerance, scratch, out + n,
+                                                gradient + n * net.size());
+                  });
 }
 
 bool piecewise_own_risks(const RiskProblem<float>& problem, double* out, bool* exact, int num_threads) {
   const PiecewiseKernels& kernels = isa_table().piecewise;
   const Network& net = problem.net;
   const int64_t samples = problem.samples, size = net.size();
-  const Sorted sorted(problem.x, samples);
-  if (!sorted.valid()) return false;
+  Sorted sorted(samples);
+  if (!sorted.sort(problem.x)) return false;
   const int64_t scratch_size = round_up(kernels.scratch_size(net, samples), 64);
   const int64_t table = 2 * (samples + 1);
   for_particles(problem, 2, scratch_size + table * int64_t(sizeof(double)), num_threads,

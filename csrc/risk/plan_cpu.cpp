@@ -48,7 +48,7 @@ int64_t list_group(const RiskShape& shape) {
   return shape.particles >= enough_tasks * group && lists < product ? group : 0;
 }
 
-bool fits_registers(const RiskShape& shape) { return shape.net.outputs == 1 && shape.net.inputs <= 8; }
+bool fits_registers(const RiskShape& shape) { return shape.net.outputs == 1 && shape.net.inputs <= direct_inputs; }
 
 }  // namespace
 
@@ -107,11 +107,14 @@ RiskPlan plan_risk(const RiskShape& shape) {
 bool gradient_by_knots(const RiskShape& shape) { return knots_pay(shape, 10, 90); }
 
 GradientPlan plan_gradient(const RiskShape& shape) {
-  constexpr int64_t held_bytes = 256 << 10, streamed_bytes = 2 << 20, partial_bytes = 8 << 20, few = 16, least_tile = 64;
+  constexpr int64_t held_bytes = 256 << 10, streamed_bytes = 2 << 20, partial_bytes = 8 << 20, few = 16;
+  constexpr int64_t least_tile = 64, most_tile = 256, wide_inputs = 8;
   const Network& net = shape.net;
   const int64_t neurons_bytes = net.width * shape.element;
+  const int64_t held = held_bytes / (2 * neurons_bytes);  // samples of which activations stay in L2
   GradientPlan plan;
-  plan.direct = net.outputs == 1 && net.inputs <= direct_gradient_inputs;
+  plan.wide = held < least_tile;
+  plan.direct = fits_registers(shape) && (!plan.wide || net.inputs <= wide_inputs);
   const int64_t group = plan.direct ? 0 : list_group(shape);
   plan.sparse = group > 0;
   plan.group = plan.sparse ? group : 1;
@@ -119,19 +122,16 @@ GradientPlan plan_gradient(const RiskShape& shape) {
   // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.
   const int64_t row = (2 * net.inputs + target_rows(shape)) * shape.element;
   int64_t chunk = std::min(packed_bytes / row, int64_t(1024));
-  if (plan.direct) {  // what is held of a tile stays in L2
-    const int64_t panels = held_bytes / (2 * neurons_bytes) / plan.panel;
-    plan.tile = std::clamp(panels, int64_t(1), 256 / plan.panel) * plan.panel;
-    plan.wide = plan.tile < least_tile;
-    if (plan.wide) plan.tile = least_tile;
-  } else if (plan.sparse) {
-    plan.tile = sparse_tile;
-  } else {  // what is kept of a chunk streams through L2 and stays in L3
-    plan.tile = least_tile;
+  if (!plan.direct && !plan.sparse)  // what is kept of a chunk streams through L2 and stays in L3
     chunk = std::min(chunk, streamed_bytes / neurons_bytes);
-  }
   if (shape.particles < few)
     chunk = std::min(chunk, std::max(divide_up(shape.samples * shape.particles, few), int64_t(64)));
+  if (plan.direct) {
+    const int64_t most = std::min(most_tile, round_up(chunk, plan.panel));
+    plan.tile = plan.wide ? most : std::min(held / plan.panel * plan.panel, most);
+  } else {
+    plan.tile = plan.sparse ? sparse_tile : least_tile;
+  }
   plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.tile);
   const int64_t all = divide_up(shape.samples, plan.chunk), partial = shape.particles * net.size() * shape.element;
   const int64_t fit = std::max(std::min(packed_bytes / (row * plan.chunk), partial_bytes / partial), int64_t(1));

@@ -15,6 +15,7 @@ template <class T>
 struct ProductKept {
   T* e;             // [outputs][chunk]
   Kept<T> neurons;  // [width][stride]
+  int64_t stride;   // no multiple of a page: rows begin in different sets of L1
   T* block;         // [neuron_block][tile]: delta, but for factors that all samples share
   T* weights;       // [neuron_block][columns]: sums of dR/dw over the chunk
   int64_t columns, size;
@@ -23,16 +24,16 @@ struct ProductKept {
 template <class T>
 ProductKept<T> keep_products(const Network& net, const GradientPlan& plan, T* scratch) {
   ProductKept<T> kept;
-  const int64_t stride = plan.chunk + panel_width<T>;  // no multiple of a page: rows begin in different sets of L1
+  kept.stride = plan.chunk + panel_width<T>;
   kept.columns = (net.inputs + panel_width<T> - 1) / panel_width<T> * panel_width<T>;
   kept.e = scratch;
   kept.block = kept.e + net.outputs * plan.chunk;
   kept.weights = kept.block + neuron_block * plan.tile;
   T* value = kept.weights + neuron_block * kept.columns;
   with_activation(net.activation, [&](auto tag) {
-    T* slope = slope_from_value<decltype(tag)::value> ? nullptr : value + net.width * stride;
-    kept.neurons = {value, slope, stride};
-    kept.size = (slope ? slope : value) + net.width * stride - scratch;
+    T* slope = slope_from_value<decltype(tag)::value> ? nullptr : value + net.width * kept.stride;
+    kept.neurons = {value, slope};
+    kept.size = (slope ? slope : value) + net.width * kept.stride - scratch;
   });
   return kept;
 }
@@ -41,7 +42,7 @@ ProductKept<T> keep_products(const Network& net, const GradientPlan& plan, T* sc
 template <Activation A, class T>
 F64 product_forward(const GradientTask<T>& task, const ProductKept<T>& kept) {
   const Network& net = *task.net;
-  const int64_t panel = task.plan->panel, chunk = task.plan->chunk, stride = kept.neurons.stride;
+  const int64_t panel = task.plan->panel, chunk = task.plan->chunk, stride = kept.stride;
   const T *theta = task.theta, *c = theta + net.output_weights();
   for (int64_t m = 0; m < net.width; m += neuron_block) {
     const int64_t neurons = net.width - m < neuron_block ? net.width - m : neuron_block;
@@ -92,7 +93,7 @@ void product_backward(const GradientTask<T>& task, const ProductKept<T>& kept, i
   const Network& net = *task.net;
   const GradientPlan& plan = *task.plan;
   const T* c = task.theta + net.output_weights() + m;
-  const int64_t stride = kept.neurons.stride;
+  const int64_t stride = kept.stride;
   V on_bias[neuron_block] = {};
   for (int64_t s = 0; s < padded; s += plan.tile) {
     const int64_t count = padded - s < plan.tile ? padded - s : plan.tile;
@@ -135,8 +136,8 @@ F64 product_gradient(const GradientTask<T>& task) {
         product_backward<A, true>(task, kept, m, neurons, padded);
       else
         product_backward<A, false>(task, kept, m, neurons, padded);
-      output_gradient(task, kept.e, plan.chunk, m, neurons, kept.neurons.value + m * kept.neurons.stride,
-                      kept.neurons.stride, padded, task.accumulate);
+      output_gradient(task, kept.e, plan.chunk, m, neurons, kept.neurons.value + m * kept.stride,
+                      kept.stride, padded, task.accumulate);
     }
   });
   if (net.output_bias)

@@ -17,10 +17,12 @@ namespace cbk {
 
 enum class Loss { none, mse, cross_entropy };
 
+constexpr int64_t direct_inputs = 48;  // above, products are as fast
+
 // How a batch is divided.  Samples are packed in panels, [panel][input][panel_samples]; a chunk of panels and a group of
 // particles make one task; a task walks through the neurons in ranges whose weights stay in L2.
 struct RiskPlan {
-  bool direct;           // one output and few inputs: neurons are streamed past samples held in registers
+  bool direct;           // one output and at most direct_inputs: neurons are streamed past samples held in registers
   int64_t panel;         // samples in a panel
   int64_t chunk;         // samples in a chunk, a multiple of panel
   int64_t chunks;        // chunks that are packed at once
@@ -77,16 +79,15 @@ struct RiskKernels {
 // forward and backward, so that every product is computed once (but not where wide); sums over samples run over a chunk in
 // the particles' type.
 struct GradientPlan {
-  bool direct;    // one output and at most direct_gradient_inputs inputs
+  bool direct;    // direct_gradient.hpp: one output and at most direct_inputs
   bool sparse;    // sparse.hpp: only non-zero inputs are multiplied
-  bool wide = false;  // where direct: too many neurons to hold
+  bool wide;      // where direct: too many neurons to keep anything of the first pass
   int64_t group;  // particles in a task; 1 unless sparse
   int64_t panel;  // samples in a panel
   int64_t tile;   // samples that go backward together, a multiple of panel
   int64_t chunk;  // samples in a chunk, a multiple of tile
   int64_t chunks; // chunks that are packed at once
 };
-constexpr int64_t direct_gradient_inputs = 8;  // each is a kernel of its own
 
 template <class T>
 struct GradientTask {

@@ -144,7 +144,7 @@ class Plan(NamedTuple):
     """How `risk` goes about its work.
 
     path: "knots" (one input, ReLU, squared error: sums between the knots of each piecewise linear network, no
-        pass over the samples), "direct" (one output, up to 8 inputs: samples stay in registers), "products"
+        pass over the samples), "direct" (one output, up to 48 inputs: samples stay in registers), "products"
         (matrix products), or "lists" (products that skip the batch's zeros).
     particles: of one task of a thread. samples: packed at a time.
     """
