@@ -45,22 +45,26 @@ CBK_INLINE void add_scaled(double* sum, const double* w, const T* const (&x)[R],
     for (int r = 0; r < R; ++r) sum[i] = mad(w[r], double(x[r][i]), sum[i]);
 }
 
+// The rows from j on, R at a time, the rest by half as many.  After the last rows come the first of the next block.
 template <int R, class T>
-CBK_INLINE int64_t add_rows(double* sum, const Slab<T>& slab, const double* weights, int64_t j) {
+CBK_INLINE void add_rows(double* sum, const Slab<T>& slab, const double* weights, int64_t j) {
+  const int64_t size = slab.end - slab.begin, beyond = slab.end < slab.stride ? size : 0;
   for (; j + R <= slab.count; j += R) {
     const T *x[R], *next[R];
-    for (int r = 0; r < R; ++r) x[r] = slab.row(j + r), next[r] = slab.row(j + R + r < slab.count ? j + R + r : j + r);
-    add_scaled(sum, weights + j, x, next, slab.end - slab.begin);
+    for (int r = 0; r < R; ++r) {
+      x[r] = slab.row(j + r);
+      next[r] = j + R + r < slab.count ? slab.row(j + R + r) : slab.row(r) + beyond;
+    }
+    add_scaled(sum, weights + j, x, next, size);
   }
-  return j;
+  if constexpr (R > 1) add_rows<R / 2>(sum, slab, weights, j);
 }
 
 template <class T>
 void weighted_sum(const T* theta, int64_t stride, const int64_t* rows, const double* weights, int64_t count,
                   int64_t begin, int64_t end, T* out) {
   alignas(64) double total[consensus_block] = {};
-  const Slab<T> slab{theta, stride, rows, count, begin, end};
-  add_rows<1>(total, slab, weights, add_rows<together>(total, slab, weights, 0));
+  add_rows<together>(total, Slab<T>{theta, stride, rows, count, begin, end}, weights, 0);
   for (int64_t i = begin; i < end; ++i) out[i] = T(total[i - begin]);
 }
 
