@@ -191,17 +191,20 @@ constexpr int noise_block = 4 * lanes<float>;
 template <class T>
 class NoiseRow;
 
-// box_muller for vectors of float, in two parts.  The words' own bits choose: no masks are made.
-CBK_INLINE F32 normal_radius(U32 word) {
+// box_muller for vectors of float, in three parts.  The words' own bits choose: no masks are made.
+// 1: u0 = (1 + f) 2^e
+CBK_INLINE F32 split_uniform(U32 word, F32& e) {
   const I32 radial = bits<I32>(word);
   const F32 t = fma(to_float(radial ^ (radial >> 31)), splat<F32>(0x1p-32f), splat<F32>(0x1p-33f));
   const F32 u = radial < 0 ? 1.0f - t : t;
-  F32 e;
-  F32 f = split_exponent(u, e);
-  f = u > 0.75f ? -t : f;
-  return sqrt(log1p_core(f, e) * -2.0f);
+  const F32 f = split_exponent(u, e);
+  return u > 0.75f ? -t : f;
 }
 
+// 2: sqrt(-2 log u0)
+CBK_INLINE F32 normal_radius(F32 f, F32 e) { return sqrt(log1p_core(f, e) * -2.0f); }
+
+// 3: times (cos, sin)(2 pi u1)
 CBK_INLINE void turn_normals(U32 word, F32 radius, F32& z0, F32& z1) {
   constexpr float turn = float(6.283185307179586476925 * 0x1p-34);  // of the angle beyond the nearest quarter, times 4
   F32 s, c;
@@ -238,8 +241,11 @@ class NoiseRow<float> {
       const Words w = philox_.words(block_);
       for (int j = 0; j < 2; ++j) radius_[i][j] = bits<F32>(w.word[2 * j]), angle_[i][j] = w.word[2 * j + 1];
     }
+    F32 exponent[most][2];
     for (int i = 0; i < filled_; ++i)
-      for (F32& r : radius_[i]) r = normal_radius(bits<U32>(r));
+      for (int j = 0; j < 2; ++j) radius_[i][j] = split_uniform(bits<U32>(radius_[i][j]), exponent[i][j]);
+    for (int i = 0; i < filled_; ++i)
+      for (int j = 0; j < 2; ++j) radius_[i][j] = normal_radius(radius_[i][j], exponent[i][j]);
   }
 
   PhiloxRow philox_;
