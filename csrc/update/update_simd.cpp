@@ -9,6 +9,9 @@ namespace {
 template <UpdateForm form, bool adam, class T, int N>
 CBK_INLINE void update_block(const UpdateRow<T>& row, int64_t at, const Vector<T> (&z)[N]) {
   using V = Vector<T>;
+  constexpr int ahead = 2048, line = 64;  // bytes; while normals are drawn, memory would rest
+  for (int p = 0; p < N * register_bytes; p += line)
+    __builtin_prefetch(reinterpret_cast<const char*>(row.theta + at) + ahead + p);
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j, at += lanes<T>) {
     const V theta = load(row.theta + at);
