@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cbokernels as cbk
-from cbokernels import reference
+from cbokernels import _cpu, reference
 
 POINT_ERROR = {"float32": 1.5e-7, "float64": 1e-14}
 
@@ -61,8 +61,8 @@ def test_any_risks(risk, alpha, dtype):
     assert result.ess == pytest.approx(expected.ess, rel=1e-12)
 
 
-@pytest.mark.parametrize("particles", [1, 2, 15, 16, 17, 200])
-@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 255, 256, 257, 15910])
+@pytest.mark.parametrize("particles", [1, 2, 7, 12, 15, 16, 17, 200])
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 257, 1023, 1024, 1025, 15910])
 @pytest.mark.parametrize("alpha", [0.0, 3.0, 1e5])
 def test_point_is_the_weighted_mean(particles, size, alpha, dtype):
     theta, risk = ensemble(particles, size, dtype)
@@ -236,3 +236,28 @@ def test_alpha_of_any_real_type(alpha):
     np.testing.assert_array_equal(
         cbk.consensus(theta, risk, alpha=alpha).weights, cbk.consensus(theta, risk, alpha=2.0).weights
     )
+
+
+@pytest.mark.parametrize("particles", [1, 2, 7, 8, 9, 24, 203])
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 1024, 2500])
+@pytest.mark.parametrize("kind", ["normal", "shifted", "first far away", "equal"])
+def test_variance_is_the_two_pass_one(particles, size, kind, dtype):
+    theta, _ = ensemble(particles, size, dtype)
+    if kind == "shifted":
+        theta += 100
+    if kind == "first far away":
+        theta[0] += 1e9
+    if kind == "equal":
+        theta[:] = 0.1
+    wide = theta.astype(np.longdouble)
+    truth = float(np.square(wide - wide.mean(axis=0)).sum() / (2 * particles))
+    found = _cpu.variance(theta, 1)
+    assert found == pytest.approx(truth, rel=1e-12, abs=1e-28 * size)
+    assert _cpu.variance(theta, 3) == found
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_variance_of_what_is_not_finite_is_nan(bad, dtype):
+    theta, _ = ensemble(20, 40, dtype)
+    theta[13, 39] = bad
+    assert math.isnan(_cpu.variance(theta, 1))

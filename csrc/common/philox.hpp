@@ -53,17 +53,72 @@ struct Words {
   U32 word[4];
 };
 
-CBK_INLINE Words philox_lanes(const Counter& counter, uint32_t first) {
-  U64 even, odd;
-  for (int i = 0; i < lanes<double>; ++i) even[i] = lane_block(2 * i), odd[i] = lane_block(2 * i + 1);
-  const U64 stream = U64{} + counter.stream, step = U64{} + counter.step, particle = U64{} + counter.particle;
-  const uint32_t key0 = uint32_t(counter.seed), key1 = uint32_t(counter.seed >> 32);
-  const Block<U64> a = philox<U64>({{stream, step, particle, even + first}}, key0, key1);
-  const Block<U64> b = philox<U64>({{stream, step, particle, odd + first}}, key0, key1);
-  Words w;
-  for (int j = 0; j < 4; ++j) w.word[j] = bits<U32>((a.word[j] & 0xffffffffu) | (b.word[j] << 32));
-  return w;
+// The low halves of `even`, the high halves of `odd`.
+CBK_INLINE U32 merge_halves(U64 even, U64 odd) {
+#if defined(CBK_AVX2)
+  return bits<U32>(_mm256_blend_epi32(bits<__m256i>(even), bits<__m256i>(odd), 0xaa));
+#else
+  return bits<U32>((even & 0xffffffffu) | (odd & ~U64{} << 32));
+#endif
 }
+
+// The rounds of one row: the keys stand spread in memory, and of the first three rounds, whose words but one are the
+// row's, what the block does not change is computed once.
+class PhiloxRow {
+ public:
+  explicit PhiloxRow(const Counter& counter) {
+    uint64_t k0 = uint32_t(counter.seed), k1 = counter.seed >> 32;
+    const auto next_key = [&] { k0 = uint32_t(k0 + 0x9E3779B9u), k1 = uint32_t(k1 + 0xBB67AE85u); };
+    uint64_t p0 = multiply_low(uint64_t(counter.stream), m0), p1 = multiply_low(uint64_t(counter.particle), m1);
+    before_block_ = U64{} + ((p0 >> 32) ^ k1);
+    const uint64_t word0 = (p1 >> 32) ^ counter.step ^ k0, word3 = p0;
+    next_key();
+    second0_ = U64{} + (p1 ^ k0);
+    p0 = multiply_low(word0, m0);
+    p1 = multiply_low((p0 >> 32) ^ word3 ^ k1, m1);
+    next_key();
+    third0_ = U64{} + ((p1 >> 32) ^ k0), third2_ = U64{} + (p0 ^ k1);
+    next_key();
+    fourth0_ = U64{} + (p1 ^ k0);
+    for (int r = 0; r < rounds; ++r, next_key()) key_[r][0] = U64{} + k0, key_[r][1] = U64{} + k1;
+    for (U64& k : key_[rounds - 1]) k |= k << 32;
+  }
+
+  // The words of lanes<float> consecutive blocks from `first` on, in the order of lane_block.
+  CBK_INLINE Words words(uint32_t first) const {
+    const auto by = [](U64 word, uint64_t multiplier) { return multiply_low(word, U64{} + multiplier); };
+    U64 w0[2], w1[2], w2[2], w3[2], p0[2], p1[2];  // of the blocks that become even and odd lanes
+    for (int i = 0; i < lanes<double>; ++i) w3[0][i] = lane_block(2 * i), w3[1][i] = lane_block(2 * i + 1);
+    for (int k = 0; k < 2; ++k) p1[k] = by(before_block_ ^ (w3[k] + first), m1);
+    for (int k = 0; k < 2; ++k) p0[k] = by((p1[k] >> 32) ^ second0_, m0);
+    for (int k = 0; k < 2; ++k) w0[k] = p1[k] ^ third0_, w2[k] = (p0[k] >> 32) ^ third2_, w3[k] = p0[k];
+    for (int k = 0; k < 2; ++k) p0[k] = by(w0[k], m0), p1[k] = by(w2[k], m1);
+    for (int k = 0; k < 2; ++k) {
+      w0[k] = (p1[k] >> 32) ^ fourth0_, w2[k] = (p0[k] >> 32) ^ (w3[k] ^ key_[0][1]);
+      w1[k] = p1[k], w3[k] = p0[k];
+    }
+    CBK_UNROLL(8)
+    for (int r = 1; r < rounds; ++r) {
+      for (int k = 0; k < 2; ++k) p0[k] = by(w0[k], m0), p1[k] = by(w2[k], m1);
+      if (r == rounds - 1) break;
+      for (int k = 0; k < 2; ++k) {
+        w0[k] = (p1[k] >> 32) ^ (w1[k] ^ key_[r][0]), w2[k] = (p0[k] >> 32) ^ (w3[k] ^ key_[r][1]);
+        w1[k] = p1[k], w3[k] = p0[k];
+      }
+    }
+    // the last round puts both blocks' words into one register before it is done with them
+    const auto& last = key_[rounds - 1];
+    return {{merge_halves((p1[0] >> 32) ^ w1[0], p1[1] ^ (w1[1] << 32)) ^ bits<U32>(last[0]),
+             merge_halves(p1[0], p1[1] << 32),
+             merge_halves((p0[0] >> 32) ^ w3[0], p0[1] ^ (w3[1] << 32)) ^ bits<U32>(last[1]),
+             merge_halves(p0[0], p0[1] << 32)}};
+  }
+
+ private:
+  static constexpr int rounds = 7;  // from the fourth on
+  static constexpr uint64_t m0 = 0xD2511F53u, m1 = 0xCD9E8D57u;
+  U64 before_block_, second0_, third0_, third2_, fourth0_, key_[rounds][2];
+};
 
 #endif
 
@@ -131,44 +186,111 @@ CBK_INLINE void transpose_groups(F32 (&z)[4]) {
 }
 #endif
 
-// noise_block normals of consecutive coordinates, the first of which is coordinate 4 * block.
+// The normals of one row, noise_block consecutive coordinates a call; the first of all is a multiple of 4.
 constexpr int noise_block = 4 * lanes<float>;
+template <class T>
+class NoiseRow;
 
-CBK_INLINE void normals(const Counter& counter, uint32_t block, F32 (&z)[4]) {
-  const Words w = philox_lanes(counter, block);
-  for (int j = 0; j < 4; j += 2) {
-    const I32 radial = bits<I32>(w.word[j]), upper = radial >> 31;
-    const U32 angle = w.word[j + 1];
-    box_muller(to_float(radial ^ upper), upper, to_float(bits<I32>(angle << 2) >> 2),
-               bits<I32>((angle + 0x20000000u) >> 30), z[j], z[j + 1]);
-  }
-  transpose_groups(z);
+// box_muller for vectors of float, in three parts.  The words' own bits choose: no masks are made.
+// 1: u0 = (1 + f) 2^e
+CBK_INLINE F32 split_uniform(U32 word, F32& e) {
+  const I32 radial = bits<I32>(word);
+  const F32 t = fma(to_float(radial ^ (radial >> 31)), splat<F32>(0x1p-32f), splat<F32>(0x1p-33f));
+  const F32 u = radial < 0 ? 1.0f - t : t;
+  const F32 f = split_exponent(u, e);
+  return u > 0.75f ? -t : f;
 }
+
+// 2: sqrt(-2 log u0)
+CBK_INLINE F32 normal_radius(F32 f, F32 e) { return sqrt(log1p_core(f, e) * -2.0f); }
+
+// 3: times (cos, sin)(2 pi u1)
+CBK_INLINE void turn_normals(U32 word, F32 radius, F32& z0, F32& z1) {
+  constexpr float turn = float(6.283185307179586476925 * 0x1p-34);  // of the angle beyond the nearest quarter, times 4
+  F32 s, c;
+  sincos_core(fma(to_float(bits<I32>(word << 2)), splat<F32>(turn), splat<F32>(2 * turn)), s, c);
+  const U32 quarter = word + 0x20000000u, sign = U32{} + 0x80000000u;  // in the two highest bits
+  const U32 cosine = bits<U32>(bits<I32>(quarter << 1) < 0 ? s : c);
+  const U32 sine = bits<U32>(s) ^ bits<U32>(c) ^ cosine;
+  z0 = radius * bits<F32>(cosine ^ ((quarter + 0x40000000u) & sign));
+  z1 = radius * bits<F32>(sine ^ (quarter & sign));
+}
+
+// Some blocks ahead, stage by stage: a processor sees no further than a few dozen instructions that wait, and the
+// stages' chains are long.
+template <>
+class NoiseRow<float> {
+ public:
+  NoiseRow(const Counter& counter, int64_t begin, int64_t count)
+      : philox_(counter), block_(uint32_t(begin / 4)), left_((count + noise_block - 1) / noise_block) {}
+
+  CBK_INLINE void next(F32 (&z)[4]) {
+    if (at_ == filled_) fill();
+    for (int j = 0; j < 2; ++j) turn_normals(angle_[at_][j], radius_[at_][j], z[2 * j], z[2 * j + 1]);
+    transpose_groups(z);
+    ++at_;
+  }
+
+ private:
+  static constexpr int most = 16;
+
+  __attribute__((noinline)) void fill() {
+    at_ = 0, filled_ = left_ < most ? int(left_) : most;
+    left_ -= filled_;
+    for (int i = 0; i < filled_; ++i, block_ += noise_block / 4) {
+      const Words w = philox_.words(block_);
+      for (int j = 0; j < 2; ++j) radius_[i][j] = bits<F32>(w.word[2 * j]), angle_[i][j] = w.word[2 * j + 1];
+    }
+    F32 exponent[most][2];
+    for (int i = 0; i < filled_; ++i)
+      for (int j = 0; j < 2; ++j) radius_[i][j] = split_uniform(bits<U32>(radius_[i][j]), exponent[i][j]);
+    for (int i = 0; i < filled_; ++i)
+      for (int j = 0; j < 2; ++j) radius_[i][j] = normal_radius(radius_[i][j], exponent[i][j]);
+  }
+
+  PhiloxRow philox_;
+  F32 radius_[most][2];
+  U32 angle_[most][2];
+  uint32_t block_;
+  int64_t left_;
+  int at_ = 0, filled_ = 0;
+};
 
 // float64 evaluates the same words in double.
-CBK_INLINE void normals(const Counter& counter, uint32_t block, F64 (&z)[8]) {
-  constexpr int half = lanes<double>;
-  const Words w = philox_lanes(counter, block);
-  double out[noise_block];
-  for (int part = 0; part < 2; ++part) {
-    for (int j = 0; j < 4; j += 2) {
-      I64 radial, angle;
-      for (int i = 0; i < half; ++i) {
-        radial[i] = int32_t(w.word[j][part * half + i]);
-        angle[i] = w.word[j + 1][part * half + i];
-      }
-      const I64 upper = radial < 0;
-      F64 a, b;
-      box_muller(to_float(radial ^ upper), upper, to_float(((angle + 0x20000000) & 0x3fffffff) - 0x20000000),
-                 ((angle + 0x20000000) >> 30) & 3, a, b);
-      for (int i = 0; i < half; ++i) {
-        const int first = 4 * lane_block(part * half + i) + j;
-        out[first] = a[i], out[first + 1] = b[i];
+template <>
+class NoiseRow<double> {
+ public:
+  NoiseRow(const Counter& counter, int64_t begin, int64_t) : philox_(counter), block_(uint32_t(begin / 4)) {}
+
+  CBK_INLINE void next(F64 (&z)[8]) {
+    constexpr int half = lanes<double>;
+    const Words w = philox_.words(block_);
+    block_ += noise_block / 4;
+    double out[noise_block];
+    for (int part = 0; part < 2; ++part) {
+      for (int j = 0; j < 4; j += 2) {
+        I64 radial, angle;
+        for (int i = 0; i < half; ++i) {
+          radial[i] = int32_t(w.word[j][part * half + i]);
+          angle[i] = w.word[j + 1][part * half + i];
+        }
+        const I64 upper = radial < 0;
+        F64 a, b;
+        box_muller(to_float(radial ^ upper), upper, to_float(((angle + 0x20000000) & 0x3fffffff) - 0x20000000),
+                   ((angle + 0x20000000) >> 30) & 3, a, b);
+        for (int i = 0; i < half; ++i) {
+          const int first = 4 * lane_block(part * half + i) + j;
+          out[first] = a[i], out[first + 1] = b[i];
+        }
       }
     }
+    for (int i = 0; i < 8; ++i) z[i] = load(out + i * half);
   }
-  for (int i = 0; i < 8; ++i) z[i] = load(out + i * half);
-}
+
+ private:
+  PhiloxRow philox_;
+  uint32_t block_;
+};
 
 #endif  // CBK_ONE_LANE
 

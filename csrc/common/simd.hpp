@@ -154,6 +154,13 @@ CBK_INLINE V mad(V a, V b, V c) {
   return a * b + c;
 #endif
 }
+CBK_INLINE double mad(double a, double b, double c) {  // as a lane of the vectors'
+#if defined(CBK_AVX512) || defined(CBK_AVX2) || defined(__aarch64__)
+  return std::fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
 
 // The second argument where either is NaN: clamps and activations pass the value second, so that no NaN is hidden.
 template <class V>
@@ -270,6 +277,18 @@ CBK_INLINE Pair64 widen(F32 v) {
   return {_mm512_cvtps_pd(half[0]), _mm512_cvtps_pd(half[1])};
 #else
   return {__builtin_convertvector(half[0], F64), __builtin_convertvector(half[1], F64)};
+#endif
+}
+
+// The next numbers as float64, straight from memory: narrower loads need no halves to be cut.
+CBK_INLINE F64 load_double(const double* p) { return load(p); }
+CBK_INLINE F64 load_double(const float* p) {
+  HalfF32 half;
+  std::memcpy(&half, p, sizeof half);
+#if defined(__AVX512F__)
+  return _mm512_cvtps_pd(half);
+#else
+  return __builtin_convertvector(half, F64);
 #endif
 }
 

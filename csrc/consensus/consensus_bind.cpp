@@ -19,11 +19,19 @@ template <class T>
 int64_t gather(const Array<T>& theta, const Array<double>& risk, double alpha_or_target, Array<double>* alphas,
                Array<T>& point, Array<double>& weights, Array<double>& ess, int num_threads) {
   const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
-  const int64_t tasks = risk.ndim() == 2 ? risk.shape(1) : 0;
-  check_shape("risk", risk, {particles, tasks});
-  check_shape("point", point, {tasks, size});
-  check_shape("weights", weights, {particles, tasks});
-  check_shape("ess", ess, {tasks});
+  const bool single = risk.ndim() == 1;  // one task, and no axis of tasks
+  const int64_t tasks = single ? 1 : risk.ndim() == 2 ? risk.shape(1) : 0;
+  if (single) {
+    check_shape("risk", risk, {particles});
+    check_shape("point", point, {size});
+    check_shape("weights", weights, {particles});
+    check_shape("ess", ess, {});
+  } else {
+    check_shape("risk", risk, {particles, tasks});
+    check_shape("point", point, {tasks, size});
+    check_shape("weights", weights, {particles, tasks});
+    check_shape("ess", ess, {tasks});
+  }
   if (alphas) check_shape("alphas", *alphas, {tasks});
   const double* r = risk.data();
   double *w = weights.mutable_data(), *e = ess.mutable_data(), *a = alphas ? alphas->mutable_data() : nullptr;

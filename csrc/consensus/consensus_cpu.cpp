@@ -16,15 +16,47 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 double smallest_finite(const double* risk, int64_t particles, int64_t stride) {
   double least = infinity;
   for (int64_t n = 0; n < particles; ++n)
-    if (const double r = risk[n * stride]; std::isfinite(r) && r < least) least = r;
+    if (const double r = risk[n * stride]; r < least && r > -infinity) least = r;  // nor NaN
   return least;
 }
+
+// Particles with a risk that is not finite.
+int64_t count_not_finite(const double* risk, int64_t particles, int64_t tasks) {
+  int64_t count = 0;
+  if (tasks == 1) {
+#pragma omp simd reduction(+ : count)
+    for (int64_t n = 0; n < particles; ++n) count += std::isfinite(risk[n]) ? 0 : 1;
+    return count;
+  }
+  for (const double* r = risk; r != risk + particles * tasks; r += tasks)
+    count += !std::all_of(r, r + tasks, [](double x) { return std::isfinite(x); });
+  return count;
+}
+
+constexpr double least_exponent = -746;  // below: 0 without libm's slow way there
 
 double unnormalised(double risk, double least, double alpha) {
   if (!std::isfinite(risk)) return 0;
   if (alpha == 0 || risk == least) return 1;
   const double exponent = -alpha * (risk - least);
-  return exponent < -746 ? 0 : std::exp(exponent);  // 0 without libm's slow way there; alpha = infinity: 0 too
+  return exponent < least_exponent ? 0 : std::exp(exponent);  // alpha = infinity: 0 too
+}
+
+// weights[n * stride] = unnormalised(risk[n * stride], least, alpha); their sum.
+double unnormalised(const double* risk, int64_t particles, int64_t stride, double least, double alpha, double* weights) {
+  const bool direct = alpha > 0 && alpha < infinity;  // no 0 times infinity but for a risk that is not finite
+  if (direct) {
+#pragma omp simd
+    for (int64_t n = 0; n < particles; ++n) weights[n * stride] = -alpha * (risk[n * stride] - least);
+  }
+  double total = 0;
+  for (int64_t n = 0; n < particles; ++n) {
+    double& w = weights[n * stride];
+    if (!direct) w = unnormalised(risk[n * stride], least, alpha);
+    else w = w >= least_exponent && w <= 0 ? std::exp(w) : 0;
+    if (w != 0) total += w;
+  }
+  return total;
 }
 
 }  // namespace
@@ -32,14 +64,11 @@ double unnormalised(double risk, double least, double alpha) {
 double gibbs_weights(const double* risk, int64_t particles, int64_t stride, double alpha, double* weights) {
   const double least = smallest_finite(risk, particles, stride);
   if (least == infinity) return 0;
-  double total = 0;
-  for (int64_t n = 0; n < particles; ++n)
-    total += weights[n * stride] = unnormalised(risk[n * stride], least, alpha);
+  // most are 0 at a large alpha: neither added nor divided
+  const double total = unnormalised(risk, particles, stride, least, alpha, weights);
   double squares = 0;
-  for (int64_t n = 0; n < particles; ++n) {
-    const double w = weights[n * stride] /= total;
-    squares += w * w;
-  }
+  for (int64_t n = 0; n < particles; ++n)
+    if (double& w = weights[n * stride]; w != 0) w /= total, squares += w * w;
   return 1 / squares;
 }
 
@@ -99,9 +128,7 @@ namespace {
 template <class T, class Alpha>
 RiskCheck gather(const T* theta, int64_t particles, int64_t size, const double* risk, int64_t tasks, Alpha alpha,
                  T* points, double* weights, double* ess, int num_threads) {
-  RiskCheck check{0, -1};
-  for (int64_t n = 0; n < particles; ++n)
-    check.not_finite += !std::all_of(risk + n * tasks, risk + (n + 1) * tasks, [](double r) { return std::isfinite(r); });
+  const RiskCheck check{count_not_finite(risk, particles, tasks), -1};
   constexpr int64_t worth_threads = 4096;  // weights
   const int threads = tasks > 1 && particles * tasks > worth_threads ? thread_count(num_threads, tasks) : 1;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)

@@ -5,50 +5,118 @@
 namespace cbk::CBK_ISA {
 namespace {
 
-CBK_INLINE void add_scaled(double* sum, double w, const double* x, int64_t count) {
+// Particles at a time: the sums are loaded and stored once for all of them, and so many streams of memory are open.
+constexpr int together = 8;
+constexpr int unroll = 4;  // vectors of sums
+
+// Coordinates [begin, end) of the particles rows[j].
+template <class T>
+struct Slab {
+  const T* theta;
+  int64_t stride;
+  const int64_t* rows;
+  int64_t count, begin, end;
+
+  const T* row(int64_t j) const { return theta + rows[j] * stride + begin; }
+};
+
+// sum[i] += w[0] x[0][i] + ... + w[R - 1] x[R - 1][i], one fma after the other; the rows in next come to the cache.
+template <int R, class T>
+CBK_INLINE void add_scaled(double* sum, const double* w, const T* const (&x)[R], const T* const (&next)[R],
+                           int64_t count) {
+  constexpr int step = unroll * lanes<double>, line = 64 / int(sizeof(T));
   int64_t i = 0;
-  for (; i + lanes<double> <= count; i += lanes<double>)
-    store(sum + i, mad(splat<F64>(w), load(x + i), load(sum + i)));
-  for (; i < count; ++i) sum[i] += w * x[i];
+  for (; i + step <= count; i += step) {
+    F64 s[unroll];
+    CBK_UNROLL(4)
+    for (int u = 0; u < unroll; ++u) s[u] = load(sum + i + u * lanes<double>);
+    CBK_UNROLL(8)
+    for (int r = 0; r < R; ++r) {
+      CBK_UNROLL(4)
+      for (int p = 0; p < step; p += line) __builtin_prefetch(next[r] + i + p);
+      CBK_UNROLL(4)
+      for (int u = 0; u < unroll; ++u)
+        s[u] = mad(splat<F64>(w[r]), load_double(x[r] + i + u * lanes<double>), s[u]);
+    }
+    CBK_UNROLL(4)
+    for (int u = 0; u < unroll; ++u) store(sum + i + u * lanes<double>, s[u]);
+  }
+  for (; i < count; ++i)
+    for (int r = 0; r < R; ++r) sum[i] = mad(w[r], double(x[r][i]), sum[i]);
 }
 
-CBK_INLINE void add_scaled(double* sum, double w, const float* x, int64_t count) {
-  int64_t i = 0;
-  for (; i + lanes<float> <= count; i += lanes<float>) {
-    const Pair64 v = widen(load(x + i));
-    double* p = sum + i;
-    store(p, mad(splat<F64>(w), v.low, load(p)));
-    store(p + lanes<double>, mad(splat<F64>(w), v.high, load(p + lanes<double>)));
+// The rows from j on, R at a time, the rest by half as many.  After the last rows come the first of the next block.
+template <int R, class T>
+CBK_INLINE void add_rows(double* sum, const Slab<T>& slab, const double* weights, int64_t j) {
+  const int64_t size = slab.end - slab.begin, beyond = slab.end < slab.stride ? size : 0;
+  for (; j + R <= slab.count; j += R) {
+    const T *x[R], *next[R];
+    for (int r = 0; r < R; ++r) {
+      x[r] = slab.row(j + r);
+      next[r] = j + R + r < slab.count ? slab.row(j + R + r) : slab.row(r) + beyond;
+    }
+    add_scaled(sum, weights + j, x, next, size);
   }
-  for (; i < count; ++i) sum[i] += w * double(x[i]);
+  if constexpr (R > 1) add_rows<R / 2>(sum, slab, weights, j);
 }
 
 template <class T>
 void weighted_sum(const T* theta, int64_t stride, const int64_t* rows, const double* weights, int64_t count,
                   int64_t begin, int64_t end, T* out) {
   alignas(64) double total[consensus_block] = {};
-  for (int64_t j = 0; j < count; ++j) add_scaled(total, weights[j], theta + rows[j] * stride + begin, end - begin);
+  add_rows<together>(total, Slab<T>{theta, stride, rows, count, begin, end}, weights, 0);
   for (int64_t i = begin; i < end; ++i) out[i] = T(total[i - begin]);
+}
+
+// Means and sums of squared differences from them, of n particles, after R more [Chan, Golub, LeVeque 1983].
+template <int R, class V, class T>
+CBK_INLINE void add_moments(double* mean, double* squares, int64_t n, const T* theta, int64_t stride) {
+  V x[R], m, q, center{}, spread{};
+  std::memcpy(&m, mean, sizeof m), std::memcpy(&q, squares, sizeof q);
+  CBK_UNROLL(8)
+  for (int r = 0; r < R; ++r) {
+    if constexpr (sizeof(V) == sizeof(double)) x[r] = double(theta[r * stride]);
+    else x[r] = load_double(theta + r * stride);
+    center += x[r];
+  }
+  center *= 1.0 / R;
+  CBK_UNROLL(8)
+  for (int r = 0; r < R; ++r) spread = mad(x[r] - center, x[r] - center, spread);
+  const double share = double(R) / double(n + R);
+  const V delta = center - m;
+  m += delta * share, q += spread + delta * delta * (share * double(n));
+  std::memcpy(mean, &m, sizeof m), std::memcpy(squares, &q, sizeof q);
+}
+
+// Rows of theta[particles, count], rows `stride` apart, from the n-th on, R at a time.
+template <int R, class T>
+CBK_INLINE int64_t add_moments(double* mean, double* squares, int64_t n, const T* theta, int64_t particles,
+                               int64_t stride, int64_t count) {
+  constexpr int line = 64 / int(sizeof(T));
+  for (; n + R <= particles; n += R) {
+    const T *x = theta + n * stride, *next = n + 2 * R <= particles ? x + R * stride : x;
+    int64_t i = 0;
+    for (; i + line <= count; i += line) {
+      CBK_UNROLL(8)
+      for (int r = 0; r < R; ++r) __builtin_prefetch(next + r * stride + i);
+      CBK_UNROLL(8)
+      for (int l = 0; l < line; l += lanes<double>)
+        add_moments<R, F64>(mean + i + l, squares + i + l, n, x + i + l, stride);
+    }
+    for (; i < count; ++i) add_moments<R, double>(mean + i, squares + i, n, x + i, stride);
+  }
+  return n;
 }
 
 template <class T>
 double spread(const T* theta, int64_t particles, int64_t stride, int64_t begin, int64_t end) {
-  alignas(64) double mean[consensus_block] = {};
-  const int64_t count = end - begin;
-  for (int64_t n = 0; n < particles; ++n) add_scaled(mean, 1.0 / double(particles), theta + n * stride + begin, count);
-  F64 total{};
-  double rest = 0;
-  for (int64_t n = 0; n < particles; ++n) {
-    const T* x = theta + n * stride + begin;
-    int64_t i = 0;
-    for (; i + lanes<double> <= count; i += lanes<double>) {
-      F64 v;
-      for (int l = 0; l < lanes<double>; ++l) v[l] = double(x[i + l]);
-      total = add_square(total, v - load(mean + i));
-    }
-    for (; i < count; ++i) rest += (double(x[i]) - mean[i]) * (double(x[i]) - mean[i]);
-  }
-  return sum(total) + rest;
+  alignas(64) double mean[consensus_block] = {}, squares[consensus_block] = {};
+  const T* x = theta + begin;
+  const int64_t count = end - begin, n = add_moments<together>(mean, squares, 0, x, particles, stride, count);
+  add_moments<1>(mean, squares, n, x, particles, stride, count);
+  double total = 0;
+  for (int64_t i = 0; i < count; ++i) total += squares[i];
+  return total;
 }
 
 }  // namespace

@@ -21,11 +21,11 @@ void hidden_block(const Network& net, const T* theta, int64_t begin, int64_t cou
 template <class T>
 void draw(NoiseKey key, uint32_t n, const T* center, T spread, int64_t size, T* plus, T* minus) {
   using V = Vector<T>;
-  const Counter counter{key.seed, key.stream, key.step, key.first_particle + n};
+  NoiseRow<T> noise({key.seed, key.stream, key.step, key.first_particle + n}, 0, size);
   const V s = splat<V>(spread);
   V z[noise_block / lanes<T>];
   for (int64_t i = 0; i < size; i += noise_block) {
-    normals(counter, uint32_t(i / 4), z);
+    noise.next(z);
     if (i + noise_block <= size) {
       for (int j = 0; j < noise_block / lanes<T>; ++j) {
         const int64_t at = i + j * lanes<T>;
@@ -125,10 +125,10 @@ void noise_sum(NoiseKey key, int64_t first, int64_t last, const double* weights,
   for (int64_t n = first; n < last; ++n) {
     const double* w = weights + n * atoms;
     if (!atom && w[0] == 0) continue;
-    const Counter counter{key.seed, key.stream, key.step, key.first_particle + uint32_t(n)};
+    NoiseRow<T> noise({key.seed, key.stream, key.step, key.first_particle + uint32_t(n)}, begin, end - begin);
     for (int64_t i = begin; i < end; i += noise_block) {
       Vector<T> lanes_of_z[noise_block / lanes<T>];
-      normals(counter, uint32_t(i / 4), lanes_of_z);
+      noise.next(lanes_of_z);
       std::memcpy(z, lanes_of_z, sizeof z);
       const int64_t count = end - i < noise_block ? end - i : noise_block;
       for (int64_t j = 0; j < count; ++j) sum[i - begin + j] += w[atom ? atom[i + j] : 0] * double(z[j]);

@@ -20,11 +20,11 @@ CBK_INLINE void drift_block(const LangevinCoefficients<T>& k, T* theta, T* veloc
 template <class T>
 void drift(const LangevinCoefficients<T>& k, T* theta, T* velocity, const T* gradient, int64_t begin, int64_t end,
            NoiseKey key, uint32_t network) {
-  const Counter counter{key.seed, key.stream, key.step, key.first_particle + network};
+  NoiseRow<T> noise({key.seed, key.stream, key.step, key.first_particle + network}, begin, end - begin);
   Vector<T> z[noise_block / lanes<T>] = {};
   int64_t i = begin;
   for (; i < end; i += noise_block) {
-    if (k.noise > 0) normals(counter, uint32_t(i / 4), z);
+    if (k.noise > 0) noise.next(z);
     if (end - i < noise_block) break;
     drift_block(k, theta + i, velocity + i, gradient + i, z);
   }

@@ -8,14 +8,15 @@ namespace {
 template <class T>
 void normal(NoiseKey key, uint32_t particle, int64_t begin, int64_t count, T* out) {
   constexpr int vectors = noise_block / lanes<T>;
-  const Counter counter{key.seed, key.stream, key.step, key.first_particle + particle};
+  NoiseRow<T> noise({key.seed, key.stream, key.step, key.first_particle + particle}, begin, count);
   for (int64_t i = 0; i < count; i += noise_block) {
     Vector<T> z[vectors];
-    normals(counter, uint32_t((begin + i) / 4), z);
-    if (count - i >= noise_block)
-      std::memcpy(out + i, z, sizeof z);
-    else
+    noise.next(z);
+    if (count - i < noise_block) {
       std::memcpy(out + i, z, size_t(count - i) * sizeof(T));
+      break;
+    }
+    for (int j = 0; j < vectors; ++j) store(out + i + j * lanes<T>, z[j]);
   }
 }
 

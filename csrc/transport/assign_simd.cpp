@@ -273,11 +273,11 @@ CBK_INLINE void update_block(const T* x, const T* y, T* out, const Vector<T> (&z
 
 template <class T>
 void update(const T* x, const T* y, T* out, int64_t begin, int64_t count, T a, T b, NoiseKey key, uint32_t particle) {
-  const Counter counter{key.seed, key.stream, key.step, key.first_particle + particle};
+  NoiseRow<T> noise({key.seed, key.stream, key.step, key.first_particle + particle}, begin, count);
   Vector<T> z[noise_block / lanes<T>] = {};
   int64_t i = 0;
   for (; i + noise_block <= count; i += noise_block) {
-    if (b != 0) normals(counter, uint32_t((begin + i) / 4), z);
+    if (b != 0) noise.next(z);
     update_block(x + i, y + i, out + i, z, a, b);
   }
   if (i == count) return;
@@ -285,7 +285,7 @@ void update(const T* x, const T* y, T* out, int64_t begin, int64_t count, T a, T
   T from[noise_block] = {}, to[noise_block] = {};
   const size_t bytes = size_t(count - i) * sizeof(T);
   std::memcpy(from, x + i, bytes), std::memcpy(to, y + i, bytes);
-  if (b != 0) normals(counter, uint32_t((begin + i) / 4), z);
+  if (b != 0) noise.next(z);
   update_block(from, to, from, z, a, b);
   std::memcpy(out + i, from, bytes);
 }

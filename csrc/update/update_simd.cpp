@@ -9,6 +9,9 @@ namespace {
 template <UpdateForm form, bool adam, class T, int N>
 CBK_INLINE void update_block(const UpdateRow<T>& row, int64_t at, const Vector<T> (&z)[N]) {
   using V = Vector<T>;
+  constexpr int ahead = 2048, line = 64;  // bytes; while normals are drawn, memory would rest
+  for (int p = 0; p < N * register_bytes; p += line)
+    __builtin_prefetch(reinterpret_cast<const char*>(row.theta + at) + ahead + p);
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j, at += lanes<T>) {
     const V theta = load(row.theta + at);
@@ -23,18 +26,20 @@ CBK_INLINE void update_block(const UpdateRow<T>& row, int64_t at, const Vector<T
   }
 }
 
+// row by value: what nobody else sees stays in registers while theta is written
 template <UpdateForm form, bool adam, class T>
-void update_row(const UpdateRow<T>& row, const Counter& counter) {
+void update_row(const UpdateRow<T> row, const Counter& counter) {
   constexpr bool noisy = form != UpdateForm::quiet && form != UpdateForm::still;
+  NoiseRow<T> noise(counter, row.begin, row.end - row.begin);
   Vector<T> z[noise_block / lanes<T>] = {};
   int64_t i = row.begin;
   for (; i + noise_block <= row.end; i += noise_block) {
-    if constexpr (noisy) normals(counter, uint32_t(i / 4), z);
+    if constexpr (noisy) noise.next(z);
     update_block<form, adam>(row, i, z);
   }
   if (i == row.end) return;
   // the last, incomplete block goes through a padded copy
-  if constexpr (noisy) normals(counter, uint32_t(i / 4), z);
+  if constexpr (noisy) noise.next(z);
   const size_t bytes = size_t(row.end - i) * sizeof(T);
   T theta[noise_block] = {}, point[noise_block] = {}, gradient[noise_block] = {}, first[noise_block] = {},
     second[noise_block] = {};

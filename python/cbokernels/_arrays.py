@@ -154,14 +154,15 @@ def contiguous(a: Array) -> Array:
 
 def check_shape(a: Any, name: str, shape: Sequence[int | str]) -> None:
     """ValueError unless `a` has this shape, in which letters stand for any size of at least 1."""
-    if len(a.shape) == len(shape):
-        for size, wanted in zip(a.shape, shape):  # noqa: B905 - equal lengths, and this runs on every call
-            if size != wanted and (size == 0 or not isinstance(wanted, str)):
+    sizes = a.shape
+    if len(sizes) == len(shape):
+        for size, wanted in zip(sizes, shape):  # noqa: B905 - equal lengths, and this runs on every call
+            if size != wanted and (size == 0 or type(wanted) is not str):
                 break
         else:
             return
-    empty = " with no size 0" if 0 in a.shape else ""
-    raise ValueError(f"{name} must have shape {_text(shape)}{empty}, got {_text(a.shape)}")
+    empty = " with no size 0" if 0 in sizes else ""
+    raise ValueError(f"{name} must have shape {_text(shape)}{empty}, got {_text(sizes)}")
 
 
 def _text(shape: Sequence[int | str]) -> str:

@@ -98,8 +98,8 @@ def consensus(
     ess: _Double,
     num_threads: int,
 ) -> int:
-    """theta [N, D], risk [N, T] -> point [T, D], weights [N, T], ess [T]; the number of particles whose risk
-    is not finite in some task. ConsensusError where a task has no finite risk."""
+    """theta [N, D], risk [N, T] -> point [T, D], weights [N, T], ess [T], or all without T; the number of
+    particles whose risk is not finite in some task. ConsensusError where a task has no finite risk."""
 
 def consensus_at_ess(
     theta: npt.NDArray[_T],

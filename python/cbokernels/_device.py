@@ -83,8 +83,8 @@ class Kernels:
     ) -> int:  # fmt: skip
         """Consensus; 0, since the risks that are not finite are not counted for the host."""
         self._run(
-            "consensus", theta, theta.pointer, risk.pointer, *theta.shape, len(point), alpha, point.pointer,
-            weights.pointer, ess.pointer,
+            "consensus", theta, theta.pointer, risk.pointer, *theta.shape, math.prod(ess.shape), alpha,
+            point.pointer, weights.pointer, ess.pointer,
         )  # fmt: skip
         return 0
 

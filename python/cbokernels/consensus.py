@@ -47,15 +47,12 @@ def consensus(theta: Any, risk: Any, *, alpha: float = 1e5, num_threads: int | N
     particles = call.array(theta, "theta", FLOATS, ("N", "D"))
     count, size = particles.shape
     axes = call.view(risk, "risk").shape[1:]
-    risks = call.array(risk, "risk", _RISK, (count, *("T" for _ in axes[:1])))
+    risks = call.array(risk, "risk", _RISK, (count, "T") if axes else (count,))
     alpha = real(alpha, "alpha", 0.0, infinite=True)
     workers = threads(num_threads)
     point, weights = call.empty((*axes, size), particles.dtype), call.empty((count, *axes), np.float64)
     ess = call.empty(axes, np.float64)
-    lost = call.kernels.consensus(
-        particles, risks.reshape(count, -1), alpha, point.reshape(-1, size), weights.reshape(count, -1),
-        ess.reshape(-1), workers,
-    )  # fmt: skip
+    lost = call.kernels.consensus(particles, risks, alpha, point, weights, ess, workers)
     if lost:
         warnings.warn(non_finite(lost, count), CboWarning, stacklevel=2)
     found = call.result(ess) if axes else call.number(ess)
