@@ -76,18 +76,36 @@ Dials<T> Steps<T>::dials(uint32_t step) const {
   const double kicks = shape_.method == Method::gradient_flow ? 2 : 1;
   return {numbers_of(problem, descends ? &adam : nullptr),
           langevin_numbers<T>(kicks * double(shape_.net.width), numbers_.friction, numbers_.temperature, numbers_.dt, step),
-          numbers_.alpha, numbers_.friction * numbers_.dt, numbers_.limit, step};
+          numbers_.alpha, numbers_.friction * numbers_.dt, numbers_.dt, numbers_.limit, step};
 }
 
 namespace {
+
+// The heavy-ball form of CBO, from the step that the update would have made; rounded as CBOStepper._fly rounds.
+template <class T>
+CBK_KERNEL(256) fly(T* theta, const T* moved, T* velocity, int64_t rows, int64_t size, const int64_t* subset,
+                    const Dials<T>* now) {
+  const T slower = T(1 + now->friction_dt), dt = T(now->dt);
+  for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; i < rows * size; i += int64_t(gridDim.x) * 256) {
+    const int64_t at = subset ? subset[i / size] * size + i % size : i;
+    const T v = (velocity[at] + (moved[at] - theta[at])) / slower;
+    velocity[at] = v;
+    theta[at] += v * dt;
+  }
+}
 
 // CBO, for any number of tasks, and the hybrid.
 template <class T>
 class ConsensusSteps : public Steps<T> {
  public:
   ConsensusSteps(const RunShape& shape, cudaStream_t stream)
-      : Steps<T>(shape, stream), weights_(shape.particles * shape.tasks), alphas_(shape.tasks) {
+      : Steps<T>(shape, stream), weights_(shape.scored() * shape.tasks), alphas_(shape.tasks) {
     this->own("points", this->points_, shape.tasks * this->size_);
+    taken_ = DeviceBuffer<T>(shape.subset * this->size_);
+    if (shape.flies) {
+      moved_ = DeviceBuffer<T>(shape.particles * this->size_);
+      this->own("velocity", velocity_, shape.particles * this->size_);
+    }
     if (!hybrid()) return;
     this->gradient_ = DeviceBuffer<T>(shape.particles * this->size_);
     this->own("first", this->first_, shape.particles * this->size_);
@@ -97,21 +115,31 @@ class ConsensusSteps : public Steps<T> {
   void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
     const RunShape& s = this->shape_;
     const CudaStream on = this->on();
+    RiskProblem<T> scored = batch;
+    if (s.subset) {
+      gather(static_cast<const T*>(this->theta()), taken_.data(), place.subset, s.particles, s.subset, s.subset, int64_t(1),
+             this->size_, this->stream_);
+      scored.theta = taken_.data(), scored.particles = s.subset;
+    }
     if (hybrid())
-      risk_gradient(batch, place.risk, this->gradient_.data(), on, s.precision);
+      risk_gradient(scored, place.risk, this->gradient_.data(), on, s.precision);
     else
-      score(batch, s.own_inputs, place.risk, on, s.precision);
-    if (s.solve) solve_alphas(place.risk, s.particles, s.tasks, &place.now->alpha, alphas_.data(), on);
-    const UpdateProblem<T> update = this->update_problem();
-    if (!hybrid() && is_small(update, s.tasks))
+      score(scored, s.own_inputs, place.risk, on, s.precision);
+    if (s.solve) solve_alphas(place.risk, s.scored(), s.tasks, &place.now->alpha, alphas_.data(), on);
+    UpdateProblem<T> update = this->update_problem();
+    if (s.method == Method::cbo && !s.subset && !s.flies && is_small(update, s.tasks))
       return consensus_and_update(update, place.risk, last_alphas(place.now), this->points_.data(), place.ess, on,
                                   &place.now->update);
-    consensus(static_cast<const T*>(this->theta()), place.risk, s.particles, this->size_, s.tasks, last_alphas(place.now),
-              this->points_.data(), weights_.data(), place.ess, on);
-    if (hybrid())
-      hybrid_update(update, s.tasks, this->adam_state(1), on, &place.now->update);
-    else
-      cbo_update(update, s.tasks, on, &place.now->update);
+    consensus(scored.theta, place.risk, s.scored(), this->size_, s.tasks, last_alphas(place.now), this->points_.data(),
+              weights_.data(), place.ess, on);
+    if (hybrid()) return hybrid_update(update, s.tasks, this->adam_state(1), on, &place.now->update);
+    if (s.subset_moves) update.rows = place.subset, update.row_count = s.subset;
+    if (s.flies) update.out = moved_.data();
+    cbo_update(update, s.tasks, on, &place.now->update);
+    if (!s.flies) return;
+    const int64_t rows = s.subset_moves ? s.subset : s.particles;
+    launch(fly<T>, dim3(unsigned(std::min(blocks_for(rows * this->size_, 256), int64_t(1) << 16))), dim3(256), 0, this->stream_,
+           this->theta(), static_cast<const T*>(moved_.data()), velocity_.data(), rows, this->size_, update.rows, place.now);
   }
 
   Alphas last_alphas(const Dials<T>* last) const override {
@@ -121,6 +149,7 @@ class ConsensusSteps : public Steps<T> {
  private:
   bool hybrid() const { return this->shape_.method == Method::hybrid; }
   DeviceBuffer<double> weights_, alphas_;
+  DeviceBuffer<T> taken_, moved_, velocity_;  // the subset; with friction where the update leads, and how fast
 };
 
 template <class T>

@@ -21,7 +21,7 @@ template <class T>
 struct Dials {
   StepNumbers<T> update;
   LangevinNumbers<T> langevin;
-  double alpha, friction_dt, limit;
+  double alpha, friction_dt, dt, limit;
   uint32_t step;
 };
 
@@ -30,8 +30,9 @@ template <class T>
 struct StepPlace {
   const Dials<T>* now;  // device memory
   uint32_t step;        // now->step, where the steps are not replayed
-  double* risk;         // [particles, tasks]
+  double* risk;         // [scored, tasks]
   double* ess;          // [tasks]
+  const int64_t* subset;  // [scored], where not all particles are
   Troubles* troubles;
 };
 

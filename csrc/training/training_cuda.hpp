@@ -34,9 +34,14 @@ struct RunShape {
   Noise noise;
   bool solve;              // alpha is the effective sample size at which it is to be solved for
   Precision precision;
-  int64_t drawn;           // hopping: particles, and how they are drawn and weighed
-  bool mirrored, atoms;
-  double fraction;
+  int64_t subset = 0;      // cbo: particles that a step scores, drawn anew for each; 0: all
+  bool subset_moves = false;  // and that it moves; else it moves all
+  bool flies = false;      // cbo: with friction
+  int64_t drawn = 0;       // hopping: particles, and how they are drawn and weighed
+  bool mirrored = false, atoms = false;
+  double fraction = 0;
+
+  int64_t scored() const { return subset ? subset : particles; }
 };
 
 // Where the data lie: float x and y, or int32 labels in y's place.
@@ -59,8 +64,9 @@ class Run {
 
   virtual ~Run() = default;
 
-  // order [samples], a permutation; not looked at for batch 0.  Waits where in_flight epochs are on their way.
-  virtual void submit(const int64_t* order, uint32_t first_step, const EpochNumbers& numbers) = 0;
+  // order [samples], a permutation; not looked at for batch 0.  subsets [steps, subset]: each step's particles.  Waits where
+  // in_flight epochs are on their way.
+  virtual void submit(const int64_t* order, const int64_t* subsets, uint32_t first_step, const EpochNumbers& numbers) = 0;
 
   // The row of an epoch, counted from 0 by submission, one of the last in_flight; waits for it:
   //   risks on the full data ([tasks] of the points, or [particles]), alphas [tasks], ess [tasks], variance of the particles,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from ._multitask import MultiTaskCBO, tasks_of
 from ._watch import FROZEN, Watch, frozen_limit
 from .errors import ConsensusError
 from .hopping import ConsensusHopping
-from .methods import CBO
+from .methods import CBO, draw_subset
 from .network import TwoLayer
 from .risk import LOSSES
 from .schedules import TargetEss
@@ -156,21 +156,21 @@ class Plan:
     noise: str = "none"
     solve: bool = False
     task: Array | None = None
-    state: tuple[str, ...] = ()  # [N, D] arrays that a later step depends on
-    sums: tuple[str, ...] = ()  # [N] such, float64
-    draws: tuple[int, bool, bool, float] = (0, False, False, 0.0)  # particles, mirrored, atoms, fraction
-
-
-_MOMENTS = ("first", "second")
+    state: dict[str, tuple[tuple[int, ...], Any]] = dataclasses.field(default_factory=dict)
+    # shapes and dtypes of the arrays that a later step depends on besides particles and points
+    more: Mapping[str, float] = dataclasses.field(default_factory=dict)  # what the compiled run calls so
 
 
 def plan(method: Method, theta: Array, setting: Setting) -> Plan:
     """ValueError for methods, and parts of methods, that the CUDA kernels do not have."""
     solve = isinstance(getattr(method, "alpha", None), TargetEss)
     particles = len(theta)
+    scored = method._scored(particles) if isinstance(method, CBO) else particles
+    like, each = (theta.shape, theta.dtype), ((particles,), np.float64)
+    moments = {"first": like, "second": like}
 
     def with_target(now: Numbers) -> Numbers:
-        return {**now, "alpha": max(1.0, now["alpha"] * particles)} if solve else now
+        return {**now, "alpha": max(1.0, now["alpha"] * scored)} if solve else now
 
     def mixed(now: Numbers) -> Numbers:
         mix = now["mix"]
@@ -181,22 +181,22 @@ def plan(method: Method, theta: Array, setting: Setting) -> Plan:
         return {**now, "drift": 0.0, "diffusion": math.sqrt(2 * now["temperature"])}
 
     if isinstance(method, CBO):
-        for name in ("particle_batch", "friction"):
-            if getattr(method, name) is not None:
-                raise ValueError(f"{name} must be None for device='cuda', got {getattr(method, name)!r}")
         task = None
         if isinstance(method, MultiTaskCBO):
             task = tasks_of(method.task, particles, setting.tasks)
-        return Plan("cbo", with_target, method.noise, solve, task)
+        flies, subset = method.friction is not None, scored if scored < particles else 0
+        more = {"subset": subset, "subset_moves": subset > 0 and method.move == "batch", "flies": flies}
+        return Plan("cbo", with_target, method.noise, solve, task, {"velocity": like} if flies else {}, more)
     if isinstance(method, Hybrid):
-        return Plan("hybrid", mixed, method.noise, solve, state=_MOMENTS)
+        return Plan("hybrid", mixed, method.noise, solve, state=moments)
     if isinstance(method, Adam):
-        return Plan("adam", state=_MOMENTS)
+        return Plan("adam", state=moments)
     if isinstance(method, ConsensusHopping):
-        return _hopping(method, particles)
+        return _hopping(method, particles, moments)
     if isinstance(method, HeavyBall):
         mean_field_width(setting.net)
-        return Plan("heavy_ball", state=("velocity", "gradient"), sums=("kinetic", "dissipated"))
+        state = {"velocity": like, "gradient": like, "kinetic": each, "dissipated": each}
+        return Plan("heavy_ball", state=state)
     if isinstance(method, GradientFlow):
         mean_field_width(setting.net)
         return Plan("gradient_flow", flowing, "additive")
@@ -205,14 +205,15 @@ def plan(method: Method, theta: Array, setting: Setting) -> Plan:
     )
 
 
-def _hopping(method: ConsensusHopping, particles: int) -> Plan:
+def _hopping(method: ConsensusHopping, particles: int, moments: Any) -> Plan:
     if particles != 1:
         raise ValueError(f"theta must have shape [1, D] for ConsensusHopping, got {particles} rows")
     solve = isinstance(method.weights, TargetEss)
     fixed = {"beta1": method.beta1, "beta2": method.beta2, "delta": method.delta}
     fraction = method.weights.fraction if isinstance(method.weights, TargetEss) else 0.0
-    draws = (method.particles, method.mirrored, method.scope == "atom", fraction)
-    return Plan("hopping", lambda now: {**now, **fixed}, solve=solve, state=_MOMENTS, draws=draws)
+    drawn = {"drawn": method.particles, "mirrored": method.mirrored, "atoms": method.scope == "atom"}
+    more = {**drawn, "fraction": fraction}
+    return Plan("hopping", lambda now: {**now, **fixed}, solve=solve, state=moments, more=more)
 
 
 class DeviceStepper:
@@ -225,6 +226,7 @@ class DeviceStepper:
         self._plan = plan(method, theta, setting)
         self._module = cuda.module()
         self._shape, self._dtype, self._threads = theta.shape, theta.dtype, setting.threads
+        self._seed = setting.seed
         self._tasks, self._multitask = setting.tasks, isinstance(method, MultiTaskCBO)
         self._has_points = self._plan.kernel in ("cbo", "hybrid")
         self._data = data
@@ -232,7 +234,7 @@ class DeviceStepper:
             data.on, _network(net), self._plan.kernel, *data.addresses(), data.call is None,
             data.y.dtype.kind == "i", data.samples, orders.batch_size, data.tasks, data.x.ndim == 3, theta,
             self._plan.task,
-            setting.seed, self._plan.noise, self._plan.solve, precision, *self._plan.draws,
+            setting.seed, self._plan.noise, self._plan.solve, precision, self._plan.more,
         )  # fmt: skip
         self._limit = 0.0
         self._frozen = 0.0  # share of the coordinates, after the last epoch
@@ -271,8 +273,7 @@ class DeviceStepper:
 
     def state_dict(self) -> dict[str, Array]:
         """As `Stepper.state_dict`."""
-        state = {name: self._read(name, self._shape, self._dtype) for name in self._plan.state}
-        return state | {name: self._read(name, self._shape[:1], np.float64) for name in self._plan.sums}
+        return {name: self._read(name, *kind) for name, kind in self._plan.state.items()}
 
     def restore(self, particles: Array, point: Array, state: dict[str, Array]) -> None:
         """As `Stepper.restore`."""
@@ -291,13 +292,24 @@ class DeviceStepper:
         for epoch in range(first, last):
             values = method._values(epoch, last)
             numbers = {**self._plan.numbers(values), "limit": self._limit}
-            self._run.submit(orders.order(epoch), step, numbers)
+            subsets = self._subsets(step, orders.steps_per_epoch)
+            self._run.submit(orders.order(epoch), subsets, step, numbers)
             step += orders.steps_per_epoch
             pending.append((epoch, values))
             most = 0 if hold(epoch + 1) else self._run.in_flight - 1
             while len(pending) > most:
                 submitted, theirs = pending.popleft()
                 yield self._done(submitted, self._run.row(submitted - first), theirs)
+
+    def _subsets(self, first: int, steps: int) -> Array | None:
+        """The particles that each step of an epoch scores; None: all."""
+        subset = int(self._plan.more.get("subset", 0))
+        if subset == 0:
+            return None
+        drawn = np.empty((steps, subset), np.int64)
+        for step, particles in enumerate(drawn, first):
+            draw_subset(particles, self._shape[0], self._seed, step)
+        return drawn
 
     def _done(self, epoch: int, raw: Array, values: Numbers) -> Done:
         """An epoch's row of history, from the compiled run's."""
@@ -308,9 +320,10 @@ class DeviceStepper:
         variance, self._frozen, nonfinite, failed_step, failed_task, *extras = rest.tolist()
         if failed_step >= 0:
             where = f" in task {failed_task:.0f}" if tasks > 1 else ""
+            scored = plan.more.get("drawn") or plan.more.get("subset") or self._shape[0]
             raise ConsensusError(
                 f"epoch {epoch + 1}, step {failed_step:.0f}: no particle has a finite risk{where} "
-                f"({plan.draws[0] or self._shape[0]} particles): there is no consensus point"
+                f"({scored} particles): there is no consensus point"
             )
         if not consensus:
             row = {"risk": risks[0].item(), "alpha": math.nan, "ess": math.nan, "variance": variance}
@@ -322,7 +335,7 @@ class DeviceStepper:
         return Done(values, int(nonfinite), {"risk": risks, "alpha": alpha, "ess": ess, "variance": variance})
 
     def _motion(self, risks: Array, extras: list[float]) -> dict[str, Any]:
-        if not self._plan.sums:
+        if not extras:
             return {}
         kinetic, dissipated = np.split(np.array(extras), 2)
         energies = risks + kinetic

@@ -163,17 +163,20 @@ std::string training(Method method, int64_t tasks, bool solve) {
                        theta = numbers<T>(particles * net.size(), 15);
   const std::vector<int32_t> task{0, 1, 1, 0};
   const bool drawn = method == Method::hopping;
-  const RunShape shape{0, method, net, Loss::mse, samples, 4, tasks, false, drawn ? 1 : particles, 7, Noise::anisotropic, solve,
-                       Precision::float32, drawn ? 6 : 0, true, false, 0};
+  RunShape shape{0, method, net, Loss::mse, samples, 4, tasks, false, drawn ? 1 : particles, 7, Noise::anisotropic, solve,
+                 Precision::float32};
+  shape.drawn = drawn ? 6 : 0, shape.mirrored = true;
+  if (method == Method::cbo) shape.subset = 3, shape.subset_moves = shape.flies = true;
   const RunData data{reinterpret_cast<uintptr_t>(x.data()), reinterpret_cast<uintptr_t>(y.data()), true, {0}};
   const std::unique_ptr<Run> run = make_run(shape, data, theta.data(), tasks > 1 ? task.data() : nullptr);
   std::vector<int64_t> order(samples);
+  const std::vector<int64_t> subsets{0, 1, 3, 1, 2, 3, 0, 2, 3};
   EpochNumbers numbers_now{solve ? 2.0 : 50.0, 1, 1.2, 0.1, 0, 0, 0.1, 0.9, 0.999, 1e-8, 0.2, 0.1, 0.1, 1e-9};
   std::string bytes;
   for (uint32_t epoch = 0; epoch < 4; ++epoch) {
     for (int64_t i = 0; i < samples; ++i) order[size_t(i)] = (i * 3 + epoch) % samples;
     numbers_now.dt = 0.1 / (1 + epoch), numbers_now.floor = epoch == 3 ? 0.1 : 0;
-    run->submit(order.data(), 3 * epoch, numbers_now);
+    run->submit(order.data(), subsets.data(), 3 * epoch, numbers_now);
   }
   for (int64_t epoch = 0; epoch < 4; ++epoch)
     bytes.append(reinterpret_cast<const char*>(run->row(epoch)), size_t(run->columns()) * sizeof(double));

@@ -49,6 +49,12 @@ METHODS = {
     "additive": cbk.CBO(6, alpha=50.0, noise="additive"),
     "quiet": cbk.CBO(6, alpha=50.0, noise="none"),
     "changing": cbk.CBO(6, alpha=50.0, floor=lambda epoch, epochs: 0.1 * (epoch == 1)),
+    "subset": cbk.CBO(9, alpha=50.0, particle_batch=4),
+    "subset moves": cbk.CBO(9, alpha=50.0, particle_batch=4, move="batch", noise="truncated", radius=0.7),
+    "subset ess": cbk.CBO(9, alpha=cbk.TargetEss(0.6), particle_batch=5, floor=0.1),
+    "friction": cbk.CBO(6, alpha=50.0, friction=cbk.Geometric(4.0, 0.5), dt=cbk.Geometric(0.5, 0.9)),
+    "subset flies": cbk.CBO(9, alpha=50.0, friction=2.0, particle_batch=4, move="batch"),
+    "whole subset": cbk.CBO(6, alpha=50.0, particle_batch=6, move="batch"),
     "ess": cbk.CBO(9, alpha=cbk.TargetEss(0.4)),
     "adam": cbk.Adam(3, lr=cbk.Exponential(0.1, 0.01)),
     "hybrid": cbk.Hybrid(6, alpha=50.0, mix=cbk.Geometric(0.7, 0.5)),
@@ -94,6 +100,7 @@ def test_labels(cuda, method):
 def test_tasks(cuda, alpha):
     x, y = data(tasks=3)
     assert_close(*both(NET, x, y, cbk.MultiTaskCBO(7, alpha=alpha)))
+    assert_close(*both(NET, x, y, cbk.MultiTaskCBO(7, alpha=alpha, particle_batch=4, friction=2.0)))
     own = np.stack([x, x + 1, x - 1])
     assert_close(*both(NET, own, y, cbk.MultiTaskCBO(7, alpha=alpha, task=[2, 0, 1, 1, 0, 2, 2])))
 
@@ -109,8 +116,26 @@ def test_float32(cuda):
     assert_close(result, expected, rtol=2e-4)
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"friction": 2.0},
+        {"particle_batch": 4},
+        {"particle_batch": 4, "move": "batch"},
+        {"particle_batch": 4, "move": "batch", "friction": 2.0},
+    ],
+    ids=str,
+)
+def test_steps_towards_the_best_are_the_cpus_bits(cuda, extra):
+    """At alpha = infinity the point is a particle: nothing is summed on the way."""
+    result, expected = both(NET, *data(), cbk.CBO(9, alpha=np.inf, **extra), dtype="float32")
+    np.testing.assert_array_equal(result.particles, expected.particles)
+    np.testing.assert_array_equal(result.parameters, expected.parameters)
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize("name", ["ess", "hybrid", "heavy ball"])
+@pytest.mark.parametrize("name", ["ess", "subset flies", "hybrid", "heavy ball"])
 def test_the_order_of_threads_is_free(emulated, name, order):
     x, y = data()
     run = {"epochs": 3, "batch_size": 9, "device": "cuda"}
@@ -134,7 +159,7 @@ def test_more_epochs_than_are_in_flight(cuda):
     assert_close(*both(NET, *data(samples=4), cbk.CBO(2, alpha=1.0, floor=1.0), batch_size=None, epochs=21))
 
 
-@pytest.mark.parametrize("name", ["cbo", "hybrid", "heavy ball", "steady hopping"])
+@pytest.mark.parametrize("name", ["cbo", "subset flies", "hybrid", "heavy ball", "steady hopping"])
 def test_resumed_runs_are_whole_runs(cuda, tmp_path, name):
     x, y = data()
     run = {"batch_size": 9, "seed": 5, "device": "cuda", "dtype": "float64"}
@@ -220,14 +245,13 @@ def test_bad_data_on_the_device(cuda):
     ("method", "message"),
     [
         (cbk.TransportCBO(4), "TransportCBO has no CUDA implementation"),
-        (cbk.CBO(4, particle_batch=2), "particle_batch must be None for device='cuda', got 2"),
-        (cbk.CBO(4, friction=1.0), "friction must be None"),
+        (cbk.CBO(particle_batch=5), "particle_batch must be at most N = 4 particles, got 5"),
     ],
     ids=repr,
 )
 def test_what_has_no_kernel_says_so(cuda, method, message):
     with pytest.raises(ValueError, match=message):
-        cbk.train(NET, *data(), method, epochs=1, device="cuda")
+        cbk.train(NET, *data(), method, epochs=1, device="cuda", theta=NET.uniform(4, seed=0))
 
 
 def test_risks_that_are_not_finite(cuda):
