@@ -28,15 +28,6 @@ Steps<T>::Steps(const RunShape& shape, cudaStream_t stream) : shape_(shape), siz
 }
 
 template <class T>
-T* Steps<T>::own(const std::string& name, DeviceBuffer<T>& buffer, int64_t count) {
-  buffer = DeviceBuffer<T>(count);
-  const size_t bytes = size_t(count) * sizeof(T);
-  check(cudaMemsetAsync(buffer.data(), 0, bytes, stream_), "memory of a run");
-  arrays_[name] = {buffer.data(), int64_t(bytes)};
-  return buffer.data();
-}
-
-template <class T>
 void Steps<T>::set_task(const int32_t* host) {
   task_ = DeviceBuffer<int32_t>(shape_.particles);
   check(cudaMemcpyAsync(task_.data(), host, size_t(shape_.particles) * sizeof(int32_t), cudaMemcpyHostToDevice, stream_),
@@ -183,12 +174,10 @@ CBK_KERNEL(256) weigh_motion(const T* velocity, int64_t size, int64_t width, con
 template <class T>
 class HeavyBallSteps : public Steps<T> {
  public:
-  HeavyBallSteps(const RunShape& shape, cudaStream_t stream) : Steps<T>(shape, stream), motion_(2 * shape.particles) {
-    const int64_t count = shape.particles * this->size_, bytes = shape.particles * int64_t(sizeof(double));
+  HeavyBallSteps(const RunShape& shape, cudaStream_t stream) : Steps<T>(shape, stream) {
+    const int64_t count = shape.particles * this->size_;
     this->own("gradient", this->gradient_, count), this->own("velocity", velocity_, count);
-    check(cudaMemsetAsync(motion_.data(), 0, size_t(2 * bytes), stream), "memory of a run");
-    this->arrays_["kinetic"] = {kinetic(), bytes};
-    this->arrays_["dissipated"] = {dissipated(), bytes};
+    this->own("motion", motion_, 2 * shape.particles);
   }
   void open(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
     risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
@@ -208,6 +197,7 @@ class HeavyBallSteps : public Steps<T> {
            static_cast<const T*>(velocity_.data()), this->size_, s.net.width, place.now, kinetic(), dissipated());
   }
   const double* extras() const override { return motion_.data(); }
+  int64_t extra_count() const override { return 2 * this->shape_.particles; }
 
  private:
   double* kinetic() const { return motion_.data(); }
@@ -246,6 +236,7 @@ std::unique_ptr<Steps<T>> make_steps(const RunShape& shape, cudaStream_t stream)
   switch (shape.method) {
     case Method::adam: return std::make_unique<AdamSteps<T>>(shape, stream);
     case Method::hopping: return make_hopping_steps<T>(shape, stream);
+    case Method::transport: return make_transport_steps<T>(shape, stream);
     case Method::heavy_ball: return std::make_unique<HeavyBallSteps<T>>(shape, stream);
     case Method::gradient_flow: return std::make_unique<GradientFlowSteps<T>>(shape, stream);
     default: return std::make_unique<ConsensusSteps<T>>(shape, stream);

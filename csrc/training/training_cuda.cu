@@ -190,7 +190,7 @@ class TrainingRun final : public Run {
     spread_ = DeviceBuffer<double>(2 * spread_parts);
     const int64_t networks = points() ? shape_.tasks : shape_.particles;
     reported_ = DeviceBuffer<double>(points() && !shape_.own_inputs ? networks * networks : networks);
-    columns_ = networks + 2 * shape_.tasks + 5 + (steps_->extras() ? 2 * shape_.particles : 0);
+    columns_ = networks + 2 * shape_.tasks + 5 + steps_->extra_count();
     row_ = DeviceBuffer<double>(columns_);
     if (shape_.batch) {
       const int64_t samples = std::min(body_.samples, shape_.samples);
@@ -206,7 +206,7 @@ class TrainingRun final : public Run {
 
   // Whether the points are reported, or each particle for itself.
   bool points() const {
-    return shape_.method == Method::cbo || shape_.method == Method::hybrid || shape_.method == Method::hopping;
+    return shape_.method != Method::adam && shape_.method != Method::heavy_ball && shape_.method != Method::gradient_flow;
   }
 
   void run(Segment& part, uint32_t first_step) {
@@ -276,6 +276,7 @@ class TrainingRun final : public Run {
     } else {
       risk(whole, reported_.data(), on(), int64_t(1), shape_.precision);
     }
+    steps_->sum_up();
     const Dials<T>* last = dials_.data() + part.steps - 1;
     RowSource row{};
     row.risks = reported_.data(), row.count = networks;
@@ -286,7 +287,7 @@ class TrainingRun final : public Run {
     row.parts = spread(static_cast<const T*>(steps_->theta()), shape_.particles, shape_.net.size(), &last->limit,
                        spread_.data(), stream());
     row.spread = spread_.data(), row.troubles = troubles_.data();
-    row.extras = steps_->extras(), row.extra_count = row.extras ? 2 * shape_.particles : 0;
+    row.extras = steps_->extras(), row.extra_count = steps_->extra_count();
     write_row(row, row_.data(), stream());
   }
 

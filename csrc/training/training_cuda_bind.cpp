@@ -21,8 +21,8 @@ EpochNumbers numbers_of(const Numbers& n) {
 }
 
 Method method_named(const std::string& name) {
-  constexpr const char* names[] = {"cbo", "adam", "hybrid", "hopping", "heavy_ball", "gradient_flow"};
-  for (int i = 0; i < 6; ++i)
+  constexpr const char* names[] = {"cbo", "adam", "hybrid", "hopping", "heavy_ball", "gradient_flow", "transport"};
+  for (size_t i = 0; i < std::size(names); ++i)
     if (name == names[i]) return Method(i);
   throw py::value_error("unknown method '" + name + "'");
 }
@@ -40,6 +40,7 @@ std::unique_ptr<Run> start(std::pair<int, Address> on, const NetworkTuple& net, 
   shape.flies = number(more, "flies") != 0;
   shape.drawn = int64_t(number(more, "drawn")), shape.fraction = number(more, "fraction");
   shape.mirrored = number(more, "mirrored") != 0, shape.atoms = number(more, "atoms") != 0;
+  shape.iterations = int64_t(number(more, "iterations")), shape.exact = number(more, "exact") != 0;
   const RunData data{x, y, on_host, {on.second}};
   const void* particles = theta.data();
   const int32_t* rows = task ? task->data() : nullptr;

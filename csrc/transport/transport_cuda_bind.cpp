@@ -45,7 +45,7 @@ void register_transport(py::module_& m) {
         on_type(where, float64, [&](auto type) {
           using T = decltype(type);
           transport_update(at<const T>(atoms), at<const T>(support), at<const int32_t>(match), at<T>(out), particles,
-                           count, size, drift, diffusion, dt, {seed, 0, step, first_particle}, where.stream);
+                           count, size, count, drift, diffusion, dt, {seed, 0, step, first_particle}, where.stream);
         });
       },
       py::arg("on"), py::arg("float64"), py::arg("atoms"), py::arg("support"), py::arg("match"), py::arg("out"),

@@ -16,12 +16,13 @@ from ._adam import Adam, Hybrid
 from ._arrays import Array, check_shape
 from ._checkpoint import fingerprint
 from ._checks import choice
-from ._data import shuffle, training_data
+from ._data import axes_shown, shuffle, training_data
 from ._device import _network
 from ._device_arrays import Call, DeviceArray, on_cuda
 from ._heavy_ball import GradientFlow, HeavyBall, mean_field_width
 from ._method import Done, Method, Setting
 from ._multitask import MultiTaskCBO, tasks_of
+from ._transport_method import NOT_FINITE, TransportCBO
 from ._watch import FROZEN, Watch, frozen_limit
 from .errors import ConsensusError
 from .hopping import ConsensusHopping
@@ -75,8 +76,7 @@ def run_data(
 ) -> tuple[Data, str, bool]:
     """The caller's data, the loss and whether there is an axis of tasks, as `training_data` finds them."""
     if on_cuda(x):
-        data, loss = device_data(net, x, y, loss, dtype, task_axes or ())
-        return data, loss, bool(task_axes)
+        return device_data(net, x, y, loss, dtype, task_axes)
     x, y, loss, task_axis = training_data(net, x, y, loss, dtype, task_axes)
     return Data(x, y, len(y)), loss, task_axis
 
@@ -96,18 +96,20 @@ def to_host(value: Any, name: str) -> Any:
 
 
 def device_data(
-    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...]
-) -> tuple[Data, str]:
-    """The twin of `training_data` for arrays in CUDA memory, checked there; and the loss."""
+    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...] | None
+) -> tuple[Data, str, bool]:
+    """The twin of `training_data` for arrays in CUDA memory, checked there."""
     call = Call(x, "x")
     inputs = call.floats(x, "x", dtype)
-    own = task_axes if task_axes and inputs.ndim == 3 else ()
+    own = ("T",) if task_axes != () and inputs.ndim == 3 else ()
     check_shape(inputs, "x", (*own, "S", net.inputs))
     if loss is None:
         integral = call.view(y, "y").dtype.kind in "iu" and net.outputs > 1
         loss = "cross_entropy" if integral else "mse"
-    tasks, samples = inputs.shape[:-2] or task_axes, inputs.shape[-2]
     labels = choice(loss, "loss", LOSSES) == "cross_entropy"
+    if task_axes is None:
+        task_axes = own or axes_shown(net, inputs, call.view(y, "y"), loss)
+    tasks, samples = inputs.shape[:-2] or task_axes, inputs.shape[-2]
     if labels:
         targets = call.integers(y, "y", (*tasks, samples))
         bad = call.module.count_outside(call.on, targets.pointer, math.prod(targets.shape), net.outputs)
@@ -123,7 +125,7 @@ def device_data(
         _check_finite(call, targets, "y")
     _check_finite(call, inputs, "x")
     count = targets.shape[0] if task_axes else 1
-    return Data(inputs, targets, count, call), loss
+    return Data(inputs, targets, count, call), loss, bool(task_axes)
 
 
 def _check_finite(call: Call, a: DeviceArray, name: str) -> None:
@@ -166,7 +168,7 @@ def plan(method: Method, theta: Array, setting: Setting) -> Plan:
     solve = isinstance(getattr(method, "alpha", None), TargetEss)
     particles = len(theta)
     scored = method._scored(particles) if isinstance(method, CBO) else particles
-    like, each = (theta.shape, theta.dtype), ((particles,), np.float64)
+    like = (theta.shape, theta.dtype)
     moments = {"first": like, "second": like}
 
     def with_target(now: Numbers) -> Numbers:
@@ -187,6 +189,21 @@ def plan(method: Method, theta: Array, setting: Setting) -> Plan:
         flies, subset = method.friction is not None, scored if scored < particles else 0
         more = {"subset": subset, "subset_moves": subset > 0 and method.move == "batch", "flies": flies}
         return Plan("cbo", with_target, method.noise, solve, task, {"velocity": like} if flies else {}, more)
+    if isinstance(method, TransportCBO):
+        assert setting.net is not None  # `minimize` is not for a card
+        atoms, task = (
+            (setting.net.width, setting.net._atom_size),
+            tasks_of(method.task, particles, setting.tasks),
+        )
+        pairs = (particles, setting.tasks, atoms[0])
+        state = {
+            "support": ((setting.tasks, *atoms), theta.dtype),
+            "match": (pairs, np.int64),
+            "prices": (pairs, np.float64),
+            "partners": ((particles, atoms[0]), np.int32),
+        }
+        more = {"iterations": method.iterations, "exact": method.exact_variance}
+        return Plan("transport", with_target, "additive", solve, task, state, more)
     if isinstance(method, Hybrid):
         return Plan("hybrid", mixed, method.noise, solve, state=moments)
     if isinstance(method, Adam):
@@ -195,14 +212,12 @@ def plan(method: Method, theta: Array, setting: Setting) -> Plan:
         return _hopping(method, particles, moments)
     if isinstance(method, HeavyBall):
         mean_field_width(setting.net)
-        state = {"velocity": like, "gradient": like, "kinetic": each, "dissipated": each}
+        state = {"velocity": like, "gradient": like, "motion": ((2, particles), np.float64)}
         return Plan("heavy_ball", state=state)
     if isinstance(method, GradientFlow):
         mean_field_width(setting.net)
         return Plan("gradient_flow", flowing, "additive")
-    raise ValueError(
-        f"method {type(method).__name__} has no CUDA implementation in this version: train with device='cpu'"
-    )
+    raise ValueError(f"method {type(method).__name__} has no CUDA implementation: train with device='cpu'")
 
 
 def _hopping(method: ConsensusHopping, particles: int, moments: Any) -> Plan:
@@ -227,8 +242,8 @@ class DeviceStepper:
         self._module = cuda.module()
         self._shape, self._dtype, self._threads = theta.shape, theta.dtype, setting.threads
         self._seed = setting.seed
-        self._tasks, self._multitask = setting.tasks, isinstance(method, MultiTaskCBO)
-        self._has_points = self._plan.kernel in ("cbo", "hybrid")
+        self._tasks, self._multitask = setting.tasks, setting.task_axis
+        self._has_points = self._plan.kernel in ("cbo", "hybrid", "transport")
         self._data = data
         self._run = self._module.start(
             data.on, _network(net), self._plan.kernel, *data.addresses(), data.call is None,
@@ -318,6 +333,8 @@ class DeviceStepper:
         networks = tasks if consensus else self._shape[0]
         risks, alphas, ess, rest = np.split(raw, np.cumsum([networks, tasks, tasks]))
         variance, self._frozen, nonfinite, failed_step, failed_task, *extras = rest.tolist()
+        if failed_step >= 0 and failed_task < 0:
+            raise ConsensusError(f"epoch {epoch + 1}, step {failed_step:.0f}: {NOT_FINITE}")
         if failed_step >= 0:
             where = f" in task {failed_task:.0f}" if tasks > 1 else ""
             scored = plan.more.get("drawn") or plan.more.get("subset") or self._shape[0]
@@ -329,10 +346,20 @@ class DeviceStepper:
             row = {"risk": risks[0].item(), "alpha": math.nan, "ess": math.nan, "variance": variance}
             return Done(values, int(nonfinite), {**row, "risks": risks, **self._motion(risks, extras)})
         alpha: Any = alphas if plan.solve else values.get("alpha", math.nan)
+        objective = np.array(extras[:tasks])
         if not self._multitask:
             risks, ess = risks.item(), ess.item()
             alpha = alpha.item() if plan.solve else alpha
-        return Done(values, int(nonfinite), {"risk": risks, "alpha": alpha, "ess": ess, "variance": variance})
+            objective = objective.item() if extras else objective
+        row = {"risk": risks, "alpha": alpha, "ess": ess, "variance": variance}
+        return Done(values, int(nonfinite), {**row, **self._coupling(objective, extras[tasks:])})
+
+    def _coupling(self, objective: Any, extras: list[float]) -> dict[str, Any]:
+        if not extras:
+            return {}
+        variance, fresh, moved = extras
+        exact = {"wasserstein_variance_exact": fresh} if self._plan.more["exact"] else {}
+        return {"objective": objective, "wasserstein_variance": variance, **exact, "moved": int(moved)}
 
     def _motion(self, risks: Array, extras: list[float]) -> dict[str, Any]:
         if not extras:

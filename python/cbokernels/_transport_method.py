@@ -20,6 +20,7 @@ from .schedules import Geometric, Parameter, Tenfold
 
 _ALPHA = Tenfold(1e4, every=100, cap=1e7)
 _DIFFUSION = Geometric(1.2**0.5, 0.9, every=100)
+NOT_FINITE = "atoms have become NaN or infinite, which cannot be assigned: take a smaller diffusion or dt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,9 +187,7 @@ class TransportStepper(ConsensusStepper):
         """The largest magnitude."""
         largest = _cpu.largest(self._atoms)
         if math.isinf(largest):
-            raise ConsensusError(
-                "atoms have become NaN or infinite, which cannot be assigned: take a smaller diffusion or dt"
-            )
+            raise ConsensusError(NOT_FINITE)
         return largest
 
     @staticmethod

@@ -146,7 +146,7 @@ std::string transport(CudaStream stream, int64_t n, int64_t count) {
     barycenter(BarycenterArrays<T>{atoms.data(), n, count, size, weights.data(), false, support.data(), 2, match.data(),
                                    history.data(), objective.data()},
                stream);
-  transport_update(atoms.data(), others.data(), partners.data(), out.data(), n, count, size, 1.0, 1.1, 0.1, {3, 0, 1, 0}, stream);
+  transport_update(atoms.data(), others.data(), partners.data(), out.data(), n, count, size, count, 1.0, 1.1, 0.1, {3, 0, 1, 0}, stream);
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
   std::string bytes;
   match.append(bytes), cost.append(bytes), out.append(bytes), support.append(bytes);
@@ -169,6 +169,8 @@ std::string training(Method method, int64_t tasks, bool solve) {
   if (method == Method::cbo) shape.subset = 3, shape.subset_moves = shape.flies = true;
   const RunData data{reinterpret_cast<uintptr_t>(x.data()), reinterpret_cast<uintptr_t>(y.data()), true, {0}};
   const std::unique_ptr<Run> run = make_run(shape, data, theta.data(), tasks > 1 ? task.data() : nullptr);
+  shape.iterations = 2, shape.exact = true;
+  if (method == Method::transport) shape.noise = Noise::additive;
   std::vector<int64_t> order(samples);
   const std::vector<int64_t> subsets{0, 1, 3, 1, 2, 3, 0, 2, 3};
   EpochNumbers numbers_now{solve ? 2.0 : 50.0, 1, 1.2, 0.1, 0, 0, 0.1, 0.9, 0.999, 1e-8, 0.2, 0.1, 0.1, 1e-9};
@@ -185,7 +187,10 @@ std::string training(Method method, int64_t tasks, bool solve) {
   return bytes.append(reinterpret_cast<const char*>(moved.data()), moved.size() * sizeof(T));
 }
 
-std::string runs(float) { return training<float>(Method::cbo, 2, true) + training<float>(Method::hopping, 1, false); }
+std::string runs(float) {
+  return training<float>(Method::cbo, 2, true) + training<float>(Method::hopping, 1, false) +
+         training<float>(Method::transport, 2, true);
+}
 std::string runs(double) { return training<double>(Method::hybrid, 1, false) + training<double>(Method::heavy_ball, 1, false); }
 
 template <class T>
