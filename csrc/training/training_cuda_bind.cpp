@@ -1,7 +1,7 @@
 #include <pybind11/numpy.h>
 
 #include "../risk/risk_cuda_bind.hpp"
-#include "../update/update_cuda_bind.hpp"
+#include "../update/noise_bind.hpp"
 #include "training_cuda.hpp"
 
 namespace cbk::device {
