@@ -60,6 +60,22 @@ struct BarycenterArrays {
 template <class T>
 void barycenter(const BarycenterArrays<T>& arrays, CudaStream stream);
 
+// sinkhorn.hpp on the GPU: as SinkhornProblem; epsilon falls from each particle's own scale.  Where a value is not finite its
+// cost, error and projection are NaN.
+template <class T>
+struct SinkhornArrays {
+  const T* atoms;  // [particles, count, size]
+  int64_t particles, count, size;
+  const T* support;  // [points, size]
+  int64_t points;
+  double epsilon, tolerance;
+  int64_t iterations;
+  double *cost, *error;  // [particles]
+  T* projection;         // [particles, count, size]
+};
+template <class T>
+void sinkhorn(const SinkhornArrays<T>& arrays, CudaStream stream);
+
 // support [points, size], to which match [particles, count] refers.  Given `now`, in device memory, its a, b and step count.
 template <class T>
 void transport_update(const T* atoms, const T* support, const int32_t* match, T* out, int64_t particles, int64_t count,

@@ -136,7 +136,8 @@ std::string transport(CudaStream stream, int64_t n, int64_t count) {
   for (size_t i = 0; i < permutations.size(); ++i) permutations[i] = int32_t((i * 7 + 3) % size_t(count));
   DeviceArray<int32_t> partners(permutations);
   DeviceArray<int64_t> match(n * 2 * count);
-  DeviceArray<double> cost(n * 2);
+  DeviceArray<double> cost(n * 2), cost_soft(n), error(n);
+  DeviceArray<T> projection(n * count * size);
   DeviceArray<double> duals(n * 2 * count), gap(n * 2), weights(std::vector<double>(size_t(n), 0.5)), history(2), objective(1);
   Assigned to;
   to.match = match.data(), to.duals = duals.data(), to.cost = cost.data(), to.gap = gap.data();
@@ -147,10 +148,14 @@ std::string transport(CudaStream stream, int64_t n, int64_t count) {
                                    history.data(), objective.data()},
                stream);
   transport_update(atoms.data(), others.data(), partners.data(), out.data(), n, count, size, count, 1.0, 1.1, 0.1, {3, 0, 1, 0}, stream);
+  sinkhorn(SinkhornArrays<T>{atoms.data(), n, count, size, others.data(), count, 0.5, 1e-2, 5, cost_soft.data(), error.data(),
+                             projection.data()},
+           stream);
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
   std::string bytes;
+  projection.append(bytes);
   match.append(bytes), cost.append(bytes), out.append(bytes), support.append(bytes);
-  for (const DeviceArray<double>* a : {&duals, &gap, &history, &objective}) a->append(bytes);
+  for (const DeviceArray<double>* a : {&duals, &gap, &history, &objective, &cost_soft, &error}) a->append(bytes);
   return bytes;
 }
 

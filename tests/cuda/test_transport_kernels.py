@@ -144,3 +144,30 @@ def test_transport_steps_are_the_cpus_bits(cuda, dtype, shape):
     expected = cbk.transport_update(atoms, support, match, seed=3, step=4, first_particle=2)
     result = cbk.transport_update(put(atoms), put(support), put(match), seed=3, step=4, first_particle=2)
     np.testing.assert_array_equal(host(result), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 7, 3), (1, 12, 9, 2), (3, 1, 5, 1), (2, 5, 1, 4)], ids=str)
+@pytest.mark.parametrize("epsilon", [3.0, 100.0])
+def test_entropic_transport(cuda, dtype, shape, epsilon):
+    """Beside the reference; float32 atoms are converted first."""
+    particles, count, points, size = shape
+    atoms, support = 3 * numbers((particles, count, size), dtype), numbers((points, size), dtype, 1)
+    limits = {"epsilon": epsilon, "tolerance": 1e-8, "iterations": 5000}
+    expected = reference.sinkhorn(atoms, support, **limits)
+    result = cbk.sinkhorn(put(atoms), put(support), **limits)
+    assert (host(result.error) <= 1e-8).all()
+    np.testing.assert_allclose(host(result.cost), expected.cost, rtol=1e-6)
+    assert host(result.projection).dtype == dtype
+    np.testing.assert_allclose(host(result.projection), expected.projection, atol=1e-5)
+
+
+def test_entropic_transport_stops_where_it_is_told(cuda):
+    atoms, support = numbers((2, 8, 2), "float64"), numbers((8, 2), "float64", 1)
+    atoms[0, 3, 1] = np.nan
+    for iterations in (1, 2, 30):
+        result = cbk.sinkhorn(put(atoms), put(support), epsilon=1e-3, tolerance=0.0, iterations=iterations)
+        np.testing.assert_array_equal(np.isnan(host(result.cost)), [True, False])
+        expected = cbk.sinkhorn(atoms[1:], support, epsilon=1e-3, tolerance=0.0, iterations=iterations)
+        np.testing.assert_allclose(host(result.error)[1:], expected.error, rtol=1e-8)
+        np.testing.assert_allclose(host(result.cost)[1:], expected.cost, rtol=1e-9)
+        np.testing.assert_allclose(host(result.projection)[1:], expected.projection, rtol=1e-9, atol=1e-12)
