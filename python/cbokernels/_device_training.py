@@ -190,20 +190,7 @@ def plan(method: Method, theta: Array, setting: Setting) -> Plan:
         more = {"subset": subset, "subset_moves": subset > 0 and method.move == "batch", "flies": flies}
         return Plan("cbo", with_target, method.noise, solve, task, {"velocity": like} if flies else {}, more)
     if isinstance(method, TransportCBO):
-        assert setting.net is not None  # `minimize` is not for a card
-        atoms, task = (
-            (setting.net.width, setting.net._atom_size),
-            tasks_of(method.task, particles, setting.tasks),
-        )
-        pairs = (particles, setting.tasks, atoms[0])
-        state = {
-            "support": ((setting.tasks, *atoms), theta.dtype),
-            "match": (pairs, np.int64),
-            "prices": (pairs, np.float64),
-            "partners": ((particles, atoms[0]), np.int32),
-        }
-        more = {"iterations": method.iterations, "exact": method.exact_variance}
-        return Plan("transport", with_target, "additive", solve, task, state, more)
+        return dataclasses.replace(_transport(method, theta, setting), numbers=with_target, solve=solve)
     if isinstance(method, Hybrid):
         return Plan("hybrid", mixed, method.noise, solve, state=moments)
     if isinstance(method, Adam):
@@ -218,6 +205,20 @@ def plan(method: Method, theta: Array, setting: Setting) -> Plan:
         mean_field_width(setting.net)
         return Plan("gradient_flow", flowing, "additive")
     raise ValueError(f"method {type(method).__name__} has no CUDA implementation: train with device='cpu'")
+
+
+def _transport(method: TransportCBO, theta: Array, setting: Setting) -> Plan:
+    assert setting.net is not None  # `minimize` is not for a card
+    particles, tasks, width = len(theta), setting.tasks, setting.net.width
+    state = {
+        "support": ((tasks, width, setting.net._atom_size), theta.dtype),
+        "match": ((particles, tasks, width), np.int64),
+        "prices": ((particles, tasks, width), np.float64),
+        "partners": ((particles, width), np.int32),
+    }
+    task = tasks_of(method.task, particles, tasks)
+    more = {"iterations": method.iterations, "exact": method.exact_variance}
+    return Plan("transport", noise="additive", task=task, state=state, more=more)
 
 
 def _hopping(method: ConsensusHopping, particles: int, moments: Any) -> Plan:
@@ -346,18 +347,17 @@ class DeviceStepper:
             row = {"risk": risks[0].item(), "alpha": math.nan, "ess": math.nan, "variance": variance}
             return Done(values, int(nonfinite), {**row, "risks": risks, **self._motion(risks, extras)})
         alpha: Any = alphas if plan.solve else values.get("alpha", math.nan)
-        objective = np.array(extras[:tasks])
         if not self._multitask:
             risks, ess = risks.item(), ess.item()
             alpha = alpha.item() if plan.solve else alpha
-            objective = objective.item() if extras else objective
         row = {"risk": risks, "alpha": alpha, "ess": ess, "variance": variance}
-        return Done(values, int(nonfinite), {**row, **self._coupling(objective, extras[tasks:])})
+        return Done(values, int(nonfinite), {**row, **self._coupling(extras)})
 
-    def _coupling(self, objective: Any, extras: list[float]) -> dict[str, Any]:
+    def _coupling(self, extras: list[float]) -> dict[str, Any]:
         if not extras:
             return {}
-        variance, fresh, moved = extras
+        *objectives, variance, fresh, moved = extras
+        objective = np.array(objectives) if self._multitask else objectives[0]
         exact = {"wasserstein_variance_exact": fresh} if self._plan.more["exact"] else {}
         return {"objective": objective, "wasserstein_variance": variance, **exact, "moved": int(moved)}
 

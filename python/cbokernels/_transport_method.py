@@ -45,7 +45,7 @@ class TransportCBO(Method):
     drift, diffusion, dt: as in `CBO`. Every float parameter takes a number, a schedule or a callable of
         (epoch from 0, epochs).
     iterations: of the barycenter's fixed point in each step, at least 1; it ends early where the coupling
-        repeats.
+        repeats (on a card, to the same end, it does not).
     task: for several tasks, [N] integers in [0, T), the task of each particle; None: floor(n T / N). Kept as
         a tuple.
     exact_variance: whether the history has V with distances solved anew too. It costs the assignments of

@@ -189,10 +189,12 @@ def test_the_order_of_threads_is_free(emulated, name, order):
     np.testing.assert_array_equal(result.history["risk"], expected.history["risk"])
 
 
-def test_epochs_of_several_graphs(cuda):
+@pytest.mark.parametrize("subset", [None, 2])
+def test_epochs_of_several_graphs(cuda, subset):
     """More steps than one graph takes, and a last batch that is smaller."""
     x, y = data(samples=135)
-    assert_close(*both(NET, x, y, cbk.CBO(2, alpha=1.0, floor=1.0), batch_size=2, epochs=3))
+    method = cbk.CBO(3, alpha=1.0, floor=1.0, particle_batch=subset)
+    assert_close(*both(NET, x, y, method, batch_size=2, epochs=3))
 
 
 def test_more_epochs_than_are_in_flight(cuda):
