@@ -1,7 +1,7 @@
 // The one header that kernels include first: CUDA with nvcc, its emulation (emulation/) with any other compiler.
 //
 // Rules that let one file compile both ways: shared memory through CBK_SHARED and CBK_DYNAMIC_SHARED, launches through
-// `launch`, grid barriers through `grid_sync`, inline PTX in ptx.hpp alone; no return before a barrier, the whole block at the
+// `launch`, grid barriers through `grid_sync` (grid.hpp), inline PTX in ptx.hpp alone; no return before a barrier, the whole block at the
 // same barrier, no racing writes even of equal values.
 #pragma once
 
@@ -9,7 +9,6 @@
 #define CBK_ONE_LANE 1
 
 #if defined(__CUDACC__)
-#include <cooperative_groups.h>
 #include <cuda_runtime.h>
 #else
 #include "emulation/runtime.hpp"
@@ -47,8 +46,6 @@ inline void check(cudaError_t error, const char* what) {
 }
 
 #if defined(__CUDACC__)
-__device__ __forceinline__ void grid_sync() { cooperative_groups::this_grid().sync(); }
-
 template <class... P, class... A>
 void launch_as(bool cooperative, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                A&&... arguments) {
@@ -61,8 +58,6 @@ void launch_as(bool cooperative, void (*kernel)(P...), dim3 grid, dim3 block, si
   check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...), "launch");
 }
 #else
-inline void grid_sync(CBK_HERE) { emulation::machine().grid_barrier({"grid_sync", file, line}); }
-
 template <class... P, class... A>
 void launch_as(bool cooperative, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                A&&... arguments) {
@@ -79,11 +74,6 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cu
   if (shared_bytes > (48 << 10))
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)), "shared memory");
   launch_as(false, kernel, grid, block, shared_bytes, stream, static_cast<A&&>(arguments)...);
-}
-template <class... P, class... A>
-void launch_cooperative(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
-                        A&&... arguments) {
-  launch_as(true, kernel, grid, block, shared_bytes, stream, static_cast<A&&>(arguments)...);
 }
 
 // Scalars that device code may name, which numeric_limits' functions are not.

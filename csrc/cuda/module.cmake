@@ -31,4 +31,5 @@ target_compile_options(cbk_cuda PRIVATE -fmad=false -ftz=false -prec-div=true -p
                        $<$<BOOL:${CBOKERNELS_WERROR}>:-Werror=all-warnings>)
 pybind11_add_module(_cuda ${CBK_CUDA_BINDINGS})
 target_link_libraries(_cuda PRIVATE cbk_cuda CUDA::cudart_static)
+target_precompile_headers(_cuda PRIVATE <pybind11/numpy.h> <pybind11/stl.h>)  # read once, not by each
 install(TARGETS _cuda LIBRARY DESTINATION cbokernels)

@@ -40,7 +40,7 @@ CBK_KERNEL(threads) find_troubles(const double* risk, int64_t steps, int64_t par
   for (int64_t i = first; ess && i < steps * tasks; i += stride)
     if (ess[i] == 0)
       atomicMin(&troubles->failure,
-                static_cast<unsigned long long>(*first_step + i / tasks) << 32 | static_cast<unsigned long long>(i % tasks));
+                static_cast<unsigned long long>(*first_step + i / tasks) << 32 | static_cast<unsigned long long>(i % tasks + 1));
 }
 
 constexpr int columns_of = 32, rows_of = 8;  // of a block
@@ -99,7 +99,7 @@ CBK_KERNEL(threads) fill_row(RowSource k, double* row) {
   const Troubles t = *k.troubles;
   row[rest + 2] = double(t.not_finite);
   row[rest + 3] = t.failure == no_failure ? -1 : double(t.failure >> 32);
-  row[rest + 4] = t.failure == no_failure ? -1 : double(t.failure & 0xffffffffu);
+  row[rest + 4] = t.failure == no_failure ? -1 : double(t.failure & 0xffffffffu) - 1;
   *k.troubles = {0, no_failure};
 }
 

@@ -11,8 +11,10 @@ constexpr unsigned long long no_failure = ~0ull;
 
 struct Troubles {
   unsigned long long not_finite;  // particles with a risk that is not finite
-  unsigned long long failure;     // step * 2^32 + task of the first without a finite risk, or no_failure
+  // of the first step that failed: step * 2^32 + not_finite_atoms, or + 1 + the task without a finite risk; or no_failure
+  unsigned long long failure;
 };
+constexpr unsigned long long not_finite_atoms = 0;
 
 // Rows of x and y in an order, batch by batch: to [batches][tasks][samples of the batch][columns].
 template <class U>

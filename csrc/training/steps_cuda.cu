@@ -28,15 +28,6 @@ Steps<T>::Steps(const RunShape& shape, cudaStream_t stream) : shape_(shape), siz
 }
 
 template <class T>
-T* Steps<T>::own(const std::string& name, DeviceBuffer<T>& buffer, int64_t count) {
-  buffer = DeviceBuffer<T>(count);
-  const size_t bytes = size_t(count) * sizeof(T);
-  check(cudaMemsetAsync(buffer.data(), 0, bytes, stream_), "memory of a run");
-  arrays_[name] = {buffer.data(), int64_t(bytes)};
-  return buffer.data();
-}
-
-template <class T>
 void Steps<T>::set_task(const int32_t* host) {
   task_ = DeviceBuffer<int32_t>(shape_.particles);
   check(cudaMemcpyAsync(task_.data(), host, size_t(shape_.particles) * sizeof(int32_t), cudaMemcpyHostToDevice, stream_),
@@ -76,18 +67,36 @@ Dials<T> Steps<T>::dials(uint32_t step) const {
   const double kicks = shape_.method == Method::gradient_flow ? 2 : 1;
   return {numbers_of(problem, descends ? &adam : nullptr),
           langevin_numbers<T>(kicks * double(shape_.net.width), numbers_.friction, numbers_.temperature, numbers_.dt, step),
-          numbers_.alpha, numbers_.friction * numbers_.dt, numbers_.limit, step};
+          numbers_.alpha, numbers_.friction * numbers_.dt, numbers_.dt, numbers_.limit, step};
 }
 
 namespace {
+
+// The heavy-ball form of CBO, from the step that the update would have made; rounded as CBOStepper._fly rounds.
+template <class T>
+CBK_KERNEL(256) fly(T* theta, const T* moved, T* velocity, int64_t rows, int64_t size, const int64_t* subset,
+                    const Dials<T>* now) {
+  const T slower = T(1 + now->friction_dt), dt = T(now->dt);
+  for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; i < rows * size; i += int64_t(gridDim.x) * 256) {
+    const int64_t at = subset ? subset[i / size] * size + i % size : i;
+    const T v = (velocity[at] + (moved[at] - theta[at])) / slower;
+    velocity[at] = v;
+    theta[at] += v * dt;
+  }
+}
 
 // CBO, for any number of tasks, and the hybrid.
 template <class T>
 class ConsensusSteps : public Steps<T> {
  public:
   ConsensusSteps(const RunShape& shape, cudaStream_t stream)
-      : Steps<T>(shape, stream), weights_(shape.particles * shape.tasks), alphas_(shape.tasks) {
+      : Steps<T>(shape, stream), weights_(shape.scored() * shape.tasks), alphas_(shape.tasks) {
     this->own("points", this->points_, shape.tasks * this->size_);
+    taken_ = DeviceBuffer<T>(shape.subset * this->size_);
+    if (shape.flies) {
+      moved_ = DeviceBuffer<T>(shape.particles * this->size_);
+      this->own("velocity", velocity_, shape.particles * this->size_);
+    }
     if (!hybrid()) return;
     this->gradient_ = DeviceBuffer<T>(shape.particles * this->size_);
     this->own("first", this->first_, shape.particles * this->size_);
@@ -97,21 +106,31 @@ class ConsensusSteps : public Steps<T> {
   void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
     const RunShape& s = this->shape_;
     const CudaStream on = this->on();
+    RiskProblem<T> scored = batch;
+    if (s.subset) {
+      gather(static_cast<const T*>(this->theta()), taken_.data(), place.subset, s.particles, s.subset, s.subset, int64_t(1),
+             this->size_, this->stream_);
+      scored.theta = taken_.data(), scored.particles = s.subset;
+    }
     if (hybrid())
-      risk_gradient(batch, place.risk, this->gradient_.data(), on, s.precision);
+      risk_gradient(scored, place.risk, this->gradient_.data(), on, s.precision);
     else
-      score(batch, s.own_inputs, place.risk, on, s.precision);
-    if (s.solve) solve_alphas(place.risk, s.particles, s.tasks, &place.now->alpha, alphas_.data(), on);
-    const UpdateProblem<T> update = this->update_problem();
-    if (!hybrid() && is_small(update, s.tasks))
+      score(scored, s.own_inputs, place.risk, on, s.precision);
+    if (s.solve) solve_alphas(place.risk, s.scored(), s.tasks, &place.now->alpha, alphas_.data(), on);
+    UpdateProblem<T> update = this->update_problem();
+    if (s.method == Method::cbo && !s.subset && !s.flies && is_small(update, s.tasks))
       return consensus_and_update(update, place.risk, last_alphas(place.now), this->points_.data(), place.ess, on,
                                   &place.now->update);
-    consensus(static_cast<const T*>(this->theta()), place.risk, s.particles, this->size_, s.tasks, last_alphas(place.now),
-              this->points_.data(), weights_.data(), place.ess, on);
-    if (hybrid())
-      hybrid_update(update, s.tasks, this->adam_state(1), on, &place.now->update);
-    else
-      cbo_update(update, s.tasks, on, &place.now->update);
+    consensus(scored.theta, place.risk, s.scored(), this->size_, s.tasks, last_alphas(place.now), this->points_.data(),
+              weights_.data(), place.ess, on);
+    if (hybrid()) return hybrid_update(update, s.tasks, this->adam_state(1), on, &place.now->update);
+    if (s.subset_moves) update.rows = place.subset, update.row_count = s.subset;
+    if (s.flies) update.out = moved_.data();
+    cbo_update(update, s.tasks, on, &place.now->update);
+    if (!s.flies) return;
+    const int64_t rows = s.subset_moves ? s.subset : s.particles;
+    launch(fly<T>, dim3(unsigned(std::min(blocks_for(rows * this->size_, 256), int64_t(1) << 16))), dim3(256), 0, this->stream_,
+           this->theta(), static_cast<const T*>(moved_.data()), velocity_.data(), rows, this->size_, update.rows, place.now);
   }
 
   Alphas last_alphas(const Dials<T>* last) const override {
@@ -121,6 +140,7 @@ class ConsensusSteps : public Steps<T> {
  private:
   bool hybrid() const { return this->shape_.method == Method::hybrid; }
   DeviceBuffer<double> weights_, alphas_;
+  DeviceBuffer<T> taken_, moved_, velocity_;  // the subset; with friction where the update leads, and how fast
 };
 
 template <class T>
@@ -154,12 +174,10 @@ CBK_KERNEL(256) weigh_motion(const T* velocity, int64_t size, int64_t width, con
 template <class T>
 class HeavyBallSteps : public Steps<T> {
  public:
-  HeavyBallSteps(const RunShape& shape, cudaStream_t stream) : Steps<T>(shape, stream), motion_(2 * shape.particles) {
-    const int64_t count = shape.particles * this->size_, bytes = shape.particles * int64_t(sizeof(double));
+  HeavyBallSteps(const RunShape& shape, cudaStream_t stream) : Steps<T>(shape, stream) {
+    const int64_t count = shape.particles * this->size_;
     this->own("gradient", this->gradient_, count), this->own("velocity", velocity_, count);
-    check(cudaMemsetAsync(motion_.data(), 0, size_t(2 * bytes), stream), "memory of a run");
-    this->arrays_["kinetic"] = {kinetic(), bytes};
-    this->arrays_["dissipated"] = {dissipated(), bytes};
+    this->own("motion", motion_, 2 * shape.particles);
   }
   void open(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
     risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
@@ -179,6 +197,7 @@ class HeavyBallSteps : public Steps<T> {
            static_cast<const T*>(velocity_.data()), this->size_, s.net.width, place.now, kinetic(), dissipated());
   }
   const double* extras() const override { return motion_.data(); }
+  int64_t extra_count() const override { return 2 * this->shape_.particles; }
 
  private:
   double* kinetic() const { return motion_.data(); }
@@ -217,6 +236,7 @@ std::unique_ptr<Steps<T>> make_steps(const RunShape& shape, cudaStream_t stream)
   switch (shape.method) {
     case Method::adam: return std::make_unique<AdamSteps<T>>(shape, stream);
     case Method::hopping: return make_hopping_steps<T>(shape, stream);
+    case Method::transport: return make_transport_steps<T>(shape, stream);
     case Method::heavy_ball: return std::make_unique<HeavyBallSteps<T>>(shape, stream);
     case Method::gradient_flow: return std::make_unique<GradientFlowSteps<T>>(shape, stream);
     default: return std::make_unique<ConsensusSteps<T>>(shape, stream);

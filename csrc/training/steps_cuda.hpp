@@ -21,7 +21,7 @@ template <class T>
 struct Dials {
   StepNumbers<T> update;
   LangevinNumbers<T> langevin;
-  double alpha, friction_dt, limit;
+  double alpha, friction_dt, dt, limit;
   uint32_t step;
 };
 
@@ -30,8 +30,9 @@ template <class T>
 struct StepPlace {
   const Dials<T>* now;  // device memory
   uint32_t step;        // now->step, where the steps are not replayed
-  double* risk;         // [particles, tasks]
+  double* risk;         // [scored, tasks]
   double* ess;          // [tasks]
+  const int64_t* subset;  // [scored], where not all particles are
   Troubles* troubles;
 };
 
@@ -60,11 +61,20 @@ class Steps {
   T* theta() const { return theta_.data(); }
   const T* reported() const { return points_.data() ? points_.data() : theta(); }
   virtual Alphas last_alphas(const Dials<T>* last) const { return {0, &last->alpha, 0}; }
-  virtual const double* extras() const { return nullptr; }  // [particles] twice
+  virtual void sum_up() {}  // what only a row tells, after an epoch's last step
+  virtual const double* extras() const { return nullptr; }
+  virtual int64_t extra_count() const { return 0; }
   const std::map<std::string, StateArray>& arrays() const { return arrays_; }
 
  protected:
-  T* own(const std::string& name, DeviceBuffer<T>& buffer, int64_t count);
+  // An array that a later step depends on, zeros at first.
+  template <class U>
+  void own(const std::string& name, DeviceBuffer<U>& buffer, int64_t count) {
+    buffer = DeviceBuffer<U>(count);
+    const size_t bytes = size_t(count) * sizeof(U);
+    check(cudaMemsetAsync(buffer.data(), 0, bytes, stream_), "memory of a run");
+    arrays_[name] = {buffer.data(), int64_t(bytes)};
+  }
   UpdateProblem<T> update_problem() const;
   AdamState<T> adam_state(uint32_t step) const;
   CudaStream on() const { return {reinterpret_cast<uintptr_t>(stream_)}; }
@@ -83,6 +93,8 @@ template <class T>
 std::unique_ptr<Steps<T>> make_steps(const RunShape& shape, cudaStream_t stream);
 template <class T>
 std::unique_ptr<Steps<T>> make_hopping_steps(const RunShape& shape, cudaStream_t stream);
+template <class T>
+std::unique_ptr<Steps<T>> make_transport_steps(const RunShape& shape, cudaStream_t stream);
 
 // Risks of the problem's particles on all tasks, out [particles, tasks]; with inputs of the tasks' own.
 template <class T>

@@ -31,15 +31,16 @@ class OwnStream {
 template <class T>
 struct Slot {
   PinnedBuffer<Dials<T>> dials;
-  PinnedBuffer<int64_t> order;
+  PinnedBuffer<int64_t> order, subsets;
   PinnedBuffer<double> row;
   cudaEvent_t done = nullptr;
-  Slot(int64_t steps, int64_t samples, int64_t columns) : dials(steps), order(samples), row(columns) {
+  Slot(int64_t steps, int64_t samples, int64_t subset, int64_t columns)
+      : dials(steps), order(samples), subsets(steps * subset), row(columns) {
     check(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "event");
   }
   Slot(Slot&& other) noexcept
-      : dials(std::move(other.dials)), order(std::move(other.order)), row(std::move(other.row)),
-        done(std::exchange(other.done, nullptr)) {}
+      : dials(std::move(other.dials)), order(std::move(other.order)), subsets(std::move(other.subsets)),
+        row(std::move(other.row)), done(std::exchange(other.done, nullptr)) {}
   ~Slot() {
     if (done) cudaEventDestroy(done);
   }
@@ -70,7 +71,7 @@ class TrainingRun final : public Run {
     cudaStreamSynchronize(stream());  // epochs that nobody waited for still read it
   }
 
-  void submit(const int64_t* order, uint32_t first_step, const EpochNumbers& numbers) override {
+  void submit(const int64_t* order, const int64_t* subsets, uint32_t first_step, const EpochNumbers& numbers) override {
     const OnDevice here(shape_.device);
     const UseArena arena(arena_);
     Slot<T>& slot = slots_[size_t(submitted_ % in_flight)];
@@ -78,10 +79,12 @@ class TrainingRun final : public Run {
     if (steps_->begin(numbers)) body_.graph.reset(), tail_.graph.reset();
     for (int64_t j = 0; j < epoch_steps_; ++j) slot.dials.data()[j] = steps_->dials(first_step + uint32_t(j));
     if (shape_.batch) std::memcpy(slot.order.data(), order, size_t(shape_.samples) * sizeof(int64_t));
+    if (shape_.subset) std::memcpy(slot.subsets.data(), subsets, size_t(epoch_steps_ * shape_.subset) * sizeof(int64_t));
     for (int64_t step = 0; step < epoch_steps_;) {
       Segment& part = epoch_steps_ - step > body_.steps ? body_ : tail_;
       bring(dials_, slot.dials.data() + step, part.steps);
       if (shape_.batch) bring(order_, slot.order.data() + step * shape_.batch, part.samples);
+      if (shape_.subset) bring(subsets_, slot.subsets.data() + step * shape_.subset, part.steps * shape_.subset);
       run(part, first_step + uint32_t(step));
       step += part.steps;
     }
@@ -172,7 +175,7 @@ class TrainingRun final : public Run {
     epoch_steps_ = blocks_for(shape_.samples, batch);
     const int64_t inputs = (shape_.own_inputs ? shape_.tasks : 1) * shape_.net.inputs, targets = shape_.tasks * y_columns();
     const int64_t bytes = batch * (inputs + targets) * int64_t(sizeof(T));
-    const int64_t scored = shape_.particles * shape_.tasks;
+    const int64_t scored = shape_.scored() * shape_.tasks;
     const int64_t most = std::min(most_bytes / bytes, most_bytes / (scored * int64_t(sizeof(double))));
     body_.steps = std::clamp(std::min(most, most_steps), int64_t(1), epoch_steps_);
     body_.samples = body_.steps * batch;
@@ -181,12 +184,13 @@ class TrainingRun final : public Run {
     tail_.last = true;
 
     dials_ = DeviceBuffer<Dials<T>>(body_.steps);
+    subsets_ = DeviceBuffer<int64_t>(body_.steps * shape_.subset);
     risk_ = DeviceBuffer<double>(body_.steps * scored), ess_ = DeviceBuffer<double>(body_.steps * shape_.tasks);
     troubles_ = DeviceBuffer<Troubles>(1);
     spread_ = DeviceBuffer<double>(2 * spread_parts);
     const int64_t networks = points() ? shape_.tasks : shape_.particles;
     reported_ = DeviceBuffer<double>(points() && !shape_.own_inputs ? networks * networks : networks);
-    columns_ = networks + 2 * shape_.tasks + 5 + (steps_->extras() ? 2 * shape_.particles : 0);
+    columns_ = networks + 2 * shape_.tasks + 5 + steps_->extra_count();
     row_ = DeviceBuffer<double>(columns_);
     if (shape_.batch) {
       const int64_t samples = std::min(body_.samples, shape_.samples);
@@ -197,12 +201,12 @@ class TrainingRun final : public Run {
       else
         y_ = DeviceBuffer<T>(samples * targets);
     }
-    for (int i = 0; i < in_flight; ++i) slots_.emplace_back(epoch_steps_, shape_.batch ? shape_.samples : 0, columns_);
+    for (int i = 0; i < in_flight; ++i) slots_.emplace_back(epoch_steps_, shape_.batch ? shape_.samples : 0, shape_.subset, columns_);
   }
 
   // Whether the points are reported, or each particle for itself.
   bool points() const {
-    return shape_.method == Method::cbo || shape_.method == Method::hybrid || shape_.method == Method::hopping;
+    return shape_.method != Method::adam && shape_.method != Method::heavy_ball && shape_.method != Method::gradient_flow;
   }
 
   void run(Segment& part, uint32_t first_step) {
@@ -227,17 +231,17 @@ class TrainingRun final : public Run {
 
   void enqueue(const Segment& part, uint32_t first_step) {
     if (shape_.batch) gather_all(part);
-    const int64_t scored = shape_.particles * shape_.tasks;
+    const int64_t scored = shape_.scored() * shape_.tasks;
     for (int64_t j = 0; j < part.steps; ++j) {
       const int64_t first = j * shape_.batch;
       const RiskProblem<T> batch = batch_at(first, std::min(shape_.batch, part.samples - first));
       const StepPlace<T> place{dials_.data() + j, first_step + uint32_t(j), risk_.data() + j * scored,
-                               ess_.data() + j * shape_.tasks, troubles_.data()};
+                               ess_.data() + j * shape_.tasks, subsets_.data() + j * shape_.subset, troubles_.data()};
       if (place.step == 0) steps_->open(batch, place);
       steps_->step(batch, place);
     }
-    look_for_troubles(risk_.data(), part.steps, steps_->scores_itself() ? 0 : shape_.particles, shape_.tasks, points() ? ess_.data() : nullptr,
-                      &dials_.data()->step, troubles_.data(), stream());
+    look_for_troubles(risk_.data(), part.steps, steps_->scores_itself() ? 0 : shape_.scored(), shape_.tasks,
+                      points() ? ess_.data() : nullptr, &dials_.data()->step, troubles_.data(), stream());
     if (part.last) report(part);
   }
 
@@ -272,6 +276,7 @@ class TrainingRun final : public Run {
     } else {
       risk(whole, reported_.data(), on(), int64_t(1), shape_.precision);
     }
+    steps_->sum_up();
     const Dials<T>* last = dials_.data() + part.steps - 1;
     RowSource row{};
     row.risks = reported_.data(), row.count = networks;
@@ -282,7 +287,7 @@ class TrainingRun final : public Run {
     row.parts = spread(static_cast<const T*>(steps_->theta()), shape_.particles, shape_.net.size(), &last->limit,
                        spread_.data(), stream());
     row.spread = spread_.data(), row.troubles = troubles_.data();
-    row.extras = steps_->extras(), row.extra_count = row.extras ? 2 * shape_.particles : 0;
+    row.extras = steps_->extras(), row.extra_count = steps_->extra_count();
     write_row(row, row_.data(), stream());
   }
 
@@ -294,7 +299,7 @@ class TrainingRun final : public Run {
   RiskProblem<T> data_{};
   DeviceBuffer<T> whole_x_, whole_y_, x_, y_;
   DeviceBuffer<int32_t> whole_labels_, labels_;
-  DeviceBuffer<int64_t> order_;
+  DeviceBuffer<int64_t> order_, subsets_;
   DeviceBuffer<Dials<T>> dials_;
   DeviceBuffer<double> risk_, ess_, spread_, reported_, row_;
   DeviceBuffer<Troubles> troubles_;

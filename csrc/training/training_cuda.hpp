@@ -18,7 +18,7 @@
 
 namespace cbk::device {
 
-enum class Method { cbo, adam, hybrid, hopping, heavy_ball, gradient_flow };
+enum class Method { cbo, adam, hybrid, hopping, heavy_ball, gradient_flow, transport };
 
 // What stays the same over a run.
 struct RunShape {
@@ -34,9 +34,16 @@ struct RunShape {
   Noise noise;
   bool solve;              // alpha is the effective sample size at which it is to be solved for
   Precision precision;
-  int64_t drawn;           // hopping: particles, and how they are drawn and weighed
-  bool mirrored, atoms;
-  double fraction;
+  int64_t subset = 0;      // cbo: particles that a step scores, drawn anew for each; 0: all
+  bool subset_moves = false;  // and that it moves; else it moves all
+  bool flies = false;      // cbo: with friction
+  int64_t drawn = 0;       // hopping: particles, and how they are drawn and weighed
+  bool mirrored = false, atoms = false;
+  double fraction = 0;
+  int64_t iterations = 1;  // transport: of the barycenter in a step
+  bool exact = false;      // and whether the row has the variance by distances solved anew
+
+  int64_t scored() const { return subset ? subset : particles; }
 };
 
 // Where the data lie: float x and y, or int32 labels in y's place.
@@ -59,17 +66,20 @@ class Run {
 
   virtual ~Run() = default;
 
-  // order [samples], a permutation; not looked at for batch 0.  Waits where in_flight epochs are on their way.
-  virtual void submit(const int64_t* order, uint32_t first_step, const EpochNumbers& numbers) = 0;
+  // order [samples], a permutation; not looked at for batch 0.  subsets [steps, subset]: each step's particles.  Waits where
+  // in_flight epochs are on their way.
+  virtual void submit(const int64_t* order, const int64_t* subsets, uint32_t first_step, const EpochNumbers& numbers) = 0;
 
   // The row of an epoch, counted from 0 by submission, one of the last in_flight; waits for it:
   //   risks on the full data ([tasks] of the points, or [particles]), alphas [tasks], ess [tasks], variance of the particles,
   //   share of frozen coordinates, particles with a risk that is not finite (over the epoch), step and task that first had
-  //   no finite risk at all (or -1, -1), then heavy_ball's kinetic energies and dissipated work [particles] each
+  //   no finite risk at all (task -1: atoms were not finite; or -1, -1); then heavy_ball's kinetic energies and dissipated
+  //   work [particles] each, or transport's objectives [tasks], variances by the coupling and solved anew, atoms moved
   virtual const double* row(int64_t epoch) = 0;
   virtual int64_t columns() const = 0;
 
-  // theta, points, first, second, velocity, gradient, kinetic, dissipated: those that the method has.  They wait.
+  // theta, points, first, second, velocity, gradient, kinetic, dissipated, support, match, prices, partners: those that the
+  // method has.  They wait.
   virtual void read(const std::string& name, void* host) = 0;
   virtual void write(const std::string& name, const void* host) = 0;
   virtual int64_t bytes_of(const std::string& name) const = 0;  // 0: it has none

@@ -1,7 +1,7 @@
 #include <pybind11/numpy.h>
 
 #include "../risk/risk_cuda_bind.hpp"
-#include "../update/update_cuda_bind.hpp"
+#include "../update/noise_bind.hpp"
 #include "training_cuda.hpp"
 
 namespace cbk::device {
@@ -21,21 +21,26 @@ EpochNumbers numbers_of(const Numbers& n) {
 }
 
 Method method_named(const std::string& name) {
-  constexpr const char* names[] = {"cbo", "adam", "hybrid", "hopping", "heavy_ball", "gradient_flow"};
-  for (int i = 0; i < 6; ++i)
+  constexpr const char* names[] = {"cbo", "adam", "hybrid", "hopping", "heavy_ball", "gradient_flow", "transport"};
+  for (size_t i = 0; i < std::size(names); ++i)
     if (name == names[i]) return Method(i);
   throw py::value_error("unknown method '" + name + "'");
 }
 
 // theta [particles, size] and task [particles] are NumPy's, contiguous; x and y addresses.
+// `more` are the shape's numbers that only some methods have.
 std::unique_ptr<Run> start(std::pair<int, Address> on, const NetworkTuple& net, const std::string& method, Address x,
                            Address y, bool on_host, bool labels, int64_t samples, int64_t batch, int64_t tasks,
                            bool own_inputs, const py::array& theta, const std::optional<py::array_t<int32_t>>& task,
-                           uint64_t seed, const std::string& noise, bool solve, const std::string& precision, int64_t drawn, bool mirrored, bool atoms,
-                           double fraction) {
-  const RunShape shape{on.first, method_named(method), network_of(net), labels ? Loss::cross_entropy : Loss::mse, samples,
-                       batch, tasks, own_inputs, theta.shape(0), seed, noise_named(noise), solve, precision_of(precision), drawn, mirrored, atoms,
-                       fraction};
+                           uint64_t seed, const std::string& noise, bool solve, const std::string& precision,
+                           const Numbers& more) {
+  RunShape shape{on.first, method_named(method), network_of(net), labels ? Loss::cross_entropy : Loss::mse, samples, batch,
+                 tasks, own_inputs, theta.shape(0), seed, noise_named(noise), solve, precision_of(precision)};
+  shape.subset = int64_t(number(more, "subset")), shape.subset_moves = number(more, "subset_moves") != 0;
+  shape.flies = number(more, "flies") != 0;
+  shape.drawn = int64_t(number(more, "drawn")), shape.fraction = number(more, "fraction");
+  shape.mirrored = number(more, "mirrored") != 0, shape.atoms = number(more, "atoms") != 0;
+  shape.iterations = int64_t(number(more, "iterations")), shape.exact = number(more, "exact") != 0;
   const RunData data{x, y, on_host, {on.second}};
   const void* particles = theta.data();
   const int32_t* rows = task ? task->data() : nullptr;
@@ -58,13 +63,14 @@ void register_training(py::module_& m) {
       .def_readonly_static("in_flight", &Run::in_flight)
       .def(
           "submit",
-          [](Run& run, const std::optional<py::array_t<int64_t>>& order, uint32_t step, const Numbers& numbers) {
-            const int64_t* rows = order ? order->data() : nullptr;
+          [](Run& run, const std::optional<py::array_t<int64_t>>& order, const std::optional<py::array_t<int64_t>>& subsets,
+             uint32_t step, const Numbers& numbers) {
+            const int64_t *samples = order ? order->data() : nullptr, *particles = subsets ? subsets->data() : nullptr;
             const EpochNumbers epoch = numbers_of(numbers);
             py::gil_scoped_release release;
-            run.submit(rows, step, epoch);
+            run.submit(samples, particles, step, epoch);
           },
-          arg("order"), arg("step"), arg("numbers"))
+          arg("order"), arg("subsets"), arg("step"), arg("numbers"))
       .def(
           "row",
           [](Run& run, int64_t epoch) {
@@ -96,7 +102,7 @@ void register_training(py::module_& m) {
           arg("name"), arg("values"));
   m.def("start", &start, arg("on"), arg("net"), arg("method"), arg("x"), arg("y"), arg("on_host"), arg("labels"),
         arg("samples"), arg("batch"), arg("tasks"), arg("own_inputs"), arg("theta"), arg("task"), arg("seed"), arg("noise"),
-        arg("solve"), arg("precision"), arg("drawn"), arg("mirrored"), arg("atoms"), arg("fraction"));
+        arg("solve"), arg("precision"), arg("more"));
   m.def(
       "count_not_finite",
       [](std::pair<int, Address> on, bool float64, Address values, int64_t count) {

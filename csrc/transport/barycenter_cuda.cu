@@ -32,33 +32,37 @@ CBK_KERNEL(256) begin_barycenter(BarycenterArrays<T> b, double* beta) {
   for (int64_t i = threadIdx.x; !b.start && i < length; i += 256) b.support[i] = b.atoms[heaviest * length + i];
 }
 
-// support_j = sum_n beta_n x_{n, partner(n, j)}: a warp takes a coordinate.  A particle of weight 0 is not read.
+// A warp takes a coordinate of all supports.
 template <class T>
-CBK_KERNEL(128) average_partners(BarycenterArrays<T> b, const double* beta, const int32_t* partner) {
-  const int64_t i = int64_t(blockIdx.x) * 4 + threadIdx.x / 32, j = i / b.size;
-  if (j >= b.count) return;  // the whole warp
+CBK_KERNEL(128) average(Coupling<T> c, const int32_t* partner) {
+  const int64_t at = int64_t(blockIdx.x) * 4 + threadIdx.x / 32, length = c.count * c.size;
+  if (at >= c.tasks * length) return;  // the whole warp
+  const int64_t task = at / length, i = at % length, j = i / c.size;
   double total = 0;
-  for (int64_t n = threadIdx.x % 32; n < b.particles; n += 32)
-    if (beta[n] != 0)
-      total = fma(beta[n], double(b.atoms[(n * b.count + partner[n * b.count + j]) * b.size + i % b.size]), total);
+  for (int64_t n = threadIdx.x % 32; n < c.particles; n += 32) {
+    const int64_t pair = n * c.tasks + task;
+    if (c.weights[pair] != 0)
+      total = fma(c.weights[pair], double(c.atoms[(n * c.count + partner[pair * c.count + j]) * c.size + i % c.size]), total);
+  }
   total = warp_sum(total);
-  if (threadIdx.x % 32 == 0) b.support[i] = T(total);
+  if (threadIdx.x % 32 == 0) c.support[at] = T(total);
 }
 
-// Each particle's part of the objective: a block takes a particle.
+// A block takes a pair.
 template <class T>
-CBK_KERNEL(128) objective_parts(BarycenterArrays<T> b, const double* beta, double* parts) {
-  const int64_t n = blockIdx.x;
+CBK_KERNEL(128) costs_of(Coupling<T> c, const int64_t* match, const double* only, double* cost) {
+  const int64_t pair = blockIdx.x, n = pair / c.tasks, task = pair % c.tasks;
   double total = 0;
-  for (int64_t i = threadIdx.x; beta[n] != 0 && i < b.count; i += 128)
-    total += squared_distance(b.atoms + (n * b.count + i) * b.size, b.support + b.match[n * b.count + i] * b.size, b.size);
+  for (int64_t i = threadIdx.x; (!only || only[pair] > 0) && i < c.count; i += 128)
+    total += squared_distance(c.atoms + (n * c.count + i) * c.size,
+                              c.support + (task * c.count + match[pair * c.count + i]) * c.size, c.size);
   total = block_sum(total);
-  if (threadIdx.x == 0) parts[n] = beta[n] * total / double(b.count);
+  if (threadIdx.x == 0) cost[pair] = total / double(c.count);
 }
 
-CBK_KERNEL(256) add_objective(const double* parts, int64_t count, double* history, double* objective) {
+CBK_KERNEL(256) add_objective(const double* weights, const double* cost, int64_t count, double* history, double* objective) {
   double total = 0;
-  for (int64_t n = threadIdx.x; n < count; n += 256) total += parts[n];
+  for (int64_t n = threadIdx.x; n < count; n += 256) total += weights[n] * cost[n];
   total = block_sum(total);
   if (threadIdx.x == 0) *history = *objective = total;
 }
@@ -66,15 +70,26 @@ CBK_KERNEL(256) add_objective(const double* parts, int64_t count, double* histor
 }  // namespace
 
 template <class T>
+void average_partners(const Coupling<T>& c, const int32_t* partner, CudaStream stream) {
+  launch(average<T>, dim3(unsigned(blocks_for(c.tasks * c.count * c.size, 4))), dim3(128), 0, native(stream), c, partner);
+}
+
+template <class T>
+void coupling_costs(const Coupling<T>& c, const int64_t* match, const double* only, double* cost, CudaStream stream) {
+  launch(costs_of<T>, dim3(unsigned(c.particles * c.tasks)), dim3(128), 0, native(stream), c, match, only, cost);
+}
+
+template <class T>
 void barycenter(const BarycenterArrays<T>& b, CudaStream on) {
   const cudaStream_t stream = native(on);
   const int64_t atoms = b.particles * b.count;
-  Workspace<double> beta(b.particles, stream), duals(atoms, stream), parts(b.particles, stream);
+  Workspace<double> beta(b.particles, stream), duals(atoms, stream), cost(b.particles, stream);
   Workspace<int32_t> partner(atoms, stream);
   check(cudaMemsetAsync(duals.data(), 0, size_t(atoms) * sizeof(double), stream), "zeros");
   check(cudaMemsetAsync(partner.data(), 0, size_t(atoms) * sizeof(int32_t), stream), "zeros");
   const double* weights = beta.data();
   launch(begin_barycenter<T>, dim3(1), dim3(256), 0, stream, b, beta.data());
+  const Coupling<T> coupling{b.atoms, b.support, b.particles, 1, b.count, b.size, weights};
   const Measures<T> measures{b.atoms, b.support, b.particles, 1, b.count, b.size};
   for (int64_t i = 0; i < b.iterations; ++i) {
     Assigned to;
@@ -84,15 +99,19 @@ void barycenter(const BarycenterArrays<T>& b, CudaStream on) {
       to.guess = false, to.duals = nullptr, to.positive = false;
       assign(measures, to, on);
     }
-    launch(average_partners<T>, dim3(unsigned(blocks_for(b.count * b.size, 4))), dim3(128), 0, stream, b, weights,
-           static_cast<const int32_t*>(partner.data()));
-    launch(objective_parts<T>, dim3(unsigned(b.particles)), dim3(128), 0, stream, b, weights, parts.data());
-    launch(add_objective, dim3(1), dim3(256), 0, stream, static_cast<const double*>(parts.data()), b.particles, b.history + i,
-           b.objective);
+    average_partners(coupling, static_cast<const int32_t*>(partner.data()), on);
+    coupling_costs(coupling, static_cast<const int64_t*>(b.match), weights, cost.data(), on);
+    launch(add_objective, dim3(1), dim3(256), 0, stream, weights, static_cast<const double*>(cost.data()), b.particles,
+           b.history + i, b.objective);
   }
 }
 
-template void barycenter(const BarycenterArrays<float>&, CudaStream);
-template void barycenter(const BarycenterArrays<double>&, CudaStream);
+#define CBK_INSTANTIATE(T)                                                                                       \
+  template void average_partners(const Coupling<T>&, const int32_t*, CudaStream);                                \
+  template void coupling_costs(const Coupling<T>&, const int64_t*, const double*, double*, CudaStream);          \
+  template void barycenter(const BarycenterArrays<T>&, CudaStream);
+CBK_INSTANTIATE(float)
+CBK_INSTANTIATE(double)
+#undef CBK_INSTANTIATE
 
 }  // namespace cbk::device

@@ -1,11 +1,11 @@
 // transport.hpp on the GPU.  Assignments are solved in float64 by one block each.  What the host would have to see is not
 // checked: where a cost or a price is not finite, the match is the identity and the cost NaN; a guess that is no
-// permutation is used as far as it is one; a match outside [0, count) makes its atom NaN in an update, weights of which one
+// permutation is used as far as it is one; a match outside [0, points) makes its atom NaN in an update, weights of which one
 // is negative or not finite, or whose sum is 0, make a barycenter NaN.
 #pragma once
 
 #include "../cuda/stream.hpp"
-#include "../random/random.hpp"
+#include "../update/update_cuda.hpp"
 
 namespace cbk::device {
 
@@ -31,6 +31,21 @@ struct Assigned {
 template <class T>
 void assign(const Measures<T>& measures, const Assigned& to, CudaStream stream);
 
+// Particles and the tasks' supports, in pairs particle * tasks + task.
+template <class T>
+struct Coupling {
+  const T* atoms;  // [particles, count, size]
+  T* support;      // [tasks, count, size]
+  int64_t particles, tasks, count, size;
+  const double* weights;  // [pairs]
+};
+// support_j = sum_n beta_n x_{n, partner(n, j)}, partner [pairs, count]; a particle of weight 0 is not read.
+template <class T>
+void average_partners(const Coupling<T>& coupling, const int32_t* partner, CudaStream stream);
+// cost [pairs] = (1/count) sum_i |x_{n,i} - y_match(n,i)|^2, match [pairs, count]; 0 where `only` (or nullptr) is not positive.
+template <class T>
+void coupling_costs(const Coupling<T>& coupling, const int64_t* match, const double* only, double* cost, CudaStream stream);
+
 template <class T>
 struct BarycenterArrays {
   const T* atoms;  // [particles, count, size]
@@ -45,8 +60,26 @@ struct BarycenterArrays {
 template <class T>
 void barycenter(const BarycenterArrays<T>& arrays, CudaStream stream);
 
+// sinkhorn.hpp on the GPU: as SinkhornProblem; epsilon falls from each particle's own scale.  Where a value is not finite its
+// cost, error and projection are NaN.
+template <class T>
+struct SinkhornArrays {
+  const T* atoms;  // [particles, count, size]
+  int64_t particles, count, size;
+  const T* support;  // [points, size]
+  int64_t points;
+  double epsilon, tolerance;
+  int64_t iterations;
+  double *cost, *error;  // [particles]
+  T* projection;         // [particles, count, size]
+};
+template <class T>
+void sinkhorn(const SinkhornArrays<T>& arrays, CudaStream stream);
+
+// support [points, size], to which match [particles, count] refers.  Given `now`, in device memory, its a, b and step count.
 template <class T>
 void transport_update(const T* atoms, const T* support, const int32_t* match, T* out, int64_t particles, int64_t count,
-                      int64_t size, double drift, double diffusion, double dt, NoiseKey key, CudaStream stream);
+                      int64_t size, int64_t points, double drift, double diffusion, double dt, NoiseKey key, CudaStream stream,
+                      const StepNumbers<T>* now = nullptr);
 
 }  // namespace cbk::device

@@ -37,6 +37,22 @@ void register_transport(py::module_& m) {
       py::arg("weights"), py::arg("start"), py::arg("support"), py::arg("iterations"), py::arg("match"),
       py::arg("history"), py::arg("objective"));
   m.def(
+      "sinkhorn",
+      [](std::pair<int, Address> on, bool float64, Address atoms, int64_t particles, int64_t count, int64_t size,
+         Address support, int64_t points, double epsilon, double tolerance, int64_t iterations, Address cost, Address error,
+         Address projection) {
+        const Where where(on);
+        on_type(where, float64, [&](auto type) {
+          using T = decltype(type);
+          sinkhorn(SinkhornArrays<T>{at<const T>(atoms), particles, count, size, at<const T>(support), points, epsilon,
+                                     tolerance, iterations, at<double>(cost), at<double>(error), at<T>(projection)},
+                   where.stream);
+        });
+      },
+      py::arg("on"), py::arg("float64"), py::arg("atoms"), py::arg("particles"), py::arg("count"), py::arg("size"),
+      py::arg("support"), py::arg("points"), py::arg("epsilon"), py::arg("tolerance"), py::arg("iterations"),
+      py::arg("cost"), py::arg("error"), py::arg("projection"));
+  m.def(
       "transport_update",
       [](std::pair<int, Address> on, bool float64, Address atoms, Address support, Address match, Address out,
          int64_t particles, int64_t count, int64_t size, double drift, double diffusion, double dt, uint64_t seed,
@@ -45,7 +61,7 @@ void register_transport(py::module_& m) {
         on_type(where, float64, [&](auto type) {
           using T = decltype(type);
           transport_update(at<const T>(atoms), at<const T>(support), at<const int32_t>(match), at<T>(out), particles,
-                           count, size, drift, diffusion, dt, {seed, 0, step, first_particle}, where.stream);
+                           count, size, count, drift, diffusion, dt, {seed, 0, step, first_particle}, where.stream);
         });
       },
       py::arg("on"), py::arg("float64"), py::arg("atoms"), py::arg("support"), py::arg("match"), py::arg("out"),

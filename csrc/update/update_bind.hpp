@@ -4,18 +4,9 @@
 #include <optional>
 
 #include "../common/bind.hpp"
-#include "update.hpp"
+#include "noise_bind.hpp"
 
 namespace cbk {
-
-inline Noise noise_named(const std::string& name) {
-  if (name == "anisotropic") return Noise::anisotropic;
-  if (name == "isotropic") return Noise::isotropic;
-  if (name == "truncated") return Noise::truncated;
-  if (name == "additive") return Noise::additive;
-  if (name == "none") return Noise::none;
-  throw py::value_error("unknown noise '" + name + "'");
-}
 
 template <class I>
 void check_indices(const char* name, const Array<I>& indices, int64_t bound) {

@@ -14,7 +14,8 @@ template <class T>
 struct Step {
   const T *theta, *point;
   T* out;
-  int64_t particles, size, tasks;
+  int64_t moving, size, tasks;
+  const int64_t* rows;  // [moving], or nullptr: all
   const int32_t* task;
   const double* distance;  // [particles], or nullptr
   const T* gradient;
@@ -25,6 +26,7 @@ struct Step {
   const StepNumbers<T>* now;  // nullptr: `numbers`
 
   __device__ __forceinline__ StepNumbers<T> current() const { return now ? *now : numbers; }
+  __device__ __forceinline__ int64_t particle(int64_t row) const { return rows ? rows[row] : row; }
 };
 
 template <class T>
@@ -36,7 +38,8 @@ template <UpdateForm form, bool adam, class T>
 CBK_KERNEL(256) step_rows(Step<T> k) {
   constexpr bool noisy = form != UpdateForm::quiet && form != UpdateForm::still;
   const StepNumbers<T> now = k.current();
-  for_quads(k.particles, k.size, [&](int64_t n, int64_t i, int count) {
+  for_quads(k.moving, k.size, [&](int64_t row, int64_t i, int count) {
+    const int64_t n = k.particle(row);
     const int64_t at = n * k.size + i;
     T theta[4], z[4] = {}, point[4] = {}, gradient[4] = {}, first[4] = {}, second[4] = {};
     load_quad(k.theta + at, count, k.width, theta);
@@ -68,7 +71,8 @@ CBK_KERNEL(256) step_rows(Step<T> k) {
 template <class T>
 CBK_KERNEL(256) distances(Step<T> k, double* distance) {
   const double radius = k.current().radius;
-  for (int64_t n = blockIdx.x; n < k.particles; n += gridDim.x) {
+  for (int64_t row = blockIdx.x; row < k.moving; row += gridDim.x) {
+    const int64_t n = k.particle(row);
     double total = 0;
     if (has_point(k, n)) {
       const T *theta = k.theta + n * k.size, *point = k.point + (k.task ? k.task[n] : 0) * k.size;
@@ -81,7 +85,7 @@ CBK_KERNEL(256) distances(Step<T> k, double* distance) {
 
 template <UpdateForm form, class T>
 void run(const Step<T>& k, cudaStream_t stream) {
-  const RowGrid g = row_grid(k.particles, k.size);
+  const RowGrid g = row_grid(k.moving, k.size);
   if constexpr (form == UpdateForm::still)
     launch(step_rows<form, true, T>, g.grid, g.block, 0, stream, k);
   else if (k.gradient)
@@ -94,7 +98,8 @@ template <class T>
 void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, const AdamState<T>* adam, CudaStream on,
             const StepNumbers<T>* now) {
   const cudaStream_t stream = native(on);
-  Step<T> k{problem.theta, problem.point, problem.out, problem.particles, problem.size, tasks, problem.task,
+  const int64_t moving = problem.rows ? problem.row_count : problem.particles;
+  Step<T> k{problem.theta, problem.point, problem.out, moving, problem.size, tasks, problem.rows, problem.task,
             nullptr, nullptr, nullptr, nullptr, problem.key, access_width(problem.size, problem.theta, problem.out),
             numbers_of(problem, adam), now};
   if (problem.point) k.width = std::min(k.width, access_width(problem.size, problem.point));
@@ -105,7 +110,7 @@ void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, con
   const bool by_norm = by_distance(problem.noise);
   Workspace<double> distance(by_norm ? problem.particles : 0, stream);
   if (by_norm) {
-    launch(distances<T>, dim3(unsigned(std::min(problem.particles, int64_t(65535)))), dim3(256), 0, stream, k,
+    launch(distances<T>, dim3(unsigned(std::min(moving, int64_t(65535)))), dim3(256), 0, stream, k,
            distance.data());
     k.distance = distance.data();
   }

@@ -1,5 +1,5 @@
-#include "update_cuda_bind.hpp"
-
+#include "../cuda/bind.hpp"
+#include "noise_bind.hpp"
 #include "update_cuda.hpp"
 
 namespace cbk::device {

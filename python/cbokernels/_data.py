@@ -50,11 +50,11 @@ def training_data(
     if choice(loss, "loss", LOSSES) == "mse":
         y = floats(y, "y", dtype)
     if task_axes is None:
-        task_axes = own or _axes_shown(net, x, view(y, "y"), loss)
+        task_axes = own or axes_shown(net, x, view(y, "y"), loss)
     return x, targets(net, y, "y", x.shape[:-2] or task_axes, x, loss), loss, bool(task_axes)
 
 
-def _axes_shown(net: TwoLayer, x: Array, y: Array, loss: str) -> tuple[str, ...]:
+def axes_shown(net: TwoLayer, x: Any, y: Any, loss: str) -> tuple[str, ...]:
     """("T",) where y has more axes than one task's. A column [S, 1] of one output's values is one task."""
     axes = 1 if loss == "cross_entropy" else 2
     if axes == 2 and net.outputs == 1 and y.ndim == 2 and (y.shape[1] != 1 or len(x) == 1 < len(y)):

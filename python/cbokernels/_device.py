@@ -3,7 +3,7 @@
 Nothing here waits for the device. What the host would have to see is therefore left to the kernels: a label,
 a task or a match out of range makes its risk, particle or atom NaN; `consensus` gives NaN weights and an ess
 of 0 where no particle has a finite risk, without a warning or an error; atoms and prices that are not finite
-give the identity and a NaN cost, weights that are no weights a NaN barycenter.
+give the identity and a NaN cost (`sinkhorn` a NaN result), weights that are no weights a NaN barycenter.
 """
 
 from __future__ import annotations
@@ -159,6 +159,16 @@ class Kernels:
         self._run(
             "barycenter", x, x.pointer, *x.shape, weights.pointer, start, y.pointer, math.prod(history.shape),
             match.pointer, history.pointer, objective.pointer,
+        )  # fmt: skip
+
+    def sinkhorn(
+        self, x: DeviceArray, y: DeviceArray, _most: float, epsilon: float, tolerance: float, iterations: int,
+        cost: DeviceArray, error: DeviceArray, projection: DeviceArray, _: int,
+    ) -> None:  # fmt: skip
+        """Entropic transport to one support."""
+        self._run(
+            "sinkhorn", x, x.pointer, *x.shape, y.pointer, len(y), epsilon, tolerance, iterations,
+            cost.pointer, error.pointer, projection.pointer,
         )  # fmt: skip
 
     def transport_update(

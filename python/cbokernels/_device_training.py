@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,17 @@ from ._adam import Adam, Hybrid
 from ._arrays import Array, check_shape
 from ._checkpoint import fingerprint
 from ._checks import choice
-from ._data import shuffle, training_data
+from ._data import axes_shown, shuffle, training_data
 from ._device import _network
 from ._device_arrays import Call, DeviceArray, on_cuda
 from ._heavy_ball import GradientFlow, HeavyBall, mean_field_width
 from ._method import Done, Method, Setting
 from ._multitask import MultiTaskCBO, tasks_of
+from ._transport_method import NOT_FINITE, TransportCBO
 from ._watch import FROZEN, Watch, frozen_limit
 from .errors import ConsensusError
 from .hopping import ConsensusHopping
-from .methods import CBO
+from .methods import CBO, draw_subset
 from .network import TwoLayer
 from .risk import LOSSES
 from .schedules import TargetEss
@@ -75,8 +76,7 @@ def run_data(
 ) -> tuple[Data, str, bool]:
     """The caller's data, the loss and whether there is an axis of tasks, as `training_data` finds them."""
     if on_cuda(x):
-        data, loss = device_data(net, x, y, loss, dtype, task_axes or ())
-        return data, loss, bool(task_axes)
+        return device_data(net, x, y, loss, dtype, task_axes)
     x, y, loss, task_axis = training_data(net, x, y, loss, dtype, task_axes)
     return Data(x, y, len(y)), loss, task_axis
 
@@ -96,18 +96,20 @@ def to_host(value: Any, name: str) -> Any:
 
 
 def device_data(
-    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...]
-) -> tuple[Data, str]:
-    """The twin of `training_data` for arrays in CUDA memory, checked there; and the loss."""
+    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...] | None
+) -> tuple[Data, str, bool]:
+    """The twin of `training_data` for arrays in CUDA memory, checked there."""
     call = Call(x, "x")
     inputs = call.floats(x, "x", dtype)
-    own = task_axes if task_axes and inputs.ndim == 3 else ()
+    own = ("T",) if task_axes != () and inputs.ndim == 3 else ()
     check_shape(inputs, "x", (*own, "S", net.inputs))
     if loss is None:
         integral = call.view(y, "y").dtype.kind in "iu" and net.outputs > 1
         loss = "cross_entropy" if integral else "mse"
-    tasks, samples = inputs.shape[:-2] or task_axes, inputs.shape[-2]
     labels = choice(loss, "loss", LOSSES) == "cross_entropy"
+    if task_axes is None:
+        task_axes = own or axes_shown(net, inputs, call.view(y, "y"), loss)
+    tasks, samples = inputs.shape[:-2] or task_axes, inputs.shape[-2]
     if labels:
         targets = call.integers(y, "y", (*tasks, samples))
         bad = call.module.count_outside(call.on, targets.pointer, math.prod(targets.shape), net.outputs)
@@ -123,7 +125,7 @@ def device_data(
         _check_finite(call, targets, "y")
     _check_finite(call, inputs, "x")
     count = targets.shape[0] if task_axes else 1
-    return Data(inputs, targets, count, call), loss
+    return Data(inputs, targets, count, call), loss, bool(task_axes)
 
 
 def _check_finite(call: Call, a: DeviceArray, name: str) -> None:
@@ -156,21 +158,21 @@ class Plan:
     noise: str = "none"
     solve: bool = False
     task: Array | None = None
-    state: tuple[str, ...] = ()  # [N, D] arrays that a later step depends on
-    sums: tuple[str, ...] = ()  # [N] such, float64
-    draws: tuple[int, bool, bool, float] = (0, False, False, 0.0)  # particles, mirrored, atoms, fraction
-
-
-_MOMENTS = ("first", "second")
+    state: dict[str, tuple[tuple[int, ...], Any]] = dataclasses.field(default_factory=dict)
+    # shapes and dtypes of the arrays that a later step depends on besides particles and points
+    more: Mapping[str, float] = dataclasses.field(default_factory=dict)  # what the compiled run calls so
 
 
 def plan(method: Method, theta: Array, setting: Setting) -> Plan:
     """ValueError for methods, and parts of methods, that the CUDA kernels do not have."""
     solve = isinstance(getattr(method, "alpha", None), TargetEss)
     particles = len(theta)
+    scored = method._scored(particles) if isinstance(method, CBO) else particles
+    like = (theta.shape, theta.dtype)
+    moments = {"first": like, "second": like}
 
     def with_target(now: Numbers) -> Numbers:
-        return {**now, "alpha": max(1.0, now["alpha"] * particles)} if solve else now
+        return {**now, "alpha": max(1.0, now["alpha"] * scored)} if solve else now
 
     def mixed(now: Numbers) -> Numbers:
         mix = now["mix"]
@@ -181,38 +183,53 @@ def plan(method: Method, theta: Array, setting: Setting) -> Plan:
         return {**now, "drift": 0.0, "diffusion": math.sqrt(2 * now["temperature"])}
 
     if isinstance(method, CBO):
-        for name in ("particle_batch", "friction"):
-            if getattr(method, name) is not None:
-                raise ValueError(f"{name} must be None for device='cuda', got {getattr(method, name)!r}")
         task = None
         if isinstance(method, MultiTaskCBO):
             task = tasks_of(method.task, particles, setting.tasks)
-        return Plan("cbo", with_target, method.noise, solve, task)
+        flies, subset = method.friction is not None, scored if scored < particles else 0
+        more = {"subset": subset, "subset_moves": subset > 0 and method.move == "batch", "flies": flies}
+        return Plan("cbo", with_target, method.noise, solve, task, {"velocity": like} if flies else {}, more)
+    if isinstance(method, TransportCBO):
+        return dataclasses.replace(_transport(method, theta, setting), numbers=with_target, solve=solve)
     if isinstance(method, Hybrid):
-        return Plan("hybrid", mixed, method.noise, solve, state=_MOMENTS)
+        return Plan("hybrid", mixed, method.noise, solve, state=moments)
     if isinstance(method, Adam):
-        return Plan("adam", state=_MOMENTS)
+        return Plan("adam", state=moments)
     if isinstance(method, ConsensusHopping):
-        return _hopping(method, particles)
+        return _hopping(method, particles, moments)
     if isinstance(method, HeavyBall):
         mean_field_width(setting.net)
-        return Plan("heavy_ball", state=("velocity", "gradient"), sums=("kinetic", "dissipated"))
+        state = {"velocity": like, "gradient": like, "motion": ((2, particles), np.float64)}
+        return Plan("heavy_ball", state=state)
     if isinstance(method, GradientFlow):
         mean_field_width(setting.net)
         return Plan("gradient_flow", flowing, "additive")
-    raise ValueError(
-        f"method {type(method).__name__} has no CUDA implementation in this version: train with device='cpu'"
-    )
+    raise ValueError(f"method {type(method).__name__} has no CUDA implementation: train with device='cpu'")
 
 
-def _hopping(method: ConsensusHopping, particles: int) -> Plan:
+def _transport(method: TransportCBO, theta: Array, setting: Setting) -> Plan:
+    assert setting.net is not None  # `minimize` is not for a card
+    particles, tasks, width = len(theta), setting.tasks, setting.net.width
+    state = {
+        "support": ((tasks, width, setting.net._atom_size), theta.dtype),
+        "match": ((particles, tasks, width), np.int64),
+        "prices": ((particles, tasks, width), np.float64),
+        "partners": ((particles, width), np.int32),
+    }
+    task = tasks_of(method.task, particles, tasks)
+    more = {"iterations": method.iterations, "exact": method.exact_variance}
+    return Plan("transport", noise="additive", task=task, state=state, more=more)
+
+
+def _hopping(method: ConsensusHopping, particles: int, moments: Any) -> Plan:
     if particles != 1:
         raise ValueError(f"theta must have shape [1, D] for ConsensusHopping, got {particles} rows")
     solve = isinstance(method.weights, TargetEss)
     fixed = {"beta1": method.beta1, "beta2": method.beta2, "delta": method.delta}
     fraction = method.weights.fraction if isinstance(method.weights, TargetEss) else 0.0
-    draws = (method.particles, method.mirrored, method.scope == "atom", fraction)
-    return Plan("hopping", lambda now: {**now, **fixed}, solve=solve, state=_MOMENTS, draws=draws)
+    drawn = {"drawn": method.particles, "mirrored": method.mirrored, "atoms": method.scope == "atom"}
+    more = {**drawn, "fraction": fraction}
+    return Plan("hopping", lambda now: {**now, **fixed}, solve=solve, state=moments, more=more)
 
 
 class DeviceStepper:
@@ -225,14 +242,15 @@ class DeviceStepper:
         self._plan = plan(method, theta, setting)
         self._module = cuda.module()
         self._shape, self._dtype, self._threads = theta.shape, theta.dtype, setting.threads
-        self._tasks, self._multitask = setting.tasks, isinstance(method, MultiTaskCBO)
-        self._has_points = self._plan.kernel in ("cbo", "hybrid")
+        self._seed = setting.seed
+        self._tasks, self._multitask = setting.tasks, setting.task_axis
+        self._has_points = self._plan.kernel in ("cbo", "hybrid", "transport")
         self._data = data
         self._run = self._module.start(
             data.on, _network(net), self._plan.kernel, *data.addresses(), data.call is None,
             data.y.dtype.kind == "i", data.samples, orders.batch_size, data.tasks, data.x.ndim == 3, theta,
             self._plan.task,
-            setting.seed, self._plan.noise, self._plan.solve, precision, *self._plan.draws,
+            setting.seed, self._plan.noise, self._plan.solve, precision, self._plan.more,
         )  # fmt: skip
         self._limit = 0.0
         self._frozen = 0.0  # share of the coordinates, after the last epoch
@@ -271,8 +289,7 @@ class DeviceStepper:
 
     def state_dict(self) -> dict[str, Array]:
         """As `Stepper.state_dict`."""
-        state = {name: self._read(name, self._shape, self._dtype) for name in self._plan.state}
-        return state | {name: self._read(name, self._shape[:1], np.float64) for name in self._plan.sums}
+        return {name: self._read(name, *kind) for name, kind in self._plan.state.items()}
 
     def restore(self, particles: Array, point: Array, state: dict[str, Array]) -> None:
         """As `Stepper.restore`."""
@@ -291,13 +308,24 @@ class DeviceStepper:
         for epoch in range(first, last):
             values = method._values(epoch, last)
             numbers = {**self._plan.numbers(values), "limit": self._limit}
-            self._run.submit(orders.order(epoch), step, numbers)
+            subsets = self._subsets(step, orders.steps_per_epoch)
+            self._run.submit(orders.order(epoch), subsets, step, numbers)
             step += orders.steps_per_epoch
             pending.append((epoch, values))
             most = 0 if hold(epoch + 1) else self._run.in_flight - 1
             while len(pending) > most:
                 submitted, theirs = pending.popleft()
                 yield self._done(submitted, self._run.row(submitted - first), theirs)
+
+    def _subsets(self, first: int, steps: int) -> Array | None:
+        """The particles that each step of an epoch scores; None: all."""
+        subset = int(self._plan.more.get("subset", 0))
+        if subset == 0:
+            return None
+        drawn = np.empty((steps, subset), np.int64)
+        for step, particles in enumerate(drawn, first):
+            draw_subset(particles, self._shape[0], self._seed, step)
+        return drawn
 
     def _done(self, epoch: int, raw: Array, values: Numbers) -> Done:
         """An epoch's row of history, from the compiled run's."""
@@ -306,11 +334,14 @@ class DeviceStepper:
         networks = tasks if consensus else self._shape[0]
         risks, alphas, ess, rest = np.split(raw, np.cumsum([networks, tasks, tasks]))
         variance, self._frozen, nonfinite, failed_step, failed_task, *extras = rest.tolist()
+        if failed_step >= 0 and failed_task < 0:
+            raise ConsensusError(f"epoch {epoch + 1}, step {failed_step:.0f}: {NOT_FINITE}")
         if failed_step >= 0:
             where = f" in task {failed_task:.0f}" if tasks > 1 else ""
+            scored = plan.more.get("drawn") or plan.more.get("subset") or self._shape[0]
             raise ConsensusError(
                 f"epoch {epoch + 1}, step {failed_step:.0f}: no particle has a finite risk{where} "
-                f"({plan.draws[0] or self._shape[0]} particles): there is no consensus point"
+                f"({scored} particles): there is no consensus point"
             )
         if not consensus:
             row = {"risk": risks[0].item(), "alpha": math.nan, "ess": math.nan, "variance": variance}
@@ -319,10 +350,19 @@ class DeviceStepper:
         if not self._multitask:
             risks, ess = risks.item(), ess.item()
             alpha = alpha.item() if plan.solve else alpha
-        return Done(values, int(nonfinite), {"risk": risks, "alpha": alpha, "ess": ess, "variance": variance})
+        row = {"risk": risks, "alpha": alpha, "ess": ess, "variance": variance}
+        return Done(values, int(nonfinite), {**row, **self._coupling(extras)})
+
+    def _coupling(self, extras: list[float]) -> dict[str, Any]:
+        if not extras:
+            return {}
+        *objectives, variance, fresh, moved = extras
+        objective = np.array(objectives) if self._multitask else objectives[0]
+        exact = {"wasserstein_variance_exact": fresh} if self._plan.more["exact"] else {}
+        return {"objective": objective, "wasserstein_variance": variance, **exact, "moved": int(moved)}
 
     def _motion(self, risks: Array, extras: list[float]) -> dict[str, Any]:
-        if not self._plan.sums:
+        if not extras:
             return {}
         kinetic, dissipated = np.split(np.array(extras), 2)
         energies = risks + kinetic

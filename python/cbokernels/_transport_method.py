@@ -20,6 +20,7 @@ from .schedules import Geometric, Parameter, Tenfold
 
 _ALPHA = Tenfold(1e4, every=100, cap=1e7)
 _DIFFUSION = Geometric(1.2**0.5, 0.9, every=100)
+NOT_FINITE = "atoms have become NaN or infinite, which cannot be assigned: take a smaller diffusion or dt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class TransportCBO(Method):
     drift, diffusion, dt: as in `CBO`. Every float parameter takes a number, a schedule or a callable of
         (epoch from 0, epochs).
     iterations: of the barycenter's fixed point in each step, at least 1; it ends early where the coupling
-        repeats.
+        repeats (on a card, to the same end, it does not).
     task: for several tasks, [N] integers in [0, T), the task of each particle; None: floor(n T / N). Kept as
         a tuple.
     exact_variance: whether the history has V with distances solved anew too. It costs the assignments of
@@ -186,9 +187,7 @@ class TransportStepper(ConsensusStepper):
         """The largest magnitude."""
         largest = _cpu.largest(self._atoms)
         if math.isinf(largest):
-            raise ConsensusError(
-                "atoms have become NaN or infinite, which cannot be assigned: take a smaller diffusion or dt"
-            )
+            raise ConsensusError(NOT_FINITE)
         return largest
 
     @staticmethod

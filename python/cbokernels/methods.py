@@ -95,8 +95,21 @@ class CBO(Method):
         if self.particle_batch is not None:
             self._check_count("particle_batch")
 
+    def _scored(self, particles: int) -> int:
+        """How many of N particles compute risks in a step."""
+        scored = particles if self.particle_batch is None else self.particle_batch
+        if scored > particles:
+            raise ValueError(f"particle_batch must be at most N = {particles} particles, got {scored}")
+        return scored
+
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return CBOStepper(self, theta, setting)
+
+
+def draw_subset(out: Array, particles: int, seed: int, step: int) -> None:
+    """Some of N particles, in ascending order, into `out`, int64."""
+    _cpu.permutation(out, particles, seed, step, _SUBSETS)
+    out.sort()
 
 
 class ConsensusStepper(Stepper):
@@ -143,9 +156,7 @@ class CBOStepper(ConsensusStepper):
 
     def __init__(self, method: CBO, theta: Array, setting: Setting, task: Array | None = None) -> None:
         particles, size = theta.shape
-        scored = particles if method.particle_batch is None else method.particle_batch
-        if scored > particles:
-            raise ValueError(f"particle_batch must be at most N = {particles} particles, got {scored}")
+        scored = method._scored(particles)
         super().__init__(theta, setting, method.alpha, scored)
         self._noise, self._task = method.noise, task
         # A batch of all particles would only copy them.
@@ -172,8 +183,7 @@ class CBOStepper(ConsensusStepper):
 
     def step(self, batch: Any, step: int) -> int:
         if self._batch is not None:
-            _cpu.permutation(self._batch, len(self.particles), self._seed, step, _SUBSETS)
-            self._batch.sort()
+            draw_subset(self._batch, len(self.particles), self._seed, step)
             self.particles.take(self._batch, 0, self._scored, "clip")
         batch.risk(self._scored, self._risk)
         nonfinite = self._gather(self._scored)

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _cpu
-from ._arrays import Array, array, like
+from ._arrays import array, like
 from ._checks import integer, positive, real, threads
-from .transport import AS_ATOMS, check_atoms, check_finite, check_weights
+from ._dispatch import HOST, Call, call_of
+from .transport import AS_ATOMS, check_atoms, check_finite, check_weights, largest
 
 
 class Sinkhorn(NamedTuple):
@@ -47,15 +47,19 @@ def sinkhorn(
     larger ones. It stops where error is at most tolerance, or after so many iterations in all: look at
     error. The arithmetic is float64.
 
+    On a card each measure is one block's and many go at once; epsilon falls from each measure's own scale,
+    and values that are not finite, which are not looked for there, give NaN.
+
     TypeError for kinds and dtypes; ValueError for shapes, NaN or infinite values, epsilon not in (0, inf),
     iterations below 1, tolerance below 0 and num_threads below 1.
     """
-    x = check_atoms(atoms, "atoms")
-    y = array(support, "support", (x.dtype,), ("M'", x.shape[2]), AS_ATOMS)
-    most = max(check_finite(x, "atoms"), check_finite(y, "support"))
+    call = call_of(atoms, "atoms")
+    x = check_atoms(atoms, "atoms", call)
+    y = call.array(support, "support", (x.dtype,), ("M'", x.shape[2]), AS_ATOMS)
+    most = max(largest(call, x, "atoms"), largest(call, y, "support"))
     limits = _epsilon(epsilon), real(tolerance, "tolerance", 0.0), integer(iterations, "iterations", 1, 2**31)
-    result = _solve(x, y, most, *limits, threads(num_threads))
-    return Sinkhorn(*(like(atoms, part) for part in result))
+    result = _solve(x, y, most, *limits, threads(num_threads), call)
+    return Sinkhorn(*(call.result(part) for part in result))
 
 
 def sinkhorn_barycenter(
@@ -98,10 +102,18 @@ def _epsilon(value: Any) -> float:
 
 
 def _solve(
-    x: Array, y: Array, most: float, epsilon: float, tolerance: float, iterations: int, workers: int
-) -> tuple[Array, Array, Array]:
-    cost, error, projection = np.empty(len(x)), np.empty(len(x)), np.empty_like(x)
-    _cpu.sinkhorn(x, y, most, epsilon, tolerance, iterations, cost, error, projection, workers)
+    x: Any,
+    y: Any,
+    most: float,
+    epsilon: float,
+    tolerance: float,
+    iterations: int,
+    workers: int,
+    call: Call = HOST,
+) -> tuple[Any, Any, Any]:
+    cost, error = (call.empty((len(x),), np.float64) for _ in range(2))
+    projection = call.empty(x.shape, x.dtype)
+    call.kernels.sinkhorn(x, y, most, epsilon, tolerance, iterations, cost, error, projection, workers)
     return cost, projection, error
 
 

@@ -79,8 +79,7 @@ def train(
     on a card already (CuPy, PyTorch, ...) and are used where they are. Results are NumPy arrays all the same,
     and a callback's particles are copied when they are looked at. Without a callback up to 8 epochs are on
     their way at a time: warnings and errors come that much later, and "seconds" are those at which a row was
-    read. ValueError for `TransportCBO`, and for `CBO` with particle_batch or friction.
-    TypeError and ValueError for bad arguments.
+    read. TypeError and ValueError for bad arguments.
     """
     check_network(net)
     check_method(method)

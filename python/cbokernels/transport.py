@@ -110,7 +110,7 @@ def assign(
     prices = None if duals is None else call.changed(duals, "duals", (count, m), _DOUBLE[0])
     work = None if prices is None else prices.work
     if prices is not None:
-        _largest(call, work, "duals")
+        largest(call, work, "duals")
     if match is None:
         found = call.empty((count, m), np.int64)
     elif call.on_device:
@@ -242,19 +242,19 @@ def check_atoms(value: Any, name: str, call: Call = HOST) -> Any:
 def _measures(call: Call, a: Any, name: str, b: Any, other: str) -> tuple[Any, Any, float]:
     x = check_atoms(a, name, call)
     y = call.array(b, other, (x.dtype,), x.shape[1:], AS_ATOMS)
-    return x, y, max(_largest(call, x, name), _largest(call, y, other))
+    return x, y, max(largest(call, x, name), largest(call, y, other))
 
 
 def _pairs(call: Call, atoms_a: Any, atoms_b: Any, workers: int) -> Any:
     a = check_atoms(atoms_a, "atoms_a", call)
     b = call.array(atoms_b, "atoms_b", (a.dtype,), ("N'", *a.shape[1:]), " as atoms_a are")
-    most = max(_largest(call, a, "atoms_a"), _largest(call, b, "atoms_b"))
+    most = max(largest(call, a, "atoms_a"), largest(call, b, "atoms_b"))
     out = call.empty((len(a), len(b)), np.float64)
     call.kernels.wasserstein2(a, b, most, out, workers)
     return out
 
 
-def _largest(call: Call, a: Any, name: str) -> float:
+def largest(call: Call, a: Any, name: str) -> float:
     """As `check_finite`; nothing is known of a card's arrays, and nothing needed."""
     return 0.0 if call.on_device else check_finite(a, name)
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../../csrc/cuda/graph.hpp"
+#include "../../csrc/cuda/grid.hpp"
 #include "../../csrc/cuda/ptx.hpp"
 #include "../../csrc/cuda/reduce.hpp"
 

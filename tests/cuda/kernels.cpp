@@ -136,7 +136,8 @@ std::string transport(CudaStream stream, int64_t n, int64_t count) {
   for (size_t i = 0; i < permutations.size(); ++i) permutations[i] = int32_t((i * 7 + 3) % size_t(count));
   DeviceArray<int32_t> partners(permutations);
   DeviceArray<int64_t> match(n * 2 * count);
-  DeviceArray<double> cost(n * 2);
+  DeviceArray<double> cost(n * 2), cost_soft(n), error(n);
+  DeviceArray<T> projection(n * count * size);
   DeviceArray<double> duals(n * 2 * count), gap(n * 2), weights(std::vector<double>(size_t(n), 0.5)), history(2), objective(1);
   Assigned to;
   to.match = match.data(), to.duals = duals.data(), to.cost = cost.data(), to.gap = gap.data();
@@ -146,11 +147,15 @@ std::string transport(CudaStream stream, int64_t n, int64_t count) {
     barycenter(BarycenterArrays<T>{atoms.data(), n, count, size, weights.data(), false, support.data(), 2, match.data(),
                                    history.data(), objective.data()},
                stream);
-  transport_update(atoms.data(), others.data(), partners.data(), out.data(), n, count, size, 1.0, 1.1, 0.1, {3, 0, 1, 0}, stream);
+  transport_update(atoms.data(), others.data(), partners.data(), out.data(), n, count, size, count, 1.0, 1.1, 0.1, {3, 0, 1, 0}, stream);
+  sinkhorn(SinkhornArrays<T>{atoms.data(), n, count, size, others.data(), count, 0.5, 1e-2, 5, cost_soft.data(), error.data(),
+                             projection.data()},
+           stream);
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
   std::string bytes;
+  projection.append(bytes);
   match.append(bytes), cost.append(bytes), out.append(bytes), support.append(bytes);
-  for (const DeviceArray<double>* a : {&duals, &gap, &history, &objective}) a->append(bytes);
+  for (const DeviceArray<double>* a : {&duals, &gap, &history, &objective, &cost_soft, &error}) a->append(bytes);
   return bytes;
 }
 
@@ -163,17 +168,22 @@ std::string training(Method method, int64_t tasks, bool solve) {
                        theta = numbers<T>(particles * net.size(), 15);
   const std::vector<int32_t> task{0, 1, 1, 0};
   const bool drawn = method == Method::hopping;
-  const RunShape shape{0, method, net, Loss::mse, samples, 4, tasks, false, drawn ? 1 : particles, 7, Noise::anisotropic, solve,
-                       Precision::float32, drawn ? 6 : 0, true, false, 0};
+  RunShape shape{0, method, net, Loss::mse, samples, 4, tasks, false, drawn ? 1 : particles, 7, Noise::anisotropic, solve,
+                 Precision::float32};
+  shape.drawn = drawn ? 6 : 0, shape.mirrored = true;
+  if (method == Method::cbo) shape.subset = 3, shape.subset_moves = shape.flies = true;
   const RunData data{reinterpret_cast<uintptr_t>(x.data()), reinterpret_cast<uintptr_t>(y.data()), true, {0}};
   const std::unique_ptr<Run> run = make_run(shape, data, theta.data(), tasks > 1 ? task.data() : nullptr);
+  shape.iterations = 2, shape.exact = true;
+  if (method == Method::transport) shape.noise = Noise::additive;
   std::vector<int64_t> order(samples);
+  const std::vector<int64_t> subsets{0, 1, 3, 1, 2, 3, 0, 2, 3};
   EpochNumbers numbers_now{solve ? 2.0 : 50.0, 1, 1.2, 0.1, 0, 0, 0.1, 0.9, 0.999, 1e-8, 0.2, 0.1, 0.1, 1e-9};
   std::string bytes;
   for (uint32_t epoch = 0; epoch < 4; ++epoch) {
     for (int64_t i = 0; i < samples; ++i) order[size_t(i)] = (i * 3 + epoch) % samples;
     numbers_now.dt = 0.1 / (1 + epoch), numbers_now.floor = epoch == 3 ? 0.1 : 0;
-    run->submit(order.data(), 3 * epoch, numbers_now);
+    run->submit(order.data(), subsets.data(), 3 * epoch, numbers_now);
   }
   for (int64_t epoch = 0; epoch < 4; ++epoch)
     bytes.append(reinterpret_cast<const char*>(run->row(epoch)), size_t(run->columns()) * sizeof(double));
@@ -182,7 +192,10 @@ std::string training(Method method, int64_t tasks, bool solve) {
   return bytes.append(reinterpret_cast<const char*>(moved.data()), moved.size() * sizeof(T));
 }
 
-std::string runs(float) { return training<float>(Method::cbo, 2, true) + training<float>(Method::hopping, 1, false); }
+std::string runs(float) {
+  return training<float>(Method::cbo, 2, true) + training<float>(Method::hopping, 1, false) +
+         training<float>(Method::transport, 2, true);
+}
 std::string runs(double) { return training<double>(Method::hybrid, 1, false) + training<double>(Method::heavy_ball, 1, false); }
 
 template <class T>

@@ -49,8 +49,19 @@ METHODS = {
     "additive": cbk.CBO(6, alpha=50.0, noise="additive"),
     "quiet": cbk.CBO(6, alpha=50.0, noise="none"),
     "changing": cbk.CBO(6, alpha=50.0, floor=lambda epoch, epochs: 0.1 * (epoch == 1)),
+    "subset": cbk.CBO(9, alpha=50.0, particle_batch=4),
+    "subset moves": cbk.CBO(9, alpha=50.0, particle_batch=4, move="batch", noise="truncated", radius=0.7),
+    "subset ess": cbk.CBO(9, alpha=cbk.TargetEss(0.6), particle_batch=5, floor=0.1),
+    "friction": cbk.CBO(6, alpha=50.0, friction=cbk.Geometric(4.0, 0.5), dt=cbk.Geometric(0.5, 0.9)),
+    "subset flies": cbk.CBO(9, alpha=50.0, friction=2.0, particle_batch=4, move="batch"),
+    "whole subset": cbk.CBO(6, alpha=50.0, particle_batch=6, move="batch"),
     "ess": cbk.CBO(9, alpha=cbk.TargetEss(0.4)),
     "adam": cbk.Adam(3, lr=cbk.Exponential(0.1, 0.01)),
+    "transport": cbk.TransportCBO(6, alpha=5.0, diffusion=cbk.Geometric(0.4, 0.5)),
+    "transport ess": cbk.TransportCBO(
+        9, alpha=cbk.TargetEss(0.5), diffusion=0.3, iterations=3, exact_variance=True
+    ),
+    "quiet transport": cbk.TransportCBO(6, alpha=np.inf, diffusion=0.0),
     "hybrid": cbk.Hybrid(6, alpha=50.0, mix=cbk.Geometric(0.7, 0.5)),
     "hybrid ess": cbk.Hybrid(6, alpha=cbk.TargetEss(0.5), noise="isotropic"),
     "heavy ball": cbk.HeavyBall(particles=2, temperature=cbk.Geometric(0.1, 0.5)),
@@ -85,17 +96,50 @@ def test_whole_batches(cuda, name, batch_size):
     assert_close(*both(NET, *data(), METHODS[name], batch_size=batch_size))
 
 
-@pytest.mark.parametrize("method", [cbk.CBO(6, alpha=50.0), cbk.Adam(2), cbk.Hybrid(6, alpha=50.0)], ids=repr)
+@pytest.mark.parametrize("method", ["cbo", "transport", "adam", "hybrid"])
 def test_labels(cuda, method):
-    assert_close(*both(CLASSES, *data(CLASSES), method))
+    assert_close(*both(CLASSES, *data(CLASSES), METHODS[method]))
 
 
 @pytest.mark.parametrize("alpha", [50.0, cbk.TargetEss(0.5)], ids=repr)
 def test_tasks(cuda, alpha):
     x, y = data(tasks=3)
     assert_close(*both(NET, x, y, cbk.MultiTaskCBO(7, alpha=alpha)))
+    assert_close(*both(NET, x, y, cbk.MultiTaskCBO(7, alpha=alpha, particle_batch=4, friction=2.0)))
     own = np.stack([x, x + 1, x - 1])
     assert_close(*both(NET, own, y, cbk.MultiTaskCBO(7, alpha=alpha, task=[2, 0, 1, 1, 0, 2, 2])))
+
+
+@pytest.mark.parametrize("alpha", [5.0, cbk.TargetEss(0.5)], ids=repr)
+def test_tasks_of_measures(cuda, alpha):
+    x, y = data(tasks=3)
+    method = cbk.TransportCBO(7, alpha=alpha, diffusion=0.3, exact_variance=True)
+    assert_close(*both(NET, x, y, method))
+    own = np.stack([x, x + 1, x - 1])
+    given = dataclasses.replace(method, task=[2, 0, 1, 1, 0, 2, 2], iterations=2)
+    assert_close(*both(NET, own, y, given))
+    assert_close(*both(NET, x, y[:1], method))  # an axis of one task
+
+
+@pytest.mark.parametrize("shape", [(23,), (23, 1), (1, 23), (2, 23), (2, 23, 1)], ids=str)
+def test_axes_of_tasks_are_seen_on_the_device(cuda, shape):
+    x, y = data(tasks=2)
+    y = y[: len(y) if shape[0] == 2 else 1].reshape(shape)
+    run = {"epochs": 1, "device": "cuda", "dtype": "float64"}
+    expected = cbk.train(NET, x, y, cbk.TransportCBO(4, alpha=5.0), **run)
+    result = cbk.train(NET, put(x), put(y), cbk.TransportCBO(4, alpha=5.0), **run)
+    np.testing.assert_array_equal(result.parameters, expected.parameters)
+
+
+def test_atoms_that_become_infinite(cuda):
+    x, y = data()
+    run = {"epochs": 4, "batch_size": 9, "dtype": "float64"}
+    messages = []
+    for device in ("cpu", "cuda"):
+        with pytest.raises(cbk.ConsensusError, match="atoms have become NaN or infinite") as error:
+            cbk.train(NET, x, y, cbk.TransportCBO(4, alpha=1.0, drift=1e308, dt=1e3), device=device, **run)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
 
 
 def test_ensembles_too_large_for_one_kernel(cuda):
@@ -103,14 +147,35 @@ def test_ensembles_too_large_for_one_kernel(cuda):
     assert_close(*both(net, *data(), cbk.CBO(1030, alpha=5.0), epochs=2, batch_size=None))
 
 
-def test_float32(cuda):
-    result, expected = both(NET, *data(), cbk.CBO(6, alpha=5.0), dtype="float32")
+@pytest.mark.parametrize(
+    "method", [cbk.CBO(6, alpha=5.0), cbk.TransportCBO(6, alpha=5.0, diffusion=0.3)], ids=repr
+)
+def test_float32(cuda, method):
+    result, expected = both(NET, *data(), method, dtype="float32")
     assert result.particles.dtype == np.float32
     assert_close(result, expected, rtol=2e-4)
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"friction": 2.0},
+        {"particle_batch": 4},
+        {"particle_batch": 4, "move": "batch"},
+        {"particle_batch": 4, "move": "batch", "friction": 2.0},
+    ],
+    ids=str,
+)
+def test_steps_towards_the_best_are_the_cpus_bits(cuda, extra):
+    """At alpha = infinity the point is a particle: nothing is summed on the way."""
+    result, expected = both(NET, *data(), cbk.CBO(9, alpha=np.inf, **extra), dtype="float32")
+    np.testing.assert_array_equal(result.particles, expected.particles)
+    np.testing.assert_array_equal(result.parameters, expected.parameters)
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize("name", ["ess", "hybrid", "heavy ball"])
+@pytest.mark.parametrize("name", ["ess", "subset flies", "transport ess", "hybrid", "heavy ball"])
 def test_the_order_of_threads_is_free(emulated, name, order):
     x, y = data()
     run = {"epochs": 3, "batch_size": 9, "device": "cuda"}
@@ -124,17 +189,21 @@ def test_the_order_of_threads_is_free(emulated, name, order):
     np.testing.assert_array_equal(result.history["risk"], expected.history["risk"])
 
 
-def test_epochs_of_several_graphs(cuda):
+@pytest.mark.parametrize("subset", [None, 2])
+def test_epochs_of_several_graphs(cuda, subset):
     """More steps than one graph takes, and a last batch that is smaller."""
     x, y = data(samples=135)
-    assert_close(*both(NET, x, y, cbk.CBO(2, alpha=1.0, floor=1.0), batch_size=2, epochs=3))
+    method = cbk.CBO(3, alpha=1.0, floor=1.0, particle_batch=subset)
+    assert_close(*both(NET, x, y, method, batch_size=2, epochs=3))
 
 
 def test_more_epochs_than_are_in_flight(cuda):
     assert_close(*both(NET, *data(samples=4), cbk.CBO(2, alpha=1.0, floor=1.0), batch_size=None, epochs=21))
 
 
-@pytest.mark.parametrize("name", ["cbo", "hybrid", "heavy ball", "steady hopping"])
+@pytest.mark.parametrize(
+    "name", ["cbo", "subset flies", "transport ess", "hybrid", "heavy ball", "steady hopping"]
+)
 def test_resumed_runs_are_whole_runs(cuda, tmp_path, name):
     x, y = data()
     run = {"batch_size": 9, "seed": 5, "device": "cuda", "dtype": "float64"}
@@ -219,15 +288,14 @@ def test_bad_data_on_the_device(cuda):
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (cbk.TransportCBO(4), "TransportCBO has no CUDA implementation"),
-        (cbk.CBO(4, particle_batch=2), "particle_batch must be None for device='cuda', got 2"),
-        (cbk.CBO(4, friction=1.0), "friction must be None"),
+        (cbk.CBO(particle_batch=5), "particle_batch must be at most N = 4 particles, got 5"),
+        (cbk.TransportCBO(task=[0, 0, 0, 1]), "task"),
     ],
-    ids=repr,
+    ids=["subset", "task"],
 )
-def test_what_has_no_kernel_says_so(cuda, method, message):
+def test_methods_that_do_not_fit(cuda, method, message):
     with pytest.raises(ValueError, match=message):
-        cbk.train(NET, *data(), method, epochs=1, device="cuda")
+        cbk.train(NET, *data(), method, epochs=1, device="cuda", theta=NET.uniform(4, seed=0))
 
 
 def test_risks_that_are_not_finite(cuda):
@@ -271,8 +339,8 @@ def test_the_command_passes_the_device_on(cuda, tmp_path, capsys, monkeypatch):
     arguments = ["reproduce", "sine", "--quick", "--seeds", "1", "--epochs", "1", "--device", "cuda", *out]
     assert cli.main(arguments) == 0
     assert set(seen) == {"cuda"}
-    assert cli.main(["reproduce", "square", "--quick", "--device", "cuda", *out]) == 1
-    assert "TransportCBO has no CUDA implementation" in capsys.readouterr().err
+    assert cli.main(["reproduce", "mean-field", "--quick", "--device", "cuda", *out]) == 1
+    assert "mean-field has no CUDA implementation" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])

@@ -53,7 +53,7 @@ def reproduce(options: Options) -> list[Finding]:
 
     300 epochs of training and 10 seeds (`quick`: 1), unless the options say otherwise; an epoch is a step.
     """
-    check_device(options.device, "TransportCBO")
+    check_device(options.device, "mean-field")
     epochs = options.epochs or _EPOCHS
     figure, axes = new_figure(4)
     trained: dict[int, Array] = {}

@@ -76,7 +76,7 @@ def reproduce(options: Options) -> list[Finding]:
 
     600 epochs with 10 seeds (`quick`: 200 with 1), unless the options say otherwise.
     """
-    check_device(options.device, "TransportCBO")
+    check_device(options.device)
     epochs = options.epochs or (200 if options.quick else _EPOCHS)
     figure, axes = new_figure(2)
     x, y = samples()

@@ -1,12 +1,13 @@
-// How laws of noise come from Python.
+// How laws of noise come from Python, on the CPU and on a card.
 #pragma once
+
+#include <pybind11/pybind11.h>
 
 #include <string>
 
-#include "../cuda/bind.hpp"
 #include "update.hpp"
 
-namespace cbk::device {
+namespace cbk {
 
 inline Noise noise_named(const std::string& name) {
   if (name == "anisotropic") return Noise::anisotropic;
@@ -14,7 +15,7 @@ inline Noise noise_named(const std::string& name) {
   if (name == "truncated") return Noise::truncated;
   if (name == "additive") return Noise::additive;
   if (name == "none") return Noise::none;
-  throw py::value_error("unknown noise '" + name + "'");
+  throw pybind11::value_error("unknown noise '" + name + "'");
 }
 
-}  // namespace cbk::device
+}  // namespace cbk
