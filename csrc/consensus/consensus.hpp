@@ -10,13 +10,14 @@ namespace cbk {
 
 template <class T>
 struct ConsensusKernels {
-  // out[i] = sum_j weights[j] theta[rows[j]][i] for i in [begin, end), end - begin <= consensus_block
+  // out[i] = sum_j weights[j] theta[rows[j]][i] for i in [begin, end), end - begin <= longest_block
   void (*weighted_sum)(const T* theta, int64_t stride, const int64_t* rows, const double* weights, int64_t count,
                        int64_t begin, int64_t end, T* out);
   // sum over i in [begin, end) and particles of (theta - mean over particles)^2
   double (*spread)(const T* theta, int64_t particles, int64_t stride, int64_t begin, int64_t end);
 };
 constexpr int64_t consensus_block = 1024;  // its float64 sums are a quarter of the first cache
+constexpr int64_t longest_block = 8192;    // of points, whose bits do not depend on it: long runs of memory
 
 // Weights of one task from risk[n * stride]; returns the effective sample size 1 / sum beta^2, or 0 where no risk is
 // finite (weights are then untouched).

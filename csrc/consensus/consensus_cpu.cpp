@@ -111,14 +111,16 @@ void weighted_means(const T* theta, int64_t particles, int64_t size, const doubl
     first.push_back(int64_t(rows.size()));
   }
   const ConsensusKernels<T>& kernels = isa_table().consensus<T>();
-  const int64_t blocks = divide_up(size, consensus_block);
   // a parallel region costs about as much as reading 50,000 numbers
-  const int threads = int64_t(rows.size()) * size < 50000 ? 1 : thread_count(num_threads, blocks * tasks);
+  const int threads =
+      int64_t(rows.size()) * size < 50000 ? 1 : thread_count(num_threads, divide_up(size, consensus_block) * tasks);
+  const int64_t share = round_up(divide_up(size * tasks, threads), 64);
+  const int64_t block = std::clamp(share, consensus_block, longest_block), blocks = divide_up(size, block);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t i = 0; i < blocks * tasks; ++i) {
     const int64_t t = i / blocks, b = i % blocks, from = first[size_t(t)];
     kernels.weighted_sum(theta, size, rows.data() + from, w.data() + from, first[size_t(t + 1)] - from,
-                         b * consensus_block, std::min((b + 1) * consensus_block, size), points + t * size);
+                         b * block, std::min((b + 1) * block, size), points + t * size);
   }
 }
 

@@ -63,7 +63,8 @@ CBK_INLINE void add_rows(double* sum, const Slab<T>& slab, const double* weights
 template <class T>
 void weighted_sum(const T* theta, int64_t stride, const int64_t* rows, const double* weights, int64_t count,
                   int64_t begin, int64_t end, T* out) {
-  alignas(64) double total[consensus_block] = {};
+  alignas(64) double total[longest_block];
+  std::memset(total, 0, size_t(end - begin) * sizeof(double));
   add_rows<together>(total, Slab<T>{theta, stride, rows, count, begin, end}, weights, 0);
   for (int64_t i = begin; i < end; ++i) out[i] = T(total[i - begin]);
 }
