@@ -64,27 +64,26 @@ def atanh_log(t):  # log((1+s)/(1-s)) = 2s + s R(s^2); R(t)/t below
     return mp.nsum(lambda k: 2 * t ** (k - 1) / (2 * k + 1), [1, mp.inf]) if t else mp.mpf(2) / 3
 
 
-def rational(f, low, high, degree, rounds=25, count=90):
-    """Coefficients of P and Q, lowest first, Q(0) = 1, that make P/Q relatively close to f on [low, high].
+def rational(f, high, degree, below, rounds=60, count=140):
+    """Coefficients of P and Q, lowest first, of these degrees, Q monic, that make P/Q relatively close to f on
+    [0, high].
 
     Linearised least squares, the weights shifted towards the largest errors (Lawson's iteration).
     """
-    nodes = [
-        (low + high) / 2 + (high - low) / 2 * mp.cos(mp.pi * (2 * i + 1) / (2 * count)) for i in range(count)
-    ]
+    nodes = [high * (mp.mpf(1) / 2 + mp.cos(mp.pi * (2 * i + 1) / (2 * count)) / 2) ** 2 for i in range(count)]
     values, before, weights = [f(x) for x in nodes], [mp.mpf(1)] * count, [mp.mpf(1) / count] * count
     best = (mp.inf, [], [])
     for _ in range(rounds):
         rows, right = [], []
         for x, y, q, w in zip(nodes, values, before, weights, strict=True):
             scale = mp.sqrt(w) / (y * q)
-            powers = [(x / high) ** k for k in range(degree + 1)]
-            rows.append([scale * u for u in powers] + [-scale * y * u for u in powers[1:]])
+            powers = [(x / high) ** k for k in range(max(degree, below) + 1)]
+            rows.append([scale * u for u in powers[: degree + 1]] + [-scale * y * u for u in powers[1 : below + 1]])
             right.append(scale * y)
         a = mp.matrix(rows)
         c = list(mp.lu_solve(a.T * a, a.T * mp.matrix(right)))
         numerator = [c[k] / high**k for k in range(degree + 1)]
-        denominator = [mp.mpf(1)] + [c[degree + k] / high**k for k in range(1, degree + 1)]
+        denominator = [mp.mpf(1)] + [c[degree + k] / high**k for k in range(1, below + 1)]
         before = [mp.polyval(denominator[::-1], x) for x in nodes]
         errors = [
             abs(mp.polyval(numerator[::-1], x) / q / y - 1)
@@ -95,19 +94,11 @@ def rational(f, low, high, degree, rounds=25, count=90):
         weights = [w * e for w, e in zip(weights, errors, strict=True)]
         total = sum(weights)
         weights = [w / total for w in weights]
-    return best
+    error, numerator, denominator = best
+    return error, [c / denominator[-1] for c in numerator], [c / denominator[-1] for c in denominator]
 
 
-def tanh_table(step, count, degree):
-    """Coefficients [count][degree + 1], lowest first, of tanh(i step + u), 0 <= u <= step, in powers of u."""
-    # relatively close at 0
-    rows = [[mp.mpf(0), *chebyshev(lambda u: mp.tanh(u) / u, mp.mpf(0), step, degree - 1)]]
-    for i in range(1, count):
-        rows.append(chebyshev(lambda u, i=i: mp.tanh(i * step + u), mp.mpf(0), step, degree))
-    return rows
-
-
-TANH_END, TANH_STEP, TANH_COUNT = mp.mpf("7.9"), mp.mpf(9) / 32, 32
+TANH_END = mp.mpf("7.9")
 
 TABLE = [
     # name, function, interval, degree for float, degree for double, meaning
@@ -148,16 +139,12 @@ TABLE = [
 ]
 
 
-def show(kind, declaration, *rows):
+def show(kind, declaration, row):
     """One constant, four numbers a line."""
     digits, suffix = (9, "f") if kind == "float" else (17, "")
-    blocks = []
-    for row in rows:
-        values = [mp.nstr(x, digits, strip_zeros=False) + suffix for x in row]
-        lines = [", ".join(values[i : i + 4]) for i in range(0, len(values), 4)]
-        blocks.append("{\n      " + ",\n      ".join(lines) + "}")
-    text = blocks[0] if len(rows) == 1 else "{" + ",\n     ".join(blocks) + "}"
-    print(f"  static constexpr {kind} {declaration} = {text};")
+    values = [mp.nstr(x, digits, strip_zeros=False) + suffix for x in row]
+    lines = ",\n      ".join(", ".join(values[i : i + 4]) for i in range(0, len(values), 4))
+    print(f"  static constexpr {kind} {declaration} = {{\n      {lines}}};")
 
 
 print("// Polynomial coefficients, highest power first.  Written by fit_polynomials.py; do not edit.")
@@ -173,16 +160,13 @@ for kind, index in (("float", 3), ("double", 4)):
         show(kind, f"{name}[{len(c)}]", reversed(c))
     if kind == "float":
         error, numerator, denominator = rational(
-            lambda t: mp.tanh(mp.sqrt(t)) / mp.sqrt(t), mp.mpf(0), TANH_END**2, 4
+            lambda t: mp.tanh(mp.sqrt(t)) / mp.sqrt(t), TANH_END**2, 3, 4
         )
-        print(f"  // tanh x = x p(x^2) / q(x^2), |x| <= {mp.nstr(TANH_END, 3)}; error {mp.nstr(error, 2)}")
-        show(kind, "TANH_P[5]", reversed(numerator))
-        show(kind, "TANH_Q[5]", reversed(denominator))
         print(
-            f"  // tanh x = sum_k TANH[5 - k][i] (x - i h)^k, i = floor(x / h), h = {mp.nstr(TANH_STEP, 9)}"
+            f"  // tanh x = x p(x^2) / q(x^2), |x| <= {mp.nstr(TANH_END, 3)}, q without its leading 1; "
+            f"error {mp.nstr(error, 2)}"
         )
-        print(f"  static constexpr float TANH_STEP = {mp.nstr(TANH_STEP, 9)}f;")
-        rows = tanh_table(TANH_STEP, TANH_COUNT, 5)
-        show(kind, f"TANH[6][{TANH_COUNT}]", *([row[5 - k] for row in rows] for k in range(6)))
+        show(kind, "TANH_P[4]", reversed(numerator))
+        show(kind, "TANH_Q[4]", reversed(denominator[:-1]))
     print("};\n")
 print("}  // namespace cbk::CBK_ISA::tables")

@@ -1,11 +1,11 @@
-// Elementary functions on vectors, each exact to a few units in the last place, without tables and without libm.
+// Elementary functions on vectors, each exact to a few units in the last place, without libm.
 //
 // log1p_core, log and sincos decide the bits of the normals: every rounding is explicit and the same on every
 // instruction set.  The others serve the activations and losses.
 #pragma once
 
 #include "simd.hpp"
-// in the instruction set's namespace, which simd.hpp names: tables that are read by address are symbols
+// in the instruction set's namespace, which simd.hpp names
 #include "polynomials.hpp"
 
 namespace cbk::CBK_ISA {
@@ -36,6 +36,18 @@ CBK_INLINE V horner(V x, std::integer_sequence<int, i...>) {
 template <const auto& table, class V>
 CBK_INLINE V horner(V x) {
   return horner<table>(x, Powers<table>{});
+}
+
+// The leading coefficient is 1 and not in the table: one addition in place of a multiply-add.
+template <const auto& table, class V, int... i>
+CBK_INLINE V monic(V x, std::integer_sequence<int, i...>) {
+  V p = x + splat<V>(coefficient<table, 0>);
+  ((p = mad(p, x, splat<V>(coefficient<table, i + 1>))), ...);
+  return p;
+}
+template <const auto& table, class V>
+CBK_INLINE V monic(V x) {
+  return monic<table>(x, Powers<table>{});
 }
 
 // log(1 + f) + e ln 2 for f in [-1/4, 1/2] and integral e.
@@ -130,24 +142,11 @@ CBK_INLINE F64 tanh(F64 x) {
   return copysign(t / (t + 2.0), x);
 }
 
-// Absolute error 7e-8 from the table, 3e-7 from the quotient; relative error near 0 likewise.
+// A quotient of polynomials costs less than tables in registers: the permutations take the multiply-adds' ports.
 CBK_INLINE F32 tanh(F32 x) {
   using Table = tables::Table<float>;
-#if defined(CBK_AVX512)  // 32 entries in two registers
-  const F32 z = min(splat<F32>(8.99999f), abs(x));
-  const I32 interval = to_int(z * (1 / Table::TANH_STEP));
-  const F32 u = mad(to_float(interval), splat<F32>(-Table::TANH_STEP), z);
-  const auto entry = [&](int k) {
-    return F32(_mm512_permutex2var_ps(load(Table::TANH[k]), bits<__m512i>(interval), load(Table::TANH[k] + 16)));
-  };
-  F32 p = entry(0);
-#pragma GCC unroll 5
-  for (int k = 1; k < 6; ++k) p = mad(p, u, entry(k));
-  return copysign(p, x);
-#else
   const F32 z = min(splat<F32>(7.9f), max(splat<F32>(-7.9f), x)), t = z * z;
-  return z * horner<Table::TANH_P>(t) / horner<Table::TANH_Q>(t);
-#endif
+  return z * horner<Table::TANH_P>(t) / monic<Table::TANH_Q>(t);
 }
 
 template <class V>

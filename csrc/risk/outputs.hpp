@@ -108,7 +108,7 @@ void direct_panel(const Network& net, const T* theta, int64_t begin, int64_t neu
             w, b, c, net.inputs, neurons, x + at, panel, out + at, accumulate,
             {kept.value + at, kept.slope + at});
       };
-      constexpr int NV = decltype(one_input)::value ? 4 : 2;
+      constexpr int NV = decltype(one_input)::value || registers == 32 ? 4 : 2;
       int64_t at = 0;
       for (; samples - at > (NV - 1) * lanes<T>; at += NV * lanes<T>) tile(Constant<NV>{}, at);
       for (; at < samples; at += lanes<T>) tile(Constant<1>{}, at);

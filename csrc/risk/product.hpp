@@ -32,41 +32,38 @@ struct Start {
   bool accumulate;  // what stands in the result
 };
 
-// z[r][2 vectors] = start + sum_k a(r, k) x[k] over `depth` terms, for R rows.  With few rows the terms are spread over
+// acc[r][N vectors] += a(r, k) x[k].
+template <int R, int N, class T>
+CBK_INLINE void product_term(Scalars<T> a, int64_t k, Panel<T> x, Vector<T> (&acc)[R][N]) {
+  using V = Vector<T>;
+  V line[N];
+#pragma GCC unroll 2
+  for (int j = 0; j < N; ++j) line[j] = load(x.data + k * x.stride + j * lanes<T>);
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+    const V w = splat<V>(a.data[r * a.row + k * a.depth]);
+#pragma GCC unroll 2
+    for (int j = 0; j < N; ++j) acc[r][j] = mad(w, line[j], acc[r][j]);
+  }
+}
+
+// z[r][N vectors] = start + sum_k a(r, k) x[k] over `depth` terms, for R rows.  With few rows the terms are spread over
 // U accumulators each, or the latency of the sums would be all that one sees.
-template <int R, class T>
+template <int R, int N, class T>
 CBK_INLINE void product_tile(Scalars<T> a, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
   using V = Vector<T>;
-  constexpr int U = R >= 4 ? 1 : R >= 2 ? 2 : 4;
-  V acc[U][R][2] = {};
+  constexpr int U = R * N >= 8 ? 1 : R * N >= 4 ? 2 : 4;
+  V acc[U][R][N] = {};
   int64_t k = 0;
   for (; k + U <= depth; k += U) {
 #pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) {
-      const T* line = x.data + (k + u) * x.stride;
-      const V x0 = load(line), x1 = load(line + lanes<T>);
-#pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) {
-        const V w = splat<V>(a.data[r * a.row + (k + u) * a.depth]);
-        acc[u][r][0] = mad(w, x0, acc[u][r][0]);
-        acc[u][r][1] = mad(w, x1, acc[u][r][1]);
-      }
-    }
+    for (int u = 0; u < U; ++u) product_term(a, k + u, x, acc[u]);
   }
-  for (; k < depth; ++k) {
-    const T* line = x.data + k * x.stride;
-    const V x0 = load(line), x1 = load(line + lanes<T>);
-#pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-      const V w = splat<V>(a.data[r * a.row + k * a.depth]);
-      acc[0][r][0] = mad(w, x0, acc[0][r][0]);
-      acc[0][r][1] = mad(w, x1, acc[0][r][1]);
-    }
-  }
+  for (; k < depth; ++k) product_term(a, k, x, acc[0]);
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
+    for (int j = 0; j < N; ++j) {
       V sum = acc[0][r][j];
 #pragma GCC unroll 4
       for (int u = 1; u < U; ++u) sum = sum + acc[u][r][j];
@@ -77,11 +74,11 @@ CBK_INLINE void product_tile(Scalars<T> a, int64_t depth, Panel<T> x, T* z, int6
   }
 }
 
-template <class T>
+template <int N, class T>
 void product_rows(int64_t rows, Scalars<T> a, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
   switch (rows) {
 #define CBK_ROWS(R) \
-  case R: return product_tile<R>(a, depth, x, z, z_stride, start);
+  case R: return product_tile<R, N>(a, depth, x, z, z_stride, start);
     CBK_ROWS(1)
     CBK_ROWS(2)
     CBK_ROWS(3)
@@ -100,16 +97,16 @@ void product_rows(int64_t rows, Scalars<T> a, int64_t depth, Panel<T> x, T* z, i
   }
 }
 
-// z[r][panel] = start + sum_k a(r, k) x[k][panel].  Tiles are of nearly equal height, since a low last tile would run
-// at the latency of its few sums.
-template <class T>
+// z[r][N vectors] = start + sum_k a(r, k) x[k][N vectors].  Tiles are of nearly equal height, since a low last tile would
+// run at the latency of its few sums.
+template <class T, int N = 2>
 void product(Scalars<T> a, int64_t rows, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
   const int64_t tiles = (rows + max_rows - 1) / max_rows;
   for (int64_t k = 0; k < depth; k += depth_block) {
     const int64_t terms = depth - k < depth_block ? depth - k : depth_block;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t first = rows * tile / tiles, last = rows * (tile + 1) / tiles;
-      product_rows<T>(last - first, {a.data + first * a.row + k * a.depth, a.row, a.depth}, terms,
+      product_rows<N, T>(last - first, {a.data + first * a.row + k * a.depth, a.row, a.depth}, terms,
                       {x.data + k * x.stride, x.stride}, z + first * z_stride, z_stride,
                       {k == 0 && start.bias ? start.bias + first : nullptr, start.accumulate || k > 0});
     }

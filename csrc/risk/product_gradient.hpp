@@ -25,7 +25,7 @@ template <class T>
 ProductKept<T> keep_products(const Network& net, const GradientPlan& plan, T* scratch) {
   ProductKept<T> kept;
   kept.stride = plan.chunk + panel_width<T>;
-  kept.columns = (net.inputs + panel_width<T> - 1) / panel_width<T> * panel_width<T>;
+  kept.columns = (net.inputs + lanes<T> - 1) / lanes<T> * lanes<T>;
   kept.e = scratch;
   kept.block = kept.e + net.outputs * plan.chunk;
   kept.weights = kept.block + neuron_block * plan.tile;
@@ -106,10 +106,14 @@ void product_backward(const GradientTask<T>& task, const ProductKept<T>& kept, i
       const T* from = (slope_from_value<A> ? kept.neurons.value : kept.neurons.slope) + at;
       product_delta<A, one_output>(from, kept.e + s, count, kept.block + r * plan.tile, on_bias[r]);
     }
-    for (int64_t k = 0; k < kept.columns; k += panel_width<T>)
-      product<T>({kept.block, plan.tile, 1}, neurons, count,
-                 {task.strips + k * plan.chunk + s * panel_width<T>, panel_width<T>}, kept.weights + k, kept.columns,
-                 {nullptr, s > 0});
+    for (int64_t k = 0; k < kept.columns; k += panel_width<T>) {
+      const Scalars<T> deltas{kept.block, plan.tile, 1};
+      const Panel<T> strip{task.strips + k * plan.chunk + s * panel_width<T>, panel_width<T>};
+      if (kept.columns - k > lanes<T>)
+        product<T>(deltas, neurons, count, strip, kept.weights + k, kept.columns, {nullptr, s > 0});
+      else  // the second half of the last strip is empty
+        product<T, 1>(deltas, neurons, count, strip, kept.weights + k, kept.columns, {nullptr, s > 0});
+    }
   }
   for (int64_t r = 0; r < neurons; ++r) {
     const double factor = one_output ? double(c[r]) * net.scale : net.scale;
