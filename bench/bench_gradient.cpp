@@ -22,6 +22,7 @@ void risk_gradient(benchmark::State& state, char name) {
 BENCHMARK_CAPTURE(risk_gradient, A, 'A')->Apply(bench::one_and_all_threads);
 BENCHMARK_CAPTURE(risk_gradient, At, 't')->Apply(bench::one_and_all_threads);
 BENCHMARK_CAPTURE(risk_gradient, B_dense, 'B')->Apply(bench::one_and_all_threads);
+BENCHMARK_CAPTURE(risk_gradient, B_19_percent, 's')->Apply(bench::one_and_all_threads);
 BENCHMARK_CAPTURE(risk_gradient, C, 'C')->Apply(bench::one_and_all_threads);
 
 }  // namespace

@@ -97,13 +97,13 @@ void product_rows(int64_t rows, Scalars<T> a, int64_t depth, Panel<T> x, T* z, i
   }
 }
 
-// z[r][N vectors] = start + sum_k a(r, k) x[k][N vectors].  Tiles are of nearly equal height, since a low last tile would
-// run at the latency of its few sums.
+// z[r][N vectors] = start + sum_k a(r, k) x[k][N vectors].  Tiles are of nearly equal height and blocks of nearly equal
+// depth, since a low last tile would run at the latency of its few sums.
 template <class T, int N = 2>
 void product(Scalars<T> a, int64_t rows, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
-  const int64_t tiles = (rows + max_rows - 1) / max_rows;
-  for (int64_t k = 0; k < depth; k += depth_block) {
-    const int64_t terms = depth - k < depth_block ? depth - k : depth_block;
+  const int64_t tiles = (rows + max_rows - 1) / max_rows, blocks = (depth + depth_block - 1) / depth_block;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t k = depth * block / blocks, terms = depth * (block + 1) / blocks - k;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t first = rows * tile / tiles, last = rows * (tile + 1) / tiles;
       product_rows<N, T>(last - first, {a.data + first * a.row + k * a.depth, a.row, a.depth}, terms,
