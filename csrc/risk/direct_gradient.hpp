@@ -24,7 +24,7 @@ struct DirectKept {
 
   Kept<T> at(int64_t sample, int64_t neuron) const {
     const int64_t i = sample * neurons + neuron * direct_lines * lanes<T>;
-    return {tile.value + i, tile.slope + i};
+    return {tile.value + i, tile.slope + i, tile.stride};
   }
 };
 
@@ -35,7 +35,7 @@ DirectKept<T> keep_direct(const Network& net, const GradientPlan& plan, T* scrat
   kept.e = scratch;
   kept.sums = kept.e + plan.chunk;
   T* value = kept.sums + kept.neurons * (net.inputs + 2) * lanes<T>;
-  kept.tile = {value, value + kept.neurons * plan.tile};
+  kept.tile = {value, value + kept.neurons * plan.tile, plan.panel};
   return kept;
 }
 

@@ -12,10 +12,12 @@ struct Constant {
   static constexpr int value = N;
 };
 
-// Where a panel's hidden values are kept, and slopes if these do not follow from them: [neurons][panel].
+// Where a panel's hidden values are kept, and slopes if these do not follow from them; a neuron's begin `stride` after the
+// last one's.
 template <class T>
 struct Kept {
   T *value, *slope;
+  int64_t stride;
 };
 
 template <Activation A, class T>
@@ -61,7 +63,7 @@ CBK_INLINE void direct_neurons(const T* w, const T* b, const T* c, int64_t input
     for (int j = 0; j < NV; ++j) {
       V h;
       if constexpr (keep)
-        h = activate_keep<A>(z[n][j], kept, n * panel + j * lanes<T>);
+        h = activate_keep<A>(z[n][j], kept, n * kept.stride + j * lanes<T>);
       else
         h = activate<A>(z[n][j]);
       acc[j] = mad(weight, h, acc[j]);
@@ -82,8 +84,8 @@ CBK_INLINE void direct_tile(const T* w, const T* b, const T* c, int64_t inputs, 
     direct_neurons<A, n, NV, one_input, keep>(w + m * inputs, b + m, c + m, inputs, x, panel, acc, kept);
     m += n;
     if constexpr (keep) {
-      kept.value += n * panel;
-      if constexpr (!slope_from_value<A>) kept.slope += n * panel;
+      kept.value += n * kept.stride;
+      if constexpr (!slope_from_value<A>) kept.slope += n * kept.stride;
     }
   };
   while (m + N <= neurons) next(Constant<N>{});
@@ -106,7 +108,7 @@ void direct_panel(const Network& net, const T* theta, int64_t begin, int64_t neu
       const auto tile = [&](auto width, int64_t at) {
         direct_tile<tag.value, decltype(width)::value, decltype(one_input)::value, keep>(
             w, b, c, net.inputs, neurons, x + at, panel, out + at, accumulate,
-            {kept.value + at, kept.slope + at});
+            {kept.value + at, kept.slope + at, kept.stride});
       };
       constexpr int NV = decltype(one_input)::value || registers == 32 ? 4 : 2;
       int64_t at = 0;

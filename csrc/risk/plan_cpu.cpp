@@ -107,8 +107,9 @@ RiskPlan plan_risk(const RiskShape& shape) {
 bool gradient_by_knots(const RiskShape& shape) { return knots_pay(shape, 10, 90); }
 
 GradientPlan plan_gradient(const RiskShape& shape) {
-  constexpr int64_t held_bytes = 256 << 10, streamed_bytes = 2 << 20, partial_bytes = 8 << 20, few = 16;
+  constexpr int64_t held_bytes = 256 << 10, streamed_bytes = 4 << 20, partial_bytes = 8 << 20, few = 16;
   constexpr int64_t least_tile = 64, most_tile = 256, wide_inputs = 8;
+  constexpr int64_t gradient_block = 64, block_bytes = 32 << 10;  // of a tile's deltas, which stay in L1
   const Network& net = shape.net;
   const int64_t neurons_bytes = net.width * shape.element;
   const int64_t held = held_bytes / (2 * neurons_bytes);  // samples of which activations stay in L2
@@ -118,7 +119,8 @@ GradientPlan plan_gradient(const RiskShape& shape) {
   const int64_t group = plan.direct ? 0 : list_group(shape);
   plan.sparse = group > 0;
   plan.group = plan.sparse ? group : 1;
-  plan.panel = (plan.direct ? 4 : 2) * shape.lanes;
+  plan.few = fits_registers(shape) && !plan.direct;
+  plan.panel = (fits_registers(shape) ? 4 : 2) * shape.lanes;
   // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.
   const int64_t row = (2 * net.inputs + target_rows(shape)) * shape.element;
   int64_t chunk = std::min(packed_bytes / row, int64_t(1024));
@@ -130,7 +132,8 @@ GradientPlan plan_gradient(const RiskShape& shape) {
     const int64_t most = std::min(most_tile, round_up(chunk, plan.panel));
     plan.tile = plan.wide ? most : std::min(held / plan.panel * plan.panel, most);
   } else {
-    plan.tile = plan.sparse ? sparse_tile : least_tile;
+    const int64_t block = std::min(net.width, gradient_block) * shape.element;
+    plan.tile = plan.sparse ? sparse_tile : std::clamp(block_bytes / block / least_tile * least_tile, least_tile, most_tile);
   }
   plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.tile);
   const int64_t all = divide_up(shape.samples, plan.chunk), partial = shape.particles * net.size() * shape.element;

@@ -2,7 +2,7 @@
 //
 // A first pass gives the outputs' slopes e of the whole chunk and keeps sigma(z) of each neuron and sample (and sigma'(z)
 // where that is no function of it).  Both passes take a block of neurons at a time past all samples, so that what is kept
-// streams through L2 once each way, in order.
+// streams through L2 once each way, in order; long chunks have long runs of it and sums that are finished less often.
 #pragma once
 
 #include "outputs.hpp"
@@ -32,15 +32,29 @@ ProductKept<T> keep_products(const Network& net, const GradientPlan& plan, T* sc
   T* value = kept.weights + neuron_block * kept.columns;
   with_activation(net.activation, [&](auto tag) {
     T* slope = slope_from_value<decltype(tag)::value> ? nullptr : value + net.width * kept.stride;
-    kept.neurons = {value, slope};
+    kept.neurons = {value, slope ? slope : value, kept.stride};
     kept.size = (slope ? slope : value) + net.width * kept.stride - scratch;
   });
   return kept;
 }
 
-// e of the chunk's samples, and what is kept of its neurons.
+// What is kept of the chunk's neurons, and the outputs' sums: in registers where there are few inputs and one output.
+template <class T>
+void hidden_in_registers(const GradientTask<T>& task, const ProductKept<T>& kept) {
+  const Network& net = *task.net;
+  const int64_t panel = task.plan->panel, stride = kept.stride;
+  for (int64_t m = 0; m < net.width; m += depth_block) {
+    const int64_t neurons = net.width - m < depth_block ? net.width - m : depth_block;
+    for (int64_t s = 0; s < task.chunk.samples; s += panel) {
+      const int64_t at = m * stride + s;
+      direct_panel<true>(net, task.theta, m, neurons, task.chunk.x + s * net.inputs, panel, panel, kept.e + s, m > 0,
+                         {kept.neurons.value + at, kept.neurons.slope + at, stride});
+    }
+  }
+}
+
 template <Activation A, class T>
-F64 product_forward(const GradientTask<T>& task, const ProductKept<T>& kept) {
+void hidden_by_products(const GradientTask<T>& task, const ProductKept<T>& kept) {
   const Network& net = *task.net;
   const int64_t panel = task.plan->panel, chunk = task.plan->chunk, stride = kept.stride;
   const T *theta = task.theta, *c = theta + net.output_weights();
@@ -56,10 +70,18 @@ F64 product_forward(const GradientTask<T>& task, const ProductKept<T>& kept) {
       product<T>({c + m, net.width, 1}, net.outputs, neurons, {z, stride}, kept.e + s, chunk, {nullptr, m > 0});
     }
   }
+}
+
+// e of the chunk's samples.
+template <Activation A, class T>
+F64 product_forward(const GradientTask<T>& task, const ProductKept<T>& kept) {
+  const Network& net = *task.net;
+  const int64_t panel = task.plan->panel, chunk = task.plan->chunk;
+  task.plan->few ? hidden_in_registers(task, kept) : hidden_by_products<A>(task, kept);
   const int64_t rows = task.loss == Loss::mse ? net.outputs : 1;
   F64 losses{};
   for (int64_t s = 0; s < task.chunk.samples; s += panel) {
-    scale_outputs(net, theta, panel, kept.e + s, chunk);
+    scale_outputs(net, task.theta, panel, kept.e + s, chunk);
     losses = loss_slope(task, losses, kept.e + s, chunk, task.chunk.y + s * rows, task.chunk.samples - s);
   }
   return losses;

@@ -82,6 +82,7 @@ struct GradientPlan {
   bool direct;    // direct_gradient.hpp: one output and at most direct_inputs
   bool sparse;    // sparse.hpp: only non-zero inputs are multiplied
   bool wide;      // where direct: too many neurons to keep anything of the first pass
+  bool few;       // not direct, but one output and at most direct_inputs: forward in registers, backward by products
   int64_t group;  // particles in a task; 1 unless sparse
   int64_t panel;  // samples in a panel
   int64_t tile;   // samples that go backward together, a multiple of panel
