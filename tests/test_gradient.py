@@ -182,7 +182,7 @@ def test_wide_networks(inputs, width, dtype):
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize(("inputs", "width"), [(2, 515), (7, 1100)])
+@pytest.mark.parametrize(("inputs", "width"), [(2, 515), (7, 1100), (12, 1100), (48, 600)])
 def test_wide_networks_of_few_inputs(inputs, width, loss, activation, dtype):
     # 515 neurons: a tile of samples is held where numbers are small, and blocks of neurons where they are not
     net = cbk.TwoLayer(inputs, width, 1, activation=activation, output_bias=True)

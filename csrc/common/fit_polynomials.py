@@ -65,20 +65,19 @@ def atanh_log(t):  # log((1+s)/(1-s)) = 2s + s R(s^2); R(t)/t below
 
 
 def rational(f, high, degree, below, rounds=60, count=140):
-    """Coefficients of P and Q, lowest first, of these degrees, Q monic, that make P/Q relatively close to f on
-    [0, high].
+    """P and monic Q of these degrees, lowest first, such that P/Q is relatively close to f on [0, high].
 
     Linearised least squares, the weights shifted towards the largest errors (Lawson's iteration).
     """
-    nodes = [high * (mp.mpf(1) / 2 + mp.cos(mp.pi * (2 * i + 1) / (2 * count)) / 2) ** 2 for i in range(count)]
+    nodes = [high * ((1 + mp.cos(mp.pi * (2 * i + 1) / (2 * count))) / 2) ** 2 for i in range(count)]
     values, before, weights = [f(x) for x in nodes], [mp.mpf(1)] * count, [mp.mpf(1) / count] * count
     best = (mp.inf, [], [])
     for _ in range(rounds):
         rows, right = [], []
         for x, y, q, w in zip(nodes, values, before, weights, strict=True):
             scale = mp.sqrt(w) / (y * q)
-            powers = [(x / high) ** k for k in range(max(degree, below) + 1)]
-            rows.append([scale * u for u in powers[: degree + 1]] + [-scale * y * u for u in powers[1 : below + 1]])
+            above, under = ([scale * (x / high) ** k for k in range(n + 1)] for n in (degree, below))
+            rows.append(above + [-y * u for u in under[1:]])
             right.append(scale * y)
         a = mp.matrix(rows)
         c = list(mp.lu_solve(a.T * a, a.T * mp.matrix(right)))

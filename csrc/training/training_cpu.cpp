@@ -9,7 +9,7 @@
 namespace cbk {
 namespace {
 
-constexpr int64_t gathered_bytes = 8 << 20;
+constexpr int64_t gathered_bytes = 4 << 20;
 
 // An epoch's minibatches, gathered in order, as many at once as fit a few MB: a task's targets are then read once for all
 // of them.
