@@ -61,7 +61,8 @@ def test_the_same_bits_for_any_number_of_threads():
 
 def test_nan_is_not_a_zero_and_a_skipped_zero_hides_infinity():
     net = cbk.TwoLayer(400, 20, 1)
-    theta = net.uniform(200, seed=2)
+    theta = net.uniform(300, seed=2)
+    assert cbk.plan(net, 300, 40, density=0.1).path == "lists"
     x = batch(40, 400, 0.1, 3)
     x[:, 7] = 0
     y = np.zeros(40, np.float32)
@@ -88,7 +89,7 @@ def test_gradients_whatever_the_density(density, width, dtype, tolerance):
 
 def test_gradients_in_several_chunks_and_threads():
     net = cbk.TwoLayer(128, 20, 1)
-    theta, x = net.uniform(150, seed=2), batch(2500, 128, 0.05, 3)
+    theta, x = net.uniform(300, seed=2), batch(2500, 128, 0.05, 3)
     y = np.random.default_rng(4).normal(size=2500).astype("f")
     risks, gradient = cbk.risk_gradient(net, theta, x, y, num_threads=1)
     exact, slopes = reference.risk_gradient(net, theta, x, y)
