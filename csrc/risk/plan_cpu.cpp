@@ -12,7 +12,7 @@ namespace cbk {
 namespace {
 
 constexpr int64_t enough_tasks = 32;
-constexpr int64_t packed_bytes = 4 << 20;
+constexpr int64_t packed_bytes = 3 << 20;
 
 int64_t target_rows(const RiskShape& shape) { return target_columns(shape.net, shape.loss) * shape.tasks; }
 

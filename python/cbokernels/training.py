@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from . import cuda
+from . import _cpu, cuda
 from ._arrays import Array, array, view
 from ._checkpoint import checkpoint as check_checkpoint
 from ._checkpoint import fingerprint
@@ -138,10 +138,10 @@ def own_particles(theta: Any, size: int | str, dtype: np.dtype[Any] | None = Non
     """A copy of the caller's particles [N, D], which must be finite; of `dtype`, None for either."""
     if dtype is not None and view(theta, "theta").dtype != dtype:
         raise TypeError(f"theta must be {dtype} as the argument dtype says, got {view(theta, 'theta').dtype}")
-    copy = np.array(array(theta, "theta", FLOATS, ("N", size)))
-    finite = np.isfinite(copy).all(axis=1)
-    if not finite.all():
-        raise ValueError(f"theta must be finite, got NaN or infinities in particle {int(np.argmin(finite))}")
+    copy = np.array(array(theta, "theta", FLOATS, ("N", size)), order="C")
+    if _cpu.largest(copy) == np.inf:
+        wrong = int(np.argmin(np.isfinite(copy).all(axis=1)))
+        raise ValueError(f"theta must be finite, got NaN or infinities in particle {wrong}")
     return copy
 
 
