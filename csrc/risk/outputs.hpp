@@ -2,10 +2,9 @@
 #pragma once
 
 #include "../common/activation.hpp"
+#include "risk.hpp"
 
 namespace cbk::CBK_ISA {
-
-constexpr int64_t neuron_block = 64;  // neurons of which one panel is held in L1
 
 template <int N>
 struct Constant {

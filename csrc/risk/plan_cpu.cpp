@@ -109,7 +109,7 @@ bool gradient_by_knots(const RiskShape& shape) { return knots_pay(shape, 10, 90)
 GradientPlan plan_gradient(const RiskShape& shape) {
   constexpr int64_t held_bytes = 256 << 10, streamed_bytes = 4 << 20, partial_bytes = 8 << 20, few = 16;
   constexpr int64_t least_tile = 64, most_tile = 256, wide_inputs = 8;
-  constexpr int64_t gradient_block = 64, block_bytes = 32 << 10;  // of a tile's deltas, which stay in L1
+  constexpr int64_t block_bytes = 32 << 10;  // of a tile's deltas, which stay in L1
   const Network& net = shape.net;
   const int64_t neurons_bytes = net.width * shape.element;
   const int64_t held = held_bytes / (2 * neurons_bytes);  // samples of which activations stay in L2
@@ -132,7 +132,7 @@ GradientPlan plan_gradient(const RiskShape& shape) {
     const int64_t most = std::min(most_tile, round_up(chunk, plan.panel));
     plan.tile = plan.wide ? most : std::min(held / plan.panel * plan.panel, most);
   } else {
-    const int64_t block = std::min(net.width, gradient_block) * shape.element;
+    const int64_t block = std::min(net.width, neuron_block) * shape.element;
     plan.tile = plan.sparse ? sparse_tile : std::clamp(block_bytes / block / least_tile * least_tile, least_tile, most_tile);
   }
   plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.tile);

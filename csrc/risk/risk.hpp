@@ -31,6 +31,7 @@ struct RiskPlan {
   bool sparse = false;   // sparse.hpp: only non-zero inputs are multiplied
 };
 
+constexpr int64_t neuron_block = 64;  // neurons of which one panel is held in L1
 constexpr int64_t sparse_tile = 128;  // samples whose sums sparse.hpp holds, whole panels
 
 // The non-zero inputs of a chunk's samples, in ranges of inputs.
