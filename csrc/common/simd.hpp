@@ -292,6 +292,21 @@ CBK_INLINE F64 load_double(const float* p) {
 #endif
 }
 
+CBK_INLINE void store_float(float* p, F64 v) {
+  const HalfF32 half = __builtin_convertvector(v, HalfF32);
+  std::memcpy(p, &half, sizeof half);
+}
+CBK_INLINE I64 load_int64(const int32_t* p) {
+  typedef int32_t Half __attribute__((vector_size(register_bytes / 2)));
+  Half half;
+  std::memcpy(&half, p, sizeof half);
+#if defined(__AVX512F__)
+  return bits<I64>(_mm512_cvtepi32_epi64(bits<__m256i>(half)));
+#else
+  return __builtin_convertvector(half, I64);
+#endif
+}
+
 // Squares summed in float64: total += a^2, lane by lane (float32 values are widened first).
 CBK_INLINE F64 add_square(F64 total, F64 a) { return mad(a, a, total); }
 CBK_INLINE F64 add_square(F64 total, F32 a) {

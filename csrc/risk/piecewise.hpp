@@ -23,11 +23,11 @@ namespace cbk {
 // A batch, sorted by x.  Index k stands for the samples before position k.
 struct SortedBatch {
   int64_t samples;
-  const float* x;        // [samples + 1], the last is NaN
-  float low, scale;      // cell of t: int((t - low) * scale), in [0, cells)
+  const float* x;         // [samples + 1], the last is NaN
+  float low, scale;       // cell of t: int((t - low) * scale), in [0, cells)
   int32_t cells;
-  const int32_t* first;  // [cells + 1]: the first sample in each cell
-  const double* powers;  // [samples + 1][2]: sums of x, x^2
+  const int32_t* first;   // [cells + 1]: the first sample in each cell
+  const double* moments;  // [samples + 1][4]: sums of 1, x, x^2; and a zero
 };
 
 // Sums with the targets of one task, or of up to task_block tasks (stride task_block): these fit L2.

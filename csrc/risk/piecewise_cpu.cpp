@@ -52,9 +52,9 @@ constexpr double tolerance = 2e-7;
 class Sorted {
  public:
   explicit Sorted(int64_t samples)
-      : order_(samples), spare_(samples), x_(samples + 1), first_(4 * samples + 1), powers_(2 * (samples + 1)) {
+      : order_(samples), spare_(samples), x_(samples + 1), first_(4 * samples + 1), moments_(4 * (samples + 1)) {
     batch_.samples = samples, batch_.cells = int32_t(4 * samples);
-    batch_.x = x_.data(), batch_.first = first_.data(), batch_.powers = powers_.data();
+    batch_.x = x_.data(), batch_.first = first_.data(), batch_.moments = moments_.data();
   }
 
   bool sort(const float* x) {
@@ -65,12 +65,14 @@ class Sorted {
     else
       sort_order(x, samples, order_.data(), spare_.data());
     x_.data()[samples] = std::numeric_limits<float>::quiet_NaN();  // no knot is behind it, infinite or not
-    double* sums = powers_.data();
-    sums[0] = sums[1] = 0;
-    for (int64_t i = 0; i < samples; ++i, sums += 2) {
+    double* moments = moments_.data();
+    double on_x = 0, on_xx = 0;
+    for (int64_t i = 0;; ++i, moments += 4) {
+      moments[0] = double(i), moments[1] = on_x, moments[2] = on_xx, moments[3] = 0;
+      if (i == samples) break;
       const float value = x[order_.data()[i]];
       const double xi = x_.data()[i] = value;
-      sums[2] = sums[0] + xi, sums[3] = sums[1] + xi * xi;
+      on_x += xi, on_xx += xi * xi;
     }
     return true;
   }
@@ -79,6 +81,7 @@ class Sorted {
 
   // y [tasks][samples] -> cross [samples + 1][2][stride], squares [tasks]; what is beyond the tasks is zero.
   void sum_targets(const float* y, int64_t tasks, int64_t stride, double* cross, double* squares) {
+    if (stride == 1) return sum_targets(y, cross, squares);
     std::fill_n(cross, 2 * stride, 0.0);
     std::fill_n(squares, tasks, 0.0);
     for (int64_t i = 0; i < batch_.samples; ++i, cross += 2 * stride) {
@@ -96,6 +99,17 @@ class Sorted {
 
  private:
   static constexpr int32_t few = 16;  // samples in a cell that are sorted by insertion
+
+  void sum_targets(const float* y, double* cross, double* squares) {  // of one task
+    double on_one = 0, on_x = 0, square = 0;
+    for (int64_t i = 0;; ++i, cross += 2) {
+      cross[0] = on_one, cross[1] = on_x;
+      if (i == batch_.samples) break;
+      const double xi = batch_.x[i], target = y[order_.data()[i]];
+      on_one += target, on_x += xi * target, square += target * target;
+    }
+    *squares = square;
+  }
 
   bool set_cells(const float* x) {
     float low[4], high[4];  // four chains
@@ -118,15 +132,13 @@ class Sorted {
     int32_t* const next = first_.data() + 1;
     std::fill_n(first_.data(), batch_.cells + 1, 0);
     int32_t* const cell = reinterpret_cast<int32_t*>(spare_.data());
+    int32_t fullest = 0;
     for (int64_t i = 0; i < samples; ++i) {
       cell[i] = std::min(int32_t((x[i] - batch_.low) * batch_.scale), batch_.cells - 1);
-      ++next[cell[i]];
+      fullest = std::max(fullest, ++next[cell[i]]);
     }
-    int32_t sum = 0, fullest = 0;
-    for (int32_t c = 0; c < batch_.cells; ++c) {
-      fullest = std::max(fullest, next[c]);
-      sum += std::exchange(next[c], sum);
-    }
+    int32_t sum = 0;
+    for (int32_t c = 0; c < batch_.cells; ++c) sum += std::exchange(next[c], sum);
     for (int64_t i = 0; i < samples; ++i) {  // moves each cell's start to the next one's
       const int32_t at = next[cell[i]]++;
       order_.data()[at] = uint32_t(i), x_.data()[at] = x[i];
@@ -145,7 +157,7 @@ class Sorted {
   Buffer<uint32_t> order_, spare_;
   Buffer<float> x_;
   Buffer<int32_t> first_;
-  Buffer<double> powers_;
+  Buffer<double> moments_;
   SortedBatch batch_;
 };
 

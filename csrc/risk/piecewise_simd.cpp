@@ -1,6 +1,7 @@
 // The inner kernels of piecewise.hpp, compiled once per instruction set.
 #include "piecewise.hpp"
 
+#include <bit>
 #include <limits>
 
 #include "../common/simd.hpp"
@@ -8,27 +9,35 @@
 namespace cbk::CBK_ISA {
 namespace {
 
-struct Pair {  // of a line x t + one; or sums weighted by x and by 1
-  double x, one;
-};
+typedef double Pair __attribute__((vector_size(16)));  // of a line x t + one, as {one, x}; or sums weighted by 1 and by x
 
+CBK_INLINE Pair load_pair(const double* p) {
+  Pair v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+CBK_INLINE Pair both(double a) { return Pair{a, a}; }
+
+constexpr int64_t ahead = 8;  // positions that are listed at once
 struct Scratch {
-  Pair* jump;      // [samples + 1], where the line changes; zero between calls
-  uint64_t* used;  // one bit per position; zero between calls
-  int32_t* at;     // [width]
+  Pair* jump;       // [samples + 1], where the line changes; zero between calls
+  uint64_t* used;   // one bit per position; zero between calls
+  int32_t* knots;   // [width + ahead], the used positions
+  int32_t* active;  // [width + lanes]: a neuron is active behind sample active[m], or before ~active[m] where that is negative
 };
 
 constexpr int64_t words(int64_t samples) { return samples / 64 + 1; }
 
-Scratch carve(void* scratch, int64_t samples) {
+Scratch carve(void* scratch, const Network& net, int64_t samples) {
   Pair* jump = static_cast<Pair*>(scratch);
   uint64_t* used = reinterpret_cast<uint64_t*>(jump + samples + 1);
-  return {jump, used, reinterpret_cast<int32_t*>(used + words(samples))};
+  int32_t* knots = reinterpret_cast<int32_t*>(used + words(samples));
+  return {jump, used, knots, knots + net.width + ahead};
 }
 
 int64_t scratch_size(const Network& net, int64_t samples) {
   return (samples + 1) * int64_t(sizeof(Pair)) + words(samples) * int64_t(sizeof(uint64_t)) +
-         net.width * int64_t(sizeof(int32_t));
+         (2 * net.width + ahead + lanes<float>) * int64_t(sizeof(int32_t));
 }
 
 // The first sample with x > t (or x >= t); the cell has been found already.  Cells are so fine that most hold at most one
@@ -49,181 +58,240 @@ CBK_INLINE int32_t position(const SortedBatch& batch, float t, int32_t cell) {
   return low;
 }
 
+constexpr int64_t block = 128;
+struct Block {  // of neurons, and zeros up to a whole register
+  int64_t count, padded;
+  alignas(64) float w[block], b[block], c[block];
+
+  CBK_INLINE Block(const Network& net, const float* theta, int64_t begin)
+      : count(net.width - begin < block ? net.width - begin : block),
+        padded((count + lanes<float> - 1) / lanes<float> * lanes<float>) {
+    const auto copy = [&](float* to, int64_t from) {
+      store(to + padded - lanes<float>, F32{});
+      std::memcpy(to, theta + from + begin, size_t(count) * sizeof(float));
+    };
+    copy(w, 0), copy(b, net.biases()), copy(c, net.output_weights());
+  }
+};
+
 struct Walk {
   Pair first;        // the line on the first segment
-  Pair whole;        // weights of the sums over all samples in the sum of g y
   double magnitude;  // sum of all jumps
   bool finite;       // every neuron, those that no sample reaches too
 };
 
-// All neurons: their jumps into the scratch, and with `places` where they are active: behind sample at[m], or before ~at[m]
-// where that is negative.
+// All neurons: the line on the first segment, the jumps at their knots into the scratch, and with `places` where they are
+// active.  In three passes over a block, none with a branch on where a knot lies, which is random.
 template <bool places>
 CBK_INLINE Walk walk(const Network& net, const float* theta, const SortedBatch& batch, const Scratch& scratch) {
-  constexpr int64_t block = 64;
-  const int64_t samples = batch.samples;
-  const float *w = theta, *b = theta + net.biases(), *c = theta + net.output_weights();
+  const int32_t samples = int32_t(batch.samples);
   const float bias = net.output_bias ? theta[net.output_biases()] : 0.0f;
-  Walk walk{{0, bias}, {0, bias}, std::fabs(bias), true};
-  float knot[block];
-  int32_t cell[block];
+  Walk walk{{bias, 0}, std::fabs(bias), true};
+  alignas(64) float knot[block];
+  alignas(64) int32_t cell[block], at[block], listed[block];
+  alignas(64) double one[block], x[block];  // jumps from left to right
+  const F32 low = splat<F32>(batch.low), cells = splat<F32>(batch.scale), last = splat<F32>(float(batch.cells - 1));
+  F64 magnitude{}, first_one{}, first_x{};
+  I64 finite = I64{} - 1;
   for (int64_t begin = 0; begin < net.width; begin += block) {
-    const int64_t count = net.width - begin < block ? net.width - begin : block;
-    for (int64_t i = 0; i < count; ++i) {
-      const float t = -b[begin + i] / w[begin + i], at = (t - batch.low) * batch.scale;
-      const float bounded = at > 0 ? at : 0;  // also where t is NaN
-      knot[i] = t;
-      cell[i] = int32_t(bounded < float(batch.cells - 1) ? bounded : float(batch.cells - 1));
+    const Block own(net, theta, begin);
+    const auto& [count, padded, w, b, c] = own;
+    for (int64_t i = 0; i < padded; i += lanes<float>) {
+      const F32 t = -load(b + i) / load(w + i);
+      store(knot + i, t);
+      store(cell + i, to_int(min(last, max((t - low) * cells, F32{}))));  // 0 for NaN
     }
+    int64_t knots = 0;
     for (int64_t i = 0; i < count; ++i) {
-      const double wi = w[begin + i], bi = b[begin + i], ci = double(c[begin + i]) * net.scale;
-      const Pair step{ci * wi, ci * bi};
-      const double reach = std::fabs(step.x) + std::fabs(step.one);
-      walk.finite = walk.finite && reach < std::numeric_limits<double>::infinity();
-      const auto set_place = [&](int64_t at) {
-        if constexpr (places) scratch.at[begin + i] = int32_t(at);
-      };
-      set_place(samples);
-      if (wi == 0) {  // everywhere or nowhere
-        if (!(bi > 0)) continue;
-        walk.first.one += step.one, walk.whole.one += step.one;
-        walk.magnitude += reach;
-        set_place(0);
-        continue;
-      }
       int32_t k = position(batch, knot[i], cell[i]);
       // a sample at the rounded knot: which side is it on?  (To the risk it makes no difference.)
-      if (places && __builtin_expect(k > 0 && batch.x[k - 1] == knot[i], 0) && (wi * double(knot[i]) + bi > 0) == (wi > 0))
+      if (places && __builtin_expect(batch.x[k - (k > 0)] == knot[i], 0) &&
+          (double(w[i]) * double(knot[i]) + double(b[i]) > 0) == (w[i] > 0))
         k = position<true>(batch, knot[i], cell[i]);
-      if (k == (wi > 0 ? samples : 0)) continue;  // active on no sample, however large it may be elsewhere
-      walk.magnitude += reach;
-      set_place(wi > 0 ? k : ~k);
+      at[i] = k;
+      listed[knots] = int32_t(i);
+      knots += uint32_t(k - 1) < uint32_t(samples - 1);
+    }
+    for (int64_t i = count; i < padded; ++i) at[i] = 0;
+    for (int64_t i = 0; i < padded; i += lanes<double>) {
+      const F64 wi = load_double(w + i), bi = load_double(b + i), ci = load_double(c + i) * net.scale;
+      const I64 k = load_int64(at + i);
+      const I64 behind = wi > 0, always = (wi == 0) & (bi > 0);
+      const I64 begins = (behind & (k == 0)) | ((wi < 0) & (k > 0)) | always, ever = begins | (behind & (k < samples));
+      const F64 on_one = ci * bi, on_x = ci * wi, reach = abs(on_one) + abs(on_x);
+      finite &= reach < splat<F64>(std::numeric_limits<double>::infinity());
+      magnitude += ever ? reach : F64{};
+      first_one += begins ? on_one : F64{};
+      first_x += begins ? on_x : F64{};
+      store(one + i, behind ? on_one : -on_one);
+      store(x + i, behind ? on_x : -on_x);
+    }
+    for (int64_t j = 0; j < knots; ++j) {
+      const int32_t i = listed[j], k = at[i];
       scratch.used[k / 64] |= uint64_t(1) << (k % 64);
-      // without a branch, since signs are random
-      const double behind = wi > 0, sign = 2 * behind - 1;
-      Pair& jump = scratch.jump[k];
-      jump.x += sign * step.x, jump.one += sign * step.one;
-      walk.first.x += (1 - behind) * step.x, walk.first.one += (1 - behind) * step.one;
-      walk.whole.x += behind * step.x, walk.whole.one += behind * step.one;
+      scratch.jump[k] += Pair{one[i], x[i]};
+    }
+    if constexpr (places) {
+      for (int64_t i = 0; i < padded; i += lanes<float>) {
+        const F32 wi = load(w + i);
+        const I32 k = load(at + i), everywhere = load(b + i) > 0 ? I32{} : I32{} + samples;
+        store(scratch.active + begin + i, wi > 0 ? k : wi < 0 ? ~k : everywhere);
+      }
     }
   }
+  walk.first += Pair{sum(first_one), sum(first_x)};
+  walk.magnitude += sum(magnitude);
+  for (int i = 0; i < lanes<double>; ++i) walk.finite = walk.finite && finite[i];
   return walk;
 }
 
-struct Squares {
-  double sum = 0, largest = 0;  // sum of g^2; largest square of a line's coefficients
-};
-
-// All segments in their order, from the line `now` on: at each used position k, and at the end, segment(end, line) for the
-// one that ends there, then what knot(k, jump) returns takes the jump's place.
-template <class Segment, class Knot>
-CBK_INLINE Squares sweep(const SortedBatch& batch, const Scratch& scratch, Pair now, Segment segment, Knot knot) {
-  Squares squares;
-  Pair before{0, 0};  // sums of x^2 and x
-  int64_t start = 0;
-  const auto close = [&](int64_t end) {
-    const Pair sums{batch.powers[2 * end + 1], batch.powers[2 * end]};
-    const double n = double(end - start), x = sums.one - before.one, xx = sums.x - before.x;
-    const double aa = now.x * now.x, bb = now.one * now.one;
-    squares.sum += bb * n + (2 * now.x * now.one * x + aa * xx);
-    squares.largest = aa > squares.largest ? aa : squares.largest;
-    squares.largest = bb > squares.largest ? bb : squares.largest;
-    segment(end, Pair{now.one * x + now.x * xx, now.one * n + now.x * x});
-    start = end, before = sums;
-  };
-  for (int64_t word = 0; word < words(batch.samples); ++word) {
+// The used positions in their order, and how many; none is used afterwards.
+CBK_INLINE int64_t list_positions(const Scratch& scratch, int64_t samples) {
+  int64_t count = 0;
+  for (int64_t word = 0; word < words(samples); ++word) {
     uint64_t bits = scratch.used[word];
-    if (!bits) continue;
+    const int64_t here = __builtin_popcountll(bits);
     scratch.used[word] = 0;
-    for (; bits; bits &= bits - 1) {
-      const int64_t k = word * 64 + __builtin_ctzll(bits);
-      if (k > start) close(k);
-      const Pair jump = scratch.jump[k];
-      now.x += jump.x, now.one += jump.one;
-      scratch.jump[k] = knot(k, jump);
+    for (int64_t done = 0; done < here; done += ahead) {
+      CBK_UNROLL(8)
+      for (int i = 0; i < ahead; ++i) {
+        scratch.knots[count + done + i] = int32_t(word * 64) + std::countr_zero(bits);
+        bits &= bits - 1;
+      }
     }
+    count += here;
   }
-  close(batch.samples);
-  return squares;
+  return count;
 }
 
-// A task's sum, and whether rounding left it exact enough.  Prefix sums are off by eps of themselves, slopes by eps of the
-// sum of all jumps; 8 eps of these products bounded ten times what was ever seen.  Beside that stands the error of a
-// float32 pass over the samples, whose outputs are off by 1e-9 of the jumps' sum at the least: where it is the larger one,
-// there is no reason to decline.
-CBK_INLINE bool conclude(const Trace& trace, const SortedBatch& batch, double cross, double squares, double tolerance,
-                         double* sum) {
-  const double size = double(batch.samples) + batch.powers[2 * batch.samples + 1];
-  const double total = trace.squares - 2 * cross + squares;
+struct Sweep {
+  int64_t knots;       // listed in the scratch
+  Pair last{0, 0};     // the line on the last segment
+  Pair sums{0, 0};     // of a segment's line times what `segment` returned
+  Pair largest{0, 0};  // squares of a line's coefficients
+};
+
+// All segments in their order, from the line `now` on: segment(end, sums of g and g x) for each, whose product with the line
+// is summed, then what knot(k, jump) returns takes the jump's place.
+template <class Segment, class Knot>
+CBK_INLINE Sweep sweep(const SortedBatch& batch, const Scratch& scratch, Pair now, Segment segment, Knot knot) {
+  Sweep all{.knots = list_positions(scratch, batch.samples)};
+  Pair before_one{0, 0}, before_x{0, 0};  // sums of 1, x and of x, x^2
+  const auto close = [&](int64_t end) {
+    const Pair ones = load_pair(batch.moments + 4 * end), xs = load_pair(batch.moments + 4 * end + 1);
+    const Pair outputs = both(now[0]) * (ones - before_one) + both(now[1]) * (xs - before_x), squares = now * now;
+    all.sums += now * segment(end, outputs);
+    all.largest = squares > all.largest ? squares : all.largest;
+    before_one = ones, before_x = xs;
+  };
+  for (int64_t i = 0; i < all.knots; ++i) {
+    const int64_t k = scratch.knots[i];
+    close(k);
+    const Pair jump = scratch.jump[k];
+    now += jump;
+    scratch.jump[k] = knot(k, jump);
+  }
+  close(batch.samples);
+  all.last = now;
+  return all;
+}
+
+CBK_INLINE double across(Pair v) { return v[0] + v[1]; }
+
+CBK_INLINE Trace trace_of(const Walk& walk, const Sweep& all) {
+  const double largest = all.largest[0] > all.largest[1] ? all.largest[0] : all.largest[1];
+  return {across(all.sums), std::sqrt(largest), walk.magnitude, 0, walk.finite};
+}
+
+// Whether rounding left a task's `total` exact enough.  Prefix sums are off by eps of themselves, slopes by eps of the sum
+// of all jumps; 8 eps of these products bounded ten times what was ever seen.  Beside that stands the error of a float32
+// pass over the samples, whose outputs are off by 1e-9 of the jumps' sum at the least: where it is the larger one, there is
+// no reason to decline.
+CBK_INLINE bool exact(const Trace& trace, const SortedBatch& batch, double total, double squares, double tolerance) {
+  const double size = double(batch.samples) + batch.moments[4 * batch.samples + 2];
   const double terms =
       trace.slope * (trace.slope + trace.magnitude) * size + trace.magnitude * std::sqrt(size * squares);
   const double allowed = tolerance * total + 1e-9 * trace.magnitude * std::sqrt(total * double(batch.samples));
-  *sum = total;
   return trace.finite && (terms + squares) * (8 * 2.3e-16) <= allowed;  // false for NaN
 }
 
-CBK_INLINE double share(Pair weights, const double* sums) { return weights.one * sums[0] + weights.x * sums[1]; }
-
 bool risk(const Network& net, const float* theta, const SortedBatch& batch, const TaskSums& task, double tolerance,
           void* memory, double* sum) {
-  const Scratch scratch = carve(memory, batch.samples);
-  const Walk all = walk<false>(net, theta, batch, scratch);
-  double cross = share(all.whole, task.cross + 2 * batch.samples);
-  const Squares squares = sweep(batch, scratch, all.first, [](int64_t, Pair) {}, [&](int64_t k, Pair jump) {
-    cross -= share(jump, task.cross + 2 * k);
-    return Pair{0, 0};
-  });
-  return conclude({squares.sum, std::sqrt(squares.largest), all.magnitude, 0, all.finite}, batch, cross, task.squares[0],
-                  tolerance, sum);
+  const Scratch scratch = carve(memory, net, batch.samples);
+  const Walk start = walk<false>(net, theta, batch, scratch);
+  Pair before{0, 0};  // sums of y and y x
+  const Sweep all = sweep(
+      batch, scratch, start.first,
+      [&](int64_t end, Pair outputs) {
+        const Pair targets = load_pair(task.cross + 2 * end), here = targets - before;
+        before = targets;
+        return outputs - (here + here);
+      },
+      [](int64_t, Pair) { return Pair{0, 0}; });
+  *sum = across(all.sums) + task.squares[0];
+  return exact(trace_of(start, all), batch, *sum, task.squares[0], tolerance);
 }
 
 bool gradient(const Network& net, const float* theta, const SortedBatch& batch, const TaskSums& task, double tolerance,
               void* memory, double* sum, float* gradient) {
-  const Scratch scratch = carve(memory, batch.samples);
-  const Walk all = walk<true>(net, theta, batch, scratch);
-  double cross = share(all.whole, task.cross + 2 * batch.samples);
-  Pair targets{0, 0}, residual{0, 0};  // up to the last segment: sums of x y and y, of (g - y) x and g - y
-  const Squares squares = sweep(
-      batch, scratch, all.first,
+  const Scratch scratch = carve(memory, net, batch.samples);
+  const Walk start = walk<true>(net, theta, batch, scratch);
+  Pair before{0, 0}, residual{0, 0};  // sums of y and y x; up to the last segment, of g - y and (g - y) x
+  const Sweep all = sweep(
+      batch, scratch, start.first,
       [&](int64_t end, Pair outputs) {
-        const double *line = task.cross + 2 * end;
-        residual.one += outputs.one - (line[0] - targets.one), residual.x += outputs.x - (line[1] - targets.x);
-        targets = {line[1], line[0]};
+        const Pair targets = load_pair(task.cross + 2 * end), here = targets - before;
+        before = targets;
+        residual += outputs - here;
+        return outputs - (here + here);
       },
-      [&](int64_t k, Pair jump) {
-        cross -= share(jump, task.cross + 2 * k);
-        return residual;
-      });
+      [&](int64_t, Pair) { return residual; });
   scratch.jump[batch.samples] = residual;
 
-  const float *w = theta, *b = theta + net.biases(), *c = theta + net.output_weights();
   const double factor = 2 / double(batch.samples), scale = net.scale * factor;
-  for (int64_t m = 0; m < net.width; ++m) {
-    const int32_t at = scratch.at[m], sign = at >> 31;
-    const Pair before = scratch.jump[at ^ sign];
-    const double behind = 1 + sign, turn = -1 - 2 * sign;  // of the sum over all samples; of that before the knot
-    const double on_x = behind * residual.x + turn * before.x, on_one = behind * residual.one + turn * before.one;
-    gradient[m] = float(scale * c[m] * on_x);
-    gradient[net.biases() + m] = float(scale * c[m] * on_one);
-    gradient[net.output_weights() + m] = float(scale * (w[m] * on_x + b[m] * on_one));
+  for (int64_t begin = 0; begin < net.width; begin += block) {
+    const Block own(net, theta, begin);
+    const int32_t* active = scratch.active + begin;
+    alignas(64) double one[block], x[block];
+    for (int64_t i = 0; i < own.padded; ++i) {
+      const Pair here = scratch.jump[active[i] ^ (active[i] >> 31)];
+      one[i] = here[0], x[i] = here[1];
+    }
+    alignas(64) float on_w[block], on_b[block], on_c[block];
+    for (int64_t i = 0; i < own.padded; i += lanes<double>) {
+      const F64 w = load_double(own.w + i), b = load_double(own.b + i), c = load_double(own.c + i) * scale;
+      const I64 before = load_int64(active + i) < 0;  // the knot, or behind it
+      const F64 sum_one = before ? load(one + i) : residual[0] - load(one + i);
+      const F64 sum_x = before ? load(x + i) : residual[1] - load(x + i);
+      store_float(on_w + i, c * sum_x), store_float(on_b + i, c * sum_one);
+      store_float(on_c + i, scale * (w * sum_x + b * sum_one));
+    }
+    const size_t bytes = size_t(own.count) * sizeof(float);
+    std::memcpy(gradient + begin, on_w, bytes);
+    std::memcpy(gradient + net.biases() + begin, on_b, bytes);
+    std::memcpy(gradient + net.output_weights() + begin, on_c, bytes);
   }
-  if (net.output_bias) gradient[net.output_biases()] = float(factor * residual.one);
-  for (int64_t m = 0; m < net.width; ++m) scratch.jump[scratch.at[m] < 0 ? ~scratch.at[m] : scratch.at[m]] = {0, 0};
-  scratch.jump[batch.samples] = {0, 0};
-  return conclude({squares.sum, std::sqrt(squares.largest), all.magnitude, 0, all.finite}, batch, cross, task.squares[0],
-                  tolerance, sum);
+  if (net.output_bias) gradient[net.output_biases()] = float(factor * residual[0]);
+  for (int64_t i = 0; i < all.knots; ++i) scratch.jump[scratch.knots[i]] = Pair{0, 0};
+  scratch.jump[batch.samples] = Pair{0, 0};
+  *sum = across(all.sums) + task.squares[0];
+  return exact(trace_of(start, all), batch, *sum, task.squares[0], tolerance);
 }
 
 Trace trace(const Network& net, const float* theta, const SortedBatch& batch, void* memory, Knot* knots) {
-  const Scratch scratch = carve(memory, batch.samples);
-  const Walk all = walk<false>(net, theta, batch, scratch);
+  const Scratch scratch = carve(memory, net, batch.samples);
+  const Walk start = walk<false>(net, theta, batch, scratch);
   Knot* next = knots;
-  const Squares squares = sweep(batch, scratch, all.first, [](int64_t, Pair) {}, [&](int64_t k, Pair jump) {
-    *next++ = {-jump.one, -jump.x, k};
-    return Pair{0, 0};
-  });
-  *next++ = {all.whole.one, all.whole.x, batch.samples};
-  return {squares.sum, std::sqrt(squares.largest), all.magnitude, next - knots, all.finite};
+  const Sweep all = sweep(
+      batch, scratch, start.first, [](int64_t, Pair outputs) { return outputs; },
+      [&](int64_t k, Pair jump) {
+        *next++ = {-jump[0], -jump[1], k};
+        return Pair{0, 0};
+      });
+  *next++ = {all.last[0], all.last[1], batch.samples};
+  Trace trace = trace_of(start, all);
+  trace.knots = next - knots;
+  return trace;
 }
 
 bool task_risks(const Trace& trace, const Knot* knots, const SortedBatch& batch, const TaskSums& tasks, double tolerance,
@@ -243,10 +311,12 @@ bool task_risks(const Trace& trace, const Knot* knots, const SortedBatch& batch,
     }
     for (int v = 0; v < half; ++v) store(cross + (part + v) * lanes<double>, on_one[v] + on_x[v]);
   }
-  bool exact = true;
-  for (int64_t t = 0; t < tasks.tasks; ++t)
-    exact = conclude(trace, batch, cross[t], tasks.squares[t], tolerance, sums + t) && exact;
-  return exact;
+  bool all = true;
+  for (int64_t t = 0; t < tasks.tasks; ++t) {
+    sums[t] = trace.squares - 2 * cross[t] + tasks.squares[t];
+    all = exact(trace, batch, sums[t], tasks.squares[t], tolerance) && all;
+  }
+  return all;
 }
 
 }  // namespace
