@@ -110,6 +110,28 @@ CBK_INLINE void store(T* p, Vector<T> v) {
   std::memcpy(p, &v, sizeof v);
 }
 
+// A whole register, or as much of it as there is: zeros behind the first `count`.
+CBK_INLINE F32 load_first(const float* p, int64_t count) {
+  if (count >= lanes<float>) return load(p);
+#if defined(__AVX512F__)
+  return _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+#else
+  F32 v{};
+  for (int i = 0; i < lanes<float>; ++i) v[i] = i < count ? p[i] : 0;
+  return v;
+#endif
+}
+CBK_INLINE void store_first(float* p, F32 v, int64_t count) {
+  if (count >= lanes<float>) return store(p, v);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), v);
+#else
+  for (int i = 0; i < lanes<float>; ++i) {
+    if (i < count) p[i] = v[i];
+  }
+#endif
+}
+
 template <class V>
 CBK_INLINE V splat(Scalar<V> x) {
   return x - V{};  // x - 0 keeps the sign of a zero, 0 + x would not
@@ -292,9 +314,11 @@ CBK_INLINE F64 load_double(const float* p) {
 #endif
 }
 
-CBK_INLINE void store_float(float* p, F64 v) {
-  const HalfF32 half = __builtin_convertvector(v, HalfF32);
-  std::memcpy(p, &half, sizeof half);
+CBK_INLINE F32 narrow(Pair64 v) {
+  const HalfF32 half[2] = {__builtin_convertvector(v.low, HalfF32), __builtin_convertvector(v.high, HalfF32)};
+  F32 all;
+  std::memcpy(&all, half, sizeof all);
+  return all;
 }
 CBK_INLINE I64 load_int64(const int32_t* p) {
   typedef int32_t Half __attribute__((vector_size(register_bytes / 2)));

@@ -23,7 +23,7 @@ namespace cbk {
 // A batch, sorted by x.  Index k stands for the samples before position k.
 struct SortedBatch {
   int64_t samples;
-  const float* x;         // [samples + 1], the last is NaN
+  const float* x;         // [-1, samples], NaN before and behind the samples
   float low, scale;       // cell of t: int((t - low) * scale), in [0, cells)
   int32_t cells;
   const int32_t* first;   // [cells + 1]: the first sample in each cell

@@ -52,9 +52,9 @@ constexpr double tolerance = 2e-7;
 class Sorted {
  public:
   explicit Sorted(int64_t samples)
-      : order_(samples), spare_(samples), x_(samples + 1), first_(4 * samples + 1), moments_(4 * (samples + 1)) {
+      : order_(samples), spare_(samples), x_(samples + 2), first_(4 * samples + 1), moments_(4 * (samples + 1)) {
     batch_.samples = samples, batch_.cells = int32_t(4 * samples);
-    batch_.x = x_.data(), batch_.first = first_.data(), batch_.moments = moments_.data();
+    batch_.x = x_.data() + 1, batch_.first = first_.data(), batch_.moments = moments_.data();
   }
 
   bool sort(const float* x) {
@@ -64,14 +64,15 @@ class Sorted {
       insertion_sort();
     else
       sort_order(x, samples, order_.data(), spare_.data());
-    x_.data()[samples] = std::numeric_limits<float>::quiet_NaN();  // no knot is behind it, infinite or not
+    float* const sorted = x_.data() + 1;
+    sorted[-1] = sorted[samples] = std::numeric_limits<float>::quiet_NaN();  // no knot is behind it, infinite or not
     double* moments = moments_.data();
     double on_x = 0, on_xx = 0;
     for (int64_t i = 0;; ++i, moments += 4) {
       moments[0] = double(i), moments[1] = on_x, moments[2] = on_xx, moments[3] = 0;
       if (i == samples) break;
       const float value = x[order_.data()[i]];
-      const double xi = x_.data()[i] = value;
+      const double xi = sorted[i] = value;
       on_x += xi, on_xx += xi * xi;
     }
     return true;
@@ -141,14 +142,14 @@ class Sorted {
     for (int32_t c = 0; c < batch_.cells; ++c) sum += std::exchange(next[c], sum);
     for (int64_t i = 0; i < samples; ++i) {  // moves each cell's start to the next one's
       const int32_t at = next[cell[i]]++;
-      order_.data()[at] = uint32_t(i), x_.data()[at] = x[i];
+      order_.data()[at] = uint32_t(i), x_.data()[at + 1] = x[i];
     }
     return fullest;
   }
 
   void insertion_sort() {
     uint32_t* const order = order_.data();
-    float* const x = x_.data();
+    float* const x = x_.data() + 1;
     for (int64_t i = 1; i < batch_.samples; ++i) {
       for (int64_t j = i; j > 0 && x[j] < x[j - 1]; --j) std::swap(x[j], x[j - 1]), std::swap(order[j], order[j - 1]);
     }
@@ -220,14 +221,14 @@ void for_particles(const RiskProblem<float>& problem, int64_t few, int64_t scrat
   share_particles(problem, few, scratch, work);
 }
 
-// One task: work(sorted batch, particle, theta, scratch) for each particle; false where the batch is not valid.  Each thread
-// sorts a small batch for itself: that takes no longer than waiting for another one's, and leaves it in its own cache.
+// One task: exact[n] = work(sorted batch, particle, theta, scratch, out + n) for each particle; false where the batch is not
+// valid.  Each thread sorts a small batch for itself: that takes no longer than waiting for another one's, and leaves it in
+// its own cache.
 template <class Work>
-bool for_task(const RiskProblem<float>& problem, int64_t scratch_size, int num_threads, Work work) {
-  constexpr int64_t own_samples = 4096;
+bool for_task(const RiskProblem<float>& problem, double* out, bool* exact, int64_t scratch_size, int num_threads, Work work) {
+  constexpr int64_t own_samples = 4096, most = 16;
   const int threads = thread_count(num_threads, divide_up(problem.particles, 4));
-  // results of few units share a line of the cache
-  const int64_t few = 2 * std::clamp(problem.particles / (16 * threads), int64_t(1), int64_t(8));
+  const int64_t few = std::clamp(problem.particles / (16 * threads) * 2, int64_t(2), most);
   const bool own = problem.samples <= own_samples;
   Scratch scratch(problem, few, scratch_size, threads);
   std::deque<SortedTask> batches;
@@ -243,7 +244,12 @@ bool for_task(const RiskProblem<float>& problem, int64_t scratch_size, int num_t
     }
     if (batch.valid)
       share_particles(problem, few, scratch, [&](int64_t first, int64_t count, const float* theta, char* memory) {
-        for (int64_t n = first; n < first + count; ++n, theta += problem.net.size()) work(batch, n, theta, memory);
+        double sums[most];  // not written one by one to lines of the cache that two threads share
+        bool good[most];
+        for (int64_t i = 0; i < count; ++i)
+          good[i] = work(batch, first + i, theta + i * problem.net.size(), memory, sums + i);
+        std::copy_n(sums, count, out + first);
+        std::copy_n(good, count, exact + first);
       });
   }
   return batches[0].valid;
@@ -257,9 +263,9 @@ bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact,
   const int64_t samples = problem.samples, tasks = problem.tasks, size = net.size();
   const int64_t scratch_size = round_up(kernels.scratch_size(net, samples), 64);
   if (tasks == 1)
-    return for_task(problem, scratch_size, num_threads,
-                    [&](const SortedTask& batch, int64_t n, const float* theta, char* scratch) {
-                      exact[n] = kernels.risk(net, theta, batch.sorted.batch(), batch.sums, tolerance, scratch, out + n);
+    return for_task(problem, out, exact, scratch_size, num_threads,
+                    [&](const SortedTask& batch, int64_t, const float* theta, char* scratch, double* sum) {
+                      return kernels.risk(net, theta, batch.sorted.batch(), batch.sums, tolerance, scratch, sum);
                     });
   Sorted sorted(samples);
   if (!sorted.sort(problem.x)) return false;
@@ -303,10 +309,10 @@ bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact,
 bool piecewise_gradient(const RiskProblem<float>& problem, double* out, float* gradient, bool* exact, int num_threads) {
   const PiecewiseKernels& kernels = isa_table().piecewise;
   const Network& net = problem.net;
-  return for_task(problem, kernels.scratch_size(net, problem.samples), num_threads,
-                  [&](const SortedTask& batch, int64_t n, const float* theta, char* scratch) {
-                    exact[n] = kernels.gradient(net, theta, batch.sorted.batch(), batch.sums, tolerance, scratch, out + n,
-                                                gradient + n * net.size());
+  return for_task(problem, out, exact, kernels.scratch_size(net, problem.samples), num_threads,
+                  [&](const SortedTask& batch, int64_t n, const float* theta, char* scratch, double* sum) {
+                    return kernels.gradient(net, theta, batch.sorted.batch(), batch.sums, tolerance, scratch, sum,
+                                            gradient + n * net.size());
                   });
 }
 

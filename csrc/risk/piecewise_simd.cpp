@@ -58,21 +58,7 @@ CBK_INLINE int32_t position(const SortedBatch& batch, float t, int32_t cell) {
   return low;
 }
 
-constexpr int64_t block = 128;
-struct Block {  // of neurons, and zeros up to a whole register
-  int64_t count, padded;
-  alignas(64) float w[block], b[block], c[block];
-
-  CBK_INLINE Block(const Network& net, const float* theta, int64_t begin)
-      : count(net.width - begin < block ? net.width - begin : block),
-        padded((count + lanes<float> - 1) / lanes<float> * lanes<float>) {
-    const auto copy = [&](float* to, int64_t from) {
-      store(to + padded - lanes<float>, F32{});
-      std::memcpy(to, theta + from + begin, size_t(count) * sizeof(float));
-    };
-    copy(w, 0), copy(b, net.biases()), copy(c, net.output_weights());
-  }
-};
+constexpr int64_t block = 128;  // neurons that a pass holds on the stack
 
 struct Walk {
   Pair first;        // the line on the first segment
@@ -80,69 +66,71 @@ struct Walk {
   bool finite;       // every neuron, those that no sample reaches too
 };
 
+// The positions at[count] of knots, and in `listed` which of them lie between samples; how many do.  Without a branch, since
+// where a knot lies is random.  A knot is rounded: with `precise`, a sample at it (in which case `ties` is set) lies on the
+// side that its neuron's own value says.  (To the risk it makes no difference.)
+template <bool precise>
+CBK_INLINE int64_t place_knots(const SortedBatch& batch, const float* w, const float* b, int64_t count, const float* knot,
+                               const int32_t* cell, int32_t* at, int32_t* listed, bool* ties) {
+  int64_t knots = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    int32_t k = position(batch, knot[i], cell[i]);
+    const bool tie = batch.x[k - 1] >= knot[i];
+    *ties |= tie;
+    if (precise && tie && (double(w[i]) * double(knot[i]) + double(b[i]) > 0) == (w[i] > 0))
+      k = position<true>(batch, knot[i], cell[i]);
+    at[i] = k;
+    listed[knots] = int32_t(i);
+    knots += uint32_t(k - 1) < uint32_t(batch.samples - 1);
+  }
+  return knots;
+}
+
 // All neurons: the line on the first segment, the jumps at their knots into the scratch, and with `places` where they are
-// active.  In three passes over a block, none with a branch on where a knot lies, which is random.
+// active.
 template <bool places>
 CBK_INLINE Walk walk(const Network& net, const float* theta, const SortedBatch& batch, const Scratch& scratch) {
-  const int32_t samples = int32_t(batch.samples);
-  const float bias = net.output_bias ? theta[net.output_biases()] : 0.0f;
-  Walk walk{{bias, 0}, std::fabs(bias), true};
-  alignas(64) float knot[block];
-  alignas(64) int32_t cell[block], at[block], listed[block];
-  alignas(64) double one[block], x[block];  // jumps from left to right
   const F32 low = splat<F32>(batch.low), cells = splat<F32>(batch.scale), last = splat<F32>(float(batch.cells - 1));
-  F64 magnitude{}, first_one{}, first_x{};
-  I64 finite = I64{} - 1;
+  const I32 samples = I32{} + int32_t(batch.samples);
+  alignas(64) float knot[block];
+  alignas(64) int32_t cell[block], at[block] = {}, listed[block];
+  alignas(64) double one[block], x[block];  // jumps from left to right
+  F64 all{}, reached{}, first_one{}, first_x{};
   for (int64_t begin = 0; begin < net.width; begin += block) {
-    const Block own(net, theta, begin);
-    const auto& [count, padded, w, b, c] = own;
-    for (int64_t i = 0; i < padded; i += lanes<float>) {
-      const F32 t = -load(b + i) / load(w + i);
+    const int64_t count = net.width - begin < block ? net.width - begin : block;
+    const float *w = theta + begin, *b = w + net.biases(), *c = w + net.output_weights();
+    for (int64_t i = 0; i < count; i += lanes<float>) {
+      const F32 t = -load_first(b + i, count - i) / load_first(w + i, count - i);
       store(knot + i, t);
       store(cell + i, to_int(min(last, max((t - low) * cells, F32{}))));  // 0 for NaN
     }
-    int64_t knots = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      int32_t k = position(batch, knot[i], cell[i]);
-      // a sample at the rounded knot: which side is it on?  (To the risk it makes no difference.)
-      if (places && __builtin_expect(batch.x[k - (k > 0)] == knot[i], 0) &&
-          (double(w[i]) * double(knot[i]) + double(b[i]) > 0) == (w[i] > 0))
-        k = position<true>(batch, knot[i], cell[i]);
-      at[i] = k;
-      listed[knots] = int32_t(i);
-      knots += uint32_t(k - 1) < uint32_t(samples - 1);
-    }
-    for (int64_t i = count; i < padded; ++i) at[i] = 0;
-    for (int64_t i = 0; i < padded; i += lanes<double>) {
-      const F64 wi = load_double(w + i), bi = load_double(b + i), ci = load_double(c + i) * net.scale;
-      const I64 k = load_int64(at + i);
-      const I64 behind = wi > 0, always = (wi == 0) & (bi > 0);
-      const I64 begins = (behind & (k == 0)) | ((wi < 0) & (k > 0)) | always, ever = begins | (behind & (k < samples));
-      const F64 on_one = ci * bi, on_x = ci * wi, reach = abs(on_one) + abs(on_x);
-      finite &= reach < splat<F64>(std::numeric_limits<double>::infinity());
-      magnitude += ever ? reach : F64{};
-      first_one += begins ? on_one : F64{};
-      first_x += begins ? on_x : F64{};
-      store(one + i, behind ? on_one : -on_one);
-      store(x + i, behind ? on_x : -on_x);
+    bool ties = false;
+    int64_t knots = place_knots<false>(batch, w, b, count, knot, cell, at, listed, &ties);
+    if (places && ties) knots = place_knots<true>(batch, w, b, count, knot, cell, at, listed, &ties);
+    for (int64_t i = 0; i < count; i += lanes<float>) {
+      const F32 wi = load_first(w + i, count - i), bi = load_first(b + i, count - i), ci = load_first(c + i, count - i);
+      const I32 k = load(at + i), behind = wi > 0, nowhere = bi > 0 ? I32{} : samples;  // where w is 0: all samples or none
+      const I32 begins = behind ? k == 0 : wi < 0 ? k > 0 : nowhere == 0, ever = begins | (behind & (k < samples));
+      const Pair64 w2 = widen(wi), b2 = widen(bi), size2 = {abs(w2.low) + abs(b2.low), abs(w2.high) + abs(b2.high)};
+      const Pair64 c2 = widen(behind ? ci : -ci), begins2 = widen(begins ? ci : F32{}), ever2 = widen(ever ? ci : F32{});
+      const auto half = [&](int64_t i, F64 w, F64 b, F64 size, F64 jump, F64 on_first, F64 on_ever) {
+        store(one + i, jump * net.scale * b), store(x + i, jump * net.scale * w);
+        all = mad(abs(jump), size, all), reached = mad(abs(on_ever), size, reached);
+        first_one = mad(on_first, b, first_one), first_x = mad(on_first, w, first_x);
+      };
+      half(i, w2.low, b2.low, size2.low, c2.low, begins2.low, ever2.low);
+      half(i + lanes<double>, w2.high, b2.high, size2.high, c2.high, begins2.high, ever2.high);
+      if constexpr (places) store(scratch.active + begin + i, behind ? k : wi < 0 ? ~k : nowhere);
     }
     for (int64_t j = 0; j < knots; ++j) {
       const int32_t i = listed[j], k = at[i];
       scratch.used[k / 64] |= uint64_t(1) << (k % 64);
       scratch.jump[k] += Pair{one[i], x[i]};
     }
-    if constexpr (places) {
-      for (int64_t i = 0; i < padded; i += lanes<float>) {
-        const F32 wi = load(w + i);
-        const I32 k = load(at + i), everywhere = load(b + i) > 0 ? I32{} : I32{} + samples;
-        store(scratch.active + begin + i, wi > 0 ? k : wi < 0 ? ~k : everywhere);
-      }
-    }
   }
-  walk.first += Pair{sum(first_one), sum(first_x)};
-  walk.magnitude += sum(magnitude);
-  for (int i = 0; i < lanes<double>; ++i) walk.finite = walk.finite && finite[i];
-  return walk;
+  const double bias = net.output_bias ? theta[net.output_biases()] : 0;
+  return {both(net.scale) * Pair{sum(first_one), sum(first_x)} + Pair{bias, 0},
+          std::fabs(net.scale) * sum(reached) + std::fabs(bias), sum(all) < std::numeric_limits<double>::infinity()};
 }
 
 // The used positions in their order, and how many; none is used afterwards.
@@ -250,26 +238,28 @@ bool gradient(const Network& net, const float* theta, const SortedBatch& batch, 
 
   const double factor = 2 / double(batch.samples), scale = net.scale * factor;
   for (int64_t begin = 0; begin < net.width; begin += block) {
-    const Block own(net, theta, begin);
+    const int64_t count = net.width - begin < block ? net.width - begin : block;
     const int32_t* active = scratch.active + begin;
     alignas(64) double one[block], x[block];
-    for (int64_t i = 0; i < own.padded; ++i) {
+    for (int64_t i = 0; i < (count + lanes<float> - 1) / lanes<float> * lanes<float>; ++i) {
       const Pair here = scratch.jump[active[i] ^ (active[i] >> 31)];
       one[i] = here[0], x[i] = here[1];
     }
-    alignas(64) float on_w[block], on_b[block], on_c[block];
-    for (int64_t i = 0; i < own.padded; i += lanes<double>) {
-      const F64 w = load_double(own.w + i), b = load_double(own.b + i), c = load_double(own.c + i) * scale;
-      const I64 before = load_int64(active + i) < 0;  // the knot, or behind it
-      const F64 sum_one = before ? load(one + i) : residual[0] - load(one + i);
-      const F64 sum_x = before ? load(x + i) : residual[1] - load(x + i);
-      store_float(on_w + i, c * sum_x), store_float(on_b + i, c * sum_one);
-      store_float(on_c + i, scale * (w * sum_x + b * sum_one));
+    const float* from = theta + begin;
+    float* to = gradient + begin;
+    for (int64_t i = 0; i < count; i += lanes<float>, from += lanes<float>, to += lanes<float>) {
+      const Pair64 w = widen(load_first(from, count - i)), b = widen(load_first(from + net.biases(), count - i));
+      const Pair64 c = widen(load_first(from + net.output_weights(), count - i));
+      const auto sums = [&](const double* here, double total, int64_t i) {
+        return load_int64(active + i) < 0 ? load(here + i) : total - load(here + i);  // before the knot, or behind it
+      };
+      const Pair64 ones{sums(one, residual[0], i), sums(one, residual[0], i + lanes<double>)};
+      const Pair64 xs{sums(x, residual[1], i), sums(x, residual[1], i + lanes<double>)};
+      const auto put = [&](float* to, F64 low, F64 high) { store_first(to, narrow({low * scale, high * scale}), count - i); };
+      put(to, c.low * xs.low, c.high * xs.high);
+      put(to + net.biases(), c.low * ones.low, c.high * ones.high);
+      put(to + net.output_weights(), w.low * xs.low + b.low * ones.low, w.high * xs.high + b.high * ones.high);
     }
-    const size_t bytes = size_t(own.count) * sizeof(float);
-    std::memcpy(gradient + begin, on_w, bytes);
-    std::memcpy(gradient + net.biases() + begin, on_b, bytes);
-    std::memcpy(gradient + net.output_weights() + begin, on_c, bytes);
   }
   if (net.output_bias) gradient[net.output_biases()] = float(factor * residual[0]);
   for (int64_t i = 0; i < all.knots; ++i) scratch.jump[scratch.knots[i]] = Pair{0, 0};

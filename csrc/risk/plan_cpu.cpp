@@ -17,7 +17,7 @@ constexpr int64_t packed_bytes = 3 << 20;
 int64_t target_rows(const RiskShape& shape) { return target_columns(shape.net, shape.loss) * shape.tasks; }
 
 // Squared errors of ReLU networks with one input, in vector instructions: a pass takes `pass` a neuron and sample (and
-// three a task); by knots a neuron costs `knot` (and a task's products), and a sample's share of sort and sums about 100.
+// three a task); by knots a neuron costs `knot` (and a task's products), and a sample's share of sort and sums about 80.
 bool knots_pay(const RiskShape& shape, double pass, double knot) {
   const Network& net = shape.net;
   if (shape.loss != Loss::mse || net.activation != Activation::relu || net.inputs != 1 || net.outputs != 1 ||
@@ -25,7 +25,7 @@ bool knots_pay(const RiskShape& shape, double pass, double knot) {
     return false;
   const double neurons = double(shape.particles) * double(net.width), samples = double(shape.samples);
   const double tasks = double(shape.tasks), particles = double(shape.particles), lanes = double(shape.lanes);
-  return neurons * (knot + 8 * tasks / lanes) + samples * (100 + 6 * tasks) <
+  return neurons * (knot + 8 * tasks / lanes) + samples * (80 + 6 * tasks) <
          samples / lanes * (pass * neurons + 3 * tasks * particles);
 }
 
@@ -70,7 +70,7 @@ RiskShape shape_of(const RiskProblem<T>& problem) {
 }
 
 Path choose_path(const RiskShape& shape) {
-  if (knots_pay(shape, 3, 60)) return Path::knots;
+  if (knots_pay(shape, 3, 30)) return Path::knots;
   if (fits_registers(shape)) return Path::direct;
   return list_group(shape) > 0 ? Path::lists : Path::products;
 }
@@ -104,7 +104,7 @@ RiskPlan plan_risk(const RiskShape& shape) {
   return plan;
 }
 
-bool gradient_by_knots(const RiskShape& shape) { return knots_pay(shape, 10, 90); }
+bool gradient_by_knots(const RiskShape& shape) { return knots_pay(shape, 10, 50); }
 
 GradientPlan plan_gradient(const RiskShape& shape) {
   constexpr int64_t held_bytes = 256 << 10, streamed_bytes = 4 << 20, partial_bytes = 8 << 20, few = 16;
