@@ -20,11 +20,11 @@ struct Slab {
   const T* row(int64_t j) const { return theta + rows[j] * stride + begin; }
 };
 
-// sum[i] += w[0] x[0][i] + ... + w[R - 1] x[R - 1][i], one fma after the other; the rows in next come to the cache.
+// sum[i] += w[0] x[0][i] + ... + w[R - 1] x[R - 1][i], one fma after the other.
 template <int R, class T>
-CBK_INLINE void add_scaled(double* sum, const double* w, const T* const (&x)[R], const T* const (&next)[R],
-                           int64_t count) {
+CBK_INLINE void add_scaled(double* sum, const double* w, const T* const (&x)[R], int64_t count) {
   constexpr int step = unroll * lanes<double>, line = 64 / int(sizeof(T));
+  constexpr int ahead = 16 * line;  // so many streams are more than the hardware follows by itself
   int64_t i = 0;
   for (; i + step <= count; i += step) {
     F64 s[unroll];
@@ -33,7 +33,7 @@ CBK_INLINE void add_scaled(double* sum, const double* w, const T* const (&x)[R],
     CBK_UNROLL(8)
     for (int r = 0; r < R; ++r) {
       CBK_UNROLL(4)
-      for (int p = 0; p < step; p += line) __builtin_prefetch(next[r] + i + p);
+      for (int p = 0; p < step; p += line) __builtin_prefetch(x[r] + i + ahead + p);
       CBK_UNROLL(4)
       for (int u = 0; u < unroll; ++u)
         s[u] = mad(splat<F64>(w[r]), load_double(x[r] + i + u * lanes<double>), s[u]);
@@ -45,17 +45,13 @@ CBK_INLINE void add_scaled(double* sum, const double* w, const T* const (&x)[R],
     for (int r = 0; r < R; ++r) sum[i] = mad(w[r], double(x[r][i]), sum[i]);
 }
 
-// The rows from j on, R at a time, the rest by half as many.  After the last rows come the first of the next block.
+// The rows from j on, R at a time, the rest by half as many.
 template <int R, class T>
 CBK_INLINE void add_rows(double* sum, const Slab<T>& slab, const double* weights, int64_t j) {
-  const int64_t size = slab.end - slab.begin, beyond = slab.end < slab.stride ? size : 0;
   for (; j + R <= slab.count; j += R) {
-    const T *x[R], *next[R];
-    for (int r = 0; r < R; ++r) {
-      x[r] = slab.row(j + r);
-      next[r] = j + R + r < slab.count ? slab.row(j + R + r) : slab.row(r) + beyond;
-    }
-    add_scaled(sum, weights + j, x, next, size);
+    const T* x[R];
+    for (int r = 0; r < R; ++r) x[r] = slab.row(j + r);
+    add_scaled(sum, weights + j, x, slab.end - slab.begin);
   }
   if constexpr (R > 1) add_rows<R / 2>(sum, slab, weights, j);
 }
