@@ -23,6 +23,13 @@
 
 namespace cbk {
 
+// What changes from step to step where a GPU's steps are replayed.
+template <class T>
+struct DrawNumbers {
+  T spread;
+  uint32_t step;
+};
+
 template <class T>
 struct Draw {
   const T* center;
@@ -30,6 +37,7 @@ struct Draw {
   bool mirrored;
   int64_t particles;
   NoiseKey key;
+  const DrawNumbers<T>* now = nullptr;  // in device memory: then its numbers count, not spread and key.step
 };
 
 // Rows [first, first + count) of the ensemble into out [count, size].

@@ -81,17 +81,18 @@ CBK_KERNEL(Tile<T>::threads) exchanged_risks(Batch<T> b, Center<T> center) {
 
 template <class T>
 CBK_KERNEL(256) noise_sums(const double* weights, int64_t rows, int64_t atoms, const int32_t* atom, NoiseKey key,
-                           int64_t size, int64_t piece, double* sums) {
+                           const DrawNumbers<T>* now, int64_t size, int64_t piece, double* sums) {
   const int64_t i = 4 * (int64_t(blockIdx.x) * 256 + threadIdx.x);
   if (i >= size) return;
   const int64_t begin = blockIdx.y * piece, end = begin + piece < rows ? begin + piece : rows;
   const int count = size - i < 4 ? int(size - i) : 4;
+  const uint32_t step = now ? now->step : key.step;
   double total[4] = {};
   for (int64_t n = begin; n < end; ++n) {
     const double* w = weights + n * atoms;
     if (!atom && w[0] == 0) continue;
     T z[4];
-    normals(Counter{key.seed, key.stream, key.step, key.first_particle + uint32_t(n)}, uint32_t(i / 4), z);
+    normals(Counter{key.seed, key.stream, step, key.first_particle + uint32_t(n)}, uint32_t(i / 4), z);
     for (int j = 0; j < 4; ++j)
       if (j < count) total[j] = fma(w[atom ? atom[i + j] : 0], double(z[j]), total[j]);
   }
@@ -130,21 +131,22 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, Cud
 
 template <class T>
 void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32_t* atom, NoiseKey key, int64_t size,
-                 double* out, CudaStream on) {
+                 double* out, CudaStream on, const DrawNumbers<T>* now) {
   const cudaStream_t stream = native(on);
   const int64_t across = blocks_for(size, 4 * 256);
   const int64_t pieces = std::clamp(std::min(blocks_for(rows, 32), 4096 / across), int64_t(1), int64_t(65535));
   const int64_t piece = blocks_for(rows, pieces), count = blocks_for(rows, piece);
   Workspace<double> sums(count * size, stream);
-  launch(noise_sums<T>, dim3(unsigned(across), unsigned(count)), dim3(256), 0, stream, weights, rows, atoms, atom, key, size,
-         piece, sums.data());
+  launch(noise_sums<T>, dim3(unsigned(across), unsigned(count)), dim3(256), 0, stream, weights, rows, atoms, atom, key, now,
+         size, piece, sums.data());
   launch(add_chunks<double, double>, dim3(unsigned(blocks_for(size, 256))), dim3(256), 0, stream,
          static_cast<const double*>(sums.data()), count, size, 1.0, out, int64_t(1));
 }
 
-#define CBK_INSTANTIATE(T)                                                                 \
-  template void atom_risks(const RiskProblem<T>&, const T*, double*, CudaStream);          \
-  template void noise_drift<T>(const double*, int64_t, int64_t, const int32_t*, NoiseKey, int64_t, double*, CudaStream);
+#define CBK_INSTANTIATE(T)                                                                                              \
+  template void atom_risks(const RiskProblem<T>&, const T*, double*, CudaStream);                                       \
+  template void noise_drift<T>(const double*, int64_t, int64_t, const int32_t*, NoiseKey, int64_t, double*, CudaStream, \
+                               const DrawNumbers<T>*);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)
 #undef CBK_INSTANTIATE

@@ -29,6 +29,8 @@ struct Batch {
   T factor;
   T* hidden;        // of gradients: [particles * net.width][hidden_pitch] of pre-activations, else nullptr
   int64_t hidden_pitch;
+  const float* packed;  // for bf16: x [whole tiles of samples][packed_pitch], two numbers a word, zeros behind the last
+  int64_t packed_pitch;
   int access;       // numbers of x or theta that one copy of the tensor cores' kernel takes
   int64_t group, groups, chunk, chunks, tile;
   int64_t pitch;    // of one sample's outputs: odd, so that a warp's samples lie in different banks
@@ -57,15 +59,15 @@ __device__ const T* particles_of(const Batch<T>& b, int64_t first, int64_t count
   const unsigned threads = blockDim.x * blockDim.y;
   T* own = b.own + int64_t(blockIdx.x) * b.group * b.size;
   const int64_t half = b.draw.particles / 2, quads = (b.size + 3) / 4;
+  const DrawNumbers<T> now = b.draw.now ? *b.draw.now : DrawNumbers<T>{b.draw.spread, b.draw.key.step};
   for (int64_t item = thread_rank(); item < count * quads; item += threads) {
     const int64_t p = item / quads, i = item % quads * 4, n = first + p;
     const bool opposite = b.draw.mirrored && n >= half;
     T z[4];
-    normals(Counter{b.draw.key.seed, b.draw.key.stream, b.draw.key.step,
-                    b.draw.key.first_particle + uint32_t(opposite ? n - half : n)},
+    normals(Counter{b.draw.key.seed, b.draw.key.stream, now.step, b.draw.key.first_particle + uint32_t(opposite ? n - half : n)},
             uint32_t(i / 4), z);
     for (int j = 0; j < 4 && i + j < b.size; ++j)
-      own[p * b.size + i + j] = fma(opposite ? -b.draw.spread : b.draw.spread, z[j], b.draw.center[i + j]);
+      own[p * b.size + i + j] = fma(opposite ? -now.spread : now.spread, z[j], b.draw.center[i + j]);
   }
   __syncthreads();
   return own;
@@ -157,7 +159,7 @@ void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor,
 bool on_tensor_cores(const Batch<float>& b);
 inline bool on_tensor_cores(const Batch<double>&) { return false; }
 Launch plan_tensor(Batch<float>& b);
-void launch_tensor(const Batch<float>& b, const Launch& plan, Precision precision, float* out, cudaStream_t stream);
+void launch_tensor(Batch<float> b, const Launch& plan, Precision precision, float* out, cudaStream_t stream);
 
 constexpr int64_t enough_blocks = 512;  // where fewer would leave a card idle, samples are divided; only shapes enter
 

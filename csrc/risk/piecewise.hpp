@@ -3,10 +3,11 @@
 // Such a network is piecewise linear, g(x) = a_j x + b_j between its M knots -b_m/w_m, and its risk needs only sums over
 // the samples between knots.  With x sorted and prefix sums of 1, x, x^2, y, xy in float64,
 //
-//   sum_s (g - y)^2 = sum_j (b_j^2 n_j + 2 a_j b_j [x]_j + a_j^2 [x^2]_j) - 2 sum_m c_m (w_m [xy]_m + b_m [y]_m) + [y^2]
+//   sum_s (g - y)^2 = sum_j (b_j^2 n_j + 2 a_j b_j [x]_j + a_j^2 [x^2]_j - 2 a_j [xy]_j - 2 b_j [y]_j) + [y^2]
 //
-// where [.]_j sums over a segment and [.]_m over the samples that neuron m is active on: O(M) beside the one-off sort,
-// and 2 T more multiply-adds a neuron for T tasks.  The gradient's sums over the samples that a neuron is active on,
+// where [.]_j sums over a segment: O(M) beside the one-off sort.  For T tasks sum_j (a_j [xy]_j + b_j [y]_j) is summed over
+// the knots, by what each adds to a and b: 2 T more multiply-adds a neuron.  The gradient's sums over the samples [.]_m that
+// neuron m is active on,
 //
 //   dR/db_m = (2/S) c_m [g - y]_m,  dR/dw_m = (2/S) c_m [(g - y) x]_m,  dR/dc_m = w_m [(g - y) x]_m + b_m [g - y]_m (2/S),
 //

@@ -44,6 +44,11 @@ __device__ __forceinline__ void add_small_products(float (&z)[4], const Parts<4>
   if constexpr (precision == Precision::float32) multiply_tf32(z, a.low, b.high), multiply_tf32(z, a.high, b.low);
 }
 
+// Four numbers of bf16.
+struct alignas(8) PackedFour {
+  unsigned low, high;
+};
+
 // A lane's four neighbours of rows g and g + 8, or of column g, as fragments: two of tf32 or one of bf16.
 template <Precision precision>
 struct Fragments {
@@ -54,6 +59,9 @@ struct Fragments {
       a[0] = {{pack_bf16(u.x, u.y), pack_bf16(v.x, v.y), pack_bf16(u.z, u.w), pack_bf16(v.z, v.w)}, {}};
     else
       a[0] = parts_of<precision>({u.x, v.x, u.y, v.y}), a[1] = parts_of<precision>({u.z, v.z, u.w, v.w});
+  }
+  __device__ __forceinline__ void packed_rows(const PackedFour& u, const PackedFour& v) {
+    a[0] = {{u.low, v.low, u.high, v.high}, {}};
   }
   __device__ __forceinline__ void column(const float4& u) {
     if constexpr (precision == Precision::bf16)
@@ -80,16 +88,22 @@ __device__ __forceinline__ void add_terms(float (&z)[4], const Parts<4> (&a)[2],
 }
 
 // One stage's rows and columns, 16 inner indices each.
-template <Precision precision>
+template <Precision precision, bool packed>
 __device__ __forceinline__ void add_stage(const float* staged, ProductSums& z) {
   using K = Product;
+  constexpr int fours = K::depth / 4;
   const int rank = int(threadIdx.x), warp = rank / 32, g = rank % 32 / 4, t = rank % 4;
   const auto four = [&](int line) { return *reinterpret_cast<const float4*>(staged + line * K::depth + 4 * t); };
   Fragments<precision> f[K::row_tiles];
   CBK_UNROLL(2)
   for (int i = 0; i < K::row_tiles; ++i) {
     const int row = warp * K::warp_rows + 16 * i + g;
-    f[i].rows(four(row), four(row + 8));
+    if constexpr (packed) {
+      const PackedFour* lines = reinterpret_cast<const PackedFour*>(staged) + t;
+      f[i].packed_rows(lines[row * fours], lines[(row + 8) * fours]);
+    } else {
+      f[i].rows(four(row), four(row + 8));
+    }
   }
   CBK_UNROLL(16)
   for (int j = 0; j < K::column_tiles; ++j) {
@@ -100,32 +114,40 @@ __device__ __forceinline__ void add_stage(const float* staged, ProductSums& z) {
 }
 
 // rows(r) and columns(c) give addresses of inner index 0, or nullptr for zeros; `some` may be read.  `width` numbers (4, 2,
-// 1) may be read at once from each address and divide `depth`.  A warp whose rows are not `used` only helps to load.  Ends
-// with all threads still reading `staged`.
-template <Precision precision, class Rows, class Columns>
+// 1) may be read at once from each address and divide `depth`.  Rows that are `packed` are bf16, never nullptr, and zero up
+// to a whole stage.  A warp whose rows are not `used` only helps to load.  Ends with all threads still reading `staged`.
+template <Precision precision, bool packed = false, class Rows, class Columns>
 __device__ __forceinline__ void multiply_tiles(Rows&& rows, Columns&& columns, int64_t depth, int width, const float* some,
                                                bool used, float* staged, ProductSums& z) {
   using K = Product;
-  constexpr int fours = K::depth / 4, loads = (K::rows + K::columns) * fours / K::threads;
+  constexpr int fours = K::depth / 4, row_words = packed ? K::depth / 2 : K::depth;
+  constexpr int row_loads = K::rows * row_words / 4 / K::threads, column_loads = K::columns * fours / K::threads;
   const int rank = int(threadIdx.x), k = rank % fours * 4;
-  const float* from[loads];
-  CBK_UNROLL(8)
-  for (int j = 0; j < loads; ++j) {
-    const int line = (rank + j * K::threads) / fours;
-    from[j] = line < K::rows ? rows(line) : columns(line - K::rows);
-  }
+  const float *row_from[row_loads], *column_from[column_loads];
+  CBK_UNROLL(4)
+  for (int j = 0; j < row_loads; ++j) row_from[j] = rows((rank + j * K::threads) / (row_words / 4));
+  CBK_UNROLL(2)
+  for (int j = 0; j < column_loads; ++j) column_from[j] = columns((rank + j * K::threads) / fours);
   const auto load = [&](int stage, auto numbers) {
     constexpr int n = decltype(numbers)::value;
     float* to = staged + stage % K::stages * K::stage + rank * 4;
     const int at = stage * K::depth + k;
-    CBK_UNROLL(8)
-    for (int j = 0; j < loads; ++j) {
+    const auto copy = [&](const float* from, float* to) {
       CBK_UNROLL(4)
       for (int e = 0; e < 4; e += n) {
-        const bool valid = from[j] && at + e < depth;
-        copy_async<4 * n>(to + j * K::threads * 4 + e, valid ? from[j] + at + e : some, valid);
+        const bool valid = from && at + e < depth;
+        copy_async<4 * n>(to + e, valid ? from + at + e : some, valid);
       }
+    };
+    CBK_UNROLL(4)
+    for (int j = 0; j < row_loads; ++j) {
+      if constexpr (packed)
+        copy_async<16>(to + j * K::threads * 4, row_from[j] + stage * row_words + rank % (row_words / 4) * 4, true);
+      else
+        copy(row_from[j], to + j * K::threads * 4);
     }
+    CBK_UNROLL(2)
+    for (int j = 0; j < column_loads; ++j) copy(column_from[j], to + K::rows * K::depth + j * K::threads * 4);
   };
   const int stages = int(blocks_for(depth, K::depth));
   const auto start = [&](int stage) {
@@ -147,7 +169,7 @@ __device__ __forceinline__ void multiply_tiles(Rows&& rows, Columns&& columns, i
     wait_copies<K::stages - 2>();
     __syncthreads();
     start(stage + K::stages - 1);  // over what was read before the barrier
-    if (used) add_stage<precision>(staged + stage % K::stages * K::stage, z);
+    if (used) add_stage<precision, packed>(staged + stage % K::stages * K::stage, z);
   }
   wait_copies<0>();
 }

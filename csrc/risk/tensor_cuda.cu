@@ -13,6 +13,14 @@ CBK_KERNEL(Product::threads) tensor_risks(Batch<float> b, float* out) {
   run_block<Tensor<precision>>(b, out, shared, b.group * b.net.width <= Product::columns ? shared : shared + Product::shared);
 }
 
+// x [samples, inputs] to words of two bf16, [words / pitch][pitch].
+CBK_KERNEL(256) pack(const float* x, int64_t samples, int64_t inputs, int64_t pitch, int64_t words, unsigned* out) {
+  const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, s = i / pitch, k = i % pitch * 2;
+  if (i >= words) return;
+  const auto number = [&](int64_t at) { return s < samples && at < inputs ? x[s * inputs + at] : 0.0f; };
+  out[i] = pack_bf16(number(k), number(k + 1));
+}
+
 // Rows are neurons, columns inputs, and samples what is summed over.
 template <Precision precision>
 CBK_KERNEL(Product::threads) tensor_slopes(Batch<float> b, const float* inputs, bool fresh, float* gradient) {
@@ -68,7 +76,14 @@ Launch plan_tensor(Batch<float>& b) {
   return {K::shared + (overlaid || spills ? 0 : row), spills, 0};
 }
 
-void launch_tensor(const Batch<float>& b, const Launch& plan, Precision precision, float* out, cudaStream_t stream) {
+void launch_tensor(Batch<float> b, const Launch& plan, Precision precision, float* out, cudaStream_t stream) {
+  const int64_t rows = precision == Precision::bf16 ? blocks_for(b.samples, b.tile) * b.tile : 0;
+  b.packed_pitch = blocks_for(b.net.inputs, Product::depth) * Product::depth / 2;
+  Workspace<float> packed(rows * b.packed_pitch, stream);
+  b.packed = packed.data();
+  if (rows)
+    launch(pack, dim3(unsigned(blocks_for(rows * b.packed_pitch, 256))), dim3(256), 0, stream, b.x, b.samples, b.net.inputs,
+           b.packed_pitch, rows * b.packed_pitch, reinterpret_cast<unsigned*>(packed.data()));
   with_precision(precision, [&](auto tag) {
     launch(tensor_risks<decltype(tag)::value>, dim3(unsigned(plan.blocks)), dim3(Product::threads),
            size_t(plan.shared) * sizeof(float), stream, b, out);

@@ -1,5 +1,4 @@
-// Steps of consensus hopping on the GPU; the CPU's twins are weigh_blocks (weights_cpu.cpp) and HoppingStepper.  They are
-// launched anew each time: the draws' numbers are arguments of the kernels that draw.
+// Steps of consensus hopping on the GPU; the CPU's twins are weigh_blocks (weights_cpu.cpp) and HoppingStepper.
 #include "../hopping/hopping_cuda.hpp"
 #include "../hopping/weights_cuda.hpp"
 #include "../risk/risk_cuda.hpp"
@@ -77,7 +76,7 @@ class HoppingSteps final : public Steps<T> {
     check(cudaMemcpyAsync(atom_.data(), atom.data(), size_t(size) * sizeof(int32_t), cudaMemcpyHostToDevice, stream), "copy");
     check(cudaStreamSynchronize(stream), "copy");
   }
-  bool replayable() const override { return false; }
+  int64_t parts() const override { return blocks_; }
   bool scores_itself() const override { return true; }
   Alphas last_alphas(const Dials<T>*) const override { return {0, alpha(), 0}; }
 
@@ -98,8 +97,8 @@ class HoppingSteps final : public Steps<T> {
            static_cast<const double*>(squares()), columns_, place.ess);
     launch(negate<T>, dim3(grid), dim3(threads), 0, this->stream_, static_cast<const double*>(sum), this->size_,
            this->gradient_.data());
-    adam_update(static_cast<const T*>(this->theta()), this->theta(), int64_t(1), this->size_, this->adam_state(place.step + 1),
-                this->on());
+    adam_update(static_cast<const T*>(this->theta()), this->theta(), int64_t(1), this->size_, this->adam_state(1), this->on(),
+                &place.now->update);
   }
 
  private:
@@ -107,7 +106,7 @@ class HoppingSteps final : public Steps<T> {
   void weigh_block(const RiskProblem<T>& batch, const StepPlace<T>& place, int64_t first, int64_t last) {
     const RunShape& s = this->shape_;
     const int64_t rows = (last - first) * fold_;
-    const Draw<T> draw{this->theta(), T(this->numbers_.spread), s.mirrored, rows, {s.seed, 0, place.step, uint32_t(first)}};
+    const Draw<T> draw{this->theta(), 0, s.mirrored, rows, {s.seed, 0, 0, uint32_t(first)}, &place.now->draw};
     RiskProblem<T> part = batch;
     part.theta = nullptr, part.draw = &draw, part.particles = rows;
     if (s.atoms)
@@ -122,7 +121,8 @@ class HoppingSteps final : public Steps<T> {
       target = this->target();
     }
     hopping_weights(risk_.data(), rows, columns_, s.mirrored, target, weights_.data(), ess(), alphas(), this->on());
-    noise_drift<T>(weights_.data(), last - first, columns_, atom_.data(), draw.key, this->size_, drift_.data(), this->on());
+    noise_drift<T>(weights_.data(), last - first, columns_, atom_.data(), draw.key, this->size_, drift_.data(), this->on(),
+                   draw.now);
   }
 
   int64_t draws() const { return this->shape_.drawn / fold_; }

@@ -62,11 +62,13 @@ template <class T>
 Dials<T> Steps<T>::dials(uint32_t step) const {
   UpdateProblem<T> problem = update_problem();
   problem.key.step = step;
-  const AdamState<T> adam = adam_state(step);
-  const bool descends = shape_.method == Method::adam || shape_.method == Method::hybrid;
+  const bool hops = shape_.method == Method::hopping;  // whose noise counts from 0
+  const bool descends = hops || shape_.method == Method::adam || shape_.method == Method::hybrid;
+  const AdamState<T> adam = adam_state(hops ? step + 1 : step);
   const double kicks = shape_.method == Method::gradient_flow ? 2 : 1;
   return {numbers_of(problem, descends ? &adam : nullptr),
           langevin_numbers<T>(kicks * double(shape_.net.width), numbers_.friction, numbers_.temperature, numbers_.dt, step),
+          DrawNumbers<T>{T(numbers_.spread), step},
           numbers_.alpha, numbers_.friction * numbers_.dt, numbers_.dt, numbers_.limit, step};
 }
 

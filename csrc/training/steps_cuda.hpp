@@ -9,6 +9,7 @@
 #include "../cuda/rows.hpp"
 
 #include "../consensus/consensus_cuda.hpp"
+#include "../hopping/hopping.hpp"
 #include "../langevin/langevin_cuda.hpp"
 #include "../update/update_cuda.hpp"
 #include "report_cuda.hpp"
@@ -21,6 +22,7 @@ template <class T>
 struct Dials {
   StepNumbers<T> update;
   LangevinNumbers<T> langevin;
+  DrawNumbers<T> draw;
   double alpha, friction_dt, dt, limit;
   uint32_t step;
 };
@@ -29,7 +31,7 @@ struct Dials {
 template <class T>
 struct StepPlace {
   const Dials<T>* now;  // device memory
-  uint32_t step;        // now->step, where the steps are not replayed
+  uint32_t step;        // now->step when the step was enqueued: replayed, it may be another
   double* risk;         // [scored, tasks]
   double* ess;          // [tasks]
   const int64_t* subset;  // [scored], where not all particles are
@@ -52,7 +54,7 @@ class Steps {
 
   // The epoch's parameters; true where steps that were captured with others cannot be replayed.
   bool begin(const EpochNumbers& numbers);
-  virtual bool replayable() const { return true; }
+  virtual int64_t parts() const { return 1; }  // of a step, each with as many kernels as another method's step
   virtual bool scores_itself() const { return false; }  // place.risk is not written, and troubles are looked for
   // A run's first step may need more than the others.
   virtual void open(const RiskProblem<T>&, const StepPlace<T>&) {}

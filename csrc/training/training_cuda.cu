@@ -12,7 +12,7 @@
 namespace cbk::device {
 namespace {
 
-constexpr int64_t most_steps = 64;                     // of a graph
+constexpr int64_t most_steps = 64;                     // of a graph, or their parts
 constexpr int64_t most_bytes = int64_t(1) << 30;       // of a graph's gathered samples, or of its risks
 
 class OwnStream {
@@ -177,7 +177,7 @@ class TrainingRun final : public Run {
     const int64_t bytes = batch * (inputs + targets) * int64_t(sizeof(T));
     const int64_t scored = shape_.scored() * shape_.tasks;
     const int64_t most = std::min(most_bytes / bytes, most_bytes / (scored * int64_t(sizeof(double))));
-    body_.steps = std::clamp(std::min(most, most_steps), int64_t(1), epoch_steps_);
+    body_.steps = std::clamp(std::min(most, most_steps / steps_->parts()), int64_t(1), epoch_steps_);
     body_.samples = body_.steps * batch;
     tail_.steps = (epoch_steps_ - 1) % body_.steps + 1;
     tail_.samples = shape_.samples - (epoch_steps_ - tail_.steps) * batch;
@@ -211,7 +211,7 @@ class TrainingRun final : public Run {
 
   void run(Segment& part, uint32_t first_step) {
     // the first epoch finds the memory that the kernels need
-    if (submitted_ == 0 || !steps_->replayable()) return enqueue(part, first_step);
+    if (submitted_ == 0) return enqueue(part, first_step);
     if (!part.graph) part.graph.capture(stream(), [&] { enqueue(part, first_step); });
     part.graph.launch(stream());
   }

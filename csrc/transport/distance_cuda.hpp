@@ -1,4 +1,4 @@
-// |x - y|^2 in float64.
+// |scale (x - y)|^2 in float64.
 #pragma once
 
 #include "../cuda/gpu.hpp"
@@ -8,10 +8,10 @@
 namespace cbk::device {
 
 template <class T>
-__device__ __forceinline__ double squared_distance(const T* x, const T* y, int64_t size) {
+__device__ __forceinline__ double squared_distance(const T* x, const T* y, int64_t size, double scale = 1) {
   double total = 0;
   for (int64_t k = 0; k < size; ++k) {
-    const double difference = double(x[k]) - double(y[k]);
+    const double difference = double(x[k]) * scale - double(y[k]) * scale;
     total = fma(difference, difference, total);
   }
   return total;

@@ -11,20 +11,20 @@ namespace {
 
 constexpr int threads = 256, warps = threads / 32;
 
-// A particle and the support, with their potentials in units of the present epsilon.
+// A particle and the support, with their potentials in units of the present epsilon; distances are of scaled coordinates.
 template <class T>
 struct Sides {
   const T *x, *y;  // [count, size], [points, size]
   int64_t count, points, size;
-  double *f, *g;
+  double *f, *g, scale;
 };
 
 // log sum_j exp(potential_j - rate |x - y_j|^2), for a warp; each lane sums relative to the largest term so far.
 template <class T>
-__device__ double log_sum(const T* x, const T* y, int64_t count, int64_t size, const double* potential, double rate) {
+__device__ double log_sum(const Sides<T>& s, const T* x, const T* y, int64_t count, const double* potential, double rate) {
   double most = -infinity, total = 0;
   for (int64_t j = threadIdx.x % 32; j < count; j += 32) {
-    const double term = potential[j] - rate * squared_distance(x, y + j * size, size);
+    const double term = potential[j] - rate * squared_distance(x, y + j * s.size, s.size, s.scale);
     total = term > most ? total * ::exp(most - term) + 1 : total + ::exp(term - most);
     most = term > most ? term : most;
   }
@@ -40,28 +40,28 @@ __device__ double iterate(const Sides<T>& s, double rate, double tolerance, int6
   while (true) {
     double change = 0;
     for (int64_t i = warp; i < s.count; i += warps) {
-      const double f = ::log(double(s.points)) - log_sum(s.x + i * s.size, s.y, s.points, s.size, s.g, rate);
+      const double f = ::log(double(s.points)) - log_sum(s, s.x + i * s.size, s.y, s.points, s.g, rate);
       if (first) change += fabs(::expm1(s.f[i] - f)), s.f[i] = f;
     }
     const double error = block_sum(change) / double(s.count);
     if (!(error > tolerance) || --left <= 0) return error;
     for (int64_t j = warp; j < s.points; j += warps) {
-      const double g = ::log(double(s.count)) - log_sum(s.y + j * s.size, s.x, s.count, s.size, s.f, rate);
+      const double g = ::log(double(s.count)) - log_sum(s, s.y + j * s.size, s.x, s.count, s.f, rate);
       if (first) s.g[j] = g;
     }
     __syncthreads();
   }
 }
 
-// The power of four that brings squared distances to the order of 1.
+// The power of two that brings all coordinates into [-1, 1].
 template <class T>
-__device__ double unit_of(const Sides<T>& s) {
+__device__ double scale_of(const Sides<T>& s) {
   double least = 0;
   for (int64_t i = threadIdx.x; i < s.count * s.size; i += threads) least = fmin(least, -fabs(double(s.x[i])));
   for (int64_t i = threadIdx.x; i < s.points * s.size; i += threads) least = fmin(least, -fabs(double(s.y[i])));
   int exponent = 0;
   ::frexp(block_least(least, 0.0), &exponent);
-  return ::ldexp(1.0, -2 * exponent);
+  return ::ldexp(1.0, exponent > -1000 ? -exponent : 1000);
 }
 
 // Costs and projections by the rows' weights; the last thing found were f.
@@ -72,7 +72,7 @@ __device__ void project(const Sides<T>& s, double rate, double* weight, double* 
     const double logarithm = ::log(double(s.points)) - s.f[i];
     double row = 0;
     for (int64_t j = threadIdx.x; j < s.points; j += threads) {
-      const double distance = squared_distance(s.x + i * s.size, s.y + j * s.size, s.size);
+      const double distance = squared_distance(s.x + i * s.size, s.y + j * s.size, s.size, s.scale);
       const double w = ::exp(s.g[j] - rate * distance - logarithm);
       weight[j] = w, row += w * distance;
     }
@@ -85,18 +85,19 @@ __device__ void project(const Sides<T>& s, double rate, double* weight, double* 
     }
     __syncthreads();
   }
-  if (threadIdx.x == 0) *cost = total / double(s.count);
+  if (threadIdx.x == 0) *cost = total / (s.scale * s.scale) / double(s.count);
 }
 
 template <class T>
 CBK_KERNEL(threads) solve_soft(SinkhornArrays<T> p, double* scratch) {
   for (int64_t n = blockIdx.x; n < p.particles; n += gridDim.x) {
     double* f = scratch + blockIdx.x * (p.count + 2 * p.points);
-    const Sides<T> s{p.atoms + n * p.count * p.size, p.support, p.count, p.points, p.size, f, f + p.count};
+    Sides<T> s{p.atoms + n * p.count * p.size, p.support, p.count, p.points, p.size, f, f + p.count, 1};
     for (int64_t i = threadIdx.x; i < p.count + p.points; i += threads) f[i] = 0;
     int64_t left = p.iterations;
-    const double last = 1 / p.epsilon;
-    double rate = fmin(unit_of(s), last);
+    s.scale = scale_of(s);
+    const double last = 1 / (p.epsilon * (s.scale * s.scale));
+    double rate = fmin(1.0, last);
     while (rate < last && left > 1) {
       int64_t some = left - 1 < 20 ? left - 1 : 20;
       left -= some;

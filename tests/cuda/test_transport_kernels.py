@@ -171,3 +171,17 @@ def test_entropic_transport_stops_where_it_is_told(cuda):
         np.testing.assert_allclose(host(result.error)[1:], expected.error, rtol=1e-8)
         np.testing.assert_allclose(host(result.cost)[1:], expected.cost, rtol=1e-9)
         np.testing.assert_allclose(host(result.projection)[1:], expected.projection, rtol=1e-9, atol=1e-12)
+
+
+def test_entropic_transport_of_huge_coordinates(cuda):
+    """Squares of the largest distances overflow; those that are coupled, and the cost, do not."""
+    rng = np.random.default_rng(5)
+    support = rng.uniform(-1, 1, (8, 3))
+    atoms = support[None, ::-1] + 0.1 * rng.uniform(-1, 1, (2, 8, 3))
+    plain = cbk.sinkhorn(put(atoms), put(support), epsilon=0.05, tolerance=1e-8)
+    huge = 2.0**511
+    scaled = cbk.sinkhorn(put(atoms * huge), put(support * huge), epsilon=0.05 * huge * huge, tolerance=1e-8)
+    assert (host(plain.error) < 1e-3).all()
+    np.testing.assert_allclose(host(scaled.error), host(plain.error), rtol=1e-9)
+    np.testing.assert_allclose(host(scaled.cost), host(plain.cost) * huge * huge, rtol=1e-12)
+    np.testing.assert_allclose(host(scaled.projection), host(plain.projection) * huge, rtol=1e-12)
