@@ -72,7 +72,13 @@ CBK_INLINE V mad(V a, V b, V c) {
   return fma(a, b, c);
 }
 template <class V>
-CBK_INLINE V max(V a, V b) {
+CBK_INLINE V max(V a, V b) {  // NaN where b is; the card's instruction also where a is, and of two zeros it takes +0
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (sizeof(V) == sizeof(float)) {
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(b) : "f"(a), "f"(b));
+    return b;
+  }
+#endif
   return a > b ? a : b;
 }
 template <class V>

@@ -1,7 +1,7 @@
 // Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) and Box-Muller normals from its words.
 //
 // Counter: (stream, step, particle, block); key: the seed's low and high 32 bits.  Block b gives the words of coordinates
-// 4b .. 4b+3.  The rounds run in 64-bit lanes: the multiplier ignores high halves, so nothing has to be shuffled.
+// 4b .. 4b+3.
 #pragma once
 
 #include "math.hpp"
@@ -10,30 +10,37 @@ namespace cbk::CBK_ISA {
 
 enum Stream : uint32_t { stream_update = 0, stream_initial = 1, stream_batches = 2, stream_particles = 3 };
 
-template <class W>
 struct Block {
-  W word[4];
+  uint32_t word[4];
 };
 
-// W: uint64_t or U64.  Only the low 32 bits of each word of the result mean anything.
-template <class W>
-CBK_INLINE Block<W> philox(Block<W> c, uint32_t key0, uint32_t key1) {
-  const W m0 = W{} + 0xD2511F53u, m1 = W{} + 0xCD9E8D57u;
+struct Halves {
+  uint32_t high, low;
+};
+CBK_INLINE Halves multiply_wide(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)  // one instruction: of a product in uint64_t the compiler makes two
+  Halves p;
+  asm("{.reg .u64 p; mul.wide.u32 p, %2, %3; mov.b64 {%0, %1}, p;}" : "=r"(p.low), "=r"(p.high) : "r"(a), "r"(b));
+  return p;
+#else
+  const uint64_t p = uint64_t(a) * b;
+  return {uint32_t(p >> 32), uint32_t(p)};
+#endif
+}
+
+CBK_INLINE Block philox(Block c, uint32_t key0, uint32_t key1) {
   CBK_UNROLL(10)
   for (int round = 0; round < 10; ++round) {
-    const W p0 = multiply_low(c.word[0], m0), p1 = multiply_low(c.word[2], m1);
-    c = {{(p1 >> 32) ^ c.word[1] ^ (W{} + key0), p1, (p0 >> 32) ^ c.word[3] ^ (W{} + key1), p0}};
+    const Halves p0 = multiply_wide(c.word[0], 0xD2511F53u), p1 = multiply_wide(c.word[2], 0xCD9E8D57u);
+    c = {{p1.high ^ c.word[1] ^ key0, p1.low, p0.high ^ c.word[3] ^ key1, p0.low}};
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }
   return c;
 }
 
-CBK_INLINE Block<uint64_t> philox_words(uint64_t seed, uint32_t stream, uint32_t step, uint32_t particle,
-                                        uint32_t block) {
-  Block<uint64_t> w = philox<uint64_t>({{stream, step, particle, block}}, uint32_t(seed), uint32_t(seed >> 32));
-  for (uint64_t& word : w.word) word &= 0xffffffffu;
-  return w;
+CBK_INLINE Block philox_words(uint64_t seed, uint32_t stream, uint32_t step, uint32_t particle, uint32_t block) {
+  return philox({{stream, step, particle, block}}, uint32_t(seed), uint32_t(seed >> 32));
 }
 
 // What one row of noise has in common: everything of the counter but the block.
@@ -145,20 +152,60 @@ CBK_INLINE void box_muller(V v, Int<V> upper, V rest, Int<V> quarter, V& z0, V& 
   z1 = radius * bits<V>(bits<I>(sine) ^ ((quarter & 2) << to_sign));
 }
 
+// The same for float, in three parts.  The words' own bits choose: no masks are made.
+// 1: u0 = (1 + f) 2^e
+CBK_INLINE F32 split_uniform(U32 word, F32& e) {
+  const I32 radial = bits<I32>(word);
+  const F32 t = fma(to_float(radial ^ (radial >> 31)), splat<F32>(0x1p-32f), splat<F32>(0x1p-33f));
+  const F32 u = radial < 0 ? 1.0f - t : t;
+  const F32 f = split_exponent(u, e);
+  return u > 0.75f ? -t : f;
+}
+
+// 2: sqrt(-2 log u0), of a number from 2^-32 to 45
+CBK_INLINE F32 normal_radius(F32 f, F32 e) {
+  const F32 square = log1p_core(f, e) * -2.0f;
+#if defined(__CUDA_ARCH__)  // __fsqrt_rn, which is this, without its branch for numbers below 2^-101 and infinity
+  float inverse;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(square));
+  const float root = square * inverse;
+  return fma(fma(-root, root, square), 0.5f * inverse, root);
+#else
+  return sqrt(square);
+#endif
+}
+
+// 3: times (cos, sin)(2 pi u1)
+CBK_INLINE void turn_normals(U32 word, F32 radius, F32& z0, F32& z1) {
+  constexpr float turn = float(6.283185307179586476925 * 0x1p-34);  // of the angle beyond the nearest quarter, times 4
+  F32 s, c;
+  sincos_core(fma(to_float(bits<I32>(word << 2)), splat<F32>(turn), splat<F32>(2 * turn)), s, c);
+  const U32 quarter = word + 0x20000000u, sign = U32{} + 0x80000000u;  // in the two highest bits
+  const U32 cosine = bits<U32>(bits<I32>(quarter << 1) < 0 ? s : c);
+  const U32 sine = bits<U32>(s) ^ bits<U32>(c) ^ cosine;
+  z0 = radius * bits<F32>(cosine ^ ((quarter + 0x40000000u) & sign));
+  z1 = radius * bits<F32>(sine ^ (quarter & sign));
+}
+
 #if defined(CBK_ONE_LANE)
 constexpr int noise_block = 4;
 
 // The normals of coordinates 4 * block .. 4 * block + 3.
 template <class T>
 CBK_INLINE void normals(const Counter& counter, uint32_t block, T (&z)[4]) {
-  const Block<uint64_t> w =
-      philox_words(counter.seed, counter.stream, counter.step, counter.particle, block);
+  const Block w = philox_words(counter.seed, counter.stream, counter.step, counter.particle, block);
   CBK_UNROLL(2)
   for (int j = 0; j < 4; j += 2) {
-    const int32_t radial = int32_t(w.word[j]), upper = radial >> 31;
-    const uint32_t angle = uint32_t(w.word[j + 1]);
-    box_muller(T(radial ^ upper), Int<T>(upper), T(int32_t(angle << 2) >> 2), Int<T>((angle + 0x20000000u) >> 30),
-               z[j], z[j + 1]);
+    if constexpr (sizeof(T) == 4) {
+      F32 e;
+      const F32 f = split_uniform(w.word[j], e);
+      turn_normals(w.word[j + 1], normal_radius(f, e), z[j], z[j + 1]);
+    } else {
+      const int32_t radial = int32_t(w.word[j]), upper = radial >> 31;
+      const uint32_t angle = w.word[j + 1];
+      box_muller(T(radial ^ upper), Int<T>(upper), T(int32_t(angle << 2) >> 2), Int<T>((angle + 0x20000000u) >> 30), z[j],
+                 z[j + 1]);
+    }
   }
 }
 #else
@@ -190,31 +237,6 @@ CBK_INLINE void transpose_groups(F32 (&z)[4]) {
 constexpr int noise_block = 4 * lanes<float>;
 template <class T>
 class NoiseRow;
-
-// box_muller for vectors of float, in three parts.  The words' own bits choose: no masks are made.
-// 1: u0 = (1 + f) 2^e
-CBK_INLINE F32 split_uniform(U32 word, F32& e) {
-  const I32 radial = bits<I32>(word);
-  const F32 t = fma(to_float(radial ^ (radial >> 31)), splat<F32>(0x1p-32f), splat<F32>(0x1p-33f));
-  const F32 u = radial < 0 ? 1.0f - t : t;
-  const F32 f = split_exponent(u, e);
-  return u > 0.75f ? -t : f;
-}
-
-// 2: sqrt(-2 log u0)
-CBK_INLINE F32 normal_radius(F32 f, F32 e) { return sqrt(log1p_core(f, e) * -2.0f); }
-
-// 3: times (cos, sin)(2 pi u1)
-CBK_INLINE void turn_normals(U32 word, F32 radius, F32& z0, F32& z1) {
-  constexpr float turn = float(6.283185307179586476925 * 0x1p-34);  // of the angle beyond the nearest quarter, times 4
-  F32 s, c;
-  sincos_core(fma(to_float(bits<I32>(word << 2)), splat<F32>(turn), splat<F32>(2 * turn)), s, c);
-  const U32 quarter = word + 0x20000000u, sign = U32{} + 0x80000000u;  // in the two highest bits
-  const U32 cosine = bits<U32>(bits<I32>(quarter << 1) < 0 ? s : c);
-  const U32 sine = bits<U32>(s) ^ bits<U32>(c) ^ cosine;
-  z0 = radius * bits<F32>(cosine ^ ((quarter + 0x40000000u) & sign));
-  z1 = radius * bits<F32>(sine ^ (quarter & sign));
-}
 
 // Some blocks ahead, stage by stage: a processor sees no further than a few dozen instructions that wait, and the
 // stages' chains are long.

@@ -12,12 +12,17 @@ int device_count() {
   return 0;
 }
 
-bool has_tensor_cores() {
-  int device = 0, major = 0;
+namespace {
+int attribute(cudaDeviceAttr which) {
+  int device = 0, value = 0;
   check(cudaGetDevice(&device), "device");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device");
-  return major >= 8;
+  check(cudaDeviceGetAttribute(&value, which, device), "device");
+  return value;
 }
+}  // namespace
+
+bool has_tensor_cores() { return attribute(cudaDevAttrComputeCapabilityMajor) >= 8; }
+int64_t multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
 
 int device_of(uintptr_t address) {
   cudaPointerAttributes attributes{};

@@ -6,6 +6,7 @@
 namespace cbk::device {
 
 bool has_tensor_cores();  // the current device: of tf32 and bf16, sm_80 and later
+int64_t multiprocessors();  // of the current device
 int device_count();  // 0 without a driver
 int device_of(uintptr_t address);  // of CUDA memory; -1 for any other
 void wait_for(CudaStream stream, CudaStream producer);  // what `stream` does next follows what `producer` has been given

@@ -1,4 +1,5 @@
-// Every instruction that is written as PTX, in three branches: real (sm_80 and later), older cards, emulated.
+// Instructions that are written as PTX, in three branches: real (sm_80 and later), older cards, emulated.  Those of plain
+// numbers stand beside what they replace (common/one_lane.hpp, philox.hpp).
 #pragma once
 
 #include "gpu.hpp"
@@ -121,6 +122,29 @@ __device__ __forceinline__ unsigned pack_bf16(float, float) { return 0; }
 __device__ __forceinline__ void multiply_tf32(float (&)[4], const unsigned (&)[4], const unsigned (&)[2]) { __trap(); }
 __device__ __forceinline__ void multiply_bf16(float (&)[4], const unsigned (&)[4], const unsigned (&)[2]) { __trap(); }
 
+#endif
+
+// Numbers side by side in global memory by one access: assignments of vectors the compiler takes apart.
+#if !defined(__CUDACC__)
+template <class T, class... V>
+inline void store_vector(T* p, V... v) {
+  if (reinterpret_cast<uintptr_t>(p) % (sizeof(T) * sizeof...(v))) emulation::machine().fail("st.v: address not aligned");
+  ((*p++ = v), ...);
+}
+#else
+__device__ __forceinline__ void store_vector(float* p, float a, float b, float c, float d) {
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "f"(a), "f"(b), "f"(c), "f"(d)
+               : "memory");
+}
+__device__ __forceinline__ void store_vector(float* p, float a, float b) {
+  asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "f"(a), "f"(b) : "memory");
+}
+__device__ __forceinline__ void store_vector(double* p, double a, double b) {
+  asm volatile("st.global.v2.f64 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "d"(a), "d"(b) : "memory");
+}
+__device__ __forceinline__ void store_vector(double* p, double a, double b, double c, double d) {  // 16 bytes at most
+  store_vector(p, a, b), store_vector(p + 2, c, d);
+}
 #endif
 
 }  // namespace cbk::device

@@ -15,8 +15,7 @@ CBK_KERNEL(256) drift_rows(T* theta, T* velocity, const T* gradient, int64_t net
                            LangevinNumbers<T> given, const LangevinNumbers<T>* now, NoiseKey key, int width) {
   const LangevinNumbers<T> numbers = now ? *now : given;
   const LangevinCoefficients<T> k = numbers.drift;
-  for_quads(networks, size, [&](int64_t n, int64_t i, int count) {
-    const int64_t at = n * size + i;
+  for_quads(networks, size, [&](int64_t n, int64_t at, int64_t i, int count) {
     T q[4], r[4], g[4], z[4] = {};
     load_quad(theta + at, count, width, q), load_quad(velocity + at, count, width, r);
     load_quad(gradient + at, count, width, g);
@@ -31,8 +30,7 @@ template <class T>
 CBK_KERNEL(256) kick_rows(T* velocity, const T* gradient, int64_t networks, int64_t size, T given,
                           const LangevinNumbers<T>* now, int width) {
   const T kick = now ? now->kick : given;
-  for_quads(networks, size, [&](int64_t n, int64_t i, int count) {
-    const int64_t at = n * size + i;
+  for_quads(networks, size, [&](int64_t, int64_t at, int64_t, int count) {
     T r[4], g[4];
     load_quad(velocity + at, count, width, r), load_quad(gradient + at, count, width, g);
     for (int j = 0; j < 4; ++j) r[j] = r[j] + kick * g[j];

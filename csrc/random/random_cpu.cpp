@@ -54,16 +54,16 @@ template void uniform(double*, int64_t, int64_t, double, double, NoiseKey, int);
 void philox4x32(const uint32_t* counter, const uint32_t* key, int64_t count, uint32_t* out) {
   for (int64_t i = 0; i < count; ++i) {
     const uint32_t *c = counter + 4 * i, *k = key + 2 * i;
-    const auto block = host::philox<uint64_t>({{c[0], c[1], c[2], c[3]}}, k[0], k[1]);
-    for (int j = 0; j < 4; ++j) out[4 * i + j] = uint32_t(block.word[j]);
+    const auto block = host::philox({{c[0], c[1], c[2], c[3]}}, k[0], k[1]);
+    for (int j = 0; j < 4; ++j) out[4 * i + j] = block.word[j];
   }
 }
 
 void permutation(int64_t* out, int64_t count, int64_t n, uint64_t seed, uint32_t step, uint32_t stream) {
-  host::Block<uint64_t> block{};
+  host::Block block{};
   const auto draw = [&](int64_t i) {  // called with i = 0, 1, 2, ...
     if (i % 2 == 0) block = host::philox_words(seed, stream, step, 0, uint32_t(i / 2));
-    const uint64_t word = block.word[2 * (i % 2)] | block.word[2 * (i % 2) + 1] << 32;
+    const uint64_t word = block.word[2 * (i % 2)] | uint64_t(block.word[2 * (i % 2) + 1]) << 32;
     return i + int64_t((unsigned __int128)(word) * uint64_t(n - i) >> 64);
   };
   if (count == n) {

@@ -14,8 +14,7 @@ CBK_KERNEL(256) transport_rows(const T* atoms, const T* support, const int32_t* 
                                int64_t count, int64_t size, int64_t points, T a, T b, NoiseKey key, int width,
                                const StepNumbers<T>* now) {
   if (now) a = now->a, b = now->b, key.step = now->step;
-  for_quads(particles, count * size, [&](int64_t n, int64_t i, int quad) {
-    const int64_t at = n * count * size + i;
+  for_quads(particles, count * size, [&](int64_t n, int64_t at, int64_t i, int quad) {
     T x[4], z[4];
     load_quad(atoms + at, quad, width, x);
     normals(Counter{key.seed, key.stream, key.step, key.first_particle + uint32_t(n)}, uint32_t(i / 4), z);

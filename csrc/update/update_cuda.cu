@@ -34,36 +34,40 @@ __device__ __forceinline__ bool has_point(const Step<T>& k, int64_t n) {
   return !k.task || (k.task[n] >= 0 && k.task[n] < k.tasks);
 }
 
-template <UpdateForm form, bool adam, class T>
+// plain: all particles move, to one point, with noise that needs no distance.
+template <UpdateForm form, bool adam, bool plain, class T>
 CBK_KERNEL(256) step_rows(Step<T> k) {
-  constexpr bool noisy = form != UpdateForm::quiet && form != UpdateForm::still;
+  constexpr bool noisy = form != UpdateForm::quiet && form != UpdateForm::still, pointed = form != UpdateForm::still;
   const StepNumbers<T> now = k.current();
-  for_quads(k.moving, k.size, [&](int64_t row, int64_t i, int count) {
-    const int64_t n = k.particle(row);
-    const int64_t at = n * k.size + i;
-    T theta[4], z[4] = {}, point[4] = {}, gradient[4] = {}, first[4] = {}, second[4] = {};
-    load_quad(k.theta + at, count, k.width, theta);
-    const bool valid = form == UpdateForm::still || has_point(k, n);
-    if (form != UpdateForm::still && valid) load_quad(k.point + (k.task ? k.task[n] : 0) * k.size + i, count, k.width, point);
-    if constexpr (noisy)
-      normals(Counter{k.key.seed, k.key.stream, now.step, k.key.first_particle + uint32_t(n)}, uint32_t(i / 4), z);
-    if constexpr (adam) {
-      load_quad(k.gradient + at, count, k.width, gradient);
-      load_quad(k.first + at, count, k.width, first);
-      load_quad(k.second + at, count, k.width, second);
-    }
-    const T b = k.distance ? T(now.amplitude * k.distance[n]) : now.b;
-    for (int j = 0; j < 4; ++j) {
-      const T delta = form == UpdateForm::still ? theta[j] : theta[j] - point[j];
-      T start = theta[j];
-      if constexpr (adam) start = descended(theta[j], gradient[j], first[j], second[j], now.adam);
-      theta[j] = valid ? moved<form>(start, delta, z[j], now.a, b, now.floor) : T(quiet_nan);
-    }
-    store_quad(k.out + at, count, k.width, theta);
-    if constexpr (adam) {
-      store_quad(k.first + at, count, k.width, first);
-      store_quad(k.second + at, count, k.width, second);
-    }
+  for_columns(k.size, [&](int64_t i, int count) {
+    T point[4] = {};
+    if (plain && pointed) load_quad(k.point + i, count, k.width, point);
+    for_rows(k.moving, k.size, [&](int64_t row, int64_t row_at) {
+      const int64_t n = plain ? row : k.particle(row), at = (plain ? row_at : n * k.size) + i;
+      T theta[4], z[4] = {}, gradient[4] = {}, first[4] = {}, second[4] = {};
+      load_quad(k.theta + at, count, k.width, theta);
+      const bool valid = plain || !pointed || has_point(k, n);
+      if (!plain && pointed && valid) load_quad(k.point + (k.task ? k.task[n] : 0) * k.size + i, count, k.width, point);
+      if constexpr (noisy)
+        normals(Counter{k.key.seed, k.key.stream, now.step, k.key.first_particle + uint32_t(n)}, uint32_t(i / 4), z);
+      if constexpr (adam) {
+        load_quad(k.gradient + at, count, k.width, gradient);
+        load_quad(k.first + at, count, k.width, first);
+        load_quad(k.second + at, count, k.width, second);
+      }
+      const T b = !plain && k.distance ? T(now.amplitude * k.distance[n]) : now.b;
+      for (int j = 0; j < 4; ++j) {
+        const T delta = pointed ? theta[j] - point[j] : theta[j];
+        T start = theta[j];
+        if constexpr (adam) start = descended(theta[j], gradient[j], first[j], second[j], now.adam);
+        theta[j] = valid ? moved<form>(start, delta, z[j], now.a, b, now.floor) : T(quiet_nan);
+      }
+      store_quad(k.out + at, count, k.width, theta);
+      if constexpr (adam) {
+        store_quad(k.first + at, count, k.width, first);
+        store_quad(k.second + at, count, k.width, second);
+      }
+    });
   });
 }
 
@@ -86,12 +90,13 @@ CBK_KERNEL(256) distances(Step<T> k, double* distance) {
 template <UpdateForm form, class T>
 void run(const Step<T>& k, cudaStream_t stream) {
   const RowGrid g = row_grid(k.moving, k.size);
+  const auto start = [&](auto kernel) { launch(kernel, g.grid, g.block, 0, stream, k); };
   if constexpr (form == UpdateForm::still)
-    launch(step_rows<form, true, T>, g.grid, g.block, 0, stream, k);
-  else if (k.gradient)
-    launch(step_rows<form, true, T>, g.grid, g.block, 0, stream, k);
+    return start(step_rows<form, true, true, T>);
+  else if (k.rows || k.task || k.distance)
+    k.gradient ? start(step_rows<form, true, false, T>) : start(step_rows<form, false, false, T>);
   else
-    launch(step_rows<form, false, T>, g.grid, g.block, 0, stream, k);
+    k.gradient ? start(step_rows<form, true, true, T>) : start(step_rows<form, false, true, T>);
 }
 
 template <class T>
