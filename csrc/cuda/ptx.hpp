@@ -45,9 +45,9 @@ inline void wait_copies() {
   }
 }
 
-inline float round_tf32(float v) {  // to nearest, ties away from zero
+inline float round_tf32(float v) {  // to nearest even
   const unsigned bits = std::bit_cast<unsigned>(v);
-  return std::isfinite(v) ? std::bit_cast<float>((bits + 0x1000u) & ~0x1fffu) : v;
+  return std::isfinite(v) ? std::bit_cast<float>((bits + 0xfffu + (bits >> 13 & 1)) & ~0x1fffu) : v;
 }
 inline unsigned pack_bf16(float low, float high) {  // to nearest even
   const auto round = [](float v) {
@@ -61,6 +61,9 @@ inline void multiply_tf32(float (&sums)[4], const unsigned (&a)[4], const unsign
 }
 inline void multiply_bf16(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2], CBK_HERE) {
   emulation::multiply<emulation::Bf16>(sums, a, b, {"mma", file, line});
+}
+inline void load_matrices(unsigned (&words)[4], const void* row, CBK_HERE) {
+  emulation::load_matrices(words, row, {"ldmatrix", file, line});
 }
 
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -81,10 +84,14 @@ __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
-// To nearest, ties away from zero.
+// To nearest, ties to even or, before sm_90, which has one instruction for this, away from zero.
 __device__ __forceinline__ float round_tf32(float v) {
   unsigned bits;
+#if __CUDA_ARCH__ >= 900
+  asm("cvt.rn.tf32.f32 %0, %1;" : "=r"(bits) : "f"(v));
+#else
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(v));
+#endif
   return __uint_as_float(bits);
 }
 // To nearest even; `low` in the lower half.
@@ -106,6 +113,13 @@ __device__ __forceinline__ void multiply_bf16(float (&sums)[4], const unsigned (
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+// Four matrices of 8 rows of 16 bytes in shared memory, their rows' addresses from lanes 0 ... 31 in turn: a lane gets word
+// lane % 4 of row lane / 4 of each.
+__device__ __forceinline__ void load_matrices(unsigned (&words)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(unsigned(__cvta_generic_to_shared(row))));
+}
 
 #else
 
@@ -121,6 +135,7 @@ __device__ __forceinline__ float round_tf32(float v) { return v; }
 __device__ __forceinline__ unsigned pack_bf16(float, float) { return 0; }
 __device__ __forceinline__ void multiply_tf32(float (&)[4], const unsigned (&)[4], const unsigned (&)[2]) { __trap(); }
 __device__ __forceinline__ void multiply_bf16(float (&)[4], const unsigned (&)[4], const unsigned (&)[2]) { __trap(); }
+__device__ __forceinline__ void load_matrices(unsigned (&)[4], const void*) { __trap(); }
 
 #endif
 

@@ -101,14 +101,14 @@ template <class T>
 __device__ void add_losses(const Batch<T>& b, const T* outs, int64_t first, int64_t count, int64_t s0, int64_t valid,
                            int64_t chunk, bool fresh) {
   const unsigned rank = thread_rank(), threads = blockDim.x * blockDim.y, warps = threads / 32;
-  const int64_t pairs = count * b.tasks;
+  const unsigned pairs = unsigned(count * b.tasks), tasks = unsigned(b.tasks);
   double* partial = b.partial + (chunk * b.particles + first) * b.tasks;
   const bool few = pairs < warps;
-  for (int64_t pair = few ? 0 : rank / 32; pair < pairs; pair += few ? 1 : warps) {
-    const T* g = outs + pair / b.tasks * b.tile * b.pitch;
+  for (unsigned pair = few ? 0 : rank / 32; pair < pairs; pair += few ? 1 : warps) {
+    const T* g = outs + pair / tasks * b.tile * b.pitch;
     double total = 0;
     for (int64_t s = few ? rank : rank % 32; s < valid; s += few ? threads : 32)
-      total = add_loss(b, total, g + s * b.pitch, pair % b.tasks, s0 + s);
+      total = add_loss(b, total, g + s * b.pitch, pair % tasks, s0 + s);
     total = few ? block_sum(total) : warp_sum(total);
     if ((few ? rank : rank % 32) == 0) partial[pair] = fresh ? total : partial[pair] + total;
   }

@@ -1,9 +1,9 @@
 // Products of tiles on tensor cores: z = rows times columns transposed, both with their inner index last.
 //
 // 8 warps hold 32 rows by all 128 columns each: what follows on a warp's rows is that warp's own business.  Tiles of 16 inner
-// indices come through shared memory, three in flight.  A thread reads four neighbours of a row at once (a quarter of a
-// warp takes 128 bytes in a row: no bank meets another) and gives them to the fragments in that order: a sum does not care
-// which inner index is which, as long as rows and columns agree.
+// indices come through shared memory, three in flight, in pieces of 16 bytes; a line's pieces are exchanged by its number, so
+// that the eight lines that are read at once lie in different banks.  Fragments come from there as mma wants them: taken
+// together from other registers they cost more instructions than the products.
 #pragma once
 
 #include "../cuda/ptx.hpp"
@@ -39,37 +39,17 @@ __device__ __forceinline__ Parts<n> parts_of(const float (&v)[n]) {
   }
   return parts;
 }
+template <Precision precision, int n>
+__device__ __forceinline__ Parts<n> parts_of(const unsigned (&words)[n]) {  // of the numbers' bits
+  float v[n];
+  CBK_UNROLL(4)
+  for (int i = 0; i < n; ++i) v[i] = bits<float>(words[i]);
+  return parts_of<precision>(v);
+}
 template <Precision precision>
 __device__ __forceinline__ void add_small_products(float (&z)[4], const Parts<4>& a, const Parts<2>& b) {
   if constexpr (precision == Precision::float32) multiply_tf32(z, a.low, b.high), multiply_tf32(z, a.high, b.low);
 }
-
-// Four numbers of bf16.
-struct alignas(8) PackedFour {
-  unsigned low, high;
-};
-
-// A lane's four neighbours of rows g and g + 8, or of column g, as fragments: two of tf32 or one of bf16.
-template <Precision precision>
-struct Fragments {
-  Parts<4> a[2];
-  Parts<2> b[2];
-  __device__ __forceinline__ void rows(const float4& u, const float4& v) {
-    if constexpr (precision == Precision::bf16)
-      a[0] = {{pack_bf16(u.x, u.y), pack_bf16(v.x, v.y), pack_bf16(u.z, u.w), pack_bf16(v.z, v.w)}, {}};
-    else
-      a[0] = parts_of<precision>({u.x, v.x, u.y, v.y}), a[1] = parts_of<precision>({u.z, v.z, u.w, v.w});
-  }
-  __device__ __forceinline__ void packed_rows(const PackedFour& u, const PackedFour& v) {
-    a[0] = {{u.low, v.low, u.high, v.high}, {}};
-  }
-  __device__ __forceinline__ void column(const float4& u) {
-    if constexpr (precision == Precision::bf16)
-      b[0] = {{pack_bf16(u.x, u.y), pack_bf16(u.z, u.w)}, {}};
-    else
-      b[0] = parts_of<precision>({u.x, u.y}), b[1] = parts_of<precision>({u.z, u.w});
-  }
-};
 
 // z += the 16 terms of a and b.  Tensor cores cut where they should round [Ootomo, Yokota 2022]: for float32 they sum 16
 // terms from 0, the small ones first, and the sums are added outside.
@@ -87,67 +67,97 @@ __device__ __forceinline__ void add_terms(float (&z)[4], const Parts<4> (&a)[2],
   }
 }
 
-// One stage's rows and columns, 16 inner indices each.
+// Where piece `piece` (four words) of a line of `words` (16 or 8) stands in a stage.
+template <int words>
+__device__ __forceinline__ int piece_at(int line, int piece) {
+  return line * words + (words == 16 ? piece ^ (line / 2 % 4) : piece ^ (line / 4 % 2)) * 4;
+}
+
+// One stage's rows and columns, 16 inner indices each.  Of bf16's fragments words t and t + 4 hold numbers 4t ... 4t + 3.
 template <Precision precision, bool packed>
 __device__ __forceinline__ void add_stage(const float* staged, ProductSums& z) {
   using K = Product;
-  constexpr int fours = K::depth / 4;
-  const int rank = int(threadIdx.x), warp = rank / 32, g = rank % 32 / 4, t = rank % 4;
-  const auto four = [&](int line) { return *reinterpret_cast<const float4*>(staged + line * K::depth + 4 * t); };
-  Fragments<precision> f[K::row_tiles];
+  constexpr bool bf16 = precision == Precision::bf16;
+  const int rank = int(threadIdx.x), warp = rank / 32, g = rank % 32 / 4, t = rank % 4, line = rank % 8, matrix = rank % 32 / 8;
+  const auto four = [&](int l) { return *reinterpret_cast<const float4*>(staged + piece_at<K::depth>(l, t)); };
+  Parts<4> a[K::row_tiles][2];
   CBK_UNROLL(2)
   for (int i = 0; i < K::row_tiles; ++i) {
-    const int row = warp * K::warp_rows + 16 * i + g;
+    const int row = warp * K::warp_rows + 16 * i, own = row + matrix % 2 * 8 + line;
     if constexpr (packed) {
-      const PackedFour* lines = reinterpret_cast<const PackedFour*>(staged) + t;
-      f[i].packed_rows(lines[row * fours], lines[(row + 8) * fours]);
+      load_matrices(a[i][0].high, staged + piece_at<K::depth / 2>(own, matrix / 2));
+    } else if constexpr (bf16) {
+      const float4 u = four(row + g), v = four(row + 8 + g);
+      a[i][0] = {{pack_bf16(u.x, u.y), pack_bf16(v.x, v.y), pack_bf16(u.z, u.w), pack_bf16(v.z, v.w)}, {}};
     } else {
-      f[i].rows(four(row), four(row + 8));
+      CBK_UNROLL(2)
+      for (int step = 0; step < 2; ++step) {
+        unsigned words[4];
+        load_matrices(words, staged + piece_at<K::depth>(own, 2 * step + matrix / 2));
+        a[i][step] = parts_of<precision>(words);
+      }
     }
   }
   CBK_UNROLL(16)
   for (int j = 0; j < K::column_tiles; ++j) {
-    f[0].column(four(K::rows + 8 * j + g));
+    const int column = K::rows + 8 * j;
+    Parts<2> b[2];
+    if constexpr (bf16) {
+      const float4 u = four(column + g);
+      b[0] = {{pack_bf16(u.x, u.y), pack_bf16(u.z, u.w)}, {}};
+    } else {
+      unsigned words[4];
+      load_matrices(words, staged + piece_at<K::depth>(column + line, matrix));
+      b[0] = parts_of<precision>({words[0], words[1]}), b[1] = parts_of<precision>({words[2], words[3]});
+    }
     CBK_UNROLL(2)
-    for (int i = 0; i < K::row_tiles; ++i) add_terms<precision>(z[i][j], f[i].a, f[0].b);
+    for (int i = 0; i < K::row_tiles; ++i) add_terms<precision>(z[i][j], a[i], b);
   }
 }
 
-// rows(r) and columns(c) give addresses of inner index 0, or nullptr for zeros; `some` may be read.  `width` numbers (4, 2,
-// 1) may be read at once from each address and divide `depth`.  Rows that are `packed` are bf16, never nullptr, and zero up
-// to a whole stage.  A warp whose rows are not `used` only helps to load.  Ends with all threads still reading `staged`.
-template <Precision precision, bool packed = false, class Rows, class Columns>
-__device__ __forceinline__ void multiply_tiles(Rows&& rows, Columns&& columns, int64_t depth, int width, const float* some,
-                                               bool used, float* staged, ProductSums& z) {
+struct Lines {
+  const float* first;
+  int64_t pitch;
+  int count;  // zeros behind them
+};
+
+// columns(c) gives the address of inner index 0, or nullptr for zeros; `some` may be read.  `width` numbers (4, 2, 1) may be
+// read at once from each line and divide `depth`.  Rows that are `packed` are bf16, all there, and zero up to a whole stage.
+// A warp whose rows are not `used` only helps to load.  Ends with all threads still reading `staged`.
+template <Precision precision, bool packed = false, class Columns>
+__device__ __forceinline__ void multiply_tiles(const Lines& rows, Columns&& columns, int64_t depth, int width,
+                                               const float* some, bool used, float* staged, ProductSums& z) {
   using K = Product;
   constexpr int fours = K::depth / 4, row_words = packed ? K::depth / 2 : K::depth;
   constexpr int row_loads = K::rows * row_words / 4 / K::threads, column_loads = K::columns * fours / K::threads;
-  const int rank = int(threadIdx.x), k = rank % fours * 4;
-  const float *row_from[row_loads], *column_from[column_loads];
-  CBK_UNROLL(4)
-  for (int j = 0; j < row_loads; ++j) row_from[j] = rows((rank + j * K::threads) / (row_words / 4));
+  const int rank = int(threadIdx.x), k = rank % fours * 4, place = piece_at<K::depth>(rank / fours, rank % fours);
+  const int row_place = packed ? piece_at<K::depth / 2>(rank / 2, rank % 2) : place;
+  constexpr int row_step = K::threads / (row_words / 4);  // lines
+  const int row = rank / (row_words / 4);
+  const float *row_from = rows.first + row * rows.pitch, *column_from[column_loads];
   CBK_UNROLL(2)
   for (int j = 0; j < column_loads; ++j) column_from[j] = columns((rank + j * K::threads) / fours);
   const auto load = [&](int stage, auto numbers) {
     constexpr int n = decltype(numbers)::value;
-    float* to = staged + stage % K::stages * K::stage + rank * 4;
+    float* to = staged + stage % K::stages * K::stage;
     const int at = stage * K::depth + k;
-    const auto copy = [&](const float* from, float* to) {
+    const auto copy = [&](const float* from, bool there, float* to) {
       CBK_UNROLL(4)
       for (int e = 0; e < 4; e += n) {
-        const bool valid = from && at + e < depth;
+        const bool valid = there && at + e < depth;
         copy_async<4 * n>(to + e, valid ? from + at + e : some, valid);
       }
     };
     CBK_UNROLL(4)
     for (int j = 0; j < row_loads; ++j) {
       if constexpr (packed)
-        copy_async<16>(to + j * K::threads * 4, row_from[j] + stage * row_words + rank % (row_words / 4) * 4, true);
+        copy_async<16>(to + row_place + j * K::threads * 4,
+                       row_from + j * row_step * rows.pitch + stage * row_words + rank % (row_words / 4) * 4, true);
       else
-        copy(row_from[j], to + j * K::threads * 4);
+        copy(row_from + j * row_step * rows.pitch, row + j * row_step < rows.count, to + row_place + j * K::threads * 4);
     }
     CBK_UNROLL(2)
-    for (int j = 0; j < column_loads; ++j) copy(column_from[j], to + K::rows * K::depth + j * K::threads * 4);
+    for (int j = 0; j < column_loads; ++j) copy(column_from[j], column_from[j], to + K::rows * K::depth + place + j * K::threads * 4);
   };
   const int stages = int(blocks_for(depth, K::depth));
   const auto start = [&](int stage) {

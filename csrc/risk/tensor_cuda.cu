@@ -10,14 +10,15 @@ namespace {
 template <Precision precision>
 CBK_KERNEL(Product::threads) tensor_risks(Batch<float> b, float* out) {
   CBK_DYNAMIC_SHARED(float, shared);
-  run_block<Tensor<precision>>(b, out, shared, b.group * b.net.width <= Product::columns ? shared : shared + Product::shared);
+  using Method = Tensor<precision>;
+  run_block<Method>(b, out, shared, b.group * b.net.width <= Product::columns ? shared : shared + Method::shared);
 }
 
-// x [samples, inputs] to words of two bf16, [words / pitch][pitch].
+// x [samples, inputs] to words of two bf16, [words / pitch][pitch], each 16 numbers' words in the order that add_stage takes.
 CBK_KERNEL(256) pack(const float* x, int64_t samples, int64_t inputs, int64_t pitch, int64_t words, unsigned* out) {
-  const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, s = i / pitch, k = i % pitch * 2;
+  const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, s = i / pitch, at = i % pitch, k = (at & ~7) * 2 + at % 4 * 4 + (at & 4) / 2;
   if (i >= words) return;
-  const auto number = [&](int64_t at) { return s < samples && at < inputs ? x[s * inputs + at] : 0.0f; };
+  const auto number = [&](int64_t n) { return s < samples && n < inputs ? x[s * inputs + n] : 0.0f; };
   out[i] = pack_bf16(number(k), number(k + 1));
 }
 
@@ -30,7 +31,7 @@ CBK_KERNEL(Product::threads) tensor_slopes(Batch<float> b, const float* inputs, 
   const int64_t neurons = b.particles * b.net.width, row = q0 + int(threadIdx.x) / 32 * K::warp_rows;
   ProductSums z;
   multiply_tiles<precision>(
-      [&](int r) -> const float* { return q0 + r < neurons ? b.hidden + (q0 + r) * b.hidden_pitch : nullptr; },
+      Lines{b.hidden + q0 * b.hidden_pitch, b.hidden_pitch, int(min(neurons - q0, int64_t(K::rows)))},
       [&](int r) -> const float* { return k0 + r < d ? inputs + (k0 + r) * b.hidden_pitch : nullptr; }, b.hidden_pitch, 4,
       inputs, row < neurons, shared, z);
   const int lane = int(threadIdx.x) % 32;
@@ -66,14 +67,15 @@ bool on_tensor_cores(const Batch<float>& b) { return b.theta && b.net.inputs >= 
 
 Launch plan_tensor(Batch<float>& b) {
   using K = Product;
-  constexpr int64_t behind = (99 << 10) / int64_t(sizeof(float)) - K::shared - 256;  // sm_86 and sm_120 have 99 KB
+  constexpr int64_t fixed = Tensor<Precision::float32>::shared;
+  constexpr int64_t behind = (99 << 10) / int64_t(sizeof(float)) - fixed - 256;  // sm_86 and sm_120 have 99 KB
   b.tile = K::rows;
   const int64_t row = b.tile * b.pitch, width = b.net.width;
   const bool overlaid = width <= K::columns;
   b.group = overlaid ? std::clamp(std::min(K::columns / width, K::shared / row), int64_t(1), b.particles) : 1;
   const bool spills = row > (overlaid ? K::shared : behind);
   b.access = std::min(access_width(b.net.inputs, b.x, b.theta), access_width(b.size, b.theta));
-  return {K::shared + (overlaid || spills ? 0 : row), spills, 0};
+  return {fixed + (overlaid || spills ? 0 : row), spills, 0};
 }
 
 void launch_tensor(Batch<float> b, const Launch& plan, Precision precision, float* out, cudaStream_t stream) {

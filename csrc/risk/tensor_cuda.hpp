@@ -20,11 +20,28 @@ struct Tensor {
   using K = Product;
   static constexpr bool packed = precision == Precision::bf16;
   static constexpr int part = 4;  // column tiles whose activations are formed at once
+  // Behind the product's tiles: the columns' biases, then their weights for so many outputs.
+  static constexpr int weighed = 16, weights_pitch = K::columns + 8;  // a fragment's eight outputs lie in different banks
+  static constexpr int64_t shared = K::shared + K::columns + weighed * weights_pitch;
   using Hidden = float[K::row_tiles][part][4];
+
+  // With the product's first copies.
+  static __device__ __forceinline__ void copy_second_layer(const Batch<float>& b, const Place<float>& p, float* biases) {
+    const unsigned column = threadIdx.x % K::columns, q = unsigned(p.q0) + column, width = unsigned(b.net.width);
+    const bool there = column < p.neurons;
+    const float* own = p.theta + (there ? q / width * b.size + q % width : 0);
+    float* to = biases + column;
+    for (int64_t c = threadIdx.x / K::columns; c <= min(b.net.outputs, int64_t(weighed)); c += K::threads / K::columns) {
+      if (c == 0)
+        copy_async<4>(to, own + b.net.biases(), there);
+      else
+        copy_async<4>(to + K::columns + (c - 1) * weights_pitch, own + b.net.output_weights() + (c - 1) * width, there);
+    }
+  }
 
   // h = sigma(z + b) of column tiles first ... first + part; pre-activations go to b.hidden where it is wanted.
   static __device__ __forceinline__ void activate_part(const Batch<float>& b, const Place<float>& p, const ProductSums& z,
-                                                       int first, Hidden& h) {
+                                                       const float* biases, int first, Hidden& h) {
     const int lane = int(threadIdx.x) % 32, row = int(threadIdx.x) / 32 * K::warp_rows + lane / 4;
     CBK_UNROLL(16)
     for (int j = 0; j < K::column_tiles; ++j) {  // registers have no index: a choice of them has
@@ -38,7 +55,7 @@ struct Tensor {
       CBK_UNROLL(2)
       for (int odd = 0; odd < 2; ++odd) {
         const int column = 8 * (first + j) + 2 * (lane % 4) + odd;
-        const float bias = bias_of(b, p, column);
+        const float bias = biases[column];
         CBK_UNROLL(4)
         for (int e = 0; e < 2 * K::row_tiles; ++e) {
           float& v = h[e / 2][j][e % 2 * 2 + odd];
@@ -58,32 +75,34 @@ struct Tensor {
   }
 
   // outs += one column tile's part of the outputs, eight outputs of a particle at a time.
-  static __device__ __forceinline__ void add_column_tile(const Batch<float>& b, const Place<float>& p, int column,
-                                                         const float (&h)[K::row_tiles][part][4], int j, float* outs) {
+  static __device__ __forceinline__ void add_column_tile(const Batch<float>& b, const Place<float>& p, const float* weights,
+                                                         unsigned column, const float (&h)[K::row_tiles][part][4], int j,
+                                                         float* outs) {
     constexpr Precision second = precision == Precision::float32 ? precision : Precision::tf32;
-    const int lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
-    const int row = int(threadIdx.x) / 32 * K::warp_rows + g;
-    const unsigned width = unsigned(b.net.width), outputs = unsigned(b.net.outputs);
-    const unsigned begin = unsigned(p.q0) + unsigned(column), end = unsigned(p.q0 + p.neurons);
+    const int lane = int(threadIdx.x) % 32, row = int(threadIdx.x) / 32 * K::warp_rows + lane / 4;
+    const unsigned g = unsigned(lane) / 4, t = unsigned(lane) % 4, own = column + 2 * t;
+    const unsigned width = unsigned(b.net.width), outputs = unsigned(b.net.outputs), q0 = unsigned(p.q0);
     Parts<4> a[K::row_tiles];
     CBK_UNROLL(2)
     for (int i = 0; i < K::row_tiles; ++i) a[i] = parts_of<second>({h[i][j][0], h[i][j][2], h[i][j][1], h[i][j][3]});
-    for (unsigned particle = begin / width; particle * width < min(begin + 8, end); ++particle) {
-      const float* weights = p.theta + particle * b.size + b.net.output_weights() - int64_t(particle) * width;
+    unsigned particle = (q0 + column) / width;
+    for (unsigned begin = particle * width; begin < q0 + min(column + 8, unsigned(p.neurons)); ++particle, begin += width) {
       float* to = outs + (particle * b.tile + row) * b.pitch;
-      const auto weight = [&](unsigned q, unsigned c) {
-        return q / width == particle && q < end && c < outputs ? weights[int64_t(c) * width + q] : 0.0f;
-      };
       for (unsigned c = 0; c < outputs; c += 8) {
-        const unsigned q = begin + 2 * unsigned(t);
-        const Parts<2> w = parts_of<second>({weight(q, c + unsigned(g)), weight(q + 1, c + unsigned(g))});
+        const auto weight = [&](unsigned at) {  // of the particle's neurons alone
+          const unsigned q = q0 + at, output = c + g;
+          if (q < begin || q - begin >= width || output >= outputs || at >= p.neurons) return 0.0f;
+          return output < weighed ? weights[output * weights_pitch + at]
+                                  : p.theta[particle * b.size + b.net.output_weights() + int64_t(output) * width + (q - begin)];
+        };
+        const Parts<2> w = parts_of<second>({weight(own), weight(own + 1)});
         CBK_UNROLL(2)
         for (int i = 0; i < K::row_tiles; ++i) {
           float sums[4] = {};
           add_small_products<second>(sums, a[i], w);
           multiply_tf32(sums, a[i].high, w.high);
           for (int e = 0; e < 4; ++e) {
-            const unsigned output = c + 2 * unsigned(t) + unsigned(e % 2);
+            const unsigned output = c + 2 * t + unsigned(e % 2);
             if (output < outputs) to[(16 * i + e / 2 * 8) * b.pitch + output] += sums[e];
           }
         }
@@ -100,14 +119,13 @@ struct Tensor {
     const int warp_row = int(threadIdx.x) / 32 * K::warp_rows;
     if (!overlaid) clear();
     const int64_t neurons = p.count * b.net.width, d = b.net.inputs;
+    float* const biases = shared + K::shared;
     for (p.q0 = 0; p.q0 < neurons; p.q0 += K::columns) {
       p.neurons = min(neurons - p.q0, int64_t(K::columns));
+      copy_second_layer(b, p, biases);
       ProductSums z;
       multiply_tiles<precision, packed>(
-          [&](int r) -> const float* {
-            if constexpr (packed) return b.packed + (p.s0 + r) * b.packed_pitch;
-            return r < p.valid ? b.x + (p.s0 + r) * d : nullptr;
-          },
+          packed ? Lines{b.packed + p.s0 * b.packed_pitch, b.packed_pitch, K::rows} : Lines{b.x + p.s0 * d, d, int(p.valid)},
           [&](int r) -> const float* {
             const unsigned q = unsigned(p.q0) + unsigned(r), width = unsigned(b.net.width);
             return r < p.neurons ? p.theta + q / width * b.size + q % width * d : nullptr;
@@ -118,10 +136,10 @@ struct Tensor {
       for (int first = 0; first < K::column_tiles; first += part) {
         if (warp_row >= p.valid || 8 * first >= p.neurons) break;
         Hidden h;
-        activate_part(b, p, z, first, h);
+        activate_part(b, p, z, biases, first, h);
         CBK_UNROLL(4)
         for (int j = 0; j < part; ++j) {
-          if (8 * (first + j) < p.neurons) add_column_tile(b, p, 8 * (first + j), h, j, outs);
+          if (8 * (first + j) < p.neurons) add_column_tile(b, p, biases + K::columns, unsigned(8 * (first + j)), h, j, outs);
         }
       }
       __syncthreads();

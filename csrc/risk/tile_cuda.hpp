@@ -195,9 +195,11 @@ __device__ void add_hidden(const Batch<T>& b, const Place<T>& p, const T (&z)[Ti
 template <class T>
 __device__ void scale_tile(const Batch<T>& b, const T* theta, int64_t count, int64_t valid, T* outs) {
   const int64_t outputs = b.net.outputs;
-  for (int64_t item = thread_rank(); item < count * valid; item += blockDim.x * blockDim.y) {
-    const int64_t particle = item / valid;
-    T* g = outs + (particle * b.tile + item % valid) * b.pitch;
+  const unsigned tile = unsigned(b.tile);
+  for (unsigned item = thread_rank(); item < unsigned(count) * tile; item += blockDim.x * blockDim.y) {
+    const unsigned particle = item / tile, s = item % tile;
+    if (s >= valid) continue;
+    T* g = outs + (int64_t(particle) * tile + s) * b.pitch;
     const T* bias = theta + particle * b.size + b.net.output_biases();
     for (int64_t c = 0; c < outputs; ++c) g[c] = mad(g[c], T(b.net.scale), b.net.output_bias ? bias[c] : T(0));
   }
@@ -224,7 +226,8 @@ template <class Method, class T>
 __device__ __forceinline__ void run_block(const Batch<T>& b, T* out, T* shared, T* in_shared) {
   T* outs = b.outputs ? b.outputs + int64_t(blockIdx.x) * b.group * b.tile * b.pitch : in_shared;
   for (int64_t work = blockIdx.x; work < b.groups * b.chunks; work += gridDim.x) {
-    const int64_t first = work / b.chunks * b.group, chunk = work % b.chunks;
+    const unsigned chunks = unsigned(b.chunks);  // particles are counted in 32 bits: so are a card's divisions faster
+    const int64_t first = unsigned(work) / chunks * b.group, chunk = unsigned(work) % chunks;
     const int64_t count = min(b.group, b.particles - first), end = min((chunk + 1) * b.chunk, b.samples);
     Place<T> p{particles_of(b, first, count), count, 0, 0, 0, 0, first};
     for (p.s0 = chunk * b.chunk; p.s0 < end; p.s0 += b.tile) {

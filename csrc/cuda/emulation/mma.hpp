@@ -64,4 +64,22 @@ void multiply(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2], 
   machine().collective(~0u, site, &own, multiply_together<Format>);
 }
 
+struct MatrixRow {
+  const void* row;
+  unsigned* words;
+};
+inline void load_together(void** lanes, unsigned) {
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int matrix = 0; matrix < 4; ++matrix) {
+      const void* row = static_cast<MatrixRow*>(lanes[8 * matrix + lane / 4])->row;
+      static_cast<MatrixRow*>(lanes[lane])->words[matrix] = static_cast<const unsigned*>(row)[lane % 4];
+    }
+  }
+}
+inline void load_matrices(unsigned (&words)[4], const void* row, Site site) {
+  if (reinterpret_cast<uintptr_t>(row) % 16) machine().fail("ldmatrix: address not a multiple of 16 bytes");
+  MatrixRow own{row, words};
+  machine().collective(~0u, site, &own, load_together);
+}
+
 }  // namespace cbk::emulation
