@@ -14,10 +14,18 @@
 namespace cbk::device {
 
 struct Product {
-  static constexpr int threads = 256, row_tiles = 2, column_tiles = 16, depth = 16, stages = 3;
+  static constexpr int threads = 256, row_tiles = 2, column_tiles = 16, depth = 16;
   static constexpr int warp_rows = 16 * row_tiles, rows = threads / 32 * warp_rows, columns = 8 * column_tiles;
-  static constexpr int stage = (rows + columns) * depth;
-  static constexpr int64_t shared = stages * stage;  // floats
+  static constexpr int64_t shared = 3 * (rows + columns) * depth;  // words
+};
+// How many tiles are on their way, and a tile's words.
+template <bool packed>
+struct Stages {
+  using K = Product;
+  static constexpr int count = packed ? 4 : 3, row_words = packed ? K::depth / 2 : K::depth;
+  static constexpr int rows = K::rows * row_words, size = rows + K::columns * K::depth;
+  static constexpr int column_words = K::depth / 2, converted = K::columns * column_words;  // of bf16
+  static_assert(count * size + (packed ? 2 * converted : 0) <= K::shared);
 };
 // [row tile][column tile] of a warp, each as ptx.hpp says.
 using ProductSums = float[Product::row_tiles][Product::column_tiles][4];
@@ -68,46 +76,51 @@ __device__ __forceinline__ void add_terms(float (&z)[4], const Parts<4> (&a)[2],
 }
 
 // Where piece `piece` (four words) of a line of `words` (16 or 8) stands in a stage.
-template <int words>
-__device__ __forceinline__ int piece_at(int line, int piece) {
+template <unsigned words>
+__device__ __forceinline__ unsigned piece_at(unsigned line, unsigned piece) {
   return line * words + (words == 16 ? piece ^ (line / 2 % 4) : piece ^ (line / 4 % 2)) * 4;
 }
 
-// One stage's rows and columns, 16 inner indices each.  Of bf16's fragments words t and t + 4 hold numbers 4t ... 4t + 3.
+__device__ __forceinline__ float4 four_of(const float* lines, unsigned line, unsigned piece) {
+  return *reinterpret_cast<const float4*>(lines + piece_at<Product::depth>(line, piece));
+}
+
+// z += one tile's rows times its columns, 16 inner indices each.  Both are bf16 (`packed`) or floats; of floats taken as bf16
+// words t and t + 4 of a fragment hold numbers 4t ... 4t + 3.
 template <Precision precision, bool packed>
-__device__ __forceinline__ void add_stage(const float* staged, ProductSums& z) {
+__device__ __forceinline__ void add_stage(const float* rows, const float* columns, ProductSums& z) {
   using K = Product;
-  constexpr bool bf16 = precision == Precision::bf16;
-  const int rank = int(threadIdx.x), warp = rank / 32, g = rank % 32 / 4, t = rank % 4, line = rank % 8, matrix = rank % 32 / 8;
-  const auto four = [&](int l) { return *reinterpret_cast<const float4*>(staged + piece_at<K::depth>(l, t)); };
+  const unsigned rank = threadIdx.x, g = rank % 32 / 4, t = rank % 4, line = rank % 8, matrix = rank % 32 / 8;
   Parts<4> a[K::row_tiles][2];
+  Parts<2> b[2];
   CBK_UNROLL(2)
   for (int i = 0; i < K::row_tiles; ++i) {
-    const int row = warp * K::warp_rows + 16 * i, own = row + matrix % 2 * 8 + line;
+    const unsigned row = rank / 32 * K::warp_rows + 16 * unsigned(i), own = row + matrix % 2 * 8 + line;
     if constexpr (packed) {
-      load_matrices(a[i][0].high, staged + piece_at<K::depth / 2>(own, matrix / 2));
-    } else if constexpr (bf16) {
-      const float4 u = four(row + g), v = four(row + 8 + g);
+      load_matrices(a[i][0].high, rows + piece_at<K::depth / 2>(own, matrix / 2));
+    } else if constexpr (precision == Precision::bf16) {
+      const float4 u = four_of(rows, row + g, t), v = four_of(rows, row + 8 + g, t);
       a[i][0] = {{pack_bf16(u.x, u.y), pack_bf16(v.x, v.y), pack_bf16(u.z, u.w), pack_bf16(v.z, v.w)}, {}};
     } else {
       CBK_UNROLL(2)
-      for (int step = 0; step < 2; ++step) {
+      for (unsigned step = 0; step < 2; ++step) {
         unsigned words[4];
-        load_matrices(words, staged + piece_at<K::depth>(own, 2 * step + matrix / 2));
+        load_matrices(words, rows + piece_at<K::depth>(own, 2 * step + matrix / 2));
         a[i][step] = parts_of<precision>(words);
       }
     }
   }
+  unsigned words[4];
   CBK_UNROLL(16)
-  for (int j = 0; j < K::column_tiles; ++j) {
-    const int column = K::rows + 8 * j;
-    Parts<2> b[2];
-    if constexpr (bf16) {
-      const float4 u = four(column + g);
+  for (unsigned j = 0; j < K::column_tiles; ++j) {
+    if constexpr (packed) {  // two column tiles at once
+      if (j % 2 == 0) load_matrices(words, columns + piece_at<K::depth / 2>(8 * (j + matrix / 2) + line, matrix % 2));
+      b[0] = {{words[j % 2 * 2], words[j % 2 * 2 + 1]}, {}};
+    } else if constexpr (precision == Precision::bf16) {
+      const float4 u = four_of(columns, 8 * j + g, t);
       b[0] = {{pack_bf16(u.x, u.y), pack_bf16(u.z, u.w)}, {}};
     } else {
-      unsigned words[4];
-      load_matrices(words, staged + piece_at<K::depth>(column + line, matrix));
+      load_matrices(words, columns + piece_at<K::depth>(8 * j + line, matrix));
       b[0] = parts_of<precision>({words[0], words[1]}), b[1] = parts_of<precision>({words[2], words[3]});
     }
     CBK_UNROLL(2)
@@ -122,25 +135,25 @@ struct Lines {
 };
 
 // columns(c) gives the address of inner index 0, or nullptr for zeros; `some` may be read.  `width` numbers (4, 2, 1) may be
-// read at once from each line and divide `depth`.  Rows that are `packed` are bf16, all there, and zero up to a whole stage.
-// A warp whose rows are not `used` only helps to load.  Ends with all threads still reading `staged`.
+// read at once from each line and divide `depth`.  Rows that are `packed` are bf16, all there, and zero up to a whole stage;
+// then each thread packs the columns that it copied, a stage ahead.  A warp whose rows are not `used` only helps to load.
+// Ends with all threads still reading `staged`.
 template <Precision precision, bool packed = false, class Columns>
 __device__ __forceinline__ void multiply_tiles(const Lines& rows, Columns&& columns, int64_t depth, int width,
                                                const float* some, bool used, float* staged, ProductSums& z) {
   using K = Product;
-  constexpr int fours = K::depth / 4, row_words = packed ? K::depth / 2 : K::depth;
-  constexpr int row_loads = K::rows * row_words / 4 / K::threads, column_loads = K::columns * fours / K::threads;
-  const int rank = int(threadIdx.x), k = rank % fours * 4, place = piece_at<K::depth>(rank / fours, rank % fours);
-  const int row_place = packed ? piece_at<K::depth / 2>(rank / 2, rank % 2) : place;
-  constexpr int row_step = K::threads / (row_words / 4);  // lines
-  const int row = rank / (row_words / 4);
+  using S = Stages<packed>;
+  constexpr unsigned fours = K::depth / 4, row_fours = S::row_words / 4, row_step = K::threads / row_fours;  // lines
+  constexpr unsigned row_loads = K::rows / row_step, column_loads = K::columns * fours / K::threads;
+  const unsigned rank = threadIdx.x, row = rank / row_fours, line = rank / fours, piece = rank % fours;
+  const unsigned row_place = piece_at<S::row_words>(row, rank % row_fours), place = piece_at<K::depth>(line, piece);
   const float *row_from = rows.first + row * rows.pitch, *column_from[column_loads];
   CBK_UNROLL(2)
-  for (int j = 0; j < column_loads; ++j) column_from[j] = columns((rank + j * K::threads) / fours);
+  for (unsigned j = 0; j < column_loads; ++j) column_from[j] = columns(int(line + j * K::threads / fours));
   const auto load = [&](int stage, auto numbers) {
     constexpr int n = decltype(numbers)::value;
-    float* to = staged + stage % K::stages * K::stage;
-    const int at = stage * K::depth + k;
+    float* to = staged + stage % S::count * S::size;
+    const int at = stage * K::depth + 4 * int(piece);
     const auto copy = [&](const float* from, bool there, float* to) {
       CBK_UNROLL(4)
       for (int e = 0; e < 4; e += n) {
@@ -149,15 +162,16 @@ __device__ __forceinline__ void multiply_tiles(const Lines& rows, Columns&& colu
       }
     };
     CBK_UNROLL(4)
-    for (int j = 0; j < row_loads; ++j) {
+    for (unsigned j = 0; j < row_loads; ++j) {
+      float* own = to + row_place + j * K::threads * 4;
+      const float* from = row_from + int64_t(j * row_step) * rows.pitch;
       if constexpr (packed)
-        copy_async<16>(to + row_place + j * K::threads * 4,
-                       row_from + j * row_step * rows.pitch + stage * row_words + rank % (row_words / 4) * 4, true);
+        copy_async<16>(own, from + stage * int(S::row_words) + rank % row_fours * 4, true);
       else
-        copy(row_from + j * row_step * rows.pitch, row + j * row_step < rows.count, to + row_place + j * K::threads * 4);
+        copy(from, int(row + j * row_step) < rows.count, own);
     }
     CBK_UNROLL(2)
-    for (int j = 0; j < column_loads; ++j) copy(column_from[j], column_from[j], to + K::rows * K::depth + place + j * K::threads * 4);
+    for (unsigned j = 0; j < column_loads; ++j) copy(column_from[j], column_from[j], to + S::rows + place + j * K::threads * 4);
   };
   const int stages = int(blocks_for(depth, K::depth));
   const auto start = [&](int stage) {
@@ -168,18 +182,34 @@ __device__ __forceinline__ void multiply_tiles(const Lines& rows, Columns&& colu
     }
     commit_copies();
   };
+  const auto tile = [&](int stage) { return staged + stage % S::count * S::size; };
+  const auto converted = [&](int stage) { return staged + S::count * S::size + stage % 2 * S::converted; };
+  const auto convert = [&](int stage) {
+    CBK_UNROLL(2)
+    for (unsigned j = 0; j < column_loads; ++j) {
+      const float4 u = *reinterpret_cast<const float4*>(tile(stage) + S::rows + place + j * K::threads * 4);
+      float* to = converted(stage) + piece_at<S::column_words>(line, piece / 2) + piece % 2 * 2 + j * K::threads * 2;
+      *reinterpret_cast<float2*>(to) = {bits<float>(pack_bf16(u.x, u.y)), bits<float>(pack_bf16(u.z, u.w))};
+    }
+  };
   CBK_UNROLL(2)
   for (int i = 0; i < K::row_tiles; ++i) {
     CBK_UNROLL(16)
     for (int j = 0; j < K::column_tiles; ++j)
       for (int e = 0; e < 4; ++e) z[i][j][e] = 0;
   }
-  for (int stage = 0; stage < K::stages - 1; ++stage) start(stage);
+  for (int stage = 0; stage < S::count - 1; ++stage) start(stage);
+  wait_copies<S::count - 2>();
+  if constexpr (packed) convert(0);
   for (int stage = 0; stage < stages; ++stage) {
-    wait_copies<K::stages - 2>();
     __syncthreads();
-    start(stage + K::stages - 1);  // over what was read before the barrier
-    if (used) add_stage<precision, packed>(staged + stage % K::stages * K::stage, z);
+    start(stage + S::count - 1);  // over what was read before the barrier
+    if constexpr (packed) {
+      wait_copies<S::count - 2>();
+      convert(stage + 1);  // behind the last one of what is no longer there, for nobody
+    }
+    if (used) add_stage<precision, packed>(tile(stage), packed ? converted(stage) : tile(stage) + S::rows, z);
+    if constexpr (!packed) wait_copies<S::count - 2>();
   }
   wait_copies<0>();
 }

@@ -14,9 +14,9 @@ CBK_KERNEL(Product::threads) tensor_risks(Batch<float> b, float* out) {
   run_block<Method>(b, out, shared, b.group * b.net.width <= Product::columns ? shared : shared + Method::shared);
 }
 
-// x [samples, inputs] to words of two bf16, [words / pitch][pitch], each 16 numbers' words in the order that add_stage takes.
+// x [samples, inputs] to words of two bf16, [words / pitch][pitch].
 CBK_KERNEL(256) pack(const float* x, int64_t samples, int64_t inputs, int64_t pitch, int64_t words, unsigned* out) {
-  const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, s = i / pitch, at = i % pitch, k = (at & ~7) * 2 + at % 4 * 4 + (at & 4) / 2;
+  const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, s = i / pitch, k = i % pitch * 2;
   if (i >= words) return;
   const auto number = [&](int64_t n) { return s < samples && n < inputs ? x[s * inputs + n] : 0.0f; };
   out[i] = pack_bf16(number(k), number(k + 1));
