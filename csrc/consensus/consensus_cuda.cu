@@ -23,7 +23,17 @@ struct Risks {
   Alphas alphas;
 };
 
-CBK_KERNEL(threads) weigh_slices(Risks k, Part* parts) {
+// What is left of a slice's weights where the slices are added.
+__device__ __forceinline__ void normalise_slice(const Risks& k, double least, double total, double* weights) {
+  const int64_t task = blockIdx.y, begin = blockIdx.x * k.slice;
+  const int64_t end = begin + k.slice < k.particles ? begin + k.slice : k.particles;
+  const double alpha = alpha_of(k.alphas, task);
+  for (int64_t n = begin + threadIdx.x; n < end; n += threads)
+    weights[n * k.tasks + task] = unnormalised(k.risk[n * k.tasks + task], least, alpha) / total;
+}
+
+// A task's only slice is done with here.
+CBK_KERNEL(threads) weigh_slices(Risks k, Part* parts, double* weights, double* ess) {
   const double alpha = alpha_of(k.alphas, blockIdx.y);
   const int64_t task = blockIdx.y, begin = blockIdx.x * k.slice;
   const int64_t end = begin + k.slice < k.particles ? begin + k.slice : k.particles;
@@ -39,14 +49,18 @@ CBK_KERNEL(threads) weigh_slices(Risks k, Part* parts) {
     total += w, squares += w * w;
   }
   total = block_sum(total), squares = block_sum(squares);
-  if (threadIdx.x == 0) parts[task * gridDim.x + blockIdx.x] = {least, total, squares};
+  if (gridDim.x == 1) normalise_slice(k, least, total, weights);
+  if (threadIdx.x != 0) return;
+  if (gridDim.x == 1)
+    ess[task] = total > 0 ? total * total / squares : 0;
+  else
+    parts[task * gridDim.x + blockIdx.x] = {least, total, squares};
 }
 
 // Every block adds the parts anew, in the same order.
 CBK_KERNEL(threads) normalise(Risks k, const Part* parts, double* weights, double* ess) {
   const double alpha = alpha_of(k.alphas, blockIdx.y);
-  const int64_t task = blockIdx.y, begin = blockIdx.x * k.slice;
-  const int64_t end = begin + k.slice < k.particles ? begin + k.slice : k.particles;
+  const int64_t task = blockIdx.y;
   parts += task * gridDim.x;
   double least = infinity, total = 0, squares = 0;
   for (unsigned i = 0; i < gridDim.x; ++i) least = parts[i].least < least ? parts[i].least : least;
@@ -54,8 +68,7 @@ CBK_KERNEL(threads) normalise(Risks k, const Part* parts, double* weights, doubl
     const double factor = unnormalised(parts[i].least, least, alpha);
     total += factor * parts[i].total, squares += factor * factor * parts[i].squares;
   }
-  for (int64_t n = begin + threadIdx.x; n < end; n += threads)
-    weights[n * k.tasks + task] = unnormalised(k.risk[n * k.tasks + task], least, alpha) / total;
+  normalise_slice(k, least, total, weights);
   if (blockIdx.x == 0 && threadIdx.x == 0) ess[task] = total > 0 ? total * total / squares : 0;
 }
 
@@ -96,38 +109,67 @@ CBK_KERNEL(threads) bisect(const double* risk, int64_t particles, int64_t tasks,
   if (threadIdx.x == 0) alphas[task] = alpha;
 }
 
-// sums[slice][task][i] of the slice's particles; those of weight 0 are never read.
-template <class T>
+// sums[slice][task][i] of the slice's particles; those of weight 0 are never read.  A thread has `width` coordinates, which
+// one access reads of a particle, and eight particles on their way: the list of those that have a weight comes first, so that
+// nothing is in doubt between the reads.
+template <class T, int width>
 CBK_KERNEL(threads) average_slices(const T* theta, const double* weights, int64_t particles, int64_t size, int64_t tasks,
                                    int64_t slice, double* sums) {
+  struct alignas(sizeof(T) * width) Span {
+    T value[width];
+  };
   constexpr int at_once = 8;
   CBK_SHARED(double, w, threads);
+  CBK_SHARED(int, row, threads);
+  CBK_SHARED(int, counts, threads / 32);
+  const unsigned rank = threadIdx.x, lane = rank % 32, warps = blockDim.x / 32;
   const int64_t task = blockIdx.y % tasks, part = blockIdx.y / tasks;
   const int64_t begin = part * slice, end = begin + slice < particles ? begin + slice : particles;
-  const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x;
-  double total = 0;
-  for (int64_t first = begin; first < end; first += threads) {
-    const int64_t n = first + threadIdx.x;
-    const double mine = n < end ? weights[n * tasks + task] : 0;
-    w[threadIdx.x] = mine;
-    const bool any = __syncthreads_or(mine != 0);
-    const int limit = end - first < threads ? int(end - first) : threads;
-    for (int j = 0; any && i < size && j < limit; j += at_once) {
-      T v[at_once];
-      for (int u = 0; u < at_once; ++u) v[u] = w[j + u] != 0 ? theta[(first + j + u) * size + i] : T(0);
-      for (int u = 0; u < at_once; ++u) total = fma(w[j + u], double(v[u]), total);
+  const int64_t i = (int64_t(blockIdx.x) * blockDim.x + rank) * width;
+  double total[width] = {};
+  for (int64_t first = begin; first < end; first += blockDim.x) {
+    const double mine = first + rank < end ? weights[(first + rank) * tasks + task] : 0;
+    const unsigned votes = __ballot_sync(~0u, mine != 0);
+    if (lane == 0) counts[rank / 32] = __popc(votes);
+    __syncthreads();
+    int at = __popc(votes & ((1u << lane) - 1)), all = 0;
+    for (unsigned k = 0; k < warps; ++k) at += k < rank / 32 ? counts[k] : 0, all += counts[k];
+    if (mine != 0) w[at] = mine, row[at] = int(rank);
+    __syncthreads();
+    const T* const from = theta + first * size + i;
+    const auto read = [&](int j) { return *reinterpret_cast<const Span*>(from + row[j] * size); };
+    const auto add = [&](double weight, const Span& v) {
+      for (int e = 0; e < width; ++e) total[e] = fma(weight, double(v.value[e]), total[e]);
+    };
+    int j = 0;
+    for (; i < size && j + at_once <= all; j += at_once) {
+      Span v[at_once];
+      CBK_UNROLL(8)
+      for (int u = 0; u < at_once; ++u) v[u] = read(j + u);
+      CBK_UNROLL(8)
+      for (int u = 0; u < at_once; ++u) add(w[j + u], v[u]);
     }
+    for (; i < size && j < all; ++j) add(w[j], read(j));
     __syncthreads();
   }
-  if (i < size) sums[(part * tasks + task) * size + i] = total;
+  for (int e = 0; i < size && e < width; ++e) sums[(part * tasks + task) * size + i + e] = total[e];
 }
 
 template <class T>
 CBK_KERNEL(threads) add_slices(const double* sums, int64_t parts, int64_t count, T* point) {
   const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x;
   if (i >= count) return;
+  constexpr int at_once = 8;
   double total = 0;
-  for (int64_t part = 0; part < parts; ++part) total += sums[part * count + i];
+  int64_t part = 0;
+  for (; part + at_once <= parts; part += at_once) {
+    double v[at_once];
+    CBK_UNROLL(8)
+    for (int u = 0; u < at_once; ++u) v[u] = sums[(part + u) * count + i];
+    CBK_UNROLL(8)
+    for (int u = 0; u < at_once; ++u) total += v[u];
+  }
+  for (; part < parts; ++part) total += sums[part * count + i];
   point[i] = T(total);
 }
 
@@ -146,7 +188,8 @@ void gibbs_weights(const double* risk, int64_t particles, int64_t tasks, Alphas 
   const Risks k{risk, particles, tasks, slice, alphas};
   const dim3 grid(unsigned(blocks_for(particles, slice)), unsigned(tasks));
   Workspace<Part> parts(int64_t(grid.x) * tasks, stream);
-  launch(weigh_slices, grid, dim3(threads), 0, stream, k, parts.data());
+  launch(weigh_slices, grid, dim3(threads), 0, stream, k, parts.data(), weights, ess);
+  if (grid.x == 1) return;
   launch(normalise, grid, dim3(threads), 0, stream, k, static_cast<const Part*>(parts.data()), weights, ess);
 }
 
@@ -156,14 +199,28 @@ void consensus(const T* theta, const double* risk, int64_t particles, int64_t si
   const cudaStream_t stream = native(on);
   gibbs_weights(risk, particles, tasks, alphas, weights, ess, on);
 
-  // enough blocks to read at the memory's speed, on any card
-  const int64_t columns = blocks_for(size, threads);
-  const int64_t wanted = std::min(std::max(2048 / (columns * tasks), int64_t(1)), std::max(65535 / tasks, int64_t(1)));
+  // enough blocks to read at the memory's speed, on any card: of columns as they are where four are read at once
+  const auto threads_across = [&](int64_t spans) {
+    int64_t across = threads;
+    while (across > 32 && blocks_for(spans, across) * across * 7 > spans * 8) across /= 2;
+    return across;
+  };
+  const int64_t quads = blocks_for(size, 4);
+  const int64_t wanted = std::max(std::min(1024 * threads / quads, int64_t(65535)) / tasks, int64_t(1));
   const int64_t slice = std::max(blocks_for(blocks_for(particles, wanted), 8) * 8, int64_t(32));
   const int64_t slices = blocks_for(particles, slice);
   Workspace<double> sums(slices * tasks * size, stream);
-  launch(average_slices<T>, dim3(unsigned(columns), unsigned(slices * tasks)), dim3(threads), 0, stream, theta,
-         static_cast<const double*>(weights), particles, size, tasks, slice, sums.data());
+  const int width = access_width(size, theta);
+  const int64_t across = threads_across(size / width), columns = blocks_for(size / width, across);
+  const auto start = [&](auto kernel) {
+    launch(kernel, dim3(unsigned(columns), unsigned(slices * tasks)), dim3(unsigned(across)), 0, stream, theta,
+           static_cast<const double*>(weights), particles, size, tasks, slice, sums.data());
+  };
+  if constexpr (sizeof(T) == 4) {
+    if (width == 4) start(average_slices<T, 4>);
+  }
+  if (width == 2) start(average_slices<T, 2>);
+  if (width == 1) start(average_slices<T, 1>);
   launch(add_slices<T>, dim3(unsigned(blocks_for(tasks * size, threads))), dim3(threads), 0, stream,
          static_cast<const double*>(sums.data()), slices, tasks * size, point);
 }

@@ -104,6 +104,7 @@ T __shfl_xor_sync(unsigned mask, T value, int flip, CBK_HERE) {
   return cbk::emulation::shuffle(mask, value, int(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32 ^ flip,
                                  {"__shfl_xor_sync", file, line});
 }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline unsigned __ballot_sync(unsigned mask, int vote, CBK_HERE) {
   cbk::emulation::Vote own{vote != 0, 0};
   cbk::emulation::machine().collective(mask, {"__ballot_sync", file, line}, &own, cbk::emulation::vote_together);
