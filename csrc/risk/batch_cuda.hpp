@@ -35,7 +35,10 @@ struct Batch {
   int64_t group, groups, chunk, chunks, tile;
   int64_t pitch;    // of one sample's outputs: odd, so that a warp's samples lie in different banks
   T* outputs;       // [blocks][group][tile][pitch] where shared memory is too small, else nullptr
-  double* partial;  // [chunks][particles][tasks]
+  double* partial;  // [chunks][particles][tasks], where a block has several tiles or there are several chunks
+  double* sums;     // of a block that has all samples: sum / divisor of entry i of [particles, tasks] to sums[i * stride]
+  int64_t stride;
+  double divisor;
 };
 
 template <class T>
@@ -95,41 +98,54 @@ __device__ __forceinline__ double add_loss_slope(const Batch<T>& b, double total
   return label < 0 || label >= b.net.outputs ? quiet_nan : total;
 }
 
-// Sums of losses over the tile's `valid` samples from s0 on, for `count` particles and all tasks, to partial; outs holds
-// [count][tile][pitch].  Pairs of particle and task go to warps, or, where they are few, to the whole block.
+// A tile of a chunk.
+struct TileOfChunk {
+  int64_t s0, valid, chunk;
+  bool first, last;
+};
+
+// Adds a tile's sum of losses of entry i of [particles, tasks].
 template <class T>
-__device__ void add_losses(const Batch<T>& b, const T* outs, int64_t first, int64_t count, int64_t s0, int64_t valid,
-                           int64_t chunk, bool fresh) {
+__device__ __forceinline__ void put_losses(const Batch<T>& b, const TileOfChunk& t, int64_t i, double total) {
+  const int64_t at = t.chunk * b.particles * b.tasks + i;
+  if (!t.first) total = b.partial[at] + total;
+  if (t.last && b.sums)
+    b.sums[i * b.stride] = total / b.divisor;
+  else
+    b.partial[at] = total;
+}
+
+// Sums of losses over the tile's samples for `count` particles and all tasks; outs holds [count][tile][pitch].  Pairs of
+// particle and task go to warps, or, where they are few, to the whole block.
+template <class T>
+__device__ void add_losses(const Batch<T>& b, const T* outs, int64_t first, int64_t count, const TileOfChunk& t) {
   const unsigned rank = thread_rank(), threads = blockDim.x * blockDim.y, warps = threads / 32;
   const unsigned pairs = unsigned(count * b.tasks), tasks = unsigned(b.tasks);
-  double* partial = b.partial + (chunk * b.particles + first) * b.tasks;
   const bool few = pairs < warps;
   for (unsigned pair = few ? 0 : rank / 32; pair < pairs; pair += few ? 1 : warps) {
     const T* g = outs + pair / tasks * b.tile * b.pitch;
     double total = 0;
-    for (int64_t s = few ? rank : rank % 32; s < valid; s += few ? threads : 32)
-      total = add_loss(b, total, g + s * b.pitch, pair % tasks, s0 + s);
+    for (int64_t s = few ? rank : rank % 32; s < t.valid; s += few ? threads : 32)
+      total = add_loss(b, total, g + s * b.pitch, pair % tasks, t.s0 + s);
     total = few ? block_sum(total) : warp_sum(total);
-    if ((few ? rank : rank % 32) == 0) partial[pair] = fresh ? total : partial[pair] + total;
+    if ((few ? rank : rank % 32) == 0) put_losses(b, t, first * b.tasks + pair, total);
   }
 }
 
 // The same for one task, with the slopes to b.slopes: a warp takes a particle, a lane a sample.
 template <class T>
-__device__ void add_slopes(const Batch<T>& b, T* outs, int64_t first, int64_t count, int64_t s0, int64_t valid,
-                           int64_t chunk, bool fresh) {
+__device__ void add_slopes(const Batch<T>& b, T* outs, int64_t first, int64_t count, const TileOfChunk& t) {
   const unsigned rank = thread_rank(), warps = blockDim.x * blockDim.y / 32;
   for (int64_t particle = rank / 32; particle < count; particle += warps) {
-    T* to = b.slopes + (first + particle) * b.net.outputs * b.samples + s0;
+    T* to = b.slopes + (first + particle) * b.net.outputs * b.samples + t.s0;
     double total = 0;
-    for (int64_t s = rank % 32; s < valid; s += 32) {
+    for (int64_t s = rank % 32; s < t.valid; s += 32) {
       T* g = outs + (particle * b.tile + s) * b.pitch;
-      total = add_loss_slope(b, total, g, s0 + s);
+      total = add_loss_slope(b, total, g, t.s0 + s);
       for (int64_t c = 0; c < b.net.outputs; ++c) to[c * b.samples + s] = g[c];
     }
     total = warp_sum(total);
-    double* sum = b.partial + chunk * b.particles + first + particle;
-    if (rank % 32 == 0) *sum = fresh ? total : *sum + total;
+    if (rank % 32 == 0) put_losses(b, t, first + particle, total);
   }
 }
 

@@ -25,7 +25,8 @@ CBK_KERNEL(Tile<T>::threads) tiled_risks(Batch<T> b, T* out) {
 template <class T, Activation activation, int inputs>
 CBK_KERNEL(direct_threads) direct_risks(Batch<T> b, T* out) {
   CBK_DYNAMIC_SHARED(T, shared);
-  run_block<Direct<activation, inputs>>(b, out, shared, shared + direct_neurons * (inputs + 2));
+  using Method = Direct<activation, inputs>;
+  run_block<Method>(b, out, shared, shared + direct_neurons * Method::pitch);
 }
 
 template <class T, int inputs>
@@ -46,8 +47,9 @@ int direct_inputs(const Batch<T>& b) {
 }
 template <class T>
 Launch plan_direct(Batch<T>& b) {
-  b.tile = direct_threads * direct_samples, b.group = 1;
-  return {direct_neurons * (direct_inputs(b) + 2) + b.tile, false, 0};
+  constexpr int64_t most = direct_threads * direct_samples;
+  b.tile = b.samples <= most / 2 ? most / 2 : most, b.group = 1;
+  return {direct_neurons * (direct_inputs(b) == 1 ? 4 : 8) + b.tile, false, 0};
 }
 
 }  // namespace
@@ -68,21 +70,22 @@ void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor,
   b.chunk = blocks_for(tiles, chunks) * b.tile, b.chunks = blocks_for(b.samples, b.chunk);
   plan.blocks = std::min(b.groups * b.chunks, !b.theta || plan.spills ? int64_t(1024) : int64_t(1) << 30);
   const int64_t results = b.particles * b.tasks;
+  if (b.chunks == 1) b.sums = sums, b.stride = stride, b.divisor = divisor;
   Workspace<T> own(b.theta ? 0 : plan.blocks * b.group * b.size, stream);
   Workspace<T> outputs(plan.spills ? plan.blocks * b.group * b.tile * b.pitch : 0, stream);
-  Workspace<double> partial(b.chunks * results, stream);
+  Workspace<double> partial(b.chunks > 1 || b.samples > b.tile ? b.chunks * results : 0, stream);
   b.own = own.data(), b.outputs = outputs.data(), b.partial = partial.data();
   const auto start = [&](auto kernel, dim3 block) {
     launch(kernel, dim3(unsigned(plan.blocks)), block, size_t(plan.shared) * sizeof(T), stream, b, out);
   };
   if (direct)
     start(direct_inputs(b) == 1 ? direct_kernel<T, 1>(b.net.activation) : direct_kernel<T, 4>(b.net.activation),
-          dim3(direct_threads));
+          dim3(unsigned(b.tile / direct_samples)));
   else if (!tensor)
     start(tiled_risks<T>, dim3(16, 16));
   else if constexpr (sizeof(T) == sizeof(float))
     launch_tensor(b, plan, precision, out, stream);
-  if (sums)
+  if (sums && b.chunks > 1)
     launch(add_chunks<double, double>, dim3(unsigned(blocks_for(results, 256))), dim3(256), 0, stream,
            static_cast<const double*>(partial.data()), b.chunks, results, divisor, sums, stride);
 }

@@ -233,7 +233,7 @@ __device__ __forceinline__ void run_block(const Batch<T>& b, T* out, T* shared, 
     for (p.s0 = chunk * b.chunk; p.s0 < end; p.s0 += b.tile) {
       p.valid = min(b.tile, end - p.s0);
       Method::outputs(b, p, shared, outs);
-      const bool fresh = p.s0 == chunk * b.chunk;
+      const TileOfChunk tile{p.s0, p.valid, chunk, p.s0 == chunk * b.chunk, p.s0 + b.tile >= end};
       if (out) {
         const int64_t outputs = b.net.outputs, items = count * p.valid * outputs;
         for (int64_t item = thread_rank(); item < items; item += blockDim.x * blockDim.y) {
@@ -241,9 +241,9 @@ __device__ __forceinline__ void run_block(const Batch<T>& b, T* out, T* shared, 
           out[((first + particle) * b.samples + p.s0 + s) * outputs + c] = outs[(particle * b.tile + s) * b.pitch + c];
         }
       } else if (b.slopes) {
-        add_slopes(b, outs, first, count, p.s0, p.valid, chunk, fresh);
+        add_slopes(b, outs, first, count, tile);
       } else {
-        add_losses(b, outs, first, count, p.s0, p.valid, chunk, fresh);
+        add_losses(b, outs, first, count, tile);
       }
       __syncthreads();
     }

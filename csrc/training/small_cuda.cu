@@ -1,6 +1,7 @@
 // A step of a small ensemble after its risks; the CPU's twins are consensus_cpu.cpp and update_cpu.cpp.
 //
-// Every block finds all weights, and then has `columns` coordinates of all particles to itself: their point, their step.
+// Every block finds all weights, and then has four coordinates of all particles to itself: their point, their step.  What
+// depends on nothing comes first: the particles are copied into shared memory, the first normals made.
 #include "small_cuda.hpp"
 
 #include "../cuda/reduce.hpp"
@@ -14,7 +15,7 @@
 namespace cbk::device {
 namespace {
 
-constexpr int threads = 256, columns = 8, groups = threads / columns;  // blocks enough for a small ensemble to fill a card
+constexpr int threads = 256, columns = 4, groups = threads / columns;  // blocks enough for a small ensemble to fill a card
 constexpr int64_t most_particles = 1024, most_numbers = int64_t(1) << 20;
 
 template <class T>
@@ -47,14 +48,14 @@ __device__ void weigh(const Small<T>& k, double* w) {
   __syncthreads();
 }
 
-// The block's coordinates of the point; particles of weight 0 are never read.
+// The block's coordinates of the point, of tile [particles, columns]; particles of weight 0 do not count, whatever they are.
 template <class T>
-__device__ void average(const Small<T>& k, const double* w, double* part, T* point) {
+__device__ void average(const Small<T>& k, const double* w, const T* tile, double* part, T* point) {
   const int column = int(threadIdx.x) % columns, group = int(threadIdx.x) / columns;
   const int64_t i = int64_t(blockIdx.x) * columns + column;
   double total = 0;
-  for (int64_t n = group; i < k.size && n < k.particles; n += groups)
-    if (w[n] != 0) total = fma(w[n], double(k.theta[n * k.size + i]), total);
+  for (int64_t n = group; n < k.particles; n += groups)
+    if (w[n] != 0) total = fma(w[n], double(tile[n * columns + column]), total);
   part[threadIdx.x] = total;
   __syncthreads();
   if (group == 0 && i < k.size) {
@@ -71,18 +72,29 @@ CBK_KERNEL(threads) step_small(Small<T> k) {
   CBK_SHARED(double, w, most_particles);
   CBK_SHARED(double, part, threads);
   CBK_SHARED(T, point, columns);
+  CBK_DYNAMIC_SHARED(T, tile);
+  const int64_t i = int64_t(blockIdx.x) * columns, count = k.size - i < columns ? k.size - i : columns;
+  for (int at = int(threadIdx.x); at < k.particles * columns; at += threads) {
+    const bool there = at % columns < count;
+    copy_async<sizeof(T)>(tile + at, k.theta + (there ? at / columns * k.size + i + at % columns : 0), there);
+  }
+  commit_copies();
   const StepNumbers<T> now = *k.now;
-  weigh(k, w);
-  average(k, w, part, point);
-  constexpr int quads = columns / 4;
-  const int quad = int(threadIdx.x) % quads;
-  const int64_t i = int64_t(blockIdx.x) * columns + 4 * quad, count = k.size - i < 4 ? k.size - i : 4;
-  for (int64_t n = threadIdx.x / quads; i < k.size && n < k.particles; n += threads / quads) {
-    T z[4] = {};
-    if constexpr (form != UpdateForm::quiet) normals(Counter{k.seed, 0, now.step, uint32_t(n)}, uint32_t(i / 4), z);
-    T* theta = k.theta + n * k.size + i;
-    for (int j = 0; j < count; ++j)
-      theta[j] = moved<form>(theta[j], theta[j] - point[4 * quad + j], z[j], now.a, now.b, now.floor);
+  T z[columns] = {};
+  const auto draw = [&](int64_t n) {
+    if constexpr (form != UpdateForm::quiet)
+      if (n < k.particles) normals(Counter{k.seed, 0, now.step, uint32_t(n)}, uint32_t(blockIdx.x), z);
+  };
+  draw(threadIdx.x);
+  wait_copies<0>();
+  weigh(k, w);  // which ends with a barrier
+  average(k, w, tile, part, point);
+  for (int64_t n = threadIdx.x; n < k.particles; n += threads) {
+    for (int j = 0; j < count; ++j) {
+      const T theta = tile[n * columns + j];
+      k.theta[n * k.size + i + j] = moved<form>(theta, theta - point[j], z[j], now.a, now.b, now.floor);
+    }
+    draw(n + threads);
   }
 }
 
@@ -90,7 +102,7 @@ CBK_KERNEL(threads) step_small(Small<T> k) {
 
 template <class T>
 bool is_small(const UpdateProblem<T>& problem, int64_t tasks) {
-  return tasks == 1 && !by_distance(problem.noise) && problem.particles <= most_particles &&
+  return tasks == 1 && !by_distance(problem.noise) && problem.particles <= most_particles &&  // 42 KB of shared memory
          problem.particles * problem.size <= most_numbers;
 }
 
@@ -99,7 +111,8 @@ void consensus_and_update(const UpdateProblem<T>& problem, const double* risk, A
                           CudaStream on, const StepNumbers<T>* now) {
   const Small<T> k{problem.out, problem.particles, problem.size, risk, alpha, point, ess, problem.key.seed, now};
   const auto start = [&](auto kernel) {
-    launch(kernel, dim3(unsigned(blocks_for(k.size, columns))), dim3(threads), 0, native(on), k);
+    launch(kernel, dim3(unsigned(blocks_for(k.size, columns))), dim3(threads), size_t(k.particles * columns) * sizeof(T),
+           native(on), k);
   };
   switch (form_of(problem.noise, problem.diffusion, problem.floor)) {
     case UpdateForm::multiplied: return start(step_small<UpdateForm::multiplied, T>);
