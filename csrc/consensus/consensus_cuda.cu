@@ -155,24 +155,6 @@ CBK_KERNEL(threads) average_slices(const T* theta, const double* weights, int64_
   for (int e = 0; i < size && e < width; ++e) sums[(part * tasks + task) * size + i + e] = total[e];
 }
 
-template <class T>
-CBK_KERNEL(threads) add_slices(const double* sums, int64_t parts, int64_t count, T* point) {
-  const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x;
-  if (i >= count) return;
-  constexpr int at_once = 8;
-  double total = 0;
-  int64_t part = 0;
-  for (; part + at_once <= parts; part += at_once) {
-    double v[at_once];
-    CBK_UNROLL(8)
-    for (int u = 0; u < at_once; ++u) v[u] = sums[(part + u) * count + i];
-    CBK_UNROLL(8)
-    for (int u = 0; u < at_once; ++u) total += v[u];
-  }
-  for (; part < parts; ++part) total += sums[part * count + i];
-  point[i] = T(total);
-}
-
 }  // namespace
 
 void solve_alphas(const double* risk, int64_t particles, int64_t tasks, const double* target, double* alphas,
@@ -221,8 +203,7 @@ void consensus(const T* theta, const double* risk, int64_t particles, int64_t si
   }
   if (width == 2) start(average_slices<T, 2>);
   if (width == 1) start(average_slices<T, 1>);
-  launch(add_slices<T>, dim3(unsigned(blocks_for(tasks * size, threads))), dim3(threads), 0, stream,
-         static_cast<const double*>(sums.data()), slices, tasks * size, point);
+  launch_add_parts(sums.data(), slices, tasks * size, 1.0, point, int64_t(1), stream);
 }
 
 template void consensus(const float*, const double*, int64_t, int64_t, int64_t, Alphas, float*, double*, double*, CudaStream);

@@ -125,8 +125,7 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, Cud
   b.own = own.data(), b.outputs = spilled.data(), b.partial = partial.data();
   launch(exchanged_risks<T>, dim3(unsigned(blocks)), dim3(16, 16), size_t(shared) * sizeof(T), stream, b,
          Center<T>{center, hidden.data(), outputs.data()});
-  launch(add_chunks<double, double>, dim3(unsigned(blocks_for(results, 256))), dim3(256), 0, stream,
-         static_cast<const double*>(partial.data()), b.chunks, results, double(b.samples), out, int64_t(1));
+  launch_add_parts(partial.data(), b.chunks, results, double(b.samples), out, int64_t(1), stream);
 }
 
 template <class T>
@@ -139,8 +138,7 @@ void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32
   Workspace<double> sums(count * size, stream);
   launch(noise_sums<T>, dim3(unsigned(across), unsigned(count)), dim3(256), 0, stream, weights, rows, atoms, atom, key, now,
          size, piece, sums.data());
-  launch(add_chunks<double, double>, dim3(unsigned(blocks_for(size, 256))), dim3(256), 0, stream,
-         static_cast<const double*>(sums.data()), count, size, 1.0, out, int64_t(1));
+  launch_add_parts(sums.data(), count, size, 1.0, out, int64_t(1), stream);
 }
 
 #define CBK_INSTANTIATE(T)                                                                                              \

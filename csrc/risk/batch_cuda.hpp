@@ -149,16 +149,6 @@ __device__ void add_slopes(const Batch<T>& b, T* outs, int64_t first, int64_t co
   }
 }
 
-// out[i * stride] = sum over chunks of partial[chunk][i], divided.
-template <class V, class T>
-CBK_KERNEL(256) add_chunks(const V* partial, int64_t chunks, int64_t count, V divisor, T* out, int64_t stride) {
-  const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x;
-  if (i >= count) return;
-  V total = 0;
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) total += partial[chunk * count + i];
-  out[i * stride] = total / divisor;
-}
-
 // Memory and blocks of a launch.
 struct Launch {
   int64_t shared;  // elements of dynamic shared memory

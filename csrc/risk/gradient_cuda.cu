@@ -132,8 +132,7 @@ void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, Cuda
                own);
     }
   }
-  launch(add_chunks<double, double>, dim3(unsigned(blocks_for(problem.particles, 256))), dim3(256), 0, stream,
-         static_cast<const double*>(losses.data()), parts, problem.particles, double(problem.samples), out, int64_t(1));
+  launch_add_parts(losses.data(), parts, problem.particles, double(problem.samples), out, int64_t(1), stream);
 }
 
 template void risk_gradient(const RiskProblem<float>&, double*, float*, CudaStream, Precision);

@@ -86,8 +86,7 @@ void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor,
   else if constexpr (sizeof(T) == sizeof(float))
     launch_tensor(b, plan, precision, out, stream);
   if (sums && b.chunks > 1)
-    launch(add_chunks<double, double>, dim3(unsigned(blocks_for(results, 256))), dim3(256), 0, stream,
-           static_cast<const double*>(partial.data()), b.chunks, results, divisor, sums, stride);
+    launch_add_parts(partial.data(), b.chunks, results, divisor, sums, stride, stream);
 }
 
 template <class T>

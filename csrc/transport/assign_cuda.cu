@@ -140,7 +140,7 @@ __device__ double mean_gap(const Solver& s, const T* x, const T* y, int64_t size
 }
 
 template <class T>
-CBK_KERNEL(128) solve_pairs(Measures<T> m, Assigned to, unsigned char* spilled) {
+CBK_KERNEL(512) solve_pairs(Measures<T> m, Assigned to, unsigned char* spilled) {
   CBK_DYNAMIC_SHARED(unsigned char, shared);
   const Solver s = solver_in(spilled ? spilled + int64_t(blockIdx.x) * m.count * solver_bytes : shared, m.count);
   for (int64_t pair = blockIdx.x; pair < m.firsts * m.seconds; pair += gridDim.x) {
@@ -179,7 +179,8 @@ void assign(const Measures<T>& m, const Assigned& to, CudaStream on) {
   const bool spills = bytes > room;
   const int64_t blocks = std::min(pairs, spills ? int64_t(1024) : int64_t(1) << 30);
   Workspace<double> spilled(spills ? blocks * bytes / int64_t(sizeof(double)) + 1 : 0, stream);
-  launch(solve_pairs<T>, dim3(unsigned(blocks)), dim3(m.count <= 64 ? 32 : 128), size_t(spills ? 16 : bytes), stream, m, to,
+  const unsigned threads = m.count <= 64 ? 32 : m.count <= 512 ? 128 : 512;
+  launch(solve_pairs<T>, dim3(unsigned(blocks)), dim3(threads), size_t(spills ? 16 : bytes), stream, m, to,
          reinterpret_cast<unsigned char*>(spilled.data()));
 }
 
