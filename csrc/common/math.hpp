@@ -146,12 +146,12 @@ CBK_INLINE F64 tanh(F64 x) {
 CBK_INLINE F32 tanh(F32 x) {
   using Table = tables::Table<float>;
   const F32 z = min(splat<F32>(7.9f), max(splat<F32>(-7.9f), x)), t = z * z;
-  return z * horner<Table::TANH_P>(t) / monic<Table::TANH_Q>(t);
+  return quotient(z * horner<Table::TANH_P>(t), monic<Table::TANH_Q>(t));
 }
 
 template <class V>
 CBK_INLINE V sigmoid(V x) {
-  return splat<V>(1) / (exp(-x) + Scalar<V>(1));
+  return quotient(splat<V>(1), exp(-x) + Scalar<V>(1));
 }
 
 // max(x, 0) + log(1 + exp(-|x|)).
@@ -165,12 +165,12 @@ template <class V>
 CBK_INLINE V normal_cdf(V x, V& density) {
   using T = Scalar<V>;
   const V bound = min(abs(x), splat<V>(T(56))), z = bound * T(0.70710678118654752440);
-  const V t = (z - T(3.75)) / (z + T(3.75));
+  const V t = quotient(z - T(3.75), z + T(3.75));
   const V square = bound * bound, rest = fma(bound, bound, -square);  // z^2 = (square + rest) / 2
   const V p = horner<tables::Table<T>::ERFC>(t);
   const V e = exp(square * T(-0.5)), exact = mad(e, rest * T(-0.5), e);
   density = exact * T(0.39894228040143267794);
-  const V tail = exact * p / (mad(z, splat<V>(2), splat<V>(1))) * T(0.5);
+  const V tail = quotient(exact * p, mad(z, splat<V>(2), splat<V>(1))) * T(0.5);
   return x < T(0) ? tail : T(1) - tail;
 }
 

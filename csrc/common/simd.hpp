@@ -228,6 +228,10 @@ CBK_INLINE F64 sqrt(F64 a) {
 }
 
 template <class V>
+CBK_INLINE V quotient(V a, V b) {
+  return a / b;
+}
+template <class V>
 CBK_INLINE V abs(V a) {
   using I = Int<V>;
   constexpr int sign = sizeof(Scalar<V>) * 8 - 1;

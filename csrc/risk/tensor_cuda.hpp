@@ -111,6 +111,30 @@ struct Tensor {
     }
   }
 
+  // The same of the one particle's few outputs, for a part at once: what mma would multiply by zeros costs more.
+  static constexpr int few = 4;
+  static __device__ __forceinline__ void add_few(const Batch<float>& b, const float* weights, int first, const Hidden& h,
+                                                 float* outs) {
+    const int lane = int(threadIdx.x) % 32, row = int(threadIdx.x) / 32 * K::warp_rows + lane / 4, t = lane % 4;
+    for (int c = 0; c < int(b.net.outputs); ++c) {
+      float sums[2 * K::row_tiles] = {};
+      CBK_UNROLL(4)
+      for (int j = 0; j < part; ++j) {
+        const float2 w = *reinterpret_cast<const float2*>(weights + c * weights_pitch + 8 * (first + j) + 2 * t);
+        CBK_UNROLL(4)
+        for (int i = 0; i < 2 * K::row_tiles; ++i) {
+          const float* own = h[i / 2][j] + i % 2 * 2;
+          sums[i] = mad(own[0], w.x, mad(own[1], w.y, sums[i]));
+        }
+      }
+      CBK_UNROLL(4)
+      for (int i = 0; i < 2 * K::row_tiles; ++i) {
+        for (int flip = 1; flip < 4; flip *= 2) sums[i] += __shfl_xor_sync(~0u, sums[i], flip);
+        if (t == i) outs[(row + 8 * i) * b.pitch + c] += sums[i];
+      }
+    }
+  }
+
   static __device__ __forceinline__ void outputs(const Batch<float>& b, Place<float> p, float* shared, float* outs) {
     const auto clear = [&] {
       for (int64_t i = threadIdx.x; i < p.count * b.tile * b.pitch; i += K::threads) outs[i] = 0;
@@ -138,6 +162,10 @@ struct Tensor {
         if (warp_row >= p.valid || 8 * first >= p.neurons) break;
         Hidden h;
         activate_part(b, p, z, biases, first, h);
+        if (p.count == 1 && b.net.outputs <= few) {
+          add_few(b, biases + K::columns, first, h, outs);
+          continue;
+        }
         CBK_UNROLL(4)
         for (int j = 0; j < part; ++j) {
           if (8 * (first + j) < p.neurons) add_column_tile(b, p, biases + K::columns, unsigned(8 * (first + j)), h, j, outs);
