@@ -1,7 +1,7 @@
 # The CUDA kernels and their bindings, for nvcc (CMakeLists.txt) and for the emulation (tests/cuda/CMakeLists.txt).
 # Those that compile longest come first: no core waits for another at the end.
-set(CBK_CUDA_KERNELS risk/risk_cuda.cu risk/tensor_cuda.cu risk/gradient_cuda.cu risk/slopes_cuda.cu hopping/hopping_cuda.cu
-    hopping/weights_cuda.cu update/update_cuda.cu transport/assign_cuda.cu transport/barycenter_cuda.cu
+set(CBK_CUDA_KERNELS risk/risk_cuda.cu risk/tensor_cuda.cu risk/gradient_cuda.cu risk/slopes_cuda.cu risk/lane_slopes_cuda.cu
+    hopping/hopping_cuda.cu hopping/weights_cuda.cu update/update_cuda.cu transport/assign_cuda.cu transport/barycenter_cuda.cu
     transport/transport_cuda.cu transport/sinkhorn_cuda.cu training/training_cuda.cu training/steps_cuda.cu training/hopping_steps_cuda.cu
     training/transport_steps_cuda.cu training/small_cuda.cu training/report_cuda.cu consensus/consensus_cuda.cu
     langevin/langevin_cuda.cu random/random_cuda.cu cuda/device.cu)

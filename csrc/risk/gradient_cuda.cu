@@ -3,7 +3,8 @@
 // In passes over particles and samples: the risks' kernel leaves the slopes e of the losses and, where they are not cheap
 // to form anew, the pre-activations z; warps turn these into the neurons' slopes delta = scale (sum_c c_cm e_cs) sigma'(z)
 // and sum over samples what has few terms (e h, delta, and delta x where inputs are few); many inputs are a product
-// delta x of tiles, whose sums stay in registers.  Each number of the gradient is written once a pass.
+// delta x of tiles, whose sums stay in registers.  With one output and few inputs a lane has a neuron and forms z anew.
+// Each number of the gradient is written once a pass.
 #include "gradient_cuda.hpp"
 
 namespace cbk::device {
@@ -101,12 +102,13 @@ void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, Cuda
   const cudaStream_t stream = native(on);
   const Network& net = problem.net;
   const int64_t d = net.inputs, few = d <= slope_inputs ? d : 0, lines = net.outputs + 1 + few;
-  const bool keeps = d > 4;
+  const bool lanes = net.outputs == 1 && d <= slope_inputs, keeps = !lanes && d > 4;
   const Passes pass = passes_of(net, problem.particles, problem.samples, keeps, sizeof(T));
   const int64_t pitch = blocks_for(pass.samples, 4) * 4, neurons = pass.particles * net.width;
-  const int64_t parts = blocks_for(problem.samples, pass.samples), chunks = blocks_for(pass.samples, slope_chunk);
+  const int64_t parts = blocks_for(problem.samples, pass.samples);
+  const int64_t chunks = blocks_for(pass.samples, lanes ? lane_chunk : slope_chunk);
   Workspace<T> hidden(keeps ? neurons * pitch : 0, stream), slopes(pass.particles * net.outputs * pass.samples, stream);
-  Workspace<T> columns(d * pitch, stream), sums(chunks * neurons * lines, stream);
+  Workspace<T> columns(lanes ? 0 : d * pitch, stream), sums(chunks * neurons * lines, stream);
   Workspace<double> losses(parts * problem.particles, stream);
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t s0 = part * pass.samples;
@@ -116,14 +118,16 @@ void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, Cuda
     if (b.y) b.y += s0 * net.outputs;
     if (b.labels) b.labels += s0;
     b.slopes = slopes.data(), b.hidden = hidden.data(), b.hidden_pitch = blocks_for(b.samples, 4) * 4;
-    launch(transpose<T>, dim3(unsigned(blocks_for(b.hidden_pitch, 32)), unsigned(blocks_for(d, 32))), dim3(256), 0, stream,
-           b.x, b.samples, d, b.hidden_pitch, columns.data());
+    if (!lanes)
+      launch(transpose<T>, dim3(unsigned(blocks_for(b.hidden_pitch, 32)), unsigned(blocks_for(d, 32))), dim3(256), 0, stream,
+             b.x, b.samples, d, b.hidden_pitch, columns.data());
     for (int64_t n = 0; n < problem.particles; n += pass.particles) {
       const bool fresh = part == 0;
       T* own = gradient + n * b.size;
       b.theta = problem.theta + n * b.size, b.particles = std::min(pass.particles, problem.particles - n);
       run_batch<T>(b, nullptr, losses.data() + part * problem.particles + n, 1, 1, precision, stream);
-      const int64_t own_chunks = launch_neuron_slopes(b, static_cast<const T*>(columns.data()), few, sums.data(), stream);
+      const int64_t own_chunks = lanes ? launch_lane_slopes(b, sums.data(), stream)
+                                       : launch_neuron_slopes(b, static_cast<const T*>(columns.data()), few, sums.data(), stream);
       launch(add_line_sums<T>, dim3(unsigned(blocks_for(b.particles * net.width * lines, 256))), dim3(256), 0, stream, b,
              static_cast<const T*>(sums.data()), own_chunks, few, fresh, own);
       if (!few) multiply_slopes(b, static_cast<const T*>(columns.data()), fresh, own, precision, stream);

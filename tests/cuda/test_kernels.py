@@ -123,6 +123,7 @@ NETWORKS = [
     cbk.TwoLayer(4, 1, 1, "gelu"),
     cbk.TwoLayer(21, 5, 3, "gelu", output_bias=True),
     cbk.TwoLayer(2, 150, 2, "sigmoid"),
+    cbk.TwoLayer(9, 6, 2, "tanh"),
     cbk.TwoLayer(33, 3, 70, "identity"),
 ]
 
@@ -150,9 +151,12 @@ def test_outputs_risks_and_gradients(cuda, dtype, net, particles, samples):
         np.testing.assert_allclose(host(result[1]), gradient, rtol=0, atol=exact * scale)
 
 
-def test_many_samples(cuda, dtype):
-    net = cbk.TwoLayer(1, 4, 1)
-    theta, x, y = numbers((2, net.size), dtype), numbers((1100, 1), dtype, 1), numbers(1100, dtype, 2)
+@pytest.mark.parametrize(
+    "net", [cbk.TwoLayer(1, 4, 1), cbk.TwoLayer(13, 150, 1, "tanh", output_bias=True)], ids=str
+)
+def test_many_samples(cuda, dtype, net):
+    theta, y = numbers((2, net.size), dtype), numbers(1100, dtype, 2)
+    x = numbers((1100, net.inputs), dtype, 1)
     expected = reference.risk_gradient(net, theta, x, y)
     result = cbk.risk_gradient(net, put(theta), put(x), put(y))
     np.testing.assert_allclose(host(result[0]), expected[0], rtol=EXACT[dtype])

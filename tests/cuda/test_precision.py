@@ -139,12 +139,12 @@ def test_float64_has_one_precision(cuda):
             cbk.forward(net, theta, x, precision=precision)
 
 
-def test_gradients_in_passes(emulated, dtype):
-    """More particles and samples than the memory for pre-activations holds."""
-    net = cbk.TwoLayer(20, 3, 2, "tanh", output_bias=True)
-    theta, x, y = (
-        a.astype(dtype) for a in (numbers((3, net.size)), numbers((1100, 20), 1), numbers((1100, 2), 2))
-    )
+@pytest.mark.parametrize("shape", [(20, 3, 2), (6, 3, 1)], ids=str)
+def test_gradients_in_passes(emulated, dtype, shape):
+    """More particles and samples than the memory for pre-activations, or for slopes, holds."""
+    net = cbk.TwoLayer(*shape, "tanh", output_bias=True)
+    shapes = (3, net.size), (1100, net.inputs), (1100, net.outputs)
+    theta, x, y = (numbers(s, i).astype(dtype) for i, s in enumerate(shapes))
     expected = reference.risk_gradient(net, theta, x, y)
     try:
         for particles in (2, 1, 0.1):
