@@ -96,7 +96,8 @@ CBK_KERNEL(256) noise_sums(const double* weights, int64_t rows, int64_t atoms, c
     for (int j = 0; j < 4; ++j)
       if (j < count) total[j] = fma(w[atom ? atom[i + j] : 0], double(z[j]), total[j]);
   }
-  for (int j = 0; j < count; ++j) sums[blockIdx.y * size + i + j] = total[j];
+  for (int j = 0; j < 4; ++j)  // registers have no index
+    if (j < count) sums[blockIdx.y * size + i + j] = total[j];
 }
 
 }  // namespace

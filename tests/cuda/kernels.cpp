@@ -171,7 +171,7 @@ std::string training(Method method, int64_t tasks, bool solve) {
   RunShape shape{0, method, net, Loss::mse, samples, 4, tasks, false, drawn ? 1 : particles, 7, Noise::anisotropic, solve,
                  Precision::float32};
   shape.drawn = drawn ? 6 : 0, shape.mirrored = true;
-  if (method == Method::cbo) shape.subset = 3, shape.subset_moves = shape.flies = true;
+  if (method == Method::cbo && tasks > 1) shape.subset = 3, shape.subset_moves = shape.flies = true;
   const RunData data{reinterpret_cast<uintptr_t>(x.data()), reinterpret_cast<uintptr_t>(y.data()), true, {0}};
   const std::unique_ptr<Run> run = make_run(shape, data, theta.data(), tasks > 1 ? task.data() : nullptr);
   shape.iterations = 2, shape.exact = true;
@@ -193,8 +193,8 @@ std::string training(Method method, int64_t tasks, bool solve) {
 }
 
 std::string runs(float) {
-  return training<float>(Method::cbo, 2, true) + training<float>(Method::hopping, 1, false) +
-         training<float>(Method::transport, 2, true);
+  return training<float>(Method::cbo, 2, true) + training<float>(Method::cbo, 1, false) +
+         training<float>(Method::hopping, 1, false) + training<float>(Method::transport, 2, true);
 }
 std::string runs(double) { return training<double>(Method::hybrid, 1, false) + training<double>(Method::heavy_ball, 1, false); }
 
