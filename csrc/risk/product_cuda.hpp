@@ -134,84 +134,128 @@ struct Lines {
   int count;  // zeros behind them
 };
 
-// columns(c) gives the address of inner index 0, or nullptr for zeros; `some` may be read.  `width` numbers (4, 2, 1) may be
-// read at once from each line and divide `depth`.  Rows that are `packed` are bf16, all there, and zero up to a whole stage;
-// then each thread packs the columns that it copied, a stage ahead.  A warp whose rows are not `used` only helps to load.
-// Ends with all threads still reading `staged`.
-template <Precision precision, bool packed = false, class Columns>
-__device__ __forceinline__ void multiply_tiles(const Lines& rows, Columns&& columns, int64_t depth, int width,
-                                               const float* some, bool used, float* staged, ProductSums& z) {
+// Tiles on their way into shared memory, a part of each by every thread.  columns(c) gives the address of inner index 0, or
+// nullptr for zeros; `some` may be read.  `width` numbers (4, 2, 1) may be read at once from each line and divide `depth`.
+// Rows that are `packed` are bf16, all there, and zero up to a whole stage.
+template <bool packed>
+struct TileStream {
   using K = Product;
   using S = Stages<packed>;
-  constexpr unsigned fours = K::depth / 4, row_fours = S::row_words / 4, row_step = K::threads / row_fours;  // lines
-  constexpr unsigned row_loads = K::rows / row_step, column_loads = K::columns * fours / K::threads;
-  const unsigned rank = threadIdx.x, row = rank / row_fours, line = rank / fours, piece = rank % fours;
-  const unsigned row_place = piece_at<S::row_words>(row, rank % row_fours), place = piece_at<K::depth>(line, piece);
-  const float *row_from = rows.first + row * rows.pitch, *column_from[column_loads];
-  CBK_UNROLL(2)
-  for (unsigned j = 0; j < column_loads; ++j) column_from[j] = columns(int(line + j * K::threads / fours));
-  const auto load = [&](int stage, auto numbers) {
-    constexpr int n = decltype(numbers)::value;
-    float* to = staged + stage % S::count * S::size;
-    const int at = stage * K::depth + 4 * int(piece);
-    const auto copy = [&](const float* from, bool there, float* to) {
-      CBK_UNROLL(4)
-      for (int e = 0; e < 4; e += n) {
-        const bool valid = there && at + e < depth;
-        copy_async<4 * n>(to + e, valid ? from + at + e : some, valid);
-      }
-    };
-    CBK_UNROLL(4)
-    for (unsigned j = 0; j < row_loads; ++j) {
-      float* own = to + row_place + j * K::threads * 4;
-      const float* from = row_from + int64_t(j * row_step) * rows.pitch;
-      if constexpr (packed)
-        copy_async<16>(own, from + stage * int(S::row_words) + rank % row_fours * 4, true);
-      else
-        copy(from, int(row + j * row_step) < rows.count, own);
-    }
+  static constexpr unsigned fours = K::depth / 4, row_fours = S::row_words / 4, row_step = K::threads / row_fours;  // lines
+  static constexpr unsigned row_loads = K::rows / row_step, column_loads = K::columns * fours / K::threads;
+  static constexpr unsigned next = K::threads * 4;  // words from one of a thread's pieces to the next
+
+  template <class Columns>
+  __device__ __forceinline__ TileStream(const Lines& lines, Columns&& columns, int64_t inner, int access, const float* readable,
+                                    float* shared)
+      : rows(lines), depth(inner), width(access), some(readable), staged(shared), stages(int(blocks_for(inner, K::depth))) {
+    row_place = piece_at<S::row_words>(row(), threadIdx.x % row_fours), place = piece_at<K::depth>(line(), piece());
+    row_from = rows.first + row() * rows.pitch;
     CBK_UNROLL(2)
-    for (unsigned j = 0; j < column_loads; ++j) copy(column_from[j], column_from[j], to + S::rows + place + j * K::threads * 4);
-  };
-  const int stages = int(blocks_for(depth, K::depth));
-  const auto start = [&](int stage) {
+    for (unsigned j = 0; j < column_loads; ++j) column_from[j] = columns(int(line() + j * K::threads / fours));
+  }
+
+  __device__ __forceinline__ float* tile(int stage) const { return staged + stage % S::count * S::size; }
+  // Behind the last stage nothing is copied, and what a thread makes of it is for nobody.
+  __device__ __forceinline__ void start(int stage) const {
     if (stage < stages) {
-      if (width == 4) load(stage, std::integral_constant<int, 4>{});
-      else if (width == 2) load(stage, std::integral_constant<int, 2>{});
-      else load(stage, std::integral_constant<int, 1>{});
+      if (width == 4) load<4>(stage);
+      else if (width == 2) load<2>(stage);
+      else load<1>(stage);
     }
     commit_copies();
-  };
-  const auto tile = [&](int stage) { return staged + stage % S::count * S::size; };
-  const auto converted = [&](int stage) { return staged + S::count * S::size + stage % 2 * S::converted; };
-  const auto convert = [&](int stage) {
+  }
+
+  // The thread's own columns of a tile as bf16, which ends in another place.
+  __device__ __forceinline__ float* converted(int stage) const {
+    return staged + S::count * S::size + stage % 2 * S::converted;
+  }
+  __device__ __forceinline__ void convert(int stage) const {
     CBK_UNROLL(2)
     for (unsigned j = 0; j < column_loads; ++j) {
-      const float4 u = *reinterpret_cast<const float4*>(tile(stage) + S::rows + place + j * K::threads * 4);
-      float* to = converted(stage) + piece_at<S::column_words>(line, piece / 2) + piece % 2 * 2 + j * K::threads * 2;
+      const float4 u = *reinterpret_cast<const float4*>(tile(stage) + S::rows + place + j * next);
+      float* to = converted(stage) + piece_at<S::column_words>(line(), piece() / 2) + piece() % 2 * 2 + j * next / 2;
       *reinterpret_cast<float2*>(to) = {bits<float>(pack_bf16(u.x, u.y)), bits<float>(pack_bf16(u.z, u.w))};
     }
-  };
+  }
+
+  Lines rows;
+  int64_t depth;
+  int width;
+  const float* some;
+  float* staged;
+  int stages;
+  unsigned row_place, place;  // of the thread's first pieces in a tile
+  const float *row_from, *column_from[column_loads];
+
+ private:
+  static __device__ __forceinline__ unsigned row() { return threadIdx.x / row_fours; }
+  static __device__ __forceinline__ unsigned line() { return threadIdx.x / fours; }
+  static __device__ __forceinline__ unsigned piece() { return threadIdx.x % fours; }
+
+  template <int n>
+  __device__ __forceinline__ void copy(const float* from, bool there, int at, float* to) const {
+    CBK_UNROLL(4)
+    for (int e = 0; e < 4; e += n) {
+      const bool valid = there && at + e < depth;
+      copy_async<4 * n>(to + e, valid ? from + at + e : some, valid);
+    }
+  }
+  template <int n>
+  __device__ __forceinline__ void load(int stage) const {
+    float* const to = tile(stage);
+    const int at = stage * K::depth + 4 * int(piece());
+    CBK_UNROLL(4)
+    for (unsigned j = 0; j < row_loads; ++j) {
+      const float* from = row_from + int64_t(j * row_step) * rows.pitch;
+      if constexpr (packed)
+        copy_async<16>(to + row_place + j * next, from + stage * int(S::row_words) + threadIdx.x % row_fours * 4, true);
+      else
+        copy<n>(from, int(row() + j * row_step) < rows.count, at, to + row_place + j * next);
+    }
+    CBK_UNROLL(2)
+    for (unsigned j = 0; j < column_loads; ++j) copy<n>(column_from[j], column_from[j], at, to + S::rows + place + j * next);
+  }
+};
+
+__device__ __forceinline__ void clear(ProductSums& z) {
   CBK_UNROLL(2)
-  for (int i = 0; i < K::row_tiles; ++i) {
+  for (int i = 0; i < Product::row_tiles; ++i) {
     CBK_UNROLL(16)
-    for (int j = 0; j < K::column_tiles; ++j)
+    for (int j = 0; j < Product::column_tiles; ++j)
       for (int e = 0; e < 4; ++e) z[i][j][e] = 0;
   }
-  for (int stage = 0; stage < S::count - 1; ++stage) start(stage);
-  wait_copies<S::count - 2>();
-  if constexpr (packed) convert(0);
-  for (int stage = 0; stage < stages; ++stage) {
-    __syncthreads();
-    start(stage + S::count - 1);  // over what was read before the barrier
-    if constexpr (packed) {
-      wait_copies<S::count - 2>();
-      convert(stage + 1);  // behind the last one of what is no longer there, for nobody
-    }
-    if (used) add_stage<precision, packed>(tile(stage), packed ? converted(stage) : tile(stage) + S::rows, z);
-    if constexpr (!packed) wait_copies<S::count - 2>();
-  }
-  wait_copies<0>();
 }
+
+// z = the stream's rows times its columns, a warp's 32 rows in turn.  Columns of packed rows are packed by the threads that
+// copied them, a stage ahead.  A warp whose rows are not `used` only helps to load.  Ends with all threads still reading.
+struct Warps {
+  using K = Product;
+  static constexpr int64_t shared = K::shared;
+  static __device__ __forceinline__ float* place(float* memory) { return memory; }
+  static __device__ __forceinline__ int row(int tile) { return int(threadIdx.x) / 32 * K::warp_rows + 16 * tile; }
+  static __device__ __forceinline__ bool used(int64_t rows) { return row(0) < rows; }
+
+  template <Precision precision, bool packed>
+  static __device__ __forceinline__ void multiply(const TileStream<packed>& stream, bool used, ProductSums& z) {
+    using S = Stages<packed>;
+    clear(z);
+    for (int stage = 0; stage < S::count - 1; ++stage) stream.start(stage);
+    wait_copies<S::count - 2>();
+    if constexpr (packed) stream.convert(0);
+    for (int stage = 0; stage < stream.stages; ++stage) {
+      __syncthreads();
+      stream.start(stage + S::count - 1);  // over what was read before the barrier
+      if constexpr (packed) {
+        wait_copies<S::count - 2>();
+        stream.convert(stage + 1);
+      }
+      const float* tile = stream.tile(stage);
+      if (used) add_stage<precision, packed>(tile, packed ? stream.converted(stage) : tile + S::rows, z);
+      if constexpr (!packed) wait_copies<S::count - 2>();
+    }
+    wait_copies<0>();
+  }
+};
 
 }  // namespace cbk::device

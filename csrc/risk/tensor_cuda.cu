@@ -10,7 +10,7 @@ namespace {
 template <Precision precision>
 CBK_KERNEL(Product::threads) tensor_risks(Batch<float> b, float* out) {
   CBK_DYNAMIC_SHARED(float, shared);
-  using Method = Tensor<precision>;
+  using Method = Tensor<precision, Warps>;
   run_block<Method>(b, out, shared, b.group * b.net.width <= Product::columns ? shared : shared + Method::shared);
 }
 
@@ -28,16 +28,17 @@ CBK_KERNEL(Product::threads) tensor_slopes(Batch<float> b, const float* inputs, 
   using K = Product;
   CBK_DYNAMIC_SHARED(float, shared);
   const int64_t q0 = int64_t(blockIdx.x) * K::rows, k0 = int64_t(blockIdx.y) * K::columns, d = b.net.inputs;
-  const int64_t neurons = b.particles * b.net.width, row = q0 + int(threadIdx.x) / 32 * K::warp_rows;
-  ProductSums z;
-  multiply_tiles<precision>(
-      Lines{b.hidden + q0 * b.hidden_pitch, b.hidden_pitch, int(min(neurons - q0, int64_t(K::rows)))},
+  const int64_t neurons = b.particles * b.net.width, rows = min(neurons - q0, int64_t(K::rows));
+  const TileStream<false> stream(
+      Lines{b.hidden + q0 * b.hidden_pitch, b.hidden_pitch, int(rows)},
       [&](int r) -> const float* { return k0 + r < d ? inputs + (k0 + r) * b.hidden_pitch : nullptr; }, b.hidden_pitch, 4,
-      inputs, row < neurons, shared, z);
+      inputs, shared);
+  ProductSums z;
+  Warps::multiply<precision>(stream, Warps::used(rows), z);
   const int lane = int(threadIdx.x) % 32;
   CBK_UNROLL(4)
   for (int i = 0; i < 2 * K::row_tiles; ++i) {
-    const int64_t q = row + 8 * i + lane / 4;
+    const int64_t q = q0 + Warps::row(i / 2) + i % 2 * 8 + lane / 4;
     if (q >= neurons) continue;
     float* to = gradient + q / b.net.width * b.size + q % b.net.width * d;
     CBK_UNROLL(16)
@@ -67,7 +68,7 @@ bool on_tensor_cores(const Batch<float>& b) { return b.theta && b.net.inputs >= 
 
 Launch plan_tensor(Batch<float>& b) {
   using K = Product;
-  constexpr int64_t fixed = Tensor<Precision::float32>::shared;
+  constexpr int64_t fixed = Tensor<Precision::float32, Warps>::shared;
   constexpr int64_t behind = (99 << 10) / int64_t(sizeof(float)) - fixed - 256;  // sm_86 and sm_120 have 99 KB
   b.tile = K::rows;
   const int64_t row = b.tile * b.pitch, width = b.net.width;

@@ -16,14 +16,15 @@
 
 namespace cbk::device {
 
-template <Precision precision>
+// Engine: who multiplies, and which rows a warp has then.
+template <Precision precision, class Engine>
 struct Tensor {
   using K = Product;
   static constexpr bool packed = precision == Precision::bf16;
   static constexpr int part = 4;  // column tiles whose activations are formed at once
   // Behind the product's tiles: the columns' biases, then their weights for so many outputs.
   static constexpr int weighed = 16, weights_pitch = K::columns + 8;  // a fragment's eight outputs lie in different banks
-  static constexpr int64_t shared = K::shared + K::columns + weighed * weights_pitch;
+  static constexpr int64_t shared = Engine::shared + K::columns + weighed * weights_pitch;
   using Hidden = float[K::row_tiles][part][4];
 
   // With the product's first copies.
@@ -43,7 +44,7 @@ struct Tensor {
   // h = sigma(z + b) of column tiles first ... first + part; pre-activations go to b.hidden where it is wanted.
   static __device__ __forceinline__ void activate_part(const Batch<float>& b, const Place<float>& p, const ProductSums& z,
                                                        const float* biases, int first, Hidden& h) {
-    const int lane = int(threadIdx.x) % 32, row = int(threadIdx.x) / 32 * K::warp_rows + lane / 4;
+    const int lane = int(threadIdx.x) % 32;
     CBK_UNROLL(16)
     for (int j = 0; j < K::column_tiles; ++j) {  // registers have no index: a choice of them has
       if (j / part * part != first) continue;
@@ -61,7 +62,7 @@ struct Tensor {
         for (int e = 0; e < 2 * K::row_tiles; ++e) {
           float& v = h[e / 2][j][e % 2 * 2 + odd];
           v = v + bias;
-          store_hidden(b, p, column, row + e * 8, v);
+          store_hidden(b, p, column, Engine::row(e / 2) + lane / 4 + e % 2 * 8, v);
         }
       }
     }
@@ -80,7 +81,7 @@ struct Tensor {
                                                          unsigned column, const float (&h)[K::row_tiles][part][4], int j,
                                                          float* outs) {
     constexpr Precision second = precision == Precision::float32 ? precision : Precision::tf32;
-    const int lane = int(threadIdx.x) % 32, row = int(threadIdx.x) / 32 * K::warp_rows + lane / 4;
+    const int lane = int(threadIdx.x) % 32;
     const unsigned g = unsigned(lane) / 4, t = unsigned(lane) % 4, own = column + 2 * t;
     const unsigned width = unsigned(b.net.width), outputs = unsigned(b.net.outputs), q0 = unsigned(p.q0);
     Parts<4> a[K::row_tiles];
@@ -88,7 +89,7 @@ struct Tensor {
     for (int i = 0; i < K::row_tiles; ++i) a[i] = parts_of<second>({h[i][j][0], h[i][j][2], h[i][j][1], h[i][j][3]});
     unsigned particle = (q0 + column) / width;
     for (unsigned begin = particle * width; begin < q0 + min(column + 8, unsigned(p.neurons)); ++particle, begin += width) {
-      float* to = outs + (particle * b.tile + row) * b.pitch;
+      float* to = outs + (particle * b.tile + g) * b.pitch;
       for (unsigned c = 0; c < outputs; c += 8) {
         const auto weight = [&](unsigned at) {  // of the particle's neurons alone
           const unsigned q = q0 + at, output = c + g;
@@ -104,7 +105,7 @@ struct Tensor {
           multiply_tf32(sums, a[i].high, w.high);
           for (int e = 0; e < 4; ++e) {
             const unsigned output = c + 2 * t + unsigned(e % 2);
-            if (output < outputs) to[(16 * i + e / 2 * 8) * b.pitch + output] += sums[e];
+            if (output < outputs) to[(Engine::row(i) + e / 2 * 8) * b.pitch + output] += sums[e];
           }
         }
       }
@@ -115,7 +116,7 @@ struct Tensor {
   static constexpr int few = 4;
   static __device__ __forceinline__ void add_few(const Batch<float>& b, const float* weights, int first, const Hidden& h,
                                                  float* outs) {
-    const int lane = int(threadIdx.x) % 32, row = int(threadIdx.x) / 32 * K::warp_rows + lane / 4, t = lane % 4;
+    const int lane = int(threadIdx.x) % 32, t = lane % 4;
     for (int c = 0; c < int(b.net.outputs); ++c) {
       float sums[2 * K::row_tiles] = {};
       CBK_UNROLL(4)
@@ -130,7 +131,7 @@ struct Tensor {
       CBK_UNROLL(4)
       for (int i = 0; i < 2 * K::row_tiles; ++i) {
         for (int flip = 1; flip < 4; flip *= 2) sums[i] += __shfl_xor_sync(~0u, sums[i], flip);
-        if (t == i) outs[(row + 8 * i) * b.pitch + c] += sums[i];
+        if (t == i) outs[(Engine::row(i / 2) + i % 2 * 8 + lane / 4) * b.pitch + c] += sums[i];
       }
     }
   }
@@ -141,25 +142,26 @@ struct Tensor {
       __syncthreads();
     };
     const bool overlaid = outs == shared;  // the only tile's sums are complete before outputs are written
-    const int warp_row = int(threadIdx.x) / 32 * K::warp_rows;
+    const bool used = Engine::used(p.valid);
     if (!overlaid) clear();
     const int64_t neurons = p.count * b.net.width, d = b.net.inputs;
-    float* const biases = shared + K::shared;
+    float* const biases = shared + Engine::shared;
     for (p.q0 = 0; p.q0 < neurons; p.q0 += K::columns) {
       p.neurons = min(neurons - p.q0, int64_t(K::columns));
       copy_second_layer(b, p, biases);
-      ProductSums z;
-      multiply_tiles<precision, packed>(
+      const TileStream<packed> stream(
           packed ? Lines{b.packed + p.s0 * b.packed_pitch, b.packed_pitch, K::rows} : Lines{b.x + p.s0 * d, d, int(p.valid)},
           [&](int r) -> const float* {
             const unsigned q = unsigned(p.q0) + unsigned(r), width = unsigned(b.net.width);
             return r < p.neurons ? p.theta + q / width * b.size + q % width * d : nullptr;
           },
-          d, b.access, b.x, warp_row < p.valid, shared, z);
+          d, b.access, b.x, Engine::place(shared));
+      ProductSums z;
+      Engine::template multiply<precision>(stream, used, z);
       __syncthreads();
       if (overlaid) clear();
       for (int first = 0; first < K::column_tiles; first += part) {
-        if (warp_row >= p.valid || 8 * first >= p.neurons) break;
+        if (!used || 8 * first >= p.neurons) break;
         Hidden h;
         activate_part(b, p, z, biases, first, h);
         if (p.count == 1 && b.net.outputs <= few) {
