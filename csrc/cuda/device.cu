@@ -22,6 +22,9 @@ int attribute(cudaDeviceAttr which) {
 }  // namespace
 
 bool has_tensor_cores() { return attribute(cudaDevAttrComputeCapabilityMajor) >= 8; }
+bool has_warp_groups() {
+  return attribute(cudaDevAttrComputeCapabilityMajor) == 9 && attribute(cudaDevAttrComputeCapabilityMinor) == 0;
+}
 int64_t multiprocessors() { return attribute(cudaDevAttrMultiProcessorCount); }
 
 int device_of(uintptr_t address) {

@@ -6,6 +6,7 @@
 namespace cbk::device {
 
 bool has_tensor_cores();  // the current device: of tf32 and bf16, sm_80 and later
+bool has_warp_groups();   // that multiply together: sm_90 alone
 int64_t multiprocessors();  // of the current device
 int device_count();  // 0 without a driver
 int device_of(uintptr_t address);  // of CUDA memory; -1 for any other

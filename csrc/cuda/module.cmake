@@ -21,14 +21,7 @@ enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
 include(${CMAKE_CURRENT_LIST_DIR}/sources.cmake)
 
-add_library(cbk_cuda STATIC ${CBK_CUDA_KERNELS})
-# C++17 serves, and not every CMake knows nvcc's C++20
-set_target_properties(cbk_cuda PROPERTIES CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_EXTENSIONS OFF
-                      CUDA_RUNTIME_LIBRARY Static)
-# the CPU's bits: nothing is contracted or approximated that the source does not say
-target_compile_options(cbk_cuda PRIVATE -fmad=false -ftz=false -prec-div=true -prec-sqrt=true
-                       -Xcompiler=-ffp-contract=off,-Wall,-Wextra
-                       $<$<BOOL:${CBOKERNELS_WERROR}>:-Werror=all-warnings>)
+cbk_add_kernels()
 pybind11_add_module(_cuda ${CBK_CUDA_BINDINGS})
 target_link_libraries(_cuda PRIVATE cbk_cuda CUDA::cudart_static)
 target_precompile_headers(_cuda PRIVATE <pybind11/numpy.h> <pybind11/stl.h>)  # read once, not by each

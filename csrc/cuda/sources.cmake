@@ -8,5 +8,33 @@ set(CBK_CUDA_KERNELS risk/risk_cuda.cu risk/tensor_cuda.cu risk/gradient_cuda.cu
 set(CBK_CUDA_BINDINGS cuda/module.cpp random/random_cuda_bind.cpp update/update_cuda_bind.cpp
     langevin/langevin_cuda_bind.cpp consensus/consensus_cuda_bind.cpp risk/risk_cuda_bind.cpp hopping/hopping_cuda_bind.cpp
     transport/transport_cuda_bind.cpp training/training_cuda_bind.cpp)
+set(CBK_CUDA_KERNELS_SM90A risk/tensor_groups_cuda.cu)
+list(TRANSFORM CBK_CUDA_KERNELS_SM90A PREPEND ${CMAKE_CURRENT_LIST_DIR}/../)
 list(TRANSFORM CBK_CUDA_KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/../)
 list(TRANSFORM CBK_CUDA_BINDINGS PREPEND ${CMAKE_CURRENT_LIST_DIR}/../)
+
+# The kernels as a library, cbk_cuda; with those whose code serves cards of sm_90 alone, where these are asked for.
+function(cbk_add_kernels)
+  set(wanted ${CMAKE_CUDA_ARCHITECTURES})
+  if(wanted STREQUAL native)
+    set(wanted ${CMAKE_CUDA_ARCHITECTURES_NATIVE})
+  endif()
+  set(libraries cbk_cuda)
+  add_library(cbk_cuda STATIC ${CBK_CUDA_KERNELS})
+  if(wanted MATCHES "(^|;)(90|all)")
+    add_library(cbk_cuda_sm90a STATIC ${CBK_CUDA_KERNELS_SM90A})
+    set_target_properties(cbk_cuda_sm90a PROPERTIES CUDA_ARCHITECTURES 90a-real)
+    target_compile_definitions(cbk_cuda PRIVATE CBK_SM90A)
+    target_link_libraries(cbk_cuda PRIVATE cbk_cuda_sm90a)
+    list(APPEND libraries cbk_cuda_sm90a)
+  endif()
+  # C++17 serves, and not every CMake knows nvcc's C++20
+  set_target_properties(${libraries} PROPERTIES CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_EXTENSIONS OFF
+                        CUDA_RUNTIME_LIBRARY Static)
+  foreach(library ${libraries})
+    # the CPU's bits: nothing is contracted or approximated that the source does not say
+    target_compile_options(${library} PRIVATE -fmad=false -ftz=false -prec-div=true -prec-sqrt=true
+                           -Xcompiler=-ffp-contract=off,-Wall,-Wextra
+                           $<$<BOOL:${CBOKERNELS_WERROR}>:-Werror=all-warnings>)
+  endforeach()
+endfunction()

@@ -166,6 +166,16 @@ struct TileStream {
     commit_copies();
   }
 
+  // f(address, place in the tile) of each 16 bytes that the thread copied.
+  template <class F>
+  __device__ __forceinline__ void for_own(int stage, F&& f) const {
+    CBK_UNROLL(4)
+    for (unsigned j = 0; j < row_loads; ++j) f(tile(stage) + row_place + j * next, row_place + j * next);
+    CBK_UNROLL(2)
+    for (unsigned j = 0; j < column_loads; ++j)
+      f(tile(stage) + S::rows + place + j * next, S::rows + place + j * next);
+  }
+
   // The thread's own columns of a tile as bf16, which ends in another place.
   __device__ __forceinline__ float* converted(int stage) const {
     return staged + S::count * S::size + stage % 2 * S::converted;

@@ -3,6 +3,8 @@
 // label outside [0, outputs) makes the risk NaN.
 #pragma once
 
+#include <cstdlib>
+
 #include "../cuda/stream.hpp"
 #include "../hopping/hopping.hpp"
 #include "risk.hpp"
@@ -12,6 +14,10 @@ namespace cbk::device {
 // Of float's matrix products: float32 is as accurate as sums in float are, tf32 rounds their factors to 11 bits, bf16 to 8.
 // Where tensor cores would not pay (few inputs) or are missing, and for double, the arithmetic is the particles' own.
 enum class Precision { float32, tf32, bf16 };
+
+// Whether float's products are warp groups' (wgmma) where the card is of sm_90: they have not run on one yet.
+inline bool warp_groups = std::getenv("CBOKERNELS_WGMMA") != nullptr;
+bool can_use_warp_groups();  // on the current device, by this build
 
 template <class T>
 void forward(const RiskProblem<T>& problem, T* out, CudaStream stream, Precision precision = Precision::float32);

@@ -53,16 +53,15 @@ CBK_KERNEL(Product::threads) tensor_slopes(Batch<float> b, const float* inputs, 
   }
 }
 
-template <class F>
-void with_precision(Precision precision, F&& f) {
-  switch (precision) {
-    case Precision::bf16: return f(std::integral_constant<Precision, Precision::bf16>{});
-    case Precision::tf32: return f(std::integral_constant<Precision, Precision::tf32>{});
-    default: return f(std::integral_constant<Precision, Precision::float32>{});
-  }
-}
-
 }  // namespace
+
+bool can_use_warp_groups() {
+#if defined(CBK_SM90A)
+  return has_warp_groups();
+#else
+  return false;
+#endif
+}
 
 bool on_tensor_cores(const Batch<float>& b) { return b.theta && b.net.inputs >= 16 && has_tensor_cores(); }
 
@@ -87,6 +86,10 @@ void launch_tensor(Batch<float> b, const Launch& plan, Precision precision, floa
   if (rows)
     launch(pack, dim3(unsigned(blocks_for(rows * b.packed_pitch, 256))), dim3(256), 0, stream, b.x, b.samples, b.net.inputs,
            b.packed_pitch, rows * b.packed_pitch, reinterpret_cast<unsigned*>(packed.data()));
+#if defined(CBK_SM90A)
+  if (warp_groups && can_use_warp_groups())
+    return launch_tensor_groups(b, plan.blocks, plan.shared - Tensor<Precision::float32, Warps>::shared, precision, out, stream);
+#endif
   with_precision(precision, [&](auto tag) {
     launch(tensor_risks<decltype(tag)::value>, dim3(unsigned(plan.blocks)), dim3(Product::threads),
            size_t(plan.shared) * sizeof(float), stream, b, out);

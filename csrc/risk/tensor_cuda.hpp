@@ -179,4 +179,17 @@ struct Tensor {
   }
 };
 
+template <class F>
+void with_precision(Precision precision, F&& f) {
+  switch (precision) {
+    case Precision::bf16: return f(std::integral_constant<Precision, Precision::bf16>{});
+    case Precision::tf32: return f(std::integral_constant<Precision, Precision::tf32>{});
+    default: return f(std::integral_constant<Precision, Precision::float32>{});
+  }
+}
+
+// tensor_groups_cuda.cu: the same by warp groups, with so much shared memory behind the tiles.
+void launch_tensor_groups(const Batch<float>& b, int64_t blocks, int64_t behind, Precision precision, float* out,
+                          cudaStream_t stream);
+
 }  // namespace cbk::device

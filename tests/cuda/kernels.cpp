@@ -115,12 +115,20 @@ std::string risks(CudaStream stream, const Network& net, int64_t n, int64_t samp
   RiskProblem<T> outputs = problem;
   outputs.loss = Loss::none;
   forward(outputs, out.data(), stream);
-  DeviceArray<double> rounded(n);
-#if !defined(__SANITIZE_THREAD__)  // they differ from float32 in what a thread does alone
-  if (sizeof(T) == sizeof(float) && net.inputs > 16)  // on tensor cores
-    for (const Precision precision : {Precision::tf32, Precision::bf16})
-      risk(problem, rounded.data(), stream, 1, precision);
+  DeviceArray<double> rounded(6 * n);
+  if (sizeof(T) == sizeof(float) && net.inputs > 16) {  // on tensor cores, by warps and by groups of them
+    double* to = rounded.data();
+    for (const int groups : {1, 0}) {
+#if !defined(__CUDACC__)
+      emulation::machine().options.capability = 8 + groups;
 #endif
+      warp_groups = groups;
+      for (const Precision precision : {Precision::float32, Precision::tf32, Precision::bf16}) {
+        risk(problem, to, stream, 1, precision);
+        to += n;
+      }
+    }
+  }
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
   std::string bytes;
   out.append(bytes), gradient.append(bytes);

@@ -36,10 +36,25 @@ NETWORKS = [
 ]
 
 
+@pytest.fixture(params=["warps", "groups"])
+def engine(cuda, request):
+    """Who multiplies: warps (mma), or on cards of sm_90 groups of them (wgmma)."""
+    emulated = hasattr(cuda, "set_capability")
+    if request.param == "groups":
+        if emulated:
+            cuda.set_capability(9)
+        if not cuda.use_warp_groups(True):
+            pytest.skip("needs a card of sm_90, and a build for it")
+    yield
+    cuda.use_warp_groups(False)
+    if emulated:
+        cuda.set_capability(8)
+
+
 @pytest.mark.parametrize("precision", UNIT)
 @pytest.mark.parametrize("net", NETWORKS, ids=str)
 @pytest.mark.parametrize(("particles", "samples"), [(7, 35), (2, 259)])
-def test_outputs(cuda, net, particles, samples, precision):
+def test_outputs(cuda, engine, net, particles, samples, precision):
     theta, x = numbers((particles, net.size)), numbers((samples, net.inputs), 1)
     expected, size = reference.forward(net, theta, x), magnitudes(net, theta, x)
     result = host(cbk.forward(net, put(theta), put(x), precision=precision))
@@ -53,7 +68,7 @@ def test_outputs(cuda, net, particles, samples, precision):
 @pytest.mark.parametrize(
     "net", [cbk.TwoLayer(21, 9, 3, "tanh", output_bias=True), cbk.TwoLayer(40, 130, 2, "gelu")]
 )
-def test_risks_and_gradients(cuda, net, precision):
+def test_risks_and_gradients(cuda, engine, net, precision):
     particles, samples = 3, 70
     theta, x = numbers((particles, net.size)), numbers((samples, net.inputs), 1)
     theta[:, : net.width * net.inputs] /= net.inputs**0.5
@@ -76,7 +91,7 @@ def test_risks_and_gradients(cuda, net, precision):
         np.testing.assert_allclose(host(result[1]), gradient, rtol=0, atol=exact * np.abs(gradient).max())
 
 
-def test_sums_of_one_sign_do_not_drift(cuda):
+def test_sums_of_one_sign_do_not_drift(cuda, engine):
     """A sum that is cut after every 8 terms would lose more than 1e-6 here."""
     net = cbk.TwoLayer(1500, 2, 1, "identity")
     rng = np.random.default_rng(5)

@@ -176,6 +176,7 @@ void Machine::grid_barrier(Site site) {
 void Machine::finish(Thread* self) {
   Block& block = *self->block;
   if (!self->open.empty() || !self->groups.empty()) fail("thread exits with cp.async copies that it never waited for");
+  if (!self->products.empty()) fail("thread exits with wgmma products that it never waited for");
   self->state = Thread::State::done;
   self->site = {"exit", "", 0};
   --block.live, --grid_live_;

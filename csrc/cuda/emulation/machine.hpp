@@ -54,6 +54,12 @@ struct Copy {  // of cp.async
   unsigned bytes, valid;
 };
 
+struct Product {  // of wgmma
+  float* sums;
+  uint64_t a, b;  // descriptors
+  bool fresh, bf16;
+};
+
 struct Thread {
   explicit Thread(size_t stack_bytes);
   Fiber fiber;
@@ -68,6 +74,7 @@ struct Thread {
   char announced = 0;
   std::vector<Copy> open;                 // cp.async not yet committed
   std::deque<std::vector<Copy>> groups;   // committed, not yet waited for
+  std::vector<Product> products;          // under way
   unsigned lane() const { return rank % 32; }
 };
 

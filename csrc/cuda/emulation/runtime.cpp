@@ -288,7 +288,9 @@ cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 1 : machine().options.capability;
+  *value = attribute == cudaDevAttrMultiProcessorCount      ? 1
+           : attribute == cudaDevAttrComputeCapabilityMinor ? 0
+                                                            : machine().options.capability;
   return cudaSuccess;
 }
 // The Python tests pass host memory: all memory counts as the one device's.

@@ -34,7 +34,7 @@ struct cudaPointerAttributes {
   int device;
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
 
 namespace cbk::emulation {
 
@@ -47,7 +47,10 @@ struct Stream {
 };
 
 constexpr size_t shared_default = 48 << 10;
-inline size_t shared_most() { return size_t(machine().options.capability < 8 ? 64 : 99) << 10; }  // sm_75's, sm_86's
+inline size_t shared_most() {  // sm_75's, sm_86's, sm_90's
+  const int major = machine().options.capability;
+  return size_t(major < 8 ? 64 : major < 9 ? 99 : 227) << 10;
+}
 
 // Runs work, now or later, or records it; its error is the call's where it runs at once.
 cudaError_t enqueue(Stream* stream, std::function<cudaError_t()> work);
