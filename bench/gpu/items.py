@@ -119,6 +119,8 @@ class Bench:
             suffix = f" {precision}" if name == "B" else ""
             for row in self.forms(item + suffix, "cbokernels", ours(precision), inner):
                 yield self.shared(row, w.flop, precision)
+            if name == "B":
+                yield from self.warp_groups(item + suffix, ours(precision), w.flop, precision)
             dtype = torch.bfloat16 if precision == "bf16" else torch.float32
             with matmul_precision("high" if precision == "tf32" else "highest"):
                 risk = torch_risk(w.net, dtype)
@@ -127,6 +129,17 @@ class Bench:
                 )
             if precision == "float32":
                 yield from self.others(item + suffix, w, numbers, gradient=False)
+
+    def warp_groups(
+        self, item: str, call: Callable[[int], object], flop: float, precision: str
+    ) -> Iterator[Row]:
+        """The same by wgmma, where this card and build can."""
+        if self.device != "cuda" or not cbk.cuda.module().use_warp_groups(True):
+            return
+        try:
+            yield self.shared(self.clock.row(item, "cbokernels, wgmma", call, 3), flop, precision)
+        finally:
+            cbk.cuda.module().use_warp_groups(False)
 
     def gradients(self, name: str) -> Iterator[Row]:
         """Risks with gradients."""
