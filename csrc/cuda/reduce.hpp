@@ -42,29 +42,33 @@ __device__ __forceinline__ T block_least(T v, T neutral) {
   return block_reduced(v, neutral, [](T a) { return warp_least(a); });
 }
 
-// out[i * stride] = sum over parts of partial[part][i], divided.  A block takes 32 sums, a warp each 32nd part of them.
+// out[i * stride] = sum over parts of partial[part][i], divided.  A block takes 32 sums, each of its warps a part of them.
 template <class T>
 CBK_KERNEL(1024) add_parts(const double* partial, int64_t parts, int64_t count, double divisor, T* out, int64_t stride) {
   constexpr int at_once = 4;
   CBK_SHARED(double, sums, 32 * 33);
-  const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  const int64_t i = int64_t(blockIdx.x) * 32 + lane, own = int64_t(blockIdx.x) * 32 + warp;
+  const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, warps = int(blockDim.x) / 32;
+  const int64_t i = int64_t(blockIdx.x) * 32 + lane;
   double total = 0;
-  for (int64_t part = warp; i < count && part < parts; part += 32 * at_once) {
+  for (int64_t part = warp; i < count && part < parts; part += warps * at_once) {
     double v[at_once];
-    for (int u = 0; u < at_once; ++u) v[u] = part + 32 * u < parts ? partial[(part + 32 * u) * count + i] : 0;
+    for (int u = 0; u < at_once; ++u) v[u] = part + warps * u < parts ? partial[(part + warps * u) * count + i] : 0;
     for (int u = 0; u < at_once; ++u) total += v[u];
   }
   sums[warp * 33 + lane] = total;
   __syncthreads();
-  total = warp_sum(sums[lane * 33 + warp]);
-  if (lane == 0 && own < count) out[own * stride] = T(total / divisor);
+  for (int own = warp; own < 32; own += warps) {
+    const int64_t to = int64_t(blockIdx.x) * 32 + own;
+    total = warp_sum(lane < warps ? sums[lane * 33 + own] : 0);
+    if (lane == 0 && to < count) out[to * stride] = T(total / divisor);
+  }
 }
 
 template <class T>
 void launch_add_parts(const double* partial, int64_t parts, int64_t count, double divisor, T* out, int64_t stride,
                       cudaStream_t stream) {
-  launch(add_parts<T>, dim3(unsigned(blocks_for(count, 32))), dim3(1024), 0, stream, partial, parts, count, divisor, out, stride);
+  const dim3 block(parts <= 32 ? 256 : 1024);
+  launch(add_parts<T>, dim3(unsigned(blocks_for(count, 32))), block, 0, stream, partial, parts, count, divisor, out, stride);
 }
 
 }  // namespace cbk::device
