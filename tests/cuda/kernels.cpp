@@ -125,7 +125,7 @@ std::string risks(CudaStream stream, const Network& net, int64_t n, int64_t samp
       warp_groups = groups;
       for (const Precision precision : {Precision::float32, Precision::tf32, Precision::bf16}) {
 #if defined(__SANITIZE_THREAD__)  // tf32 differs from float32 in what a thread does alone
-        if (precision == Precision::tf32 || precision == Precision::float32 && !groups) continue;
+        if (precision == Precision::tf32 || (precision == Precision::float32 && !groups)) continue;
 #endif
         risk(problem, to, stream, 1, precision);
         to += n;
