@@ -34,6 +34,7 @@ PYBIND11_MODULE(CBK_MODULE, m) {
         read_memory(at<const void>(address), bytes, to, where.stream);
       },
       py::arg("on"), py::arg("address"), py::arg("out"));
+  m.def("has_warp_groups", &has_warp_groups);
   m.def("use_warp_groups", [](bool wanted) {  // whether they can be had: for tests and timings
     warp_groups = wanted;
     return can_use_warp_groups();

@@ -1,9 +1,10 @@
 // risk.hpp on the GPU.  All arrays of a problem are device memory; a drawn ensemble's centre too.  Losses are summed over
-// samples in float64; shapes, the precision and whether the card has tensor cores alone decide the order of all sums.  A
-// label outside [0, outputs) makes the risk NaN.
+// samples in float64; shapes, the precision and the tensor cores that the card has (none, or of sm_80, or of sm_90 with
+// warp_groups) alone decide the order of all sums.  A label outside [0, outputs) makes the risk NaN.
 #pragma once
 
 #include <cstdlib>
+#include <string_view>
 
 #include "../cuda/stream.hpp"
 #include "../hopping/hopping.hpp"
@@ -16,7 +17,10 @@ namespace cbk::device {
 enum class Precision { float32, tf32, bf16 };
 
 // Whether float's products are warp groups' (wgmma) where the card is of sm_90: they have not run on one yet.
-inline bool warp_groups = std::getenv("CBOKERNELS_WGMMA") != nullptr;
+inline bool warp_groups = [] {
+  const char* wanted = std::getenv("CBOKERNELS_WGMMA");
+  return wanted && *wanted && std::string_view(wanted) != "0";
+}();
 bool can_use_warp_groups();  // on the current device, by this build
 
 template <class T>

@@ -6,14 +6,6 @@
 namespace cbk::device {
 namespace {
 
-// Outputs that fit lie where the product's tiles lay, if all the block's neurons are one tile, or behind these.
-template <Precision precision>
-CBK_KERNEL(Product::threads) tensor_risks(Batch<float> b, float* out) {
-  CBK_DYNAMIC_SHARED(float, shared);
-  using Method = Tensor<precision, Warps>;
-  run_block<Method>(b, out, shared, b.group * b.net.width <= Product::columns ? shared : shared + Method::shared);
-}
-
 // x [samples, inputs] to words of two bf16, [words / pitch][pitch].
 CBK_KERNEL(256) pack(const float* x, int64_t samples, int64_t inputs, int64_t pitch, int64_t words, unsigned* out) {
   const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, s = i / pitch, k = i % pitch * 2;
@@ -67,7 +59,7 @@ bool on_tensor_cores(const Batch<float>& b) { return b.theta && b.net.inputs >= 
 
 Launch plan_tensor(Batch<float>& b) {
   using K = Product;
-  constexpr int64_t fixed = Tensor<Precision::float32, Warps>::shared;
+  constexpr int64_t fixed = fixed_shared<Warps>;
   constexpr int64_t behind = (99 << 10) / int64_t(sizeof(float)) - fixed - 256;  // sm_86 and sm_120 have 99 KB
   b.tile = K::rows;
   const int64_t row = b.tile * b.pitch, width = b.net.width;
@@ -86,14 +78,11 @@ void launch_tensor(Batch<float> b, const Launch& plan, Precision precision, floa
   if (rows)
     launch(pack, dim3(unsigned(blocks_for(rows * b.packed_pitch, 256))), dim3(256), 0, stream, b.x, b.samples, b.net.inputs,
            b.packed_pitch, rows * b.packed_pitch, reinterpret_cast<unsigned*>(packed.data()));
+  const int64_t behind = plan.shared - fixed_shared<Warps>;
 #if defined(CBK_SM90A)
-  if (warp_groups && can_use_warp_groups())
-    return launch_tensor_groups(b, plan.blocks, plan.shared - Tensor<Precision::float32, Warps>::shared, precision, out, stream);
+  if (warp_groups && can_use_warp_groups()) return launch_tensor_groups(b, plan.blocks, behind, precision, out, stream);
 #endif
-  with_precision(precision, [&](auto tag) {
-    launch(tensor_risks<decltype(tag)::value>, dim3(unsigned(plan.blocks)), dim3(Product::threads),
-           size_t(plan.shared) * sizeof(float), stream, b, out);
-  });
+  launch_engine<Warps>(b, plan.blocks, behind, precision, out, stream);
 }
 
 void launch_tensor_slopes(const Batch<float>& b, const float* columns, bool fresh, float* gradient, Precision precision,

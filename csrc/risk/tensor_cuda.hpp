@@ -8,7 +8,7 @@
 // of them nearly do.  In a stage of 16 inner indices a warp multiplies 32 (bf16), 64 (tf32) or 192 fragments (float32), two
 // warps on each scheduler: 416, 832, 2500 clocks at 62 % of what wgmma reaches.  Meanwhile they issue 300, 520, 1300
 // instructions and read for 416, 640, 640 clocks from shared memory.  49 stages in 6 rounds at 1.755 GHz are 0.07, 0.14 and
-// 0.42 ms; what follows the product is about 0.02.
+// 0.42 ms.
 #pragma once
 
 #include "product_cuda.hpp"
@@ -188,7 +188,28 @@ void with_precision(Precision precision, F&& f) {
   }
 }
 
-// tensor_groups_cuda.cu: the same by warp groups, with so much shared memory behind the tiles.
+// Outputs that fit lie where the product's tiles lay, if all the block's neurons are one tile, or behind these.
+template <Precision precision, class Engine>
+CBK_KERNEL(Product::threads) tensor_risks(Batch<float> b, float* out) {
+  CBK_DYNAMIC_SHARED(float, shared);
+  using Method = Tensor<precision, Engine>;
+  run_block<Method>(b, out, shared, b.group * b.net.width <= Product::columns ? shared : shared + Method::shared);
+}
+
+template <class Engine>
+constexpr int64_t fixed_shared = Tensor<Precision::float32, Engine>::shared;  // for every precision
+
+// With so much shared memory behind the fixed.
+template <class Engine>
+void launch_engine(const Batch<float>& b, int64_t blocks, int64_t behind, Precision precision, float* out,
+                   cudaStream_t stream) {
+  with_precision(precision, [&](auto tag) {
+    launch(tensor_risks<decltype(tag)::value, Engine>, dim3(unsigned(blocks)), dim3(Product::threads),
+           size_t(fixed_shared<Engine> + behind) * sizeof(float), stream, b, out);
+  });
+}
+
+// tensor_groups_cuda.cu: by warp groups.
 void launch_tensor_groups(const Batch<float>& b, int64_t blocks, int64_t behind, Precision precision, float* out,
                           cudaStream_t stream);
 

@@ -12,6 +12,7 @@
 #include "../../csrc/cuda/graph.hpp"
 #include "../../csrc/cuda/grid.hpp"
 #include "../../csrc/cuda/ptx.hpp"
+#include "../../csrc/cuda/wgmma.hpp"
 #include "../../csrc/cuda/reduce.hpp"
 
 namespace {
@@ -122,6 +123,24 @@ CBK_KERNEL(32) wrong_lanes(float* x) {
   multiply_tf32(sums, {one(g == t), one(g == t + 4), 0, 0}, {one(g == t), one(g == t + 4)});  // a[1] and a[2] exchanged
   x[threadIdx.x] = sums[0] + sums[1];
 }
+// 64 rows times 128 lines of ones: 8 in each sum; and what else a kernel may do with the tile meanwhile.
+template <bool overwrites, bool waits>
+CBK_KERNEL(n) warp_group(float* x) {
+  CBK_DYNAMIC_SHARED(float, memory);
+  float* const tile = memory + (512 - shared_address(memory) % 512) % 512 / sizeof(float);
+  for (int i = int(threadIdx.x); i < 192 * 16; i += n) tile[i] = 1;
+  show_to_products();
+  __syncthreads();
+  GroupSums sums;
+  begin_products();
+  multiply_group_tf32(sums, tile_descriptor<64>(tile), tile_descriptor<64>(tile + 64 * 16), true);
+  commit_products();
+  if (overwrites)
+    for (int i = int(threadIdx.x); i < 192 * 16; i += n) tile[i] = 0;
+  if (waits) wait_products();
+  x[threadIdx.x] = sums[15][3];
+}
+constexpr size_t group_bytes = 192 * 64 + 512;
 CBK_KERNEL(n) add_one(float* x) { x[threadIdx.x] += 1; }
 CBK_KERNEL(n) add_step(float* x, unsigned step) { x[threadIdx.x] += float(step); }
 CBK_KERNEL(n) add_read(float* x, const float* value) { x[threadIdx.x] += *value; }
@@ -224,6 +243,13 @@ const Bug bugs[] = {
        launch(wrong_lanes, one, warp, 0, nullptr, x);
        expect(x, [](int i, float v) { return v == (i < 32 && i / 4 / 2 == i % 4 ? 1 : 0); });
      }},
+    {"a tile overwritten while a warp group multiplies it", "plain address thread",
+     [](float* x) {
+       launch(warp_group<true, true>, one, block, group_bytes, nullptr, x);
+       expect(x, [](int, float v) { return v == 8; });
+     }},
+    {"a warp group's products never waited for", "plain address thread",
+     [](float* x) { launch(warp_group<false, false>, one, block, group_bytes, nullptr, x); }},
     {"host reads device memory", "address", [](float* x) { std::printf("%g\n", double(x[0])); }},
     {"wrong copy kind", "plain address thread",
      [](float* x) {
