@@ -17,8 +17,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
-#include <stdexcept>
 #include <string>
+
+#include "device.hpp"
 
 #if defined(__CUDACC__)
 #define CBK_SHARED(T, name, size) __shared__ T name[size]
@@ -36,14 +37,14 @@
 
 namespace cbk::device {
 
-class CudaError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
+[[noreturn]] void fail(cudaError_t error, const std::string& what);  // CudaError with the driver's words
 
 inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw CudaError(std::string(what) + ": " + cudaGetErrorString(error));
+  if (error != cudaSuccess) fail(error, what);
 }
+
+// Blocks of this kernel may have as much shared memory as the current device gives: set once, not by each launch.
+void allow_shared(const void* kernel, size_t bytes);
 
 #if defined(__CUDACC__)
 template <class... P, class... A>
@@ -71,8 +72,7 @@ void launch_as(bool cooperative, void (*kernel)(P...), dim3 grid, dim3 block, si
 
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, A&&... arguments) {
-  if (shared_bytes > (48 << 10))
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)), "shared memory");
+  if (shared_bytes > (48 << 10)) allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
   launch_as(false, kernel, grid, block, shared_bytes, stream, static_cast<A&&>(arguments)...);
 }
 

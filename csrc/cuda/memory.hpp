@@ -1,4 +1,8 @@
 // Memory of the kernels' drivers: workspaces of a call, buffers of a run.  gpu.hpp includes it.
+//
+// A call's workspaces come from a pool of the device's, which lives as long as the process.  While calls are under way it
+// holds what they need at once; at a synchronisation of the host it keeps kept_bytes at most for the next ones, and
+// trim_memory (device.hpp) gives that back too.  A run's buffers and workspaces are its own and go with it.
 #pragma once
 
 #include <utility>
@@ -8,14 +12,19 @@
 
 namespace cbk::device {
 
+// Of a call's workspaces the largest are a gradient's: three times gradient_bytes, and the samples once more.
+constexpr uint64_t kept_bytes = uint64_t(1) << 30;
+
+void* take_memory(size_t bytes, bool pinned);                  // waits for the device
+void* take_workspace(size_t bytes, cudaStream_t stream);       // from the pool of the current device
+
 // Owned memory, on the device or (`pinned`) on the host where copies to and from the device need not wait.
 template <class T, bool pinned = false>
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
   explicit DeviceBuffer(int64_t count) {
-    const size_t bytes = size_t(count) * sizeof(T);
-    if (count > 0) check(pinned ? cudaMallocHost(&data_, bytes) : cudaMalloc(&data_, bytes), "memory of a run");
+    if (count > 0) data_ = take_memory(size_t(count) * sizeof(T), pinned);
   }
   DeviceBuffer(DeviceBuffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
   DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
@@ -77,17 +86,16 @@ class UseArena {
   Arena* before_;
 };
 
-// Device memory that lives as long as the stream's work on it; those of a scope are nested.
+// Device memory that lives as long as the stream's work on it; those of a scope are nested.  Where the caller captures the
+// stream, both ends become nodes of the graph: the memory is then the graph's, outside of the pool and its bound, for as
+// long as the graph lives.  Our own captures, a run's, take from its arena.
 template <class T>
 class Workspace {
  public:
   Workspace(int64_t count, cudaStream_t stream) : arena_(Arena::current()), stream_(stream) {
     if (count <= 0) return;
     const size_t bytes = size_t(count) * sizeof(T);
-    if (arena_)
-      data_ = static_cast<T*>(arena_->take(bytes, before_));
-    else
-      check(cudaMallocAsync(reinterpret_cast<void**>(&data_), bytes, stream), "workspace");
+    data_ = static_cast<T*>(arena_ ? arena_->take(bytes, before_) : take_workspace(bytes, stream));
   }
   ~Workspace() {
     if (!data_) return;

@@ -12,9 +12,69 @@
 #define CBK_MODULE _cuda
 #endif
 
+namespace cbk::device {
+namespace {
+
+// Every failure of CUDA is a CboError.
+void translate(std::exception_ptr thrown) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const CudaError& error) {
+    py::set_error(py::module_::import("cbokernels.errors").attr("CboError"), error.what());
+  }
+}
+
+// What cbokernels/cuda.py puts into words.
+py::dict findings(bool launch) {
+  const Findings found = look(launch);
+  py::list cards;
+  for (const Card& card : found.cards)
+    cards.append(py::dict(py::arg("name") = card.name, py::arg("capability") = py::make_tuple(card.major, card.minor),
+                          py::arg("trouble") = card.trouble));
+  return py::dict(py::arg("error") = found.error, py::arg("name") = found.name, py::arg("words") = found.words,
+                  py::arg("driver") = found.driver, py::arg("runtime") = found.runtime, py::arg("cards") = cards,
+                  py::arg("architectures") = architectures());
+}
+
+#if defined(CBK_EMULATED_MODULE)
+// What tests want of the emulation and ask of it.
+void register_emulation(py::module_& m) {
+  namespace emulation = cbk::emulation;
+  // Order 0: forward, 1: reverse, else a seed.
+  m.def("set_order", [](uint64_t order) {
+    using emulation::Order;
+    emulation::machine().set_order(order == 0 ? Order::forward : order == 1 ? Order::reverse : Order::random, order);
+  });
+  m.def("set_gradient_bytes", [](int64_t bytes) { gradient_bytes = bytes; });
+  m.def("set_capability", [](int major) { emulation::machine().options.capability = major; });
+  m.def("set_devices", &emulation::set_devices);
+  m.def("fail_calls", [](const std::string& name, int error) { emulation::fail_calls(name, cudaError_t(error)); });
+  m.def("set_device", [](int device) { return int(cudaSetDevice(device)); });
+  m.def("get_device", [] {
+    int device = -1;
+    cudaGetDevice(&device);
+    return device;
+  });
+  m.def("ledger", [] {
+    const emulation::Ledger& l = emulation::ledger();
+    return py::dict(py::arg("system_allocations") = l.system_allocations, py::arg("pools") = l.pools,
+                    py::arg("shared_settings") = l.shared_settings, py::arg("contexts") = l.contexts);
+  });
+}
+#endif
+
+}  // namespace
+}  // namespace cbk::device
+
 PYBIND11_MODULE(CBK_MODULE, m) {
   using namespace cbk::device;
+  py::register_local_exception_translator(&translate);
   m.def("device_count", &device_count);
+  m.def("driver_state", [] { return std::array{"absent", "idle", "in use"}[size_t(driver_state())]; });
+  m.def("look", &findings, py::arg("launch"));
+  m.def("is_forked", &is_forked);
+  m.def("held_memory", &held_memory, py::arg("device"));
+  m.def("trim_memory", &trim_memory, py::arg("device"), py::call_guard<py::gil_scoped_release>());
   m.def("device_of", &device_of, py::arg("address"));
   m.def(
       "wait_for",
@@ -48,12 +108,6 @@ PYBIND11_MODULE(CBK_MODULE, m) {
   register_transport(m);
   register_training(m);
 #if defined(CBK_EMULATED_MODULE)
-  // Order 0: forward, 1: reverse, else a seed.
-  m.def("set_order", [](uint64_t order) {
-    using cbk::emulation::Order;
-    cbk::emulation::machine().set_order(order == 0 ? Order::forward : order == 1 ? Order::reverse : Order::random, order);
-  });
-  m.def("set_gradient_bytes", [](int64_t bytes) { gradient_bytes = bytes; });
-  m.def("set_capability", [](int major) { cbk::emulation::machine().options.capability = major; });
+  register_emulation(m);
 #endif
 }

@@ -4,7 +4,7 @@ set(CBK_CUDA_KERNELS risk/risk_cuda.cu risk/tensor_cuda.cu risk/gradient_cuda.cu
     hopping/hopping_cuda.cu hopping/weights_cuda.cu update/update_cuda.cu transport/assign_cuda.cu transport/barycenter_cuda.cu
     transport/transport_cuda.cu transport/sinkhorn_cuda.cu training/training_cuda.cu training/steps_cuda.cu training/hopping_steps_cuda.cu
     training/transport_steps_cuda.cu training/small_cuda.cu training/report_cuda.cu consensus/consensus_cuda.cu
-    langevin/langevin_cuda.cu random/random_cuda.cu cuda/device.cu)
+    langevin/langevin_cuda.cu random/random_cuda.cu cuda/device.cu cuda/memory.cu cuda/probe.cu)
 set(CBK_CUDA_BINDINGS cuda/module.cpp random/random_cuda_bind.cpp update/update_cuda_bind.cpp
     langevin/langevin_cuda_bind.cpp consensus/consensus_cuda_bind.cpp risk/risk_cuda_bind.cpp hopping/hopping_cuda_bind.cpp
     transport/transport_cuda_bind.cpp training/training_cuda_bind.cpp)
@@ -18,6 +18,10 @@ function(cbk_add_kernels)
   set(wanted ${CMAKE_CUDA_ARCHITECTURES})
   if(wanted STREQUAL native)
     set(wanted ${CMAKE_CUDA_ARCHITECTURES_NATIVE})
+  elseif(wanted STREQUAL all)
+    set(wanted ${CMAKE_CUDA_ARCHITECTURES_ALL})
+  elseif(wanted STREQUAL all-major)
+    set(wanted ${CMAKE_CUDA_ARCHITECTURES_ALL_MAJOR})
   endif()
   set(libraries cbk_cuda)
   add_library(cbk_cuda STATIC ${CBK_CUDA_KERNELS})
@@ -28,6 +32,10 @@ function(cbk_add_kernels)
     target_link_libraries(cbk_cuda PRIVATE cbk_cuda_sm90a)
     list(APPEND libraries cbk_cuda_sm90a)
   endif()
+  # probe.cu tells those whom it does not serve
+  string(REPLACE ";" " " names "${wanted}")
+  set_source_files_properties(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/probe.cu PROPERTIES COMPILE_DEFINITIONS
+                              "CBK_ARCHITECTURES=\"${names}\"")
   # C++17 serves, and not every CMake knows nvcc's C++20
   set_target_properties(${libraries} PROPERTIES CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_EXTENSIONS OFF
                         CUDA_RUNTIME_LIBRARY Static)

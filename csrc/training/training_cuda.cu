@@ -2,6 +2,7 @@
 #include "training_cuda.hpp"
 
 #include <cstring>
+#include <optional>
 
 #include "../cuda/device.hpp"
 #include "../cuda/graph.hpp"
@@ -67,7 +68,7 @@ class TrainingRun final : public Run {
     here_.leave();
   }
   ~TrainingRun() override {
-    here_.enter();  // the members' memory is freed on the device
+    here_.enter_if_possible();  // the members' memory is freed on the device
     cudaStreamSynchronize(stream());  // epochs that nobody waited for still read it
   }
 
@@ -121,12 +122,13 @@ class TrainingRun final : public Run {
    public:
     explicit Home(int device) : device_(device) { enter(); }
     ~Home() { leave(); }
-    void enter() { here_ = std::make_unique<OnDevice>(device_); }
+    void enter() { here_.emplace(device_); }
+    void enter_if_possible() noexcept { here_.emplace(device_, std::nothrow); }
     void leave() { here_.reset(); }
 
    private:
     int device_;
-    std::unique_ptr<OnDevice> here_;
+    std::optional<OnDevice> here_;
   };
 
   cudaStream_t stream() const { return own_.stream; }

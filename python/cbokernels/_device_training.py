@@ -83,7 +83,7 @@ def run_data(
 
 def refuse_cuda(x: Any) -> None:
     """TypeError for data in CUDA memory."""
-    if cuda.is_available() and on_cuda(x):
+    if on_cuda(x) and cuda.is_available():
         raise TypeError("x lies in CUDA memory: train on it with device='cuda'")
 
 

@@ -92,8 +92,8 @@ HOST = Call(None)
 
 def call_of(first: Any, name: str) -> Any:
     """The call that the array `first`, the argument `name`, decides."""
-    if type(first) is not np.ndarray and cuda.is_available():
+    if type(first) is not np.ndarray:
         device: Any = importlib.import_module("._device_arrays", __package__)
-        if device.on_cuda(first):
+        if device.on_cuda(first) and cuda.reason_against_use() is None:
             return device.Call(first, name)
     return Call(first)

@@ -41,12 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def information() -> str:
     """Version, instruction sets, threads and CUDA devices, one per line."""
-    devices = cuda.unavailable_reason()
+    reason = cuda.unavailable_reason()
     rows = {
         "version": __version__,
         "instruction set": f"{_cpu.isa()} (usable here: {', '.join(_cpu.isas())})",
         "threads": str(_cpu.max_threads()),
-        "CUDA devices": f"0: {devices}" if devices else str(cuda.device_count()),
+        "CUDA devices": f"0: {reason}" if reason else f"{cuda.device_count()}: {', '.join(cuda.devices())}",
     }
     return "\n".join(f"{name:<16} {value}" for name, value in rows.items())
 

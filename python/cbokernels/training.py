@@ -148,7 +148,7 @@ def own_particles(theta: Any, size: int | str, dtype: np.dtype[Any] | None = Non
 def check_device(device: Any, without: str | None = None) -> None:
     """CudaUnavailableError where the device asked for is not there, or a method needed is `without` it."""
     if choice(device, "device", ("cpu", "cuda")) == "cuda":
-        reason = cuda.unavailable_reason()
+        reason = cuda.reason_against_use()
         if reason is None and without is not None:
             reason = f"{without} has no CUDA implementation in this version"
         if reason is not None:

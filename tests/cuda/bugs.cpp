@@ -224,6 +224,8 @@ const Bug bugs[] = {
     {"racing blocks", "thread", [](float* x) { launch(racing_blocks, dim3(8), block, 0, nullptr, x); }},
     {"shared memory above 48 KB", "plain address thread",
      [](float* x) { launch_as(false, dynamic_shared, one, block, 60 << 10, nullptr, x); }},
+    {"more shared memory than a block may have", "plain address thread",
+     [](float* x) { launch(dynamic_shared, one, block, 300 << 10, nullptr, x); }},
     {"dynamic shared memory of 0 bytes", "plain address thread",
      [](float* x) { launch(dynamic_shared, one, block, 0, nullptr, x); }},
     {"wait for too few copies", "plain address thread",
@@ -296,6 +298,22 @@ const Bug bugs[] = {
      [](float*) {
        Captured c;
        c.graph.capture(c.stream, [&] { const Workspace<float> x(n, c.stream); });
+     }},
+    {"a workspace used after its end", "address",
+     [](float*) {
+       float* kept = nullptr;
+       {
+         const Workspace<float> x(n, nullptr);
+         kept = x.data();
+       }
+       launch(add_one, one, block, 0, nullptr, kept);
+     }},
+    {"another device's stream", "plain address thread",
+     [](float* x) {
+       emulation::machine().options.devices = 2;
+       Captured c;
+       const OnDevice here(1);
+       launch(add_one, one, block, 0, c.stream, x);
      }},
     {"a graph's memory freed before its replay", "address",
      [](float*) {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "../../csrc/consensus/consensus_cuda.hpp"
-#include "../../csrc/cuda/gpu.hpp"
+#include "../../csrc/cuda/graph.hpp"
 #include "../../csrc/hopping/hopping_cuda.hpp"
 #include "../../csrc/langevin/langevin_cuda.hpp"
 #include "../../csrc/random/random_cuda.hpp"
@@ -170,6 +170,42 @@ std::string transport(CudaStream stream, int64_t n, int64_t count) {
   return bytes;
 }
 
+// A call in a graph of the caller's, whose workspaces are then the graph's own: replayed twice, on other particles the second
+// time; and the same without a graph.
+template <class T>
+std::string captured(CudaStream on) {
+  const Network net{3, 7, 2, Activation::tanh, 1, false};
+  constexpr int64_t n = 3, samples = 10;
+  DeviceArray<T> theta(numbers<T>(n * net.size(), 16)), other(numbers<T>(n * net.size(), 17)),
+      x(numbers<T>(samples * net.inputs, 18)), y(numbers<T>(samples * net.outputs, 19)), gradient(n * net.size());
+  DeviceArray<double> out(n);
+  const RiskProblem<T> problem{net, Loss::mse, theta.data(), n, x.data(), samples, y.data(), nullptr, 1};
+  const auto stream = reinterpret_cast<cudaStream_t>(on.handle);
+  std::string replayed, plain;
+#if !defined(__CUDACC__)
+  emulation::machine().options.graph_memory = true;
+#endif
+  {
+    Graph graph;
+    graph.capture(stream, [&] { risk_gradient(problem, out.data(), gradient.data(), on); });
+    for (std::string* bytes : {&replayed, &plain}) {
+      for (const DeviceArray<T>* from : {&theta, &other}) {
+        cudaMemcpyAsync(theta.data(), from->data(), n * net.size() * sizeof(T), cudaMemcpyDeviceToDevice, stream);
+        bytes == &plain ? risk_gradient(problem, out.data(), gradient.data(), on) : graph.launch(stream);
+        cudaStreamSynchronize(stream);
+        out.append(*bytes), gradient.append(*bytes);
+      }
+      const std::vector<T> first = numbers<T>(n * net.size(), 16);
+      cudaMemcpy(theta.data(), first.data(), first.size() * sizeof(T), cudaMemcpyHostToDevice);
+    }
+  }
+#if !defined(__CUDACC__)
+  emulation::machine().options.graph_memory = false;
+#endif
+  if (replayed != plain) throw CudaError("a replayed call gives other bits than the call");
+  return plain;
+}
+
 // A run of four epochs: plain, captured, replayed, captured anew for another law of noise.
 template <class T>
 std::string training(Method method, int64_t tasks, bool solve) {
@@ -213,7 +249,7 @@ template <class T>
 std::string everything(CudaStream stream) {
   const Network line{1, 9, 1, Activation::relu, 1.0 / 9, true}, plane{3, 70, 1, Activation::tanh, 1, false};
   const Network wide{21, 5, 3, Activation::gelu, 0.2, true}, one{2, 150, 2, Activation::softplus, 1.0 / 150, false};
-  return runs(T()) + elementwise<T>(stream) + transport<T>(stream, 2, 11) +
+  return runs(T()) + captured<T>(stream) + elementwise<T>(stream) + transport<T>(stream, 2, 11) +
          (sizeof(T) == 4 ? transport<T>(stream, 1, 65) : "") + weighing<T>(stream) +
          risks<T>(stream, line, 2, 530, Loss::mse) + risks<T>(stream, plane, 3, 12, Loss::mse) +
          risks<T>(stream, wide, 12, 10, Loss::cross_entropy) +

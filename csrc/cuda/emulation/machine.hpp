@@ -36,6 +36,8 @@ struct Options {
   unsigned cooperative_limit = 264;
   size_t stack_bytes = 256 << 10;
   int capability = 8;  // major: what the card can, and with 7 its shared memory
+  int devices = 1;
+  bool graph_memory = false;  // a capture may take memory from a pool, as the caller's may; a run's must not
   Options();
 };
 

@@ -1,32 +1,62 @@
-#include "runtime.hpp"
+#include "state.hpp"
+
+#include <malloc.h>
 
 #include <algorithm>
 #include <cstdlib>
-#include <map>
 
 namespace cbk::emulation {
-namespace {
 
-std::map<const char*, size_t> device_memory;
-std::map<const void*, size_t> dynamic_allowed;
-std::vector<Stream*> streams;
-cudaError_t failure = cudaSuccess;  // of work that ran later than it was asked for
+State& state() {
+  static State& the = *new State;
+  return the;
+}
 
-// The host may read and write device memory, or not.
 void open_device_memory([[maybe_unused]] bool open) {
 #if defined(CBK_ASAN)
-  for (const auto& [p, bytes] : device_memory)
-    open ? __asan_unpoison_memory_region(p, bytes) : __asan_poison_memory_region(p, bytes);
+  for (const auto& [p, memory] : state().memory)
+    open ? __asan_unpoison_memory_region(p, memory.bytes) : __asan_poison_memory_region(p, memory.bytes);
 #endif
 }
 
+void show(void* p, size_t bytes) {
+  state().memory[static_cast<char*>(p)] = {bytes, current_device()};
+  open_device_memory(true);
+  std::memset(p, 0xff, bytes);
+  open_device_memory(false);
+}
+void hide(const void* p, [[maybe_unused]] size_t bytes) {
+  state().memory.erase(static_cast<const char*>(p));
+#if defined(CBK_ASAN)
+  __asan_poison_memory_region(p, bytes);
+#endif
+}
+
+cudaError_t take_system(void** p, size_t bytes) {
+  if (posix_memalign(p, 256, std::max(bytes, size_t(1)))) return cudaErrorMemoryAllocation;
+  ++state().ledger.system_allocations;
+  show(*p, bytes);
+  return cudaSuccess;
+}
+void give_system(void* p) {
+  state().memory.erase(static_cast<char*>(p));
+#if defined(CBK_ASAN)
+  __asan_unpoison_memory_region(p, malloc_usable_size(p));
+#endif
+  std::free(p);
+}
+
+namespace {
+
 bool on_device(const void* p, size_t bytes) {
   const char* at = static_cast<const char*>(p);
-  auto next = device_memory.upper_bound(at);
-  if (next == device_memory.begin()) return false;
+  auto next = state().memory.upper_bound(at);
+  if (next == state().memory.begin()) return false;
   --next;
-  return at + bytes <= next->first + next->second;
+  return at + bytes <= next->first + next->second.bytes;
 }
+
+}  // namespace
 
 void drain(Stream* stream) {
   while (stream && !stream->work.empty()) {
@@ -37,14 +67,14 @@ void drain(Stream* stream) {
 }
 
 void drain_all() {
-  for (Stream* stream : streams) drain(stream);
+  for (Stream* stream : state().streams) drain(stream);
 }
 
-// What waits for the device cannot be part of a capture, and ends it.  Memory could be; here it must not: a run's
-// workspaces come from its arena (cuda/memory.hpp).
+// What waits for the device cannot be part of a capture, and ends it.  Memory can, and is only where a test wants it
+// (Options::graph_memory): a run's workspaces come from its arena (cuda/memory.hpp).
 cudaError_t not_while_capturing(const char* what) {
   cudaError_t error = cudaSuccess;
-  for (Stream* stream : streams) {
+  for (Stream* stream : state().streams) {
     if (!stream->capture) continue;
     stream->invalidated = true;
     machine().message = std::string(what) + " while a stream is captured";
@@ -53,7 +83,9 @@ cudaError_t not_while_capturing(const char* what) {
   return error;
 }
 
-cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t dynamic_bytes, bool cooperative,
+namespace {
+
+cudaError_t run(size_t allowed, dim3 grid, dim3 block, size_t dynamic_bytes, bool cooperative,
                 std::function<void()> body) {
   Machine& m = machine();
   const size_t blocks = size_t(grid.x) * grid.y * grid.z, threads = size_t(block.x) * block.y * block.z;
@@ -61,8 +93,7 @@ cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t dynamic_bytes,
     m.message = "invalid launch configuration";
     return cudaErrorInvalidConfiguration;
   }
-  const auto allowed = dynamic_allowed.find(kernel);
-  if (dynamic_bytes > shared_default && (allowed == dynamic_allowed.end() || dynamic_bytes > allowed->second)) {
+  if (dynamic_bytes > std::max(shared_default, allowed)) {
     m.message = "more than 48 KB of dynamic shared memory without cudaFuncSetAttribute";
     return cudaErrorInvalidValue;
   }
@@ -76,6 +107,10 @@ cudaError_t run(const void* kernel, dim3 grid, dim3 block, size_t dynamic_bytes,
 }  // namespace
 
 cudaError_t enqueue(Stream* stream, std::function<cudaError_t()> work) {
+  if (stream && stream->device != current_device()) {
+    machine().message = "the stream is another device's";
+    return cudaErrorInvalidResourceHandle;
+  }
   if (stream && stream->capture) {
     if (stream->invalidated) return cudaErrorStreamCaptureInvalidated;
     stream->capture->push_back(std::move(work));
@@ -86,7 +121,7 @@ cudaError_t enqueue(Stream* stream, std::function<cudaError_t()> work) {
   if (!machine().options.lazy_streams) return work();
   if (stream) {
     stream->work.push_back([work = std::move(work)] {
-      if (const cudaError_t error = work()) failure = error;
+      if (const cudaError_t error = work()) state().failure = error;
     });
     return cudaSuccess;
   }
@@ -96,15 +131,12 @@ cudaError_t enqueue(Stream* stream, std::function<cudaError_t()> work) {
 
 cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t dynamic_bytes, Stream* stream, bool cooperative,
                    std::function<void()> body) {
+  const Call call("cudaLaunchKernel");
+  if (call.error) return call.error;
+  const size_t allowed = std::min(state().dynamic_allowed[{kernel, current_device()}], shared_most());
   return enqueue(stream, [=, body = std::move(body)] {
-    return run(kernel, grid, block, dynamic_bytes, cooperative, body);
+    return run(allowed, grid, block, dynamic_bytes, cooperative, body);
   });
-}
-
-cudaError_t allow_dynamic_shared(const void* kernel, int bytes) {
-  if (bytes < 0 || size_t(bytes) > shared_most()) return cudaErrorInvalidValue;
-  dynamic_allowed[kernel] = size_t(bytes);
-  return cudaSuccess;
 }
 
 }  // namespace cbk::emulation
@@ -112,48 +144,59 @@ cudaError_t allow_dynamic_shared(const void* kernel, int bytes) {
 using namespace cbk::emulation;
 
 const char* cudaGetErrorString(cudaError_t error) {
-  if (!error) return "no error";
-  return machine().message.empty() ? "error" : machine().message.c_str();
+  switch (error) {
+    case cudaSuccess: return "no error";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    default: return machine().message.empty() ? "error" : machine().message.c_str();
+  }
+}
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess: return "cudaSuccess";
+    case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+    case cudaErrorInitializationError: return "cudaErrorInitializationError";
+    case cudaErrorNoKernelImageForDevice: return "cudaErrorNoKernelImageForDevice";
+    case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
+    default: return "cudaErrorOther";
+  }
 }
 
-cudaError_t cudaGetLastError() { return std::exchange(failure, cudaSuccess); }
+cudaError_t cudaGetLastError() {
+  CBK_CALL(false);
+  return std::exchange(state().failure, cudaSuccess);
+}
 
 cudaError_t cudaMalloc(void** p, size_t bytes) {
+  CBK_CALL();
   if (const cudaError_t error = not_while_capturing("cudaMalloc")) return error;
-  if (posix_memalign(p, 256, std::max(bytes, size_t(1)))) return cudaErrorMemoryAllocation;
-  std::memset(*p, 0xff, bytes);  // NaN
-  device_memory[static_cast<char*>(*p)] = bytes;
-  open_device_memory(false);
-  return cudaSuccess;
+  return take_system(p, bytes);
 }
 
 cudaError_t cudaFree(void* p) {
+  CBK_CALL();
   if (!p) return cudaSuccess;
   if (const cudaError_t error = not_while_capturing("cudaFree")) return error;
   drain_all();
-  const auto found = device_memory.find(static_cast<char*>(p));
-  if (found == device_memory.end()) return cudaErrorInvalidValue;
-  open_device_memory(true);
-  device_memory.erase(found);
-  std::free(p);
-  open_device_memory(false);
+  if (!state().memory.count(static_cast<char*>(p))) return cudaErrorInvalidValue;
+  give_system(p);
   return cudaSuccess;
 }
 
-cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t) { return cudaMalloc(p, bytes); }
-
-cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
-  if (const cudaError_t error = not_while_capturing("cudaFreeAsync")) return error;
-  return enqueue(stream, [=] {
-    open_device_memory(true);
-    device_memory.erase(static_cast<char*>(p));
-    std::free(p);
-    open_device_memory(false);
-    return cudaSuccess;
-  });
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  CBK_CALL();
+  attributes->sharedSizeBytes = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
+  CBK_CALL();
+  ++state().ledger.shared_settings;
+  if (bytes < 0 || size_t(bytes) > shared_most()) return cudaErrorInvalidValue;
+  state().dynamic_allowed[{kernel, current_device()}] = size_t(bytes);
+  return cudaSuccess;
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  CBK_CALL();
   const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
   const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
   if (kind != cudaMemcpyDefault && (on_device(to, bytes) != to_device || on_device(from, bytes) != from_device)) {
@@ -169,11 +212,13 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  CBK_CALL();
   if (const cudaError_t error = not_while_capturing("cudaMemcpy")) return error;
   return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
 }
 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  CBK_CALL();
   return enqueue(stream, [=] {
     open_device_memory(true);
     std::memset(to, value, bytes);
@@ -183,11 +228,13 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
 }
 
 cudaError_t cudaMallocHost(void** p, size_t bytes) {
+  CBK_CALL();
   if (const cudaError_t error = not_while_capturing("cudaMallocHost")) return error;
   *p = std::malloc(std::max(bytes, size_t(1)));
   return *p ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t cudaFreeHost(void* p) {
+  CBK_CALL();
   if (const cudaError_t error = not_while_capturing("cudaFreeHost")) return error;
   drain_all();
   std::free(p);
@@ -195,39 +242,49 @@ cudaError_t cudaFreeHost(void* p) {
 }
 
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
-  streams.push_back(*stream = new Stream);
+  CBK_CALL();
+  state().streams.push_back(*stream = new Stream);
+  (*stream)->device = current_device();
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return cudaStreamCreate(stream); }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  CBK_CALL();
   drain(stream);
-  streams.erase(std::remove(streams.begin(), streams.end(), stream), streams.end());
+  std::erase(state().streams, stream);
   delete stream;
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  CBK_CALL();
   if (const cudaError_t error = not_while_capturing("cudaStreamSynchronize")) return error;
   drain(stream);
+  keep_thresholds();
   return cudaGetLastError();
 }
 
 cudaError_t cudaDeviceSynchronize() {
+  CBK_CALL();
   if (const cudaError_t error = not_while_capturing("cudaDeviceSynchronize")) return error;
   drain_all();
+  keep_thresholds();
   return cudaGetLastError();
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  CBK_CALL();
   *event = new std::shared_ptr<bool>;
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  CBK_CALL();
   delete event;
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  CBK_CALL();
   *event = std::make_shared<bool>(false);
   return enqueue(stream, [done = *event] {
     *done = true;
@@ -235,18 +292,23 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   });
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  CBK_CALL();
   if (const cudaError_t error = not_while_capturing("cudaEventSynchronize")) return error;
   if (*event && !**event) drain_all();
+  keep_thresholds();
   return cudaGetLastError();
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  CBK_CALL();
   return enqueue(stream, [done = *event] {
     if (!*done) drain_all();  // of all orders that satisfy the wait, one
     return cudaSuccess;
   });
 }
 
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  CBK_CALL();
   if (!stream || stream->capture) {
     machine().message = "capture of the legacy default stream, or of one that is captured already";
     return stream ? cudaErrorIllegalState : cudaErrorStreamCaptureUnsupported;
@@ -256,46 +318,30 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  CBK_CALL();
   const std::unique_ptr<Work> recorded = std::move(stream->capture);
   *graph = recorded && !stream->invalidated ? new Work(*recorded) : nullptr;
   if (!recorded) return cudaErrorIllegalState;
   return *graph ? cudaSuccess : cudaErrorStreamCaptureInvalidated;
 }
 cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  CBK_CALL();
   *exec = new Work(*graph);
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  CBK_CALL();
   for (const auto& work : *exec)
     if (const cudaError_t error = enqueue(stream, work)) return error;
   return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  CBK_CALL();
   delete graph;
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  CBK_CALL();
   delete exec;
   return cudaSuccess;
 }
-
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
-}
-cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
-  return cudaSuccess;
-}
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount      ? 1
-           : attribute == cudaDevAttrComputeCapabilityMinor ? 0
-                                                            : machine().options.capability;
-  return cudaSuccess;
-}
-// The Python tests pass host memory: all memory counts as the one device's.
-cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void*) {
-  *attributes = {cudaMemoryTypeDevice, 0};
-  return cudaSuccess;
-}
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }

@@ -1,8 +1,11 @@
 // The part of the CUDA runtime's host interface that this project calls.  Device memory is host memory that the host may
 // not touch: AddressSanitizer guards it outside of kernels and copies.  Streams run at once, or, with lazy_streams, at a
 // synchronisation only.  Capture records a stream's work with the arguments it had; a graph replays just that.
+//
+// Tests let calls fail, and ask what contexts were made and how often the system was asked for memory.
 #pragma once
 
+#include <set>
 #include <tuple>
 
 #include "device.hpp"
@@ -11,10 +14,14 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
+  cudaErrorInitializationError = 3,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorUnsupportedPtxVersion = 222,
+  cudaErrorInvalidResourceHandle = 400,
   cudaErrorLaunchFailure = 719,
   cudaErrorCooperativeLaunchTooLarge = 720,
   cudaErrorStreamCaptureUnsupported = 900,
@@ -28,13 +35,31 @@ enum cudaMemcpyKind {
   cudaMemcpyDeviceToDevice,
   cudaMemcpyDefault
 };
-enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice, cudaMemoryTypeManaged };
-struct cudaPointerAttributes {
-  cudaMemoryType type;
-  int device;
+enum cudaMemAllocationType { cudaMemAllocationTypePinned = 1 };
+enum cudaMemLocationType { cudaMemLocationTypeDevice = 1 };
+struct cudaMemPoolProps {
+  cudaMemAllocationType allocType;
+  struct {
+    cudaMemLocationType type;
+    int id;
+  } location;
 };
+enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4, cudaMemPoolAttrReservedMemCurrent = 5 };
+struct cudaDeviceProp {
+  char name[256];
+  int major, minor;
+};
+struct cudaFuncAttributes {
+  size_t sharedSizeBytes;
+};
+#define CUDART_VERSION 13000
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+};
 
 namespace cbk::emulation {
 
@@ -44,7 +69,19 @@ struct Stream {
   std::deque<std::function<void()>> work;
   std::unique_ptr<Work> capture;  // what is recorded instead of run
   bool invalidated = false;       // something that cannot be recorded was asked for meanwhile
+  int device = 0;
 };
+struct Pool;
+
+struct Ledger {
+  int system_allocations = 0, pools = 0;
+  int shared_settings = 0;  // calls of cudaFuncSetAttribute
+  std::set<int> contexts;   // devices that have one
+};
+const Ledger& ledger();
+void set_devices(int count);  // whose contexts are forgotten
+// From now on the call of this name, or with "" every call, fails; with cudaSuccess none.
+void fail_calls(const std::string& name, cudaError_t error);
 
 constexpr size_t shared_default = 48 << 10;
 inline size_t shared_most() {  // sm_75's, sm_86's, sm_90's
@@ -56,22 +93,23 @@ inline size_t shared_most() {  // sm_75's, sm_86's, sm_90's
 cudaError_t enqueue(Stream* stream, std::function<cudaError_t()> work);
 cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t dynamic_bytes, Stream* stream, bool cooperative,
                    std::function<void()> body);
-cudaError_t allow_dynamic_shared(const void* kernel, int bytes);
 
 }  // namespace cbk::emulation
 
 using cudaStream_t = cbk::emulation::Stream*;
 using cudaEvent_t = std::shared_ptr<bool>*;  // whether what was recorded has run
+using cudaMemPool_t = cbk::emulation::Pool*;
 using cudaGraph_t = cbk::emulation::Work*;
 using cudaGraphExec_t = cbk::emulation::Work*;
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
 constexpr unsigned cudaEventDisableTiming = 2, cudaStreamNonBlocking = 1;
 
 const char* cudaGetErrorString(cudaError_t error);
+const char* cudaGetErrorName(cudaError_t error);
 cudaError_t cudaGetLastError();  // of lazy work too; forgets it
 cudaError_t cudaMalloc(void** p, size_t bytes);
 cudaError_t cudaFree(void* p);
-cudaError_t cudaMallocAsync(void** p, size_t bytes, cudaStream_t stream);
+cudaError_t cudaMallocFromPoolAsync(void** p, size_t bytes, cudaMemPool_t pool, cudaStream_t stream);
 cudaError_t cudaFreeAsync(void* p, cudaStream_t stream);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream = nullptr);
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
@@ -86,8 +124,18 @@ cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
-cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDriverGetVersion(int* version);
+cudaError_t cudaRuntimeGetVersion(int* version);
+cudaError_t cudaMemGetInfo(size_t* free, size_t* all);
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel);
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int bytes);
+
+cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties);
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
+cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t kept);
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
@@ -95,6 +143,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
 
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode);
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
 cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long flags);
@@ -106,7 +155,19 @@ template <class T>
 cudaError_t cudaMalloc(T** p, size_t bytes) {
   return cudaMalloc(reinterpret_cast<void**>(p), bytes);
 }
-template <class... P>
-cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute, int bytes) {
-  return cbk::emulation::allow_dynamic_shared(reinterpret_cast<const void*>(kernel), bytes);
-}
+
+// The driver's own interface, as far as it is used.
+using CUresult = cudaError_t;
+using CUcontext = struct CUctx_st*;
+using CUdeviceptr = uintptr_t;
+enum CUpointer_attribute {
+  CU_POINTER_ATTRIBUTE_MEMORY_TYPE = 2,
+  CU_POINTER_ATTRIBUTE_IS_MANAGED = 8,
+  CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL = 9
+};
+constexpr uint64_t CU_MEMORYTYPE_DEVICE = 2, cudaEnableDefault = 0;
+CUresult cuDevicePrimaryCtxRetain(CUcontext* context, int device);
+CUresult cuCtxPushCurrent(CUcontext context);
+CUresult cuCtxPopCurrent(CUcontext* context);
+CUresult cuPointerGetAttributes(unsigned count, CUpointer_attribute* asked, void** answers, CUdeviceptr p);
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned version, unsigned long long flags);
