@@ -81,6 +81,7 @@ const Ledger& ledger() { return state().ledger; }
 }  // namespace cbk::emulation
 
 cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties) {
+  take_time();
   CBK_CALL(false);
   if (properties->allocType != cudaMemAllocationTypePinned || properties->location.type != cudaMemLocationTypeDevice ||
       properties->location.id >= machine().options.devices)

@@ -188,6 +188,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
   return cudaSuccess;
 }
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
+  take_time();
   CBK_CALL();
   ++state().ledger.shared_settings;
   if (bytes < 0 || size_t(bytes) > shared_most()) return cudaErrorInvalidValue;

@@ -1,9 +1,11 @@
 // What the parts of the emulated runtime share: who may call, which memory there is.
 #pragma once
 
+#include <chrono>
 #include <map>
 #include <mutex>
 #include <set>
+#include <thread>
 
 #include "runtime.hpp"
 
@@ -41,6 +43,9 @@ class Call {
 #define CBK_CALL(...)                                  \
   const Call call(__func__ __VA_OPT__(,) __VA_ARGS__); \
   if (call.error) return call.error
+
+// Before a call that the driver too takes its time for: other threads come in between.
+inline void take_time() { std::this_thread::sleep_for(std::chrono::milliseconds(1)); }
 
 int current_device();  // of the calling thread
 void open_device_memory(bool open);  // whether the host may read and write it
