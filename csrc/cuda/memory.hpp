@@ -12,7 +12,7 @@
 
 namespace cbk::device {
 
-// Of a call's workspaces the largest are a gradient's: three times gradient_bytes, and the samples once more.
+// A gradient of 64 MiB passes (gradient_bytes) with its samples turned fits; a call that needs more asks the system each time.
 constexpr uint64_t kept_bytes = uint64_t(1) << 30;
 
 void* take_memory(size_t bytes, bool pinned);                  // waits for the device

@@ -15,5 +15,6 @@ if(CBOKERNELS_CUDA STREQUAL "OFF")
 elseif(CBOKERNELS_CUDA STREQUAL "AUTO" AND NOT CBK_HAS_DEVICE AND NOT DEFINED CMAKE_CUDA_ARCHITECTURES
        AND NOT DEFINED ENV{CUDAARCHS})
   set(CBK_WANTS_CUDA OFF)
-  message(STATUS "cbokernels without CUDA: this machine has no CUDA device; -DCBOKERNELS_CUDA=ON builds it all the same")
+  message(STATUS "cbokernels without CUDA: this machine has no CUDA device; -DCBOKERNELS_CUDA=ON builds it all the same "
+                 "(pip: --config-settings=cmake.define.CBOKERNELS_CUDA=ON)")
 endif()
