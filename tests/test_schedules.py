@@ -55,6 +55,27 @@ def test_endless_growth_is_infinity_not_an_error():
 
 
 @pytest.mark.parametrize(
+    ("schedule", "epoch", "value"),
+    [
+        (cbk.Geometric(1e-300, 1e300), 1, 1.0),
+        (cbk.Geometric(1e-300, 1e300), 2, 1e300),
+        (cbk.Geometric(1e-300, 1e300), 3, math.inf),
+        (cbk.Geometric(1e300, 1e-300), 2, 1e-300),
+        (cbk.Geometric(1e300, 1e-300), 3, 0.0),
+        (cbk.Geometric(1e300, 0.9), 7000, 1e300 * 0.9**3500 * 0.9**3500),
+        (cbk.Geometric(5e-324, 1e200), 3, 5e-324 * 1e200 * 1e200 * 1e200),
+        (cbk.Tenfold(5e-324, 1), 309, 5e-324 * 1e308 * 10),
+        (cbk.Tenfold(5e-324, 1), 630, 5e-324 * 1e308 * 1e308 * 1e14),
+        (cbk.Tenfold(5e-324, 1), 640, math.inf),
+        (cbk.Exponential(5e-324, 1.7e308), 999, 1.7e308),
+        (cbk.Exponential(1.7976931348623157e308, 1.7976931348623157e308), 500, 1.7976931348623157e308),
+    ],
+)
+def test_only_values_out_of_range_overflow(schedule, epoch, value):
+    assert schedule(epoch, 1000) == pytest.approx(value, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize(
     "schedule",
     [
         cbk.Constant(1),

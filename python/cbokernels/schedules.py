@@ -6,8 +6,11 @@ frozen and therefore comparable, hashable and picklable.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import decimal
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -15,6 +18,8 @@ from ._checks import WORD, integer, positive, real
 
 Schedule: TypeAlias = Callable[[int, int], float]
 Parameter: TypeAlias = float | Schedule
+_LARGEST = math.log(sys.float_info.max)
+_WIDE = decimal.Context(prec=30, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +95,8 @@ class Exponential:
         if epoch >= epochs - 1:
             return self.stop
         part = epoch / (epochs - 1)
-        return math.exp((1 - part) * math.log(self.start) + part * math.log(self.stop))
+        exponent = (1 - part) * math.log(self.start) + part * math.log(self.stop)
+        return math.exp(min(exponent, _LARGEST))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,10 +154,13 @@ def _finite_positive(value: Any, name: str) -> float:
 
 
 def _power(start: float, factor: float, exponent: int) -> float:
-    try:
-        return float(start * factor**exponent)
-    except OverflowError:
-        return math.inf
+    """start · factor^exponent; infinite, or zero, only where that is out of range, not the power alone."""
+    with contextlib.suppress(OverflowError):
+        power = factor**exponent
+        if power >= sys.float_info.min:
+            return float(start * power)
+    wide = _WIDE.power(decimal.Decimal(factor), int(exponent))
+    return float(_WIDE.multiply(decimal.Decimal(start), wide))
 
 
 __all__ = ["Constant", "Exponential", "Geometric", "Parameter", "Schedule", "TargetEss", "Tenfold"]
