@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import cbokernels as cbk
+from cbokernels import _arrays, _data
 
 NET = cbk.TwoLayer(inputs=3, width=5, outputs=2, activation="tanh")
 
@@ -96,6 +97,26 @@ LAYOUTS = {
     "fortran": np.asfortranarray,
     "subclass": lambda a: a.view(Subclass),
 }
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8])
+def test_integers_reach_the_kernels_aligned(dtype):
+    labels = np.arange(7, dtype=dtype)
+    other = labels if dtype == np.uint8 else misaligned(labels)
+    found = _arrays.integers(other, "y", ("S",), 7, "labels")
+    assert found.flags.aligned
+    assert found.flags.c_contiguous
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, labels)
+
+
+def test_data_reach_the_kernels_aligned(dtype):
+    values = np.linspace(-1, 1, 12).reshape(4, 3).astype(dtype)
+    for layout in ("misaligned", "strided", "fortran"):
+        found = _data.floats(LAYOUTS[layout](values), "x", np.dtype(dtype))
+        assert found.flags.aligned
+        assert found.flags.c_contiguous
+        np.testing.assert_array_equal(found, values)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -91,7 +91,7 @@ def integers(value: Any, name: str, shape: Sequence[int | str], stop: int, meani
         index = np.unravel_index(int(np.argmax((a < 0) | (a >= stop))), a.shape)
         where = ", ".join(map(str, index))
         raise ValueError(f"{name} must hold integers in [0, {stop}) ({meaning}), got {a[index]} at [{where}]")
-    return np.ascontiguousarray(a, dtype=np.int32)
+    return contiguous(np.asarray(a, dtype=np.int32))
 
 
 def output(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], name: str = "out") -> Array:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import _cpu
-from ._arrays import Array, check_shape, view
+from ._arrays import Array, apart, check_shape, contiguous, view
 from ._checks import choice, kind
 from ._method import Minibatches
 from .network import TwoLayer
@@ -25,7 +25,7 @@ def floats(value: Any, name: str, dtype: np.dtype[Any]) -> Array:
     if a.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got {a.dtype} ({kind(value)})")
     with np.errstate(over="ignore"):
-        a = np.ascontiguousarray(a, dtype=dtype)
+        a = contiguous(np.asarray(a, dtype=dtype))
     if _cpu.largest(a) == np.inf:  # no array of flags for what is nearly always finite
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
         raise ValueError(f"{name} must be finite as {dtype}, got {a[index]} at {list(index)}")
@@ -50,7 +50,10 @@ def training_data(
         y = floats(y, "y", dtype)
     if task_axes is None:
         task_axes = own or axes_shown(net, x, view(y, "y"), loss)
-    return x, targets(net, y, "y", x.shape[:-2] or task_axes, x, loss), loss, bool(task_axes)
+    checked = targets(net, y, "y", x.shape[:-2] or task_axes, x, loss)
+    if loss == "cross_entropy":
+        checked = apart(checked, view(y, "y"))  # kernels trust labels: nobody may change them afterwards
+    return x, checked, loss, bool(task_axes)
 
 
 def axes_shown(net: TwoLayer, x: Any, y: Any, loss: str) -> tuple[str, ...]:
