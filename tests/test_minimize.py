@@ -130,6 +130,102 @@ def test_the_function_sees_the_scored_particles_read_only_and_the_point():
     assert calls == [(4, 3), (1, 3), (4, 3), (1, 3)]
 
 
+@pytest.mark.parametrize("keep", [lambda t: t, lambda t: t[:, 1], lambda t: memoryview(t)])
+@pytest.mark.parametrize("batch", [None, 30])
+def test_what_the_function_keeps_stays(keep, batch):
+    kept, copies = [], []
+
+    def fun(theta):
+        if len(copies) % 3:  # not always, so that memory is used again in between
+            kept.append((keep(theta), np.array(keep(theta))))
+        copies.append(theta.copy())
+        return quadratic(theta)
+
+    method = cbk.CBO(particle_batch=batch)
+    result = cbk.minimize(fun, start(), method, steps=20)
+    for array, then in kept:
+        np.testing.assert_array_equal(array, then)
+    assert len({np.asarray(array).tobytes() for array, _ in kept}) > 14  # the best particle may stay the best
+    np.testing.assert_array_equal(
+        result.particles, cbk.minimize(quadratic, start(), method, steps=20).particles
+    )
+
+
+def test_an_ensemble_that_is_not_kept_is_shown_in_the_same_memory():
+    places = set()
+
+    def fun(theta):
+        places.add((len(theta), theta.ctypes.data))
+        return quadratic(theta)
+
+    cbk.minimize(fun, start(), steps=50)
+    assert len(places) == 2
+
+
+def test_what_a_callback_keeps_stays():
+    particles, states = [], []
+
+    def callback(state):
+        particles.append(state.particles)
+        states.append(state)
+
+    cbk.minimize(quadratic, start(), steps=5, callback=callback)
+    for step in range(1, 6):
+        result = cbk.minimize(quadratic, start(), steps=step)
+        np.testing.assert_array_equal(particles[step - 1], result.particles)
+        np.testing.assert_array_equal(states[step - 1].particles, result.particles)
+        np.testing.assert_array_equal(states[step - 1].point, result.parameters)
+
+
+def test_misaligned_values():
+    def fun(theta):
+        values = np.empty(8 * len(theta) + 1, np.uint8)[1:].view(np.float64)
+        values[:] = quadratic(theta)
+        assert not values.flags.aligned
+        return values
+
+    for method in (cbk.CBO(), cbk.ConsensusHopping()):
+        theta = start(1 if isinstance(method, cbk.ConsensusHopping) else 50)
+        a, b = (cbk.minimize(f, theta, method, steps=3) for f in (fun, quadratic))
+        np.testing.assert_array_equal(a.particles, b.particles)
+
+
+def test_minus_infinity_is_no_best_value():
+    theta = start(3, 2)
+    fun = lambda t: np.array([-np.inf, 2.0, 1.0])[-len(t) :]  # noqa: E731
+    with pytest.warns(cbk.CboWarning, match=r"epoch 1: 1 risks were NaN or infinite"):
+        result = cbk.minimize(fun, theta, cbk.CBO(alpha=math.inf), steps=1)
+    np.testing.assert_array_equal(result.parameters, theta[2])
+
+
+def test_resumed_runs_have_the_same_bits(tmp_path, dtype):
+    path = tmp_path / "run"
+    theta, saved = start(dtype=dtype), {"checkpoint": path, "every": 3, "resume": True}
+    method = cbk.CBO(alpha=cbk.TargetEss(0.5), friction=3.0, diffusion=0.5, particle_batch=20)
+    whole = cbk.minimize(quadratic, theta, method, steps=20)
+    cbk.minimize(quadratic, theta, method, steps=20, callback=lambda s: s.epoch == 7, **saved)
+    cbk.minimize(quadratic, theta, method, steps=10, num_threads=3, **saved)
+    resumed = cbk.minimize(quadratic, theta, method, steps=20, **saved)
+    for result in (resumed, cbk.Result.load(path)):
+        np.testing.assert_array_equal(result.particles, whole.particles)
+        np.testing.assert_array_equal(result.parameters, whole.parameters)
+        assert result.net is None
+        for name in whole.history.keys() - {"seconds"}:
+            np.testing.assert_array_equal(result.history[name], whole.history[name])
+    for change, message in (
+        ({"seed": 1}, "seed is 0 in the checkpoint and 1 now"),
+        ({"steps": 5}, "epochs is 5 now and the checkpoint has 20 already"),
+        ({"method": cbk.CBO()}, "CBO.alpha is TargetEss.* now"),
+        ({"theta": theta + 1}, "theta is"),
+    ):
+        changed = {"theta": theta, "method": method, "steps": 30, **saved, **change}
+        with pytest.raises(ValueError, match=message):
+            cbk.minimize(quadratic, **changed)
+    net = cbk.TwoLayer(1, 1, 1)
+    with pytest.raises(ValueError, match="net is absent in the checkpoint"):
+        cbk.train(net, np.ones((4, 1)), np.ones(4), method, theta=theta, dtype=dtype, **saved)
+
+
 def test_values_are_cast_to_float64():
     """In float32 the two best would be tied, and infinite alpha would average them."""
     theta = start(3, 2, "float32")

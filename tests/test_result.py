@@ -170,5 +170,5 @@ def test_load_refuses_other_files(tmp_path):
         with pytest.raises(ValueError, match=r"must be a file written by cbokernels"):
             cbk.Result.load(path)
     _files.write_arrays(other, {"version": 99}, {})
-    with pytest.raises(ValueError, match=r"must be of format version 1, got .*99"):
+    with pytest.raises(ValueError, match=r"must be of format version 2, got .*99"):
         cbk.Result.load(other)

@@ -69,19 +69,62 @@ def test_the_variance_is_after_the_last_update():
     np.testing.assert_allclose(result.parameters, theta.mean(axis=0), rtol=1e-12)
 
 
-def test_state_is_a_view_that_cannot_be_written_and_a_point_that_can_be_kept():
+def test_what_a_callback_keeps_stays():
     x, y = data()
-    kept = []
+    kept, states = [], []
 
     def callback(state):
-        assert not state.particles.flags.writeable
-        assert state.point.flags.writeable
-        kept.append(state.point)
+        if state.epoch % 2:
+            assert not state.particles.flags.writeable
+            assert state.point.flags.writeable
+            kept.append((state.particles, state.point))
+        else:
+            states.append(state)  # looked at only when the run is over
 
-    result = cbk.train(NET, x, y, cbk.CBO(particles=8), epochs=3, callback=callback)
-    assert not np.array_equal(kept[0], kept[2])
-    np.testing.assert_array_equal(kept[2], result.parameters)
+    result = cbk.train(NET, x, y, cbk.CBO(particles=8), epochs=4, callback=callback)
+    kept[1:1], kept[3:] = [(states[0].particles, states[0].point)], [(states[1].particles, states[1].point)]
+    for epoch, (particles, point) in enumerate(kept, 1):
+        part = cbk.train(NET, x, y, cbk.CBO(particles=8), epochs=epoch)
+        np.testing.assert_array_equal(particles, part.particles)
+        np.testing.assert_array_equal(point, part.parameters)
     assert result.particles.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "method", [cbk.Adam(particles=3), cbk.HeavyBall(particles=3), cbk.GradientFlow(particles=3)]
+)
+@pytest.mark.filterwarnings("ignore:.*overflowed:cbokernels.CboWarning")
+def test_networks_on_their_own_hear_of_no_consensus(method):
+    x, y = data()
+    theta = NET.uniform(3, seed=1)
+    theta[1] *= np.float32(1e19)  # a risk that is infinite
+    with pytest.warns(
+        cbk.CboWarning, match="1 risks were NaN or infinite; such a network goes on alone"
+    ) as caught:
+        cbk.train(NET, x, y, method, theta=theta, epochs=2)
+    assert not any("consensus" in str(w.message) for w in caught)
+
+
+def test_a_variance_that_overflows_is_no_nan_in_a_particle():
+    theta = np.array([[1e200], [-1e200], [3e200], [0.0], [1.0]])
+    with pytest.warns(
+        cbk.CboWarning, match=r"variance has overflowed, .* as large as 3e\+200: take"
+    ) as caught:
+        result = cbk.minimize(lambda t: np.arange(len(t)), theta, cbk.CBO(noise="none", dt=0.0), steps=1)
+    assert len(caught) == 1
+    assert "float64" not in str(caught[0].message)  # which it is
+    np.testing.assert_array_equal(result.particles, theta)
+
+
+def test_an_ensemble_that_flies_apart_is_warned_of_once():
+    """Isotropic noise multiplies a distance by more than 1 where diffusion² D > 2 drift, about."""
+    theta = np.random.default_rng(0).normal(size=(40, 100))
+    method = cbk.CBO(noise="isotropic", diffusion=1.0, dt=0.1)
+    with pytest.warns(cbk.CboWarning, match=r"is flying apart, .*1e\+08 times .*isotropic") as caught:
+        result = cbk.minimize(lambda t: (t**2).sum(axis=1), theta, method, steps=150)
+    assert len(caught) == 1
+    assert np.isfinite(result.particles).all()
+    assert np.abs(result.particles).max() > 1e30
 
 
 @pytest.mark.parametrize("answer", [True, np.True_])
@@ -213,6 +256,7 @@ def test_no_warning_of_collapse_when_the_risk_is_gone_or_nothing_moved():
 
 
 @pytest.mark.filterwarnings("ignore:.*risks were:cbokernels.CboWarning")
+@pytest.mark.filterwarnings("ignore:.*flying apart:cbokernels.CboWarning")
 def test_warning_of_overflow():
     x, y = data()
     method = cbk.CBO(particles=20, alpha=math.inf, diffusion=50.0)

@@ -102,6 +102,7 @@ class TrainingRun final : public Run {
     return slot.row.data();
   }
   int64_t columns() const override { return columns_; }
+  int64_t submitted() const override { return submitted_; }
 
   void read(const std::string& name, void* host) override {
     const StateArray& a = steps_->arrays().at(name);

@@ -70,6 +70,7 @@ class Run {
   // in_flight epochs are on their way.
   virtual void submit(const int64_t* order, const int64_t* subsets, uint32_t first_step, const EpochNumbers& numbers) = 0;
 
+  virtual int64_t submitted() const = 0;  // epochs
   // The row of an epoch, counted from 0 by submission, one of the last in_flight; waits for it:
   //   risks on the full data ([tasks] of the points, or [particles]), alphas [tasks], ess [tasks], variance of the particles,
   //   share of frozen coordinates, particles with a risk that is not finite (over the epoch), step and task that first had

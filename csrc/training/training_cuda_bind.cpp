@@ -61,6 +61,7 @@ void register_training(py::module_& m) {
   using py::arg;
   py::class_<Run>(m, "Run")
       .def_readonly_static("in_flight", &Run::in_flight)
+      .def_property_readonly("submitted", &Run::submitted)
       .def(
           "submit",
           [](Run& run, const std::optional<py::array_t<int64_t>>& order, const std::optional<py::array_t<int64_t>>& subsets,

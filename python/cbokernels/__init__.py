@@ -5,14 +5,13 @@ Kernels (`forward`, `risk`, `consensus`, `cbo_update`, ...) are plain functions 
 can do.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
 from . import cuda, reference
 from ._adam import Adam, Hybrid
 from ._cpu import isa, isas
 from ._heavy_ball import GradientFlow, HeavyBall
 from ._multitask import MultiTaskCBO
 from ._transport_method import TransportCBO
+from ._version import __version__ as __version__
 from .consensus import Consensus, consensus
 from .errors import CboError, CboWarning, ConsensusError, CudaUnavailableError
 from .hopping import ConsensusHopping, atom_risks
@@ -37,11 +36,6 @@ from .transport import (
     wasserstein_over_wasserstein,
 )
 from .update import adam_update, cbo_update, hybrid_update
-
-try:
-    __version__ = version("cbokernels")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0+unknown"
 
 __all__ = [
     "CBO",

@@ -53,6 +53,7 @@ class Adam(Method):
 
     _parameters: ClassVar[dict[str, Check]] = {"lr": nonnegative, **_DECAYS}
     _first_step: ClassVar[int] = 1
+    _consensus: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self._check_parameters()

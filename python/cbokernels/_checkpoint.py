@@ -1,21 +1,38 @@
-"""Checkpoints of a run: written whole or not at all, and refused by a run of another configuration."""
+"""Checkpoints of a run: no save is lost to a later one that fails, and another configuration is refused.
+
+A file is a row of records. Each holds the run's state after some epoch and the history since the record
+before, so that what a save writes does not grow with the run. Records are appended until they take half as
+much as the first one; then the file is written anew, as a single record. A record that was not finished, at
+the end of a file, does not count.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import os
+import struct
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from . import _cpu
 from ._arrays import Array
 from ._checks import WORD, boolean, integer
-from ._files import checked_path, read_arrays, write_arrays
+from ._files import checked_path, naming, pack, reading, sweep, try_writing, unpack, write_whole
 from ._method import Method
-from .result import Result, pack_net
+from ._version import __version__
+from .errors import CboWarning
 
-_STATE, _VALUES = "state.", "values."
+_FRAME = struct.Struct("<8sQ")  # before each record: the mark and the record's length, 0 until it is whole
+_MARK = b"cbkstate"
+_STATE, _VALUES, _HISTORY = "state.", "values.", "history."
+
+Columns = dict[str, Array]  # arrays by name
 
 
 def fingerprint(array: Array) -> str:
@@ -26,12 +43,11 @@ def fingerprint(array: Array) -> str:
 
 @dataclasses.dataclass
 class Snapshot:
-    """A run after some epoch: its result so far, and what only the continuation needs."""
+    """A run after some epoch: what the continuation needs."""
 
-    result: Result
-    state: dict[str, Array]  # the stepper's own
-    values: dict[str, Array]  # the float parameters' values in each epoch done
-    initial_variance: float
+    state: Columns  # "particles", "point", and the stepper's own
+    history: Columns
+    values: Columns  # the float parameters' values in each epoch done
 
 
 @dataclasses.dataclass
@@ -41,46 +57,86 @@ class Checkpoint:
     path: Path
     every: int
     resume: bool
-    configuration: dict[str, str]
+    configuration: dict[str, str] = dataclasses.field(default_factory=dict)
+    net: dict[str, Any] | None = None
+    epochs: int = 0  # done in the last record
 
-    def save(self, snapshot: Snapshot) -> None:
-        """Replace the file."""
-        header = {
-            "kind": "checkpoint",
-            "configuration": self.configuration,
-            "initial_variance": snapshot.initial_variance,
-            "net": pack_net(snapshot.result.net),
-        }
-        arrays = snapshot.result._arrays()
-        arrays.update({_STATE + name: a for name, a in snapshot.state.items()})
-        arrays.update({_VALUES + name: a for name, a in snapshot.values.items()})
-        write_arrays(self.path, header, arrays)
+    def __post_init__(self) -> None:
+        self._first = 0  # bytes of the first record, once it is this run's
+        self._known: tuple[int, ...] = ()  # the file as this run left it
 
-    def load(self, method: Method, epochs: int) -> Snapshot | None:
-        """The run to continue, None where there is none; ValueError if it is no beginning of this one."""
+    def open(self) -> None:
+        """OSError, before the run, where it cannot be written; remove what killed runs left behind."""
+        sweep(self.path)
+        try_writing(self.path)
+
+    def save(self, epochs: int, state: Columns, rows: Callable[[int], tuple[Columns, Columns]]) -> None:
+        """Save the run after `epochs`; rows(first) is its history and values from that epoch on."""
+        size = self._size()
+        grown = size - self._first + sum(a.nbytes for a in state.values())
+        if size and 2 * grown <= self._first:
+            self._append(size, self._arrays(state, *rows(self.epochs)))
+        else:
+            header = {"configuration": self.configuration, "made by": _maker(), "net": self.net}
+            arrays = self._arrays(state, *rows(0))
+            write_whole(self.path, lambda file: _write_record(file, header, arrays))
+            self._first = self.path.stat().st_size
+        self.epochs, self._known = epochs, _identity(self.path)
+
+    @staticmethod
+    def _arrays(state: Columns, history: Columns, values: Columns) -> Columns:
+        groups = ((_STATE, state), (_HISTORY, history), (_VALUES, values))
+        return {prefix + name: a for prefix, group in groups for name, a in group.items()}
+
+    def _size(self) -> int:
+        """Of the file; 0 where it is not the one that this run wrote last."""
+        with contextlib.suppress(OSError):
+            if _identity(self.path) == self._known:
+                return self._known[-1]
+        return 0
+
+    def _append(self, size: int, arrays: Columns) -> None:
+        try:
+            with naming(self.path), open(self.path, "r+b") as file:
+                file.seek(size)
+                _write_record(file, {}, arrays)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):  # the rest of a record does no harm
+                os.truncate(self.path, size)
+            raise
+
+    def load(self, method: Method, epochs: int, state: Columns) -> Snapshot | None:
+        """The run to continue, None where there is none; ValueError if it is no beginning of this one.
+
+        state: the run's arrays at its start, as the saved ones must be.
+        """
         if not self.resume or not self.path.exists():
             return None
-        header, arrays = read_arrays(self.path)
-        if header.get("kind") != "checkpoint":
-            raise ValueError(
-                f"checkpoint must be a checkpoint of train, got a saved Result in {str(self.path)!r}"
-            )
-        snapshot = Snapshot(
-            Result._from_arrays(header, arrays),
-            {name.removeprefix(_STATE): a for name, a in arrays.items() if name.startswith(_STATE)},
-            {name.removeprefix(_VALUES): a for name, a in arrays.items() if name.startswith(_VALUES)},
-            header["initial_variance"],
-        )
-        differences = self._differences(header["configuration"], snapshot, method, epochs)
+        header, snapshot = read(self.path)
+        with reading(self.path):
+            saved, maker = (_texts(header[name]) for name in ("configuration", "made by"))
+            done = _check_history(snapshot)
+        differences = self._differences(saved, snapshot, method, epochs, done)
         if differences:
             raise ValueError(
                 f"checkpoint {str(self.path)!r} must come from the same configuration, but "
                 + "; ".join(differences)
             )
+        with reading(self.path):
+            _check_like(snapshot.state, state)
+        if maker != _maker():
+            warnings.warn(
+                f"checkpoint {str(self.path)!r} was written by {_text(maker)} and is continued by "
+                f"{_text(_maker())}: the results may differ from those of either alone",
+                CboWarning,
+                stacklevel=5,  # load, Records.begin, run, the public function, its caller
+            )
         return snapshot
 
     def _differences(
-        self, saved: dict[str, str], snapshot: Snapshot, method: Method, epochs: int
+        self, saved: dict[str, str], snapshot: Snapshot, method: Method, epochs: int, done: int
     ) -> list[str]:
         mine = self.configuration
         differences = [
@@ -88,19 +144,21 @@ class Checkpoint:
             for name in sorted({*saved, *mine})
             if saved.get(name) != mine.get(name)
         ]
-        done = len(snapshot.result.history["epoch"])
         if done > epochs:
             differences.append(f"epochs is {epochs} now and the checkpoint has {done} already")
+        if differences:
+            return differences
         # A longer run is the same run as long as its schedules took the same values up to here.
-        for epoch in range(0 if differences else done):
+        numbers = {name for name in snapshot.values if not callable(getattr(method, name, None))}
+        for epoch in range(done if len(numbers) < len(snapshot.values) else 1):
             now = method._values(epoch, epochs)
             for name, values in snapshot.values.items():
-                if values[epoch] != now[name]:
+                if name not in now or values[epoch] != now[name]:
                     return [
-                        f"{name} was {values[epoch]} at epoch {epoch} in the checkpoint, now {now[name]} "
+                        f"{name} was {values[epoch]} at epoch {epoch} in the checkpoint, now {now.get(name)} "
                         f"(its schedule, or the number of epochs it spans, is another)"
                     ]
-        return differences
+        return []
 
 
 def checkpoint(path: Any, every: Any, resume: Any) -> Checkpoint | None:
@@ -110,4 +168,113 @@ def checkpoint(path: Any, every: Any, resume: Any) -> Checkpoint | None:
         if boolean(resume, "resume"):
             raise ValueError("resume=True expects checkpoint to be a path, got None")
         return None
-    return Checkpoint(checked_path(path, "checkpoint"), every, boolean(resume, "resume"), {})
+    return Checkpoint(checked_path(path, "checkpoint"), every, boolean(resume, "resume"))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file begins as checkpoints do."""
+    with open(path, "rb") as file:
+        return file.read(len(_MARK)) == _MARK
+
+
+def read(path: Path) -> tuple[dict[str, Any], Snapshot]:
+    """The first record's header, and the run as the last record has it; ValueError for another file."""
+    if not is_checkpoint(path):
+        with reading(path):
+            unpack(path.read_bytes())
+        raise ValueError(f"checkpoint must be one of train or minimize, got a saved Result in {str(path)!r}")
+    with reading(path):
+        header: dict[str, Any] = {}
+        parts: dict[str, list[Array]] = {}
+        for number, (own, arrays) in enumerate(_records(path)):
+            header = header or own
+            state = {name: a for name, a in arrays.items() if name.startswith(_STATE)}
+            rows = {name: a for name, a in arrays.items() if name.startswith((_HISTORY, _VALUES))}
+            if number and rows.keys() != parts.keys():
+                raise ValueError("its records have other columns than the first")
+            for name, a in rows.items():
+                parts.setdefault(name, []).append(a)
+        columns = {name: np.concatenate(chunks) for name, chunks in parts.items()}
+        return header, Snapshot(_group(state, _STATE), _group(columns, _HISTORY), _group(columns, _VALUES))
+
+
+def _group(arrays: Columns, prefix: str) -> Columns:
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def _records(path: Path) -> Iterator[tuple[dict[str, Any], Columns]]:
+    """The records that were finished."""
+    with open(path, "rb") as file:
+        size, first = os.fstat(file.fileno()).st_size, True
+        while len(frame := file.read(_FRAME.size)) == _FRAME.size:
+            mark, length = _FRAME.unpack(frame)
+            last = file.tell() + length >= size
+            try:
+                if mark != _MARK or not 0 < length <= size - file.tell():
+                    raise ValueError("a record is not whole")
+                record = unpack(file.read(length))
+            except (OSError, MemoryError):
+                raise
+            except Exception:
+                if first or not (last or length == 0):
+                    raise
+                return
+            yield record
+            first = False
+        if first:
+            raise ValueError("it ends before its first record")
+
+
+def _write_record(file: BinaryIO, header: dict[str, Any], arrays: Columns) -> None:
+    start = file.tell()
+    file.write(_FRAME.pack(_MARK, 0))
+    pack(file, header, arrays)
+    end = file.tell()
+    file.seek(start)
+    file.write(_FRAME.pack(_MARK, end - start - _FRAME.size))
+    file.seek(end)
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size
+
+
+def _maker() -> dict[str, str]:
+    """What the bits of a run depend on besides its configuration."""
+    return {"cbokernels": __version__, "instruction set": _cpu.isa()}
+
+
+def _text(maker: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in maker.items())
+
+
+def _texts(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError(f"its header must hold texts, got {value!r:.80}")
+    return value
+
+
+def _check_history(snapshot: Snapshot) -> int:
+    """The number of epochs done; ValueError for columns that are not of so many."""
+    done = len(snapshot.history["epoch"])
+    if done == 0 or not np.array_equal(snapshot.history["epoch"], np.arange(1, done + 1)):
+        raise ValueError("its epochs are not 1, 2, 3, ...")
+    seconds = snapshot.history["seconds"]
+    if seconds.shape != (done,) or not np.isfinite(seconds).all():
+        raise ValueError("its seconds are not finite numbers")
+    for columns, dimensions in ((snapshot.history, (1, 2)), (snapshot.values, (1,))):
+        for name, column in columns.items():
+            if column.ndim not in dimensions or len(column) != done:
+                raise ValueError(f"its {name} has shape {list(column.shape)} for {done} epochs")
+    return done
+
+
+def _check_like(saved: Columns, state: Columns) -> None:
+    """ValueError unless there are the same arrays, of the same kind."""
+    if saved.keys() != state.keys():
+        raise ValueError(f"its state must be {', '.join(state)}, got {', '.join(saved)}")
+    for name, a in state.items():
+        kinds = [f"{x.dtype} {list(x.shape)}" for x in (a, saved[name])]
+        if kinds[0] != kinds[1]:
+            raise ValueError(f"its {name} must be {kinds[0]}, got {kinds[1]}")

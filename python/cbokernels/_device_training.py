@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from ._device_arrays import Call, DeviceArray, on_cuda
 from ._heavy_ball import GradientFlow, HeavyBall, mean_field_width
 from ._method import Done, Method, Setting
 from ._multitask import MultiTaskCBO, tasks_of
-from ._transport_method import NOT_FINITE, TransportCBO
+from ._transport_method import NOT_FINITE, TransportCBO, check_coupling
 from ._watch import FROZEN, Watch, frozen_limit
 from .errors import ConsensusError
 from .hopping import ConsensusHopping
@@ -235,6 +234,8 @@ def _hopping(method: ConsensusHopping, particles: int, moments: Any) -> Plan:
 class DeviceStepper:
     """A method at work on a card; as `Stepper`, but arrays are copies, made when they are asked for."""
 
+    finishes: ClassVar[bool] = True
+
     def __init__(
         self, method: Method, theta: Array, setting: Setting, data: Data, orders: Orders, net: TwoLayer,
         precision: str,
@@ -252,6 +253,8 @@ class DeviceStepper:
             self._plan.task,
             setting.seed, self._plan.noise, self._plan.solve, precision, self._plan.more,
         )  # fmt: skip
+        self._first = 0  # epoch of this run, from 0
+        self._values: dict[int, Numbers] = {}  # of epochs on their way
         self._limit = 0.0
         self._frozen = 0.0  # share of the coordinates, after the last epoch
 
@@ -293,6 +296,8 @@ class DeviceStepper:
 
     def restore(self, particles: Array, point: Array, state: dict[str, Array]) -> None:
         """As `Stepper.restore`."""
+        if self._plan.kernel == "transport":
+            check_coupling(state)
         arrays = {"theta": particles, **state}
         if self._has_points:
             arrays["points"] = point
@@ -304,18 +309,27 @@ class DeviceStepper:
     ) -> Iterator[Done]:
         """As `Stepper.epochs`; epochs are submitted ahead unless one has to be looked at first."""
         step = method._first_step + first * orders.steps_per_epoch
-        pending: deque[tuple[int, Numbers]] = deque()
+        self._first = given = first
         for epoch in range(first, last):
             values = method._values(epoch, last)
             numbers = {**self._plan.numbers(values), "limit": self._limit}
             subsets = self._subsets(step, orders.steps_per_epoch)
+            self._values[epoch] = values
+            self._values.pop(epoch - 2 * self._run.in_flight, None)
             self._run.submit(orders.order(epoch), subsets, step, numbers)
             step += orders.steps_per_epoch
-            pending.append((epoch, values))
             most = 0 if hold(epoch + 1) else self._run.in_flight - 1
-            while len(pending) > most:
-                submitted, theirs = pending.popleft()
-                yield self._done(submitted, self._run.row(submitted - first), theirs)
+            while given + most <= epoch:
+                yield self._row(given)
+                given += 1
+
+    def finish(self, done: int) -> Iterator[Done]:
+        """As `Runner.finish`: epochs that were submitted cannot be stopped."""
+        for epoch in range(done, self._first + self._run.submitted):
+            yield self._row(epoch)
+
+    def _row(self, epoch: int) -> Done:
+        return self._done(epoch, self._run.row(epoch - self._first), self._values[epoch])
 
     def _subsets(self, first: int, steps: int) -> Array | None:
         """The particles that each step of an epoch scores; None: all."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import io
 import json
+import math
 import os
+import re
 import secrets
+import stat
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,56 +20,139 @@ import numpy as np
 
 from ._arrays import Array
 
-_VERSION = 1
+VERSION = 2  # of the format
 _HEADER = "cbokernels"
 
 
 def checked_path(value: Any, name: str) -> Path:
-    """A path in an existing directory; better to fail before a long run than at its end."""
+    """A file in an existing directory; better to fail before a long run than at its end.
+
+    It is absolute and no symbolic link, so that neither `chdir` nor a replacement changes what it means.
+    """
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name} must be a path, got {value!r}")
-    path = Path(value)
+    path = Path(os.path.realpath(Path(value)))
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{name} must lie in an existing directory, got {str(path)!r}")
     if path.is_dir():
         raise IsADirectoryError(f"{name} must be a file, got the directory {str(path)!r}")
+    if path.exists() and not path.is_file():
+        kind = "FIFO" if stat.S_ISFIFO(path.stat().st_mode) else "device or socket"
+        raise ValueError(f"{name} must be a regular file, got the {kind} {str(path)!r}")
     return path
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the operating system say which file they are about: not all do, or they name a temporary."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}, writing", str(path)) from error
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a new file beside `path`, then put it in path's place.
 
     Whatever interrupts it, also Ctrl-C, the file at `path` is the old one or the new one and nothing else
-    is left behind.
+    is left behind, unless the process is killed: see `sweep`. OSError names the path.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(beside, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with naming(path), _beside(path) as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+        os.replace(file.name, path)
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[BinaryIO]:
+    """A new file in path's directory, gone afterwards unless it was renamed, and locked as long as it is
+    written."""
+    while True:
+        with open(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), "xb") as file:
+            try:
+                with contextlib.suppress(OSError):  # of file systems without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                if os.path.exists(file.name):  # else a `sweep` came between
+                    yield file
+                    return
+            finally:
+                Path(file.name).unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove the temporary files that killed processes left beside `path`; no living process's."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    with contextlib.suppress(OSError):  # of a folder that may not be listed
+        for found in filter(ours.fullmatch, os.listdir(path.parent)):
+            with contextlib.suppress(OSError), open(path.with_name(found), "r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.with_name(found).unlink()
+
+
+def try_writing(path: Path) -> None:
+    """OSError unless a file can be written where `path` is to be."""
+    with naming(path), _beside(path) as file:
+        file.write(bytes(4096))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_arrays(path: Path, header: dict[str, Any], arrays: dict[str, Array]) -> None:
     """Arrays and a JSON header, as an npz file without pickles."""
-    text = json.dumps({"version": _VERSION, **header})
-    members: dict[str, Any] = {_HEADER: np.array(text), **arrays}
-    write_whole(path, lambda file: np.savez(file, **members))
+    write_whole(path, lambda file: pack(file, header, arrays))
+
+
+def pack(file: BinaryIO, header: dict[str, Any], arrays: dict[str, Array]) -> None:
+    """Write them from where `file` stands."""
+    text = json.dumps({"version": VERSION, **header}).encode()
+    members: dict[str, Any] = {_HEADER: np.frombuffer(text, np.uint8), **arrays}
+    np.savez(file, **members)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file's contents is a ValueError that names it."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{str(path)!r} must be a file written by cbokernels: {reason}") from error
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What `pack` wrote; some exception for anything else. Takes no more memory than a few times `data`."""
+    arrays = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as members:
+        infos = members.infolist()
+        if any(i.compress_type != zipfile.ZIP_STORED for i in infos):
+            raise ValueError("its arrays are compressed")
+        if sum(i.file_size for i in infos) > len(data):
+            raise ValueError("its arrays announce more than it holds")
+        for info in infos:
+            with members.open(info) as member:
+                arrays[info.filename.removesuffix(".npy")] = _array(member, info.file_size)
+    header = json.loads(arrays.pop(_HEADER).tobytes())
+    if not isinstance(header, dict) or header.get("version") != VERSION:
+        raise ValueError(f"it must be of format version {VERSION}, got {header!r:.80}")
+    return header, arrays
+
+
+def _array(member: Any, size: int) -> Array:
+    """The array in a member of `size` bytes."""
+    formats = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, fortran, dtype = formats[np.lib.format.read_magic(member)](member)
+    announced = math.prod(shape) * dtype.itemsize
+    if dtype.kind not in "fiu" or min(shape, default=0) < 0 or announced != size - member.tell():
+        raise ValueError(f"it announces an array of {dtype} {list(shape)} and holds another")
+    order: Any = "F" if fortran else "C"
+    return np.ndarray(shape, dtype, member.read(), order=order).copy()
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     """What `write_arrays` wrote; ValueError for any other file."""
-    try:
-        # NumPy leaves its own handle open when it finds a damaged archive, hence ours.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
-            arrays = {name: members[name] for name in members.files}
-        header = json.loads(str(arrays.pop(_HEADER)))
-    except (zipfile.BadZipFile, EOFError, KeyError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} must be a file written by cbokernels: {error}") from error
-    if not isinstance(header, dict) or header.get("version") != _VERSION:
-        raise ValueError(f"{str(path)!r} must be of format version {_VERSION}, got {header!r:.80}")
-    return header, arrays
+    data = path.read_bytes()
+    with reading(path):
+        return unpack(data)

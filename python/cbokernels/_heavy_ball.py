@@ -49,6 +49,7 @@ class HeavyBall(Method):
         "temperature": nonnegative,
         "dt": nonnegative,
     }
+    _consensus: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self._check_parameters()
@@ -80,6 +81,7 @@ class GradientFlow(Method):
     particles: int = 1
 
     _parameters: ClassVar[dict[str, Check]] = {"temperature": nonnegative, "dt": nonnegative}
+    _consensus: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self._check_parameters()

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
+import signal
+import threading
 import time
+import warnings
+import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from ._arrays import Array
 from ._checkpoint import Checkpoint, Snapshot
 from ._extras import extra
+from ._files import reading
 from ._method import Done, Method
 from ._watch import Watch
+from .errors import CboError, CboWarning
 from .network import TwoLayer
 from .result import Result, State
 
@@ -45,6 +50,8 @@ class Options:
 class Runner(Protocol):
     """A method at work, on the CPU (`Stepper`) or on a card."""
 
+    finishes: ClassVar[bool]  # whether epochs that were begun end, whatever becomes of the run
+
     @property
     def particles(self) -> Array:
         """[N, D], as they are now."""
@@ -69,7 +76,10 @@ class Runner(Protocol):
         """What a later step depends on besides particles and point."""
 
     def restore(self, particles: Array, point: Array, state: dict[str, Array]) -> None:
-        """Take up where another run of the same kind stopped."""
+        """Take up where another run of the same kind stopped; ValueError for a state that no run has."""
+
+    def finish(self, done: int) -> Iterator[Done]:
+        """Where an exception ended the run after `done` epochs: those after them that end all the same."""
 
 
 def run(problem: Any, method: Method, runner: Runner, options: Options) -> Result:
@@ -77,22 +87,50 @@ def run(problem: Any, method: Method, runner: Runner, options: Options) -> Resul
     the warnings point at its caller."""
     began = time.perf_counter()
     records = Records(runner, options)
-    records.resume(method)
+    records.begin(method)
     began -= records.seconds
     watch = runner.watch(records.initial_variance, options.warn_collapse and method._contracts)
-    with progress_bar(options, records.epochs, problem.steps_per_epoch) as show:
-        for done in runner.epochs(problem, method, records.epochs, options.epochs, options.holds):
-            first = {name: done.row.pop(name) for name in ("risk", "alpha", "ess", "variance")}
-            row = {"epoch": records.epochs + 1, **first, "seconds": time.perf_counter() - began, **done.row}
-            records.append(row, done.values)
-            risk = _middle(row["risk"])
-            watch.look(row["epoch"], done.nonfinite, row["variance"], risk, records.first_risk)
-            show(risk, _middle(row["ess"]))
-            stop = options.callback is not None and _says_stop(options.callback, runner, row)
-            records.save(stop)
-            if stop:
-                break
+    watch.consensus = method._consensus
+    bar = progress_bar(options, records.epochs, problem.steps_per_epoch)
+    with terminable(options.checkpoint), bar as show:
+        try:
+            for done in runner.epochs(problem, method, records.epochs, options.epochs, options.holds):
+                row = records.append(done, time.perf_counter() - began)
+                risk = _middle(row["risk"])
+                watch.look(row["epoch"], done.nonfinite, row["variance"], risk, records.first_risk)
+                show(risk, _middle(row["ess"]))
+                stop = options.callback is not None and _says_stop(options.callback, runner, row)
+                if stop or options.saves(row["epoch"]):
+                    records.save()
+                if stop:
+                    break
+                records.go_on()
+        except BaseException:
+            records.rescue(time.perf_counter() - began)
+            raise
     return records.result()
+
+
+@contextlib.contextmanager
+def terminable(checkpoint: Checkpoint | None) -> Iterator[None]:
+    """Where there is a checkpoint, SIGTERM is a SystemExit for its run, which is then saved.
+
+    Not where someone handles it already, nor outside the main thread, which alone can.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if checkpoint is None or not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # one is enough
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _middle(value: Any) -> float:
@@ -101,9 +139,7 @@ def _middle(value: Any) -> float:
 
 
 class _Now(State):
-    """A `State` whose particles are fetched when they are looked at: from a card that is a copy."""
-
-    _runner: Runner
+    """A `State` whose particles are copied when they are looked at."""
 
     def __init__(self, runner: Runner, row: Row) -> None:
         names = ("epoch", "risk", "alpha", "ess", "variance")
@@ -113,14 +149,19 @@ class _Now(State):
     def __getattr__(self, name: str) -> Array:
         if name != "particles":
             raise AttributeError(name)
-        particles = self._runner.particles.view()
+        particles: Array = self.__dict__.pop("_runner").particles.copy()
         particles.flags.writeable = False
         self.__dict__[name] = particles
         return particles
 
 
 def _says_stop(callback: Callable[[State], object], runner: Runner, row: Row) -> bool:
-    answer = callback(_Now(runner, row))
+    state = _Now(runner, row)
+    answer = callback(state)
+    seen = weakref.ref(state)
+    del state
+    if (kept := seen()) is not None:
+        _ = kept.particles  # who keeps the state may look at them when they are others
     return isinstance(answer, (bool, np.bool_)) and bool(answer)
 
 
@@ -128,50 +169,134 @@ class Records:
     """What a run leaves behind: history, result, checkpoints."""
 
     def __init__(self, runner: Runner, options: Options) -> None:
-        self._runner, self._options = runner, options
-        self._columns: dict[str, list[Any]] = {}
-        self._values: dict[str, list[float]] = {}
-        self.initial_variance = math.nan
+        self._runner, self._options, self._store = runner, options, options.checkpoint
+        self._earlier = Snapshot({}, {}, {})  # the run that this one continues
+        self._before = 0  # its epochs
+        # Of this one: the epochs' entries of the history and the parameters' values, in the order of _names.
+        self._rows: list[tuple[tuple[Any, ...], tuple[float, ...]]] = []
+        self._names: tuple[list[str], list[str]] = ([], [])
+        # An epoch changes its arrays as it goes. They are an epoch's end while `_resting`, and those of the
+        # last one are in `_kept`, after that many epochs.
+        self._resting, self._kept_epochs = False, 0
+        self._kept: dict[str, Array] = {}
+        self._warned = False
+        self.initial_variance = runner.variance()
 
     @property
     def epochs(self) -> int:
-        return len(self._columns.get("epoch", ()))
+        return self._before + len(self._rows)
 
     @property
     def first_risk(self) -> float:
-        return _middle(self._columns["risk"][0])
+        earlier = self._earlier.history
+        return _middle(earlier["risk"][0] if self._before else self._rows[0][0][self._names[0].index("risk")])
 
     @property
     def seconds(self) -> float:
-        return float(self._columns["seconds"][-1]) if self._columns else 0.0
+        return float(self._earlier.history["seconds"][-1]) if self._before else 0.0
 
-    def resume(self, method: Method) -> None:
-        """Take up the checkpoint's run where there is one to continue."""
-        checkpoint = self._options.checkpoint
-        snapshot = checkpoint.load(method, self._options.epochs) if checkpoint else None
-        if snapshot is None:
-            self.initial_variance = self._runner.variance()
+    def begin(self, method: Method) -> None:
+        """See that a checkpoint can be written, and take up its run where there is one to continue."""
+        if self._store is None:
             return
-        self.initial_variance = snapshot.initial_variance
-        self._runner.restore(snapshot.result.particles, snapshot.result.parameters, snapshot.state)
-        self._columns = {name: list(column) for name, column in snapshot.result.history.items()}
-        self._values = {name: values.tolist() for name, values in snapshot.values.items()}
+        snapshot = self._store.load(method, self._options.epochs, self._arrays())
+        self._store.open()
+        if snapshot is not None:
+            particles, point = (snapshot.state.pop(name) for name in ("particles", "point"))
+            with reading(self._store.path):
+                self._runner.restore(particles, point, snapshot.state)
+            self._earlier, self._before = snapshot, len(snapshot.history["epoch"])
+            self._store.epochs = self._before
 
-    def append(self, row: Row, values: dict[str, float]) -> None:
-        for record, entries in ((self._columns, row), (self._values, values)):
-            for name, entry in entries.items():
-                record.setdefault(name, []).append(entry)
+    def append(self, done: Done, seconds: float) -> Row:
+        """Take down an epoch that is done."""
+        first = {name: done.row.pop(name) for name in ("risk", "alpha", "ess", "variance")}
+        row = {"epoch": self.epochs + 1, **first, "seconds": seconds, **done.row}
+        if not self._rows:
+            self._names = list(row), list(done.values)
+            self._check_continues(row, done.values)
+        self._rows.append((tuple(row.values()), tuple(done.values.values())))
+        self._resting = True
+        return row
 
-    def save(self, stopped: bool) -> None:
-        """Write the checkpoint if this epoch is one of those to keep."""
-        checkpoint = self._options.checkpoint
-        if checkpoint is not None and (stopped or self._options.saves(self.epochs)):
-            values = {name: np.array(column) for name, column in self._values.items()}
-            state = self._runner.state_dict()
-            checkpoint.save(Snapshot(self.result(), state, values, self.initial_variance))
+    def _check_continues(self, row: Row, values: dict[str, float]) -> None:
+        """ValueError where the checkpoint's rows are of another kind than this run's."""
+        if self._store is None or not self._before:
+            return
+        for earlier, now in ((self._earlier.history, row), (self._earlier.values, values)):
+            kinds = [{name: np.shape(entry) for name, entry in now.items()}]
+            kinds.append({name: column.shape[1:] for name, column in earlier.items()})
+            if kinds[0] != kinds[1]:
+                raise ValueError(
+                    f"checkpoint {str(self._store.path)!r} must have the history's columns {kinds[0]}, got "
+                    f"{kinds[1]}"
+                )
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        if self._store is not None:
+            self._write(self._store, self.epochs, self._arrays())
+
+    def go_on(self) -> None:
+        """The next epoch begins: keep what it will change, unless a checkpoint has it already."""
+        if self._store is None or self._runner.finishes:
+            return
+        if self._store.epochs < self.epochs:
+            arrays = self._arrays()
+            self._kept = self._kept or {name: np.empty_like(a) for name, a in arrays.items()}
+            for name, a in arrays.items():
+                np.copyto(self._kept[name], a)
+            self._kept_epochs = self.epochs
+        self._resting = False
+
+    def rescue(self, seconds: float) -> None:
+        """The run ends by an exception: save it as it was after the last epoch that is whole."""
+        if self._store is None:
+            return
+        try:
+            for done in self._runner.finish(self.epochs):
+                self.append(done, seconds)
+        except CboError:
+            return  # on a card: the particles are not those of an epoch that was handed out
+        epochs, arrays = self._kept_epochs, self._kept
+        if self._resting:
+            epochs, arrays = self.epochs, self._arrays()
+        if epochs > self._store.epochs:
+            self._write(self._store, epochs, arrays)
+
+    def _write(self, store: Checkpoint, epochs: int, state: dict[str, Array]) -> None:
+        """Save, or warn that it was not possible: the run and its result are worth more."""
+        try:
+            store.save(epochs, state, lambda first: self._columns(first, epochs))
+        except (OSError, MemoryError) as error:
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"epoch {epochs}: the checkpoint {str(store.path)!r} could not be written, and the last "
+                    f"one stays, of epoch {store.epochs}: {error}",
+                    CboWarning,
+                    stacklevel=5,  # _write, save or rescue, run, the public function, its caller
+                )
+
+    def _arrays(self) -> dict[str, Array]:
+        """All that the next epoch depends on, as it is now."""
+        runner = self._runner
+        return {"particles": runner.particles, "point": runner.point, **runner.state_dict()}
+
+    def _columns(self, first: int, last: int) -> tuple[dict[str, Array], dict[str, Array]]:
+        """History and parameters' values of the epochs from `first` up to `last`."""
+        rows = self._rows[max(0, first - self._before) : last - self._before]
+        groups = []
+        for i, earlier in enumerate((self._earlier.history, self._earlier.values)):
+            entries = zip(*(row[i] for row in rows), strict=True)
+            columns = {name: np.array(column) for name, column in zip(self._names[i], entries, strict=False)}
+            if first < self._before:
+                columns = {n: np.concatenate([a, columns[n]]) if rows else a for n, a in earlier.items()}
+            groups.append(columns)
+        return groups[0], groups[1]
 
     def result(self) -> Result:
-        history = {name: np.array(column) for name, column in self._columns.items()}
+        history, _ = self._columns(0, self.epochs)
         return Result(self._runner.point.copy(), self._runner.particles, history, self._options.net)
 
 

@@ -83,6 +83,8 @@ class Stepper:
     depends on besides those two.
     """
 
+    finishes: ClassVar[bool] = False
+
     point: Array
     alpha: Any = math.nan
     ess: Any = math.nan
@@ -152,6 +154,10 @@ class Stepper:
         """What a later step depends on besides particles and point."""
         return self._state
 
+    def finish(self, done: int) -> Iterator[Done]:
+        """As `Runner.finish`: an epoch that is interrupted here ends halfway."""
+        return iter(())
+
     def restore(self, particles: Array, point: Array, state: dict[str, Array]) -> None:
         """Take up where another run of the same kind stopped."""
         np.copyto(self.particles, particles)
@@ -187,6 +193,7 @@ class Method(abc.ABC):
     _parameters: ClassVar[dict[str, Check]] = {}
     _first_step: ClassVar[int] = 0  # number of a run's first step, which drives its random numbers
     _any_function: ClassVar[bool] = False  # minimises functions too, not only the risks of networks
+    _consensus: ClassVar[bool] = True  # risks are weights, and a particle without one has weight 0
     _contracts: ClassVar[bool] = False  # the whole ensemble is drawn to one point and may freeze there
     _task_axes: ClassVar[tuple[str, ...] | None] = ()  # of y before the samples; None: one for tasks or none
 

@@ -110,6 +110,16 @@ class TransportCBO(Method):
         return TransportStepper(self, theta, setting, tasks_of(self.task, len(theta), setting.tasks))
 
 
+def check_coupling(state: dict[str, Array]) -> None:
+    """ValueError for a saved state whose partners are no permutations or whose numbers are not finite."""
+    for name in ("match", "partners"):
+        if name in state and (np.sort(state[name], axis=-1) != np.arange(state[name].shape[-1])).any():
+            raise ValueError(f"its {name} must be permutations")
+    for name in ("support", "prices"):
+        if not np.isfinite(state[name]).all():
+            raise ValueError(f"its {name} must be finite")
+
+
 class TransportStepper(ConsensusStepper):
     """The steps of `TransportCBO`, for T tasks.
 
@@ -189,6 +199,10 @@ class TransportStepper(ConsensusStepper):
         if math.isinf(largest):
             raise ConsensusError(NOT_FINITE)
         return largest
+
+    def restore(self, particles: Array, point: Array, state: dict[str, Array]) -> None:
+        check_coupling(state)
+        super().restore(particles, point, state)
 
     @staticmethod
     def _flat(atoms: Array) -> Array:

@@ -13,6 +13,8 @@ from .errors import CboWarning
 # Collapsed: the spread of nine coordinates in ten has fallen by _SPREAD and the risk has not by _RISK. The
 # variance cannot tell: multiplicative noise keeps it large in a few coordinates of a frozen ensemble.
 FROZEN, _SPREAD, _RISK = 0.9, 1e-6, 1e-6
+# Flying apart: the spread of most coordinates has grown by _FLOWN and the risk has not fallen by _RISK.
+_FLOWN, _MOST = 1e8, 0.5
 
 
 def frozen_share(particles: Array, initial_variance: float) -> float:
@@ -32,26 +34,32 @@ def frozen_limit(initial_variance: float, size: int) -> float:
 class Watch:
     """Looks at each epoch of a run and warns, of each kind of trouble once."""
 
+    consensus = True  # whether the risks weigh the particles
+
     def __init__(self, particles: Array, initial_variance: float, *, collapse: bool) -> None:
         self._particles = particles
         self._initial_variance = initial_variance
+        self._flight = initial_variance * _FLOWN**2 or math.inf  # variance at which it may be flying apart
         self._given: set[str] = set() if collapse else {"collapse"}
 
     def look(self, epoch: int, nonfinite: int, variance: float, risk: float, first_risk: float) -> None:
         """See to an epoch (from 1) that ended with this variance and risk."""
         if nonfinite and self._is_new("risks"):
+            particle = "such a particle has weight 0 in a consensus"
+            network = "such a network goes on alone, and its parameters may become NaN"
             _warn(
-                f"epoch {epoch}: {nonfinite} risks were NaN or infinite; such a particle has weight 0 in a "
-                f"consensus"
+                f"epoch {epoch}: {nonfinite} risks were NaN or infinite; "
+                f"{particle if self.consensus else network}"
             )
         if not math.isfinite(variance):
             if self._is_new("overflow"):
-                particles = self._ensemble()
-                broken = len(particles) - int(np.isfinite(particles).all(axis=1).sum())
-                _warn(
-                    f"epoch {epoch}: the ensemble has overflowed, {broken} of {len(particles)} particles "
-                    f"hold NaN or infinities: take a smaller diffusion, dt or lr, or float64"
-                )
+                self._warn_of_overflow(epoch)
+        elif not risk <= _RISK * first_risk and self._flies_apart(variance):
+            _warn(
+                f"epoch {epoch}: the ensemble is flying apart, most coordinates spread {_FLOWN:g} times "
+                f"as far as at the start: take a smaller diffusion or dt (isotropic noise needs it the "
+                f"smaller the more coordinates there are)"
+            )
         elif risk > _RISK * first_risk and "collapse" not in self._given and self._collapsed():
             self._given.add("collapse")
             _warn(
@@ -59,6 +67,34 @@ class Watch:
                 f"in most coordinates and can move little further: take a floor > 0 for the noise, a larger "
                 f"alpha (up to infinity) or a larger diffusion"
             )
+
+    def _flies_apart(self, variance: float) -> bool:
+        """Whether most coordinates do, for the first time. A few may, under multiplicative noise, in a run
+        that goes well; so the variance only tells when it is worth to look, each time it is 100 times as
+        large as the last time."""
+        if "flight" in self._given or variance <= self._flight:
+            return False
+        self._flight = 100 * variance
+        particles, start = self._ensemble(), math.sqrt(2 * self._initial_variance)
+        with np.errstate(over="ignore", invalid="ignore"):
+            spread = particles.std(axis=0, dtype=np.float64)
+        if (spread > _FLOWN * start / math.sqrt(len(spread))).mean() < _MOST:
+            return False
+        return self._is_new("flight")
+
+    def _warn_of_overflow(self, epoch: int) -> None:
+        particles = self._ensemble()
+        finite = np.isfinite(particles).all(axis=1)
+        broken = len(particles) - int(finite.sum())
+        if broken:
+            what = (
+                f"the ensemble has overflowed, {broken} of {len(particles)} particles hold NaN or infinities"
+            )
+        else:
+            largest = float(np.abs(particles).max())
+            what = f"the ensemble's variance has overflowed, its coordinates are as large as {largest:.2g}"
+        wider = ", or float64" if particles.dtype == np.float32 else ""
+        _warn(f"epoch {epoch}: {what}: take a smaller diffusion, dt or lr{wider}", 1)
 
     def _ensemble(self) -> Array:
         return self._particles
@@ -79,6 +115,6 @@ class Watch:
         return new
 
 
-def _warn(message: str) -> None:
+def _warn(message: str, deeper: int = 0) -> None:
     # _warn, look, run, the public function, its caller.
-    warnings.warn(message, CboWarning, stacklevel=5)
+    warnings.warn(message, CboWarning, stacklevel=5 + deeper)

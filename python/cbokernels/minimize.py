@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from . import _cpu
-from ._arrays import Array, view
+from ._arrays import Array, contiguous, view
+from ._checkpoint import checkpoint as check_checkpoint
+from ._checkpoint import fingerprint
 from ._checks import WORD, boolean, integer, kind, threads
 from ._checks import seed as check_seed
 from ._loop import Options, run
@@ -25,6 +29,7 @@ class FunctionProblem:
 
     def __init__(self, fun: Callable[[Array], Any], threads: int) -> None:
         self._fun, self._threads = fun, threads
+        self._shown: dict[tuple[int, ...], Array] = {}  # fun's copies of ensembles, by shape
 
     def batches(self, epoch: int) -> Iterator[FunctionProblem]:
         yield self
@@ -33,10 +38,10 @@ class FunctionProblem:
         return None
 
     def risk(self, theta: Array, out: Array) -> None:
-        out[:, 0] = self._values(theta.view())
+        out[:, 0] = self._values_of_copy(theta)
 
     def risks(self, theta: Array) -> Array:
-        return self._values(theta.view())
+        return self._values_of_copy(theta)
 
     def hopping_gradient(
         self, center: Array, particles: int, spread: float, mirrored: bool, seed: int, step: int, atoms: bool,
@@ -45,8 +50,21 @@ class FunctionProblem:
         """As a minibatch's, from an ensemble that is stored, because fun is called once for all."""
         theta = np.empty((particles, len(center)), center.dtype)
         _cpu.draw_ensemble(center, spread, mirrored, seed, step, theta, self._threads)
-        risk = np.ascontiguousarray(self._values(theta), np.float64)
+        risk = contiguous(np.asarray(self._values(theta), np.float64))
         return _cpu.hopping_gradient(center, spread, mirrored, seed, step, risk, fraction, out, self._threads)
+
+    def _values_of_copy(self, theta: Array) -> Array:
+        """Values at an ensemble that changes later; what fun keeps does not. A copy that fun has not kept,
+        nor a view of it, serves again: new memory for each would cost more than the copying."""
+        copy = self._shown.pop(theta.shape, None)
+        if copy is None:
+            copy = np.empty_like(theta)
+        np.copyto(copy, theta)
+        alone = sys.getrefcount(copy)
+        values = self._values(copy.view())
+        if sys.getrefcount(copy) == alone:
+            self._shown[theta.shape] = copy
+        return values
 
     def _values(self, theta: Array) -> Array:
         """Values of fun at theta [n, D], a view that is made read-only, checked."""
@@ -74,14 +92,18 @@ def minimize(
     seed: int = 0,
     progress: bool = False,
     callback: Callable[[State], object] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: int = 1000,
+    resume: bool = False,
     num_threads: int | None = None,
 ) -> Result:
     """Minimise a function of ensembles, from initial particles theta [N, D]; return a `Result`.
 
-    fun: takes an ensemble [n, D] (NumPy, read-only, of theta's dtype) and returns n real values, cast to
-        float64 (TypeError for another kind, ValueError for another shape). It is called once a step with the
-        particles that are scored and once, with n = 1, at their consensus point, for the history. Where it is
-        NaN or infinite a particle has weight 0; nowhere finite is a `ConsensusError`.
+    fun: takes an ensemble [n, D] (NumPy, read-only, of theta's dtype; fun may keep it) and returns n real
+        values, cast to float64 (TypeError for another kind, ValueError for another shape). It is called once
+        a step with the particles that are scored and once, with n = 1, at their consensus point, for the
+        history. Where it is NaN or infinite a particle has weight 0. This holds for minus infinity too, which
+        counts as a failure to evaluate and not as the best value. Nowhere finite is a `ConsensusError`.
     theta: float32 or float64, finite; decides the arithmetic; not modified. Its N takes the place of the
         method's; for `ConsensusHopping` the centre [1, D].
     method: a `CBO`, of any kind of noise, with or without friction, or a `ConsensusHopping` of scope
@@ -89,11 +111,14 @@ def minimize(
         a network); None: `CBO()`. An epoch of its schedules is a step here.
     steps: number of steps. seed: in [0, 2^64). progress: show a tqdm bar.
     callback: called with a `State` after every step; the run ends there if it returns True.
+    checkpoint, every, resume: as in `train`, by steps. A checkpoint does not know fun: to resume with another
+        function is the caller's mistake.
     num_threads: None is OpenMP's setting; the result does not depend on it.
 
     The history has one row per step; `parameters` is the last consensus point. `CboWarning`, once per run
-    each: values that are NaN or infinite, and particles that overflowed. That the ensemble contracts to a
-    point is the aim here and no warning. TypeError and ValueError for bad arguments.
+    each: values that are NaN or infinite, particles that overflowed, an ensemble that flies apart, a
+    checkpoint that could not be written. That the ensemble contracts to a point is the aim here and no
+    warning. TypeError and ValueError for bad arguments.
     """
     if not callable(fun):
         raise TypeError(f"fun must be callable, got {kind(fun)}")
@@ -103,10 +128,20 @@ def minimize(
     seed, cores = check_seed(seed), threads(num_threads)
     steps = integer(steps, "steps", 1, WORD)
     check_callback(callback)
+    store = check_checkpoint(checkpoint, every, resume)
     method = method._for(None)
     start = own_particles(theta, "D")
     stepper = method._stepper(start, Setting(seed, cores))
-    options = Options(steps, boolean(progress, "progress"), callback, warn_collapse=False)
+    if store is not None:
+        store.configuration = {
+            "problem": "minimize",
+            "method": type(method).__name__,
+            **method._description(),
+            "seed": repr(seed),
+            "dtype": str(start.dtype),
+            "theta": fingerprint(start),
+        }
+    options = Options(steps, boolean(progress, "progress"), callback, store, warn_collapse=False)
     return run(FunctionProblem(fun, cores), method, stepper, options)
 
 

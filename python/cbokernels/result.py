@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from ._arrays import Array, check_shape
+from ._checkpoint import is_checkpoint, read
+from ._checks import FLOATS
 from ._data import floats
 from ._extras import extra
-from ._files import checked_path, read_arrays, write_arrays
+from ._files import checked_path, read_arrays, reading, write_arrays
 from .network import TwoLayer
 from .risk import forward
 
@@ -23,8 +25,8 @@ class State:
     """A run at the end of an epoch, as its callback sees it (in `minimize` an epoch is a step).
 
     epoch: from 1.
-    particles [N, D]: after the epoch's last update, a read-only view of the ensemble at work: copy what you
-        keep.
+    particles [N, D]: after the epoch's last update; a read-only copy, made when it is looked at, or after the
+        callback where the state is kept.
     point [D]: the consensus point of the epoch's last step, formed before its update (`Adam`, `HeavyBall`,
         `GradientFlow`: network 0; several tasks: [T, D]); a copy.
     risk: of that point, on the full data. alpha, ess: of that step, NaN where there are none. For several
@@ -114,17 +116,33 @@ class Result:
 
         FileNotFoundError for a missing file, ValueError for one that is neither.
         """
-        header, arrays = read_arrays(checked_path(path, "path"))
-        return cls._from_arrays(header, arrays)
+        file = checked_path(path, "path")
+        if is_checkpoint(file):
+            header, run = read(file)
+            history = run.history
+            arrays = {**run.state, "parameters": run.state.get("point", np.empty(0))}
+        else:
+            header, arrays = read_arrays(file)
+            history = {n.removeprefix(_HISTORY): a for n, a in arrays.items() if n.startswith(_HISTORY)}
+        with reading(file):
+            result = cls(arrays["parameters"], arrays["particles"], history, unpack_net(header["net"]))
+            result._check()
+        return result
 
     def _arrays(self) -> dict[str, Array]:
         columns = {_HISTORY + name: column for name, column in self.history.items()}
         return {"parameters": self.parameters, "particles": self.particles, **columns}
 
-    @classmethod
-    def _from_arrays(cls, header: dict[str, Any], arrays: dict[str, Array]) -> Result:
-        history = {name.removeprefix(_HISTORY): a for name, a in arrays.items() if name.startswith(_HISTORY)}
-        return cls(arrays["parameters"], arrays["particles"], history, unpack_net(header["net"]))
+    def _check(self) -> None:
+        """ValueError for what no run gives back."""
+        particles, parameters, history = self.particles, self.parameters, self.history
+        size = particles.shape[-1] if self.net is None else self.net.size
+        if particles.dtype not in FLOATS or particles.ndim != 2 or particles.shape[1] != size:
+            raise ValueError(f"its particles are {particles.dtype} {list(particles.shape)} for {self.net}")
+        if parameters.dtype != particles.dtype or parameters.shape[-1:] != (size,) or parameters.ndim > 2:
+            raise ValueError(f"its parameters are {parameters.dtype} {list(parameters.shape)} of {size}")
+        if not {"epoch", "risk"} <= history.keys() or len({len(a) for a in history.values()}) != 1:
+            raise ValueError(f"its history has columns { ({n: list(a.shape) for n, a in history.items()}) }")
 
 
 def pack_net(net: TwoLayer | None) -> dict[str, Any] | None:

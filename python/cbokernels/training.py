@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import _cpu, cuda
-from ._arrays import Array, array, view
+from ._arrays import Array, apart, array, view
 from ._checkpoint import checkpoint as check_checkpoint
 from ._checkpoint import fingerprint
 from ._checks import FLOATS, PRECISIONS, WORD, boolean, choice, float_dtype, integer, threads
@@ -21,7 +21,7 @@ from ._loop import Options, Runner, run
 from ._method import Method, Setting, check_method
 from .errors import CudaUnavailableError
 from .network import TwoLayer, check_network
-from .result import Result, State
+from .result import Result, State, pack_net
 
 
 def train(
@@ -62,22 +62,28 @@ def train(
         for `Adam` as PyTorch draws them.
     progress: show a tqdm bar (risk, ess, steps per second).
     callback: called with a `State` after every epoch; the run ends there if it returns True.
-    checkpoint: a path, written whole or not at all after every `every` epochs and at the end.
+    checkpoint: a path, where the run is saved after every `every` epochs, at the end, and as its last whole
+        epoch left it when an exception, Ctrl-C or SIGTERM (then a SystemExit; only in the main thread, where
+        nobody handles it) ends it. OSError at once where it cannot be written; a save that fails later is a
+        `CboWarning`. A save is whole or does not count, and writes as much however long the run is. The
+        run then works on copies of x and y, and of its arrays (but data on a card are used where they are).
     resume: continue the run in `checkpoint`, where there is one, to the same bits as never having stopped.
         ValueError, naming the difference, if it is of another configuration; more epochs are no other
-        configuration unless a schedule depends on them.
+        configuration unless a schedule depends on them. `CboWarning` if another version of the library or
+        another instruction set wrote it: bits may differ then.
     num_threads: None is OpenMP's setting. precision: "float32", and on a card "tf32" or
         "bf16" for the matrix products of float32 networks.
 
     `CboWarning`, once per run each: risks that are NaN or infinite; particles that overflowed; an ensemble
-    that collapsed, which is to say that the standard deviation of nine coordinates in ten fell below 1e-6 of
-    the initial one while the risk is above 1e-6 of the first epoch's. `ConsensusError` when no particle has a
-    finite risk.
+    that flies apart, most of its coordinates' standard deviations 10^8 times the initial ones; a checkpoint
+    that could not be written; an ensemble that collapsed, which is to say that the standard deviation of nine
+    coordinates in ten fell below 1e-6 of the initial one. The last and the third of these only while the risk
+    is above 1e-6 of the first epoch's. `ConsensusError` when no particle has a finite risk.
 
     On a card ("cuda") data and particles stay there; the noise is the CPU's bit for bit, the risks are summed
     in another order. x, y and theta may be NumPy arrays, which are copied to the first device; or x and y lie
-    on a card already (CuPy, PyTorch, ...) and are used where they are. Results are NumPy arrays all the same,
-    and a callback's particles are copied when they are looked at. Without a callback up to 8 epochs are on
+    on a card already (CuPy, PyTorch, ...) and are used where they are. Results are NumPy arrays all the same.
+    Without a callback up to 8 epochs are on
     their way at a time: warnings and errors come that much later, and "seconds" are those at which a row was
     read. TypeError and ValueError for bad arguments.
     """
@@ -102,7 +108,10 @@ def train(
         theta = to_host(theta, "theta")
     else:
         refuse_cuda(x)
+        given = x, y
         x, y, loss, task_axis = training_data(net, x, y, loss, dtype, method._task_axes)
+        if store is not None:  # which vouches for them: nobody may change them
+            x, y = (apart(a, view(own, "data")) for a, own in zip((x, y), given, strict=True))
         problem = DataProblem(net, x, y, batch_size=batch_size, seed=seed, threads=cores)
         tasks, prints = len(y), lambda: (fingerprint(x), fingerprint(y))
     if theta is None:
@@ -111,6 +120,7 @@ def train(
         start = own_particles(theta, net.size, dtype)
     check_steps(epochs, problem.steps_per_epoch, method._first_step)
     if store is not None:
+        store.net = pack_net(net)
         store.configuration = {
             "net": repr(net),
             **dict(zip("xy", prints(), strict=True)),
