@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import cbokernels as cbk
+from cbokernels import _cpu
 
 
 def quadratic(theta):
@@ -177,7 +178,16 @@ def test_what_a_callback_keeps_stays():
         np.testing.assert_array_equal(states[step - 1].point, result.parameters)
 
 
-def test_misaligned_values():
+def test_misaligned_values(monkeypatch):
+    met = []
+    kernel = _cpu.hopping_gradient
+
+    def look(*arguments):
+        met.append(arguments[5])
+        return kernel(*arguments)
+
+    monkeypatch.setattr(_cpu, "hopping_gradient", look)
+
     def fun(theta):
         values = np.empty(8 * len(theta) + 1, np.uint8)[1:].view(np.float64)
         values[:] = quadratic(theta)
@@ -188,6 +198,8 @@ def test_misaligned_values():
         theta = start(1 if isinstance(method, cbk.ConsensusHopping) else 50)
         a, b = (cbk.minimize(f, theta, method, steps=3) for f in (fun, quadratic))
         np.testing.assert_array_equal(a.particles, b.particles)
+    assert len(met) == 6
+    assert all(risk.flags.aligned and risk.flags.c_contiguous for risk in met)
 
 
 def test_minus_infinity_is_no_best_value():
