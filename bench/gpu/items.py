@@ -1,4 +1,4 @@
-"""What is timed, item by item: workloads of bench/README.md, ours beside the peers."""
+"""What is timed: workloads of bench/README.md, our calls on them, whole steps, large ensembles."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
-from measure import Clock, Row, matmul_precision, replayed
-from peers import cupy_risk, jax_risk, torch_gradient, torch_risk, torch_step, torch_update
+from measure import Clock
+from record import Row, Skip, described
 
 import cbokernels as cbk
 
@@ -24,7 +23,7 @@ class Workload:
     net: cbk.TwoLayer
     particles: int
     x: np.ndarray  # [10 batches, S, d]
-    y: np.ndarray
+    y: np.ndarray  # [10 batches, S]; labels as our kernels take them without a cast
 
     @property
     def loss(self) -> str:
@@ -34,10 +33,6 @@ class Workload:
     def flop(self) -> float:
         """Of the matrix products of one risk."""
         return 2.0 * self.particles * self.x.shape[1] * self.net.width * (self.net.inputs + self.net.outputs)
-
-    def targets(self, y: torch.Tensor) -> torch.Tensor:
-        """y as our kernels take it without a cast: PyTorch's own want 64-bit labels."""
-        return y.int() if self.net.outputs > 1 else y
 
     def ensembles(self, count: int) -> list[np.ndarray]:
         return [self.net.uniform(self.particles, seed=s) for s in range(count)]
@@ -53,206 +48,159 @@ def workload(name: str, small: bool) -> Workload:
     if name == "B":
         x = rng.random((10, 20 if small else 1000, 784), np.float32)
         x[rng.random(x.shape) > 0.19] = 0
-        return Workload(cbk.TwoLayer(784, 20, 10), 10 if small else 1000, x, rng.integers(0, 10, x.shape[:2]))
+        y = rng.integers(0, 10, x.shape[:2], np.int32)
+        return Workload(cbk.TwoLayer(784, 20, 10), 10 if small else 1000, x, y)
     x = rng.normal(size=(10, 16 if small else 1024, 16)).astype(np.float32)
     net = cbk.TwoLayer(16, 64 if small else 4096, 1, activation="tanh")
     return Workload(net, 4 if small else 64, x, np.sin(x.sum(2)))
 
 
-class Bench:
-    """The items' common part: where they run, the clock, the card's limits."""
+@dataclasses.dataclass
+class Item:
+    """A call of ours: how often between two events, and what it must move (bytes) or compute (FLOP)."""
 
-    def __init__(
-        self, clock: Clock, device: str, limits: dict[str, float], small: bool, compiled: bool
-    ) -> None:
-        self.clock, self.device, self.limits, self.small, self.compiled = (
-            clock,
-            device,
-            limits,
-            small,
-            compiled,
-        )
+    call: Callable[[int], object]
+    inner: int
+    amount: float = 0.0
+    of: str = ""
+    engines: bool = False  # whether warp groups could do it
 
-    def put(self, a: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(a).to(self.device)
 
-    def forms(self, item: str, name: str, call: Callable[[int], object], inner: int = 10) -> Iterator[Row]:
-        """As called, and as a CUDA graph."""
-        yield self.clock.row(item, name, call, inner)
-        if self.device == "cuda":
+class Ours:
+    """Our calls, made when they are wanted, and rows of what they take."""
+
+    def __init__(self, context: Any) -> None:
+        self.library, self.small = context.timed, context.rehearse
+        self.clock = Clock(self.library, 2 if self.small else 15)
+        self._limit = context.limit
+        table: dict[str, Callable[[], Item]] = {
+            f"B risk {p}": lambda p=p: self._risk("B", p) for p in PRECISIONS
+        }
+        table |= {"B update": self._update, "B consensus, full read": lambda: self._consensus(1.0)}
+        table |= {f"{name} risk": lambda n=name: self._risk(n, "float32") for name in ("A", "At", "C")}
+        table |= {f"{name} risk and gradient": lambda n=name: self._gradient(n) for name in ("C", "B", "A")}
+        table |= {"B consensus, alpha 1e5": lambda: self._consensus(1e5)}
+        self.table = table
+
+    def rows(self, name: str) -> Iterator[Row]:
+        """An item as called, as a graph, and by warp groups where they are."""
+        item = self.table[name]()
+        forms = [self.clock.row, self.clock.graph] if self.library.card else [self.clock.row]
+        for form in forms:
+            arguments = (item.inner,) if form == self.clock.row else ()
+            yield self._shared(form(name, "cbokernels", item.call, *arguments), item)
+        if item.engines and self.library.card and cbk.cuda.module().use_warp_groups(True):
             try:
-                graph = replayed(call)
-            except Exception as error:
-                yield Row(item, f"{name}, graph", note=f"{type(error).__name__}: {str(error)[:160]}")
-                return
-            yield self.clock.row(item, f"{name}, graph", graph, 16)
+                yield self._shared(self.clock.row(name, "cbokernels, wgmma", item.call, item.inner), item)
+            finally:
+                cbk.cuda.module().use_warp_groups(False)
 
-    def peer(
-        self, item: str, name: str, function: Callable[..., Any], arguments: Any, inner: int
-    ) -> Iterator[Row]:
-        """A PyTorch function eager, compiled and as a graph; arguments(i) are its arguments."""
-        yield from self.forms(item, f"PyTorch {name}eager", lambda i: function(*arguments(i)), inner)
-        if self.compiled:
-            fast = torch.compile(function)
-            yield self.clock.row(item, f"PyTorch {name}compile", lambda i: fast(*arguments(i)), inner)
-
-    def shared(self, row: Row, amount: float, limit: str) -> Row:
-        """The row with its share of a limit: amount bytes or FLOP a call."""
-        if row.median and limit in self.limits:
-            row.share = f"{100 * amount / (row.median * 1e-6) / self.limits[limit]:.0f} % of {limit}"
+    def _shared(self, row: Row, item: Item) -> Row:
+        limit = self._limit(item.of) if item.of else None
+        if row.value and limit:
+            row.share, row.of = 100 * item.amount / (row.value * 1e-6) / limit, item.of
         return row
 
-    def risks(self, name: str) -> Iterator[Row]:
-        """Risks of A, At, B (each precision) and C."""
+    def data(self, name: str, ensembles: int) -> tuple[Workload, list[Any], Any, Any]:
+        """A workload; ensembles and its first batch on the card."""
         w = workload(name, self.small)
-        item, inner = f"{name} risk", 3 if name in "BC" else 20
-        numbers = w.ensembles(2 if name in "BC" else 8)
-        thetas, x, y = [self.put(t) for t in numbers], self.put(w.x[0]), self.put(w.y[0])
-        own = w.targets(y)
+        put = self.library.put
+        return w, [put(t) for t in w.ensembles(ensembles)], put(w.x[0]), put(w.y[0])
 
-        def ours(precision: str) -> Callable[[int], object]:
-            return lambda i: cbk.risk(
-                w.net, thetas[i % len(thetas)], x, own, loss=w.loss, precision=precision
-            )
+    def _risk(self, name: str, precision: str) -> Item:
+        w, thetas, x, y = self.data(name, 2 if name in "BC" else 8)
+        p = precision if self.library.card else "float32"
 
-        for precision in PRECISIONS if name == "B" else PRECISIONS[:1]:
-            suffix = f" {precision}" if name == "B" else ""
-            for row in self.forms(item + suffix, "cbokernels", ours(precision), inner):
-                yield self.shared(row, w.flop, precision)
-            if name == "B":
-                yield from self.warp_groups(item + suffix, ours(precision), w.flop, precision)
-            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-            with matmul_precision("high" if precision == "tf32" else "highest"):
-                risk = torch_risk(w.net, dtype)
-                yield from self.peer(
-                    item + suffix, "", risk, lambda i: (thetas[i % len(thetas)], x, y), inner
-                )
-            if precision == "float32":
-                yield from self.others(item + suffix, w, numbers, gradient=False)
+        def call(i: int) -> object:
+            return cbk.risk(w.net, thetas[i % len(thetas)], x, y, loss=w.loss, precision=p)
 
-    def warp_groups(
-        self, item: str, call: Callable[[int], object], flop: float, precision: str
-    ) -> Iterator[Row]:
-        """The same by wgmma, where this card and build can."""
-        if self.device != "cuda" or not cbk.cuda.module().use_warp_groups(True):
-            return
-        try:
-            yield self.shared(self.clock.row(item, "cbokernels, wgmma", call, 3), flop, precision)
-        finally:
-            cbk.cuda.module().use_warp_groups(False)
+        return Item(call, 3 if name in "BC" else 20, w.flop, precision, name == "B")
 
-    def gradients(self, name: str) -> Iterator[Row]:
-        """Risks with gradients."""
-        w = workload(name, self.small)
-        item = f"{name} risk and gradient"
-        numbers = w.ensembles(2)
-        thetas, x, y = [self.put(t) for t in numbers], self.put(w.x[0]), self.put(w.y[0])
-        own = w.targets(y)
-        call = lambda i: cbk.risk_gradient(w.net, thetas[i % 2], x, own, loss=w.loss)  # noqa: E731
-        for row in self.forms(item, "cbokernels", call, 3):
-            yield self.shared(row, 3 * w.flop, "float32")
-        yield from self.peer(item, "", torch_gradient(w.net), lambda i: (thetas[i % 2], x, y), 3)
-        yield from self.others(item, w, numbers, gradient=True)
+    def _gradient(self, name: str) -> Item:
+        w, thetas, x, y = self.data(name, 2)
+        call = lambda i: cbk.risk_gradient(w.net, thetas[i % 2], x, y, loss=w.loss)  # noqa: E731
+        return Item(call, 3, 3 * w.flop, "float32")
 
-    def others(self, item: str, w: Workload, numbers: list[np.ndarray], *, gradient: bool) -> Iterator[Row]:
-        """JAX and CuPy where they are."""
-        x, y = w.x[0], w.y[0].astype(np.int32 if w.net.outputs > 1 else np.float32)
-        contestants: dict[str, Callable[[], Callable[[int], object]]] = {
-            "JAX jit, waited for": lambda: jax_risk(w.net, numbers, x, y, gradient=gradient)
-        }
-        if not gradient:
-            contestants["CuPy, waited for"] = lambda: cupy_risk(w.net, numbers, x, y)
-        for name, make in contestants.items():
-            try:
-                call = make()
-            except ImportError as error:
-                yield Row(item, name, note=f"not here: {error}")
-                continue
-            yield self.clock.row(item, name, call, 3)
+    def _update(self) -> Item:
+        """Every particle read and written once; four ensembles in turn, more than a cache holds."""
+        _, thetas, _, _ = self.data("B", 4)
+        point = thetas[0][0] + 0
 
-    def update(self) -> Iterator[Row]:
-        """The noisy step of B: every particle read and written once."""
-        w = workload("B", self.small)
-        theta = self.put(w.ensembles(1)[0])
-        point, peer = theta.mean(0), theta.clone()
-        step = lambda i: cbk.cbo_update(theta, point, drift=0.01, diffusion=0.03, step=i, out=theta)  # noqa: E731
-        yield self.shared(self.clock.row("B update", "cbokernels", step), 8 * theta.numel(), "copy")
-        yield from self.peer("B update", "", torch_update(peer, point), lambda i: (i,), 10)
+        def call(i: int) -> object:
+            theta = thetas[i % 4]
+            return cbk.cbo_update(theta, point, drift=0.01, diffusion=0.03, step=i, out=theta)
 
-    def consensus(self) -> Iterator[Row]:
-        """The point of B where all weights count, and where one does."""
-        w = workload("B", self.small)
-        theta = self.put(w.ensembles(1)[0])
-        risk = torch.rand(len(theta), dtype=torch.float64, device=self.device)
-        for item, alpha in (("B consensus, full read", 1.0), ("B consensus, alpha 1e5", 1e5)):
-            for row in self.forms(item, "cbokernels", lambda _, a=alpha: cbk.consensus(theta, risk, alpha=a)):
-                yield self.shared(row, 4 * theta.numel(), "read") if alpha == 1 else row
-            point = lambda a=alpha: torch.softmax(-a * risk, 0).float() @ theta  # noqa: E731
-            yield from self.peer(item, "", point, lambda _: (), 10)
+        return Item(call, 12, 8.0 * len(thetas[0]) * len(point), "copy")
+
+    def _consensus(self, alpha: float) -> Item:
+        """The point where all weights count, or where one does."""
+        w, thetas, _, _ = self.data("B", 4)
+        risk = self.library.put(np.random.default_rng(2).random(w.particles))
+        amount = 4.0 * w.particles * w.net.size if alpha == 1 else 0.0
+        return Item(
+            lambda i: cbk.consensus(thetas[i % 4], risk, alpha=alpha), 12, amount, "read" if amount else ""
+        )
 
     def steps(self, name: str) -> Iterator[Row]:
-        """Whole steps: `train` with all it does, by the wall's clock; the peers' steps by events."""
+        """Whole steps of `train`, by the wall's clock: of all of it, and between its epochs once it runs."""
         w = workload(name, self.small)
-        x, y = (self.put(a.reshape(-1, *a.shape[2:])) for a in (w.x, w.y))
-        epochs = 2 if self.small else {"A": 1000, "B": 60}[name]
-        theta, item = w.ensembles(1)[0], f"{name} whole step"
-        for precision in PRECISIONS if name == "B" else PRECISIONS[:1]:
-
-            def run(epochs: int, precision: str = precision) -> float:
-                method = cbk.CBO(alpha=1e5, floor=0.01)
-                began = time.perf_counter()
-                cbk.train(
-                    w.net, x, y, method, epochs=epochs, batch_size=w.x.shape[1], theta=theta,
-                    device=self.device, precision=precision, loss=w.loss,
-                )  # fmt: skip
-                return (time.perf_counter() - began) / (10 * epochs) * 1e6
-
-            contestant = f"cbk.train, {precision}, {10 * epochs} steps"
+        x, y = (self.library.put(a.reshape(-1, *a.shape[2:])) for a in (w.x, w.y))
+        epochs, item = 4 if self.small else {"A": 1000, "B": 60}[name], f"{name} whole step"
+        for precision in PRECISIONS if name == "B" and self.library.card else PRECISIONS[:1]:
+            what = f"cbk.train, {precision}"
+            run = {"batch_size": w.x.shape[1], "precision": precision, "loss": w.loss, **self.device}
+            method = cbk.CBO(w.particles, alpha=1e5, floor=0.01)
             try:
-                run(2)
-                times = sorted(run(epochs) for _ in range(1 if self.small else 3))
-                yield Row(item, contestant, times[len(times) // 2], times[0], times[-1])
+                cbk.train(w.net, x, y, method, epochs=2, **run)
+                whole, between = [], []
+                for _ in range(1 if self.small else 3):
+                    began = time.perf_counter()
+                    result = cbk.train(w.net, x, y, method, epochs=epochs, **run)
+                    whole.append((time.perf_counter() - began) / (10 * epochs) * 1e6)
+                    seconds = result.history["seconds"]
+                    from_ = epochs // 4  # behind the first steps, which are captured
+                    between.append((seconds[-1] - seconds[from_]) / (10 * (epochs - 1 - from_)) * 1e6)
             except Exception as error:
-                yield Row(item, contestant, note=f"{type(error).__name__}: {str(error)[:160]}")
-        batches = self.put(w.x), self.put(w.y)
-        with matmul_precision("high" if name == "B" else "highest"):
-            yield from self.peer(item, "", torch_step(w.net, self.put(theta), *batches), lambda i: (i,), 10)
+                yield Row(item, what, note=described(error), ok=False)
+                continue
+            for form, times in (("", between), (", with its beginning and end", whole)):
+                yield Row(item, what + form, float(np.median(times)), "µs", min(times), max(times))
 
-    def scale(self) -> Iterator[Row]:
-        """Ensembles as large as one card holds."""
-        for name, particles in (("A", 100_000), ("B", 16_384)):
-            w = workload(name, self.small)
-            w.particles = w.particles if self.small else particles
-            theta, x, y = self.put(w.ensembles(1)[0]), self.put(w.x[0]), w.targets(self.put(w.y[0]))
-            item = f"{name} risk, N = {w.particles:,}"
-            call = lambda _, w=w, t=theta, x=x, y=y: cbk.risk(w.net, t, x, y, loss=w.loss)  # noqa: E731
-            yield self.shared(self.clock.row(item, "cbokernels", call, 1), w.flop, "float32")
+    @property
+    def device(self) -> dict[str, str]:
+        """For `train`."""
+        return {"device": "cuda" if self.library.card else "cpu"}
+
+    def stored(self) -> Iterator[Row]:
+        """As many networks of A as the goal says, in memory: risks, and a run."""
+        w, item = workload("A", self.small), "A, stored particles"
+        w.particles = 500 if self.small else 100_000
+        theta, x, y = (self.library.put(a) for a in (w.ensembles(1)[0], w.x[0], w.y[0]))
+        risk = Item(lambda _: cbk.risk(w.net, theta, x, y), 1, w.flop, "float32")
+        yield self._shared(self.clock.row(item, "cbokernels, risk", risk.call, 1), risk)
+        yield from self._large(item, w, x, y, cbk.CBO(w.particles, alpha=1e5))
+
+    def hopping(self) -> Iterator[Row]:
+        """As many drawn networks."""
         w = workload("A", self.small)
-        particles = 1000 if self.small else 10_000_000
-        item, method = f"A hopping step, N = {particles:,}", cbk.ConsensusHopping(particles)
-        try:
-            result = cbk.train(
-                w.net, self.put(w.x[0]), self.put(w.y[0]), method, epochs=4, device=self.device,
-                callback=lambda state: False,
-            )  # fmt: skip
-            seconds = np.diff(result.history["seconds"])
-            yield Row(item, "cbk.train", *(float(f(seconds)) * 1e6 for f in (np.median, np.min, np.max)))
-        except Exception as error:
-            yield Row(item, "cbk.train", note=f"{type(error).__name__}: {str(error)[:160]}")
+        x, y = self.library.put(w.x[0]), self.library.put(w.y[0])
+        method = cbk.ConsensusHopping(1000 if self.small else 10_000_000)
+        yield from self._large("A, particles in hopping", w, x, y, method)
+
+    def _large(self, item: str, w: Workload, x: Any, y: Any, method: Any) -> Iterator[Row]:
+        result = cbk.train(w.net, x, y, method, epochs=4, callback=lambda state: False, **self.device)
+        times = np.diff(result.history["seconds"]) * 1e6
+        good = bool(np.isfinite(result.history["risk"]).all())
+        low, middle, high = (float(f(times)) for f in (np.min, np.median, np.max))
+        note = f"N = {method.particles:,}, a step; risk {result.history['risk'][-1]:.4g}"
+        yield Row(item, "cbk.train", middle, "µs", low, high, ok=good, note=note)
 
 
-def items(bench: Bench) -> dict[str, Callable[[], Iterator[Row]]]:
-    """By name, the most telling first."""
-    return {
-        "A-step": lambda: bench.steps("A"),
-        "A-risk": lambda: bench.risks("A"),
-        "B-risk": lambda: bench.risks("B"),
-        "B-step": lambda: bench.steps("B"),
-        "update": bench.update,
-        "consensus": bench.consensus,
-        "C-risk": lambda: bench.risks("C"),
-        "C-gradient": lambda: bench.gradients("C"),
-        "scale": bench.scale,
-        "B-gradient": lambda: bench.gradients("B"),
-        "At-risk": lambda: bench.risks("At"),
-    }
+def reason_to_skip(context: Any) -> None:
+    """Skip without PyTorch, which the profiler and the peers are of."""
+    try:
+        import torch
+    except ImportError:
+        raise Skip("PyTorch is not installed") from None
+    if not context.rehearse and not torch.cuda.is_available():
+        raise Skip("PyTorch finds no CUDA device")

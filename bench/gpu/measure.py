@@ -1,98 +1,104 @@
-"""Times on a card: device events, medians; and the card's own limits."""
+"""Times on a card: device events behind a queue filled beforehand, medians; the card's own limits."""
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
+from record import Row, described
 
-
-@dataclasses.dataclass
-class Row:
-    """One contestant of one item; microseconds a call."""
-
-    item: str
-    contestant: str
-    median: float | None = None
-    low: float | None = None
-    high: float | None = None
-    share: str = ""  # of a limit
-    note: str = ""
+Call = Callable[[int], object]
 
 
 class Clock:
-    """Microseconds a call, by device events; on the CPU, for rehearsals, by the wall's clock."""
+    """Microseconds a call.
 
-    def __init__(self, rounds: int, cuda: bool) -> None:
-        self.rounds, self.cuda = rounds, cuda
+    The stream is first given something that takes longer than Python needs to enqueue the calls, so that the
+    card finds all of them waiting: what is measured is the card. Whether it was so is looked at each time.
+    """
 
-    def times(self, call: Callable[[int], object], inner: int = 10) -> list[float]:
-        """Each entry the mean of `inner` calls, which get consecutive numbers; warmed up."""
-        for i in range(3):
-            call(i)
-        self._wait()
-        times = []
-        for turn in range(self.rounds):
-            times.append(self._once(call, turn * inner, inner))
-        return times
+    def __init__(self, library: Any, rounds: int) -> None:
+        self.library, self.rounds = library, rounds
 
-    def row(self, item: str, contestant: str, call: Callable[[int], object], inner: int = 10) -> Row:
-        """What a contestant takes; what it cannot do becomes a note."""
+    def row(self, item: str, what: str, call: Call, inner: int = 10, *, waits: bool = False) -> Row:
+        """What a contestant takes, or a note why it cannot. waits: each call waits for its result."""
         try:
-            times = self.times(call, inner)
+            for i in range(3):
+                call(i)
+            self.library.synchronize()
+            return self._row(item, what, self._waited if waits else self._queued, call, inner)
         except Exception as error:  # one contestant's trouble must not end the table
-            return Row(item, contestant, note=f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
-        return Row(item, contestant, statistics.median(times), min(times), max(times))
+            return Row(item, what, note=described(error), ok=False if what.startswith("cb") else None)
 
-    def _once(self, call: Callable[[int], object], first: int, inner: int) -> float:
-        if not self.cuda:
-            began = time.perf_counter()
+    def graph(self, item: str, what: str, call: Call, copies: int = 8) -> Row:
+        """The same of a CUDA graph of several calls."""
+        try:
+            replay = self.library.graph(call, copies)
+        except Exception as error:
+            return Row(item, f"{what}, graph", note=described(error))
+        row = self.row(item, f"{what}, graph", lambda _: replay(), 2)
+        for name in ("value", "low", "high"):
+            value = getattr(row, name)
+            setattr(row, name, value and value / copies)
+        return row
+
+    def _row(self, item: str, what: str, once: Callable[..., Any], call: Call, inner: int) -> Row:
+        began = time.perf_counter()
+        for i in range(inner):
+            call(i)
+        self._busy = 2e3 * (time.perf_counter() - began) + 0.2
+        self.library.synchronize()
+        self._seen = True  # the queue was full
+        times = [once(call, turn * inner, inner) for turn in range(self.rounds)]
+        note = "" if self._seen else "the queue ran dry: Python's speed counts"
+        return Row(item, what, statistics.median(times), "µs", min(times), max(times), note=note)
+
+    def _queued(self, call: Call, first: int, inner: int) -> float:
+        library = self.library
+        for _ in range(4):
+            library.busy(self._busy)
+            start = library.event()
             for i in range(inner):
                 call(first + i)
-            return (time.perf_counter() - began) / inner * 1e6
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
+            full = not library.passed(start)
+            end = library.event()
+            time_ = library.between(start, end) / inner
+            if full:
+                return float(time_)
+            self._busy = min(2 * self._busy, 200.0)
+        self._seen = False
+        return float(time_)
+
+    def _waited(self, call: Call, first: int, inner: int) -> float:
+        began = time.perf_counter()
         for i in range(inner):
             call(first + i)
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / inner * 1e3
-
-    def _wait(self) -> None:
-        if self.cuda:
-            torch.cuda.synchronize()
+        return (time.perf_counter() - began) / inner * 1e6
 
 
-def replayed(call: Callable[[int], object], copies: int = 8) -> Callable[[int], object]:
-    """`copies` calls, on as many ensembles, as one CUDA graph; a call of it counts as one of them."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for i in range(3):
-            call(i)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = [call(i) for i in range(copies)]  # outputs live as long as the graph
-
-    def replay(i: int) -> object:
-        if i % copies == 0:
-            graph.replay()
-        return kept
-
-    return replay
+def bandwidths(clock: Clock, count: int) -> Iterator[Row]:
+    """Bytes a second of copying (read and written) and of reading, of so many float32 numbers."""
+    source, target = clock.library.filled(count), clock.library.filled(count)
+    ways: list[tuple[str, float, Call]] = [
+        ("copy", 8.0 * count, lambda _: clock.library.copy(target, source)),
+        ("read", 4.0 * count, lambda _: source.sum()),
+    ]
+    for name, amount, call in ways:
+        row = clock.row("limit", name, call, 3)
+        if row.value:
+            row.value, row.low, row.high = (
+                amount / t / 1e6 for t in (row.value, row.high or 1, row.low or 1)
+            )
+            row.unit = "TB/s"
+        yield row
 
 
-def limits(clock: Clock, device: str, scale: float) -> Iterator[tuple[str, float]]:
-    """Bytes a second of copies (read and written) and of reading; FLOP a second of products by precision."""
-    n = max(int(2**29 * scale), 1024)
-    yield from _bandwidths(clock, n, torch.ones(n, device=device), torch.empty(n, device=device))
-    side = max(int(8192 * scale**0.5) // 64 * 64, 64)
-    a, b = (torch.randn(side, side, device=device) for _ in range(2))
+def products(clock: Clock, side: int) -> Iterator[Row]:
+    """FLOP a second of PyTorch's matrix products."""
+    torch = clock.library.torch
+    a, b = (torch.randn(side, side, device="cuda") for _ in range(2))
     for name, setting, dtype in (
         ("float32", "highest", torch.float32),
         ("tf32", "high", torch.float32),
@@ -100,15 +106,12 @@ def limits(clock: Clock, device: str, scale: float) -> Iterator[tuple[str, float
     ):
         with matmul_precision(setting):
             u, v = a.to(dtype), b.to(dtype)
-            times = clock.times(lambda _, u=u, v=v: u @ v, 2)
-        yield name, 2 * side**3 / statistics.median(times) * 1e6
-
-
-def _bandwidths(
-    clock: Clock, n: int, source: torch.Tensor, target: torch.Tensor
-) -> Iterator[tuple[str, float]]:
-    yield "copy", 2 * 4 * n / statistics.median(clock.times(lambda _: target.copy_(source), 3)) * 1e6
-    yield "read", 4 * n / statistics.median(clock.times(lambda _: source.sum(), 3)) * 1e6
+            row = clock.row("limit", name, lambda _, u=u, v=v: u @ v, 2)
+        if row.value:
+            work = 2e-6 * side**3
+            row.value, row.low, row.high = (work / t for t in (row.value, row.high or 1, row.low or 1))
+            row.unit = "TFLOP/s"
+        yield row
 
 
 class matmul_precision:
@@ -118,8 +121,12 @@ class matmul_precision:
         self._setting = setting
 
     def __enter__(self) -> None:
+        import torch
+
         self._before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self._setting)
 
     def __exit__(self, *error: Any) -> None:
+        import torch
+
         torch.set_float32_matmul_precision(self._before)

@@ -1,0 +1,154 @@
+"""What must hold to the last bit or to a bound: noise, updates, particles of NaN, precision, square roots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from calls import numbers
+from items import PRECISIONS, workload
+from record import Row, Skip, Steps
+
+import cbokernels as cbk
+from cbokernels import reference
+
+# of a risk, relative: what rounding the factors of both layers to 24, 11 and 8 bits may cost on average
+BOUND = {"float64": 1e-12, "float32": 1e-6, "tf32": 8e-3, "bf16": 3.5e-2}
+BAD = {"NaN": np.nan, "infinity": np.inf, "3e38": 3e38}
+
+
+class Checks:
+    """On one library's arrays."""
+
+    def __init__(self, library: Any, small: bool) -> None:
+        self._library, self._small = library, small
+        self._module = cbk.cuda.module()
+
+    def noise(self) -> Iterator[Row]:
+        """Millions of normals in both types."""
+        side = 128 if self._small else 8192
+        for dtype in ("float32", "float64"):
+            out = self._library.put(np.empty((side, side), dtype))
+            address = out.__cuda_array_interface__["data"][0]
+            self._module.standard_normal((0, 0), dtype == "float64", address, side, side, 2**64 - 1, 1, 0, 0)
+            expected = cbk.standard_normal(side, side, seed=2**64 - 1, step=1, dtype=dtype)
+            yield self._same("noise", dtype, self._library.host(out), expected)
+
+    def _same(self, item: str, what: str, result: np.ndarray, expected: np.ndarray) -> Row:
+        bits = f"u{result.itemsize}"
+        different = int((np.ravel(result).view(bits) != np.ravel(expected).view(bits)).sum())
+        note = f"of {result.size:,} numbers" if not different else f"of {result.size:,} numbers differ"
+        return Row(item, what, different, note=note, ok=different == 0)
+
+    def updates(self) -> Iterator[Row]:
+        """Those whose rounding is fixed, of rows of any alignment."""
+        put, every = self._library.put, []
+        for size in (6, 37, 15_900):
+            theta, point = numbers(5 if self._small else 64, size), numbers(size, seed=1)
+            gradient, first, second = numbers(*theta.shape, seed=2), 0 * theta, 0 * theta
+            atoms = theta[:, : size // 2 * 2].reshape(len(theta), -1, 2)[:, :500].copy()
+            match = np.stack(
+                [np.random.default_rng(n).permutation(atoms.shape[1]) for n in range(len(theta))]
+            )
+            calls: dict[str, tuple[str, list[np.ndarray], dict[str, Any]]] = {
+                "cbo_update": ("cbo_update", [theta, point], {"step": 4}),
+                "cbo_update, floor": ("cbo_update", [theta, point], {"floor": 0.3}),
+                "cbo_update, additive": ("cbo_update", [theta, point], {"noise": "additive"}),
+                "adam_update": ("adam_update", [theta, gradient, first, second], {}),
+                "hybrid_update": ("hybrid_update", [theta, point, gradient, first, second], {"step": 2}),
+                "transport_update": ("transport_update", [atoms, atoms[0], match], {"step": 4}),
+            }
+            for what, (name, arrays, keywords) in calls.items():
+                keywords = keywords if name == "adam_update" else {**keywords, "seed": 3}
+                function = getattr(cbk, name)
+                result = function(*(put(a.copy()) for a in arrays), **keywords)
+                expected = function(*(a.copy() for a in arrays), **keywords)
+                every.append(
+                    self._same("updates", f"{what}, D = {size}", self._library.host(result), expected)
+                )
+                yield every[-1]
+        yield self._all("updates", every)
+
+    def _all(self, item: str, every: list[Row]) -> Row:
+        failed = [row.what for row in every if not row.ok]
+        note = "; ".join([f"{len(every) - len(failed)} of {len(every)} checks hold", *failed])
+        return Row(item, "all", note=note, ok=not failed)
+
+    def poison(self) -> Iterator[Row]:
+        """A bad particle beside good ones: theirs must be the bits they have without it."""
+        every = []
+        for engine, count in self._engines():
+            for precision in PRECISIONS if engine else ("float64", "float32"):
+                for inputs in count:
+                    row = self._all("NaN", list(self._poisoned(inputs, precision)))
+                    row.what = f"d = {inputs}, {precision}{engine}"
+                    every.append(row)
+                    yield row
+        yield self._all("NaN", every)
+
+    def _engines(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        yield "", (1, 3)
+        yield " by warps", (17, 40)
+        if self._module.use_warp_groups(True):
+            try:
+                yield " by warp groups", (17, 40)
+            finally:
+                self._module.use_warp_groups(False)
+
+    def _poisoned(self, inputs: int, precision: str) -> Iterator[Row]:
+        dtype, keywords = precision, {}
+        if precision != "float64":
+            dtype, keywords = "float32", {"precision": precision}
+        net = cbk.TwoLayer(inputs, 20, 2, "tanh")
+        clean = numbers(4, net.size).astype(dtype)
+        x, y = numbers(40, inputs, seed=1).astype(dtype), numbers(40, 2, seed=2).astype(dtype)
+        calls: dict[str, Callable[[Any], Any]] = {
+            "forward": lambda t: cbk.forward(net, t, on[0], **keywords),
+            "risk": lambda t: cbk.risk(net, t, *on, **keywords),
+            "risk_gradient": lambda t: cbk.risk_gradient(net, t, *on, **keywords)[1],
+            "atom_risks": lambda t: cbk.atom_risks(net, center, t, *on),
+        }
+        on, center = [self._library.put(a) for a in (x, y)], self._library.put(clean[0])
+        for what, call in calls.items():
+            expected = self._library.host(call(self._library.put(clean)))
+            for name, bad in BAD.items():
+                theta = clean.copy()
+                theta[1] = bad
+                result = self._library.host(call(self._library.put(theta)))
+                others = [np.delete(a, 1, 0) for a in (result, expected)]
+                yield self._same("NaN", f"{what} beside {name}", *others)
+
+    def precision(self) -> Iterator[Row]:
+        """Risks beside the reference's, relative."""
+        for name, particles in (("A", 8), ("At", 8), ("B", 4), ("C", 2)):
+            work = workload(name, self._small)
+            theta, x, y = work.ensembles(1)[0][:particles], work.x[0], work.y[0]
+            expected = reference.risk(work.net, theta.astype(float), x.astype(float), y, loss=work.loss)
+            for precision in BOUND:
+                dtype = "float64" if precision == "float64" else "float32"
+                keywords = {} if precision == "float64" else {"precision": precision}
+                labels = y if work.net.outputs > 1 else y.astype(dtype)
+                on = [self._library.put(a) for a in (theta.astype(dtype), x.astype(dtype), labels)]
+                result = self._library.host(cbk.risk(work.net, *on, loss=work.loss, **keywords))
+                error = float(np.abs(result / expected - 1).max())
+                yield Row(f"{name} risk", f"error of {precision}", error, ok=error <= BOUND[precision])
+
+    def square_root(self) -> Iterator[Row]:
+        """The normals' own against the card's, of all 2^32 words: where the module has this check."""
+        check = getattr(self._module, "check_square_root", None)
+        if check is None or self._small:
+            raise Skip("this module has no such check" if check is None else "needs a card")
+        different = int(check((0, 0)))
+        yield Row("square root", "of every word", different, note="differ", ok=different == 0)
+
+
+def steps(context: Any) -> Steps:
+    checks = Checks(context.arrays, context.rehearse)
+    return {
+        "noise": checks.noise,
+        "updates": checks.updates,
+        "NaN": checks.poison,
+        "precision": checks.precision,
+        "square root": checks.square_root,
+    }
