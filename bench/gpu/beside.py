@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from items import PRECISIONS, Ours, reason_to_skip, workload
+from items import PRECISIONS, Ours, workload
 from measure import matmul_precision
-from record import Row, Steps, described
+from record import Row, Skip, Steps, described
 
 Step = Callable[[], Iterator[Row]]
 
@@ -117,7 +117,12 @@ class Beside:
 
 
 def steps(context: Any) -> Steps:
-    reason_to_skip(context)
+    try:
+        import torch
+    except ImportError as error:
+        raise Skip(f"PyTorch is not here: {error}") from None
+    if not context.rehearse and not torch.cuda.is_available():
+        raise Skip("PyTorch finds no CUDA device")
     beside = Beside(context)
     table: dict[str, Step] = {
         "A step": lambda: beside.step("A"),

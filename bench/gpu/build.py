@@ -36,9 +36,8 @@ def link(work: Path, modules: Path) -> None:
         spec = importlib.util.find_spec("cbokernels")
         places = list(spec.submodule_search_locations or ()) if spec else []
         compiled += [path for place in (*places, SOURCE) for path in Path(place).glob("_cpu*.so")][:1]
-    for path in (*SOURCE.iterdir(), *compiled):
-        if path.suffix != ".so" or path in compiled:
-            (package / path.name).symlink_to(path.resolve())
+    for path in (*(path for path in SOURCE.iterdir() if path.suffix != ".so"), *compiled):
+        (package / path.name).symlink_to(path.resolve())
     kernels = modules.parent / "kernels" if modules.is_file() else modules / "kernels"
     if kernels.is_file():
         (work / "kernels").unlink(missing_ok=True)

@@ -68,12 +68,12 @@ class Checks:
                     self._same("updates", f"{what}, D = {size}", self._library.host(result), expected)
                 )
                 yield every[-1]
-        yield self._all("updates", every)
+        yield self._all("updates", "all", every)
 
-    def _all(self, item: str, every: list[Row]) -> Row:
+    def _all(self, item: str, what: str, every: list[Row]) -> Row:
         failed = [row.what for row in every if not row.ok]
-        note = "; ".join([f"{len(every) - len(failed)} of {len(every)} checks hold", *failed])
-        return Row(item, "all", note=note, ok=not failed)
+        told = [f"{len(every) - len(failed)} of {len(every)} checks hold", *failed]
+        return Row(item, what, note="; ".join(told), ok=not failed)
 
     def poison(self) -> Iterator[Row]:
         """A bad particle beside good ones: theirs must be the bits they have without it."""
@@ -81,11 +81,10 @@ class Checks:
         for engine, count in self._engines():
             for precision in PRECISIONS if engine else ("float64", "float32"):
                 for inputs in count:
-                    row = self._all("NaN", list(self._poisoned(inputs, precision)))
-                    row.what = f"d = {inputs}, {precision}{engine}"
-                    every.append(row)
-                    yield row
-        yield self._all("NaN", every)
+                    what = f"d = {inputs}, {precision}{engine}"
+                    every.append(self._all("NaN", what, list(self._poisoned(inputs, precision))))
+                    yield every[-1]
+        yield self._all("NaN", "all", every)
 
     def _engines(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "", (1, 3)

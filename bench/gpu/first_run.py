@@ -36,6 +36,7 @@ from pathlib import Path
 from record import BEGUN, SKIPPED, Options, Record, Row, replace, rows, summary
 
 HERE = Path(__file__).resolve().parent
+LEAST = 5.0  # seconds that a stage is begun with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Run:
         for stage in stages:
             left = self._end - time.monotonic()
             began = time.monotonic()
-            if left < 5:
+            if left < LEAST:
                 row = Row(stage.name, "ended", note="not run: out of time", ok=False)
             else:
                 print(f"{stage.name}: at most {min(left, stage.limit):.0f} s", flush=True)
@@ -92,9 +93,8 @@ class Run:
 
     def summarize(self) -> None:
         """Write the summary anew."""
-        title = (
-            "First run on a card" if not self.options["rehearse"] else "Rehearsal: no figure means anything"
-        )
+        rehearsal = self.options["rehearse"]
+        title = "Rehearsal: no figure means anything" if rehearsal else "First run on a card"
         replace(self.out / "summary.md", summary(rows(self._rows), title))
 
     def _stage(self, stage: Stage, limit: float) -> str:
@@ -110,7 +110,7 @@ class Run:
                     return f"cut off after {limit:.0f} s, in {step or 'its beginning'}"
                 if step is None or step == after:
                     return f"could not begin, exit status {status}: see {stage.name}.log"
-                note = f"exit status {status}: see {stage.name}.log"
+                note = f"exit status {status} (limit {stage.step_limit:.0f} s): see {stage.name}.log"
                 Record(self._rows, stage.name).add(Row(step, "died", note=note, ok=False))
                 after, died = step, died + 1
 
@@ -126,21 +126,22 @@ class Run:
             environment["OMP_NUM_THREADS"] = "1"  # a machine that others use
         package = Path(self.options["work"]) / "package"
         if package.is_dir() and stage.name != "build" and not self.options["rehearse"]:
-            environment["PYTHONPATH"] = os.pathsep.join([str(package), environment.get("PYTHONPATH", "")])
+            environment["PYTHONPATH"] = f"{package}{os.pathsep}{environment.get('PYTHONPATH', '')}"
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
-            cwd=self.out, start_new_session=True,
         )  # fmt: skip
+        end = time.monotonic() + limit
         try:
-            return child.wait(max(limit, 0.1))
-        except subprocess.TimeoutExpired:
+            while (left := end - time.monotonic()) > 0:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return child.wait(min(left, 10))
+                self.summarize()  # whatever ends this process finds it nearly up to date
             return None
         finally:
-            with contextlib.suppress(ProcessLookupError):  # what it started, and where it goes on, itself
+            child.kill()
+            with contextlib.suppress(ProcessLookupError):  # and what it has started: its group
                 os.killpg(child.pid, signal.SIGKILL)
-            with contextlib.suppress(
-                subprocess.TimeoutExpired
-            ):  # a process in the driver may not end at once
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the driver may hold it
                 child.wait(5)
 
     def _last_step(self, stage: str) -> str | None:
@@ -160,9 +161,8 @@ def card() -> str:
         names = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         names = "unknown"
-    return (
-        re.sub(r"[^a-z0-9]+", "-", names.splitlines()[0].lower()).strip("-") if names.strip() else "unknown"
-    )
+    first = (names.splitlines() or ["unknown"])[0]
+    return re.sub(r"[^a-z0-9]+", "-", first.lower()).strip("-")
 
 
 def chosen(names: str | None, rehearse: bool) -> Iterator[Stage]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from measure import Clock
-from record import Row, Skip, described
+from record import Row, described
 
 import cbokernels as cbk
 
@@ -194,13 +194,3 @@ class Ours:
         low, middle, high = (float(f(times)) for f in (np.min, np.median, np.max))
         note = f"N = {method.particles:,}, a step; risk {result.history['risk'][-1]:.4g}"
         yield Row(item, "cbk.train", middle, "µs", low, high, ok=good, note=note)
-
-
-def reason_to_skip(context: Any) -> None:
-    """Skip without PyTorch, which the profiler and the peers are of."""
-    try:
-        import torch
-    except ImportError:
-        raise Skip("PyTorch is not installed") from None
-    if not context.rehearse and not torch.cuda.is_available():
-        raise Skip("PyTorch finds no CUDA device")

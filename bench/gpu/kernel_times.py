@@ -14,6 +14,12 @@ import cbokernels as cbk
 CALLS = 6
 
 
+def short(name: str) -> str:
+    """A kernel's name without namespaces and arguments."""
+    name = re.sub(r"\(anonymous namespace\)::|cbk::(device::)?|^void ", "", name)
+    return re.sub(r"\((?![^<]*>).*", "", name)[:120]
+
+
 def kernels(name: str, call: Any, calls: int, library: Any) -> Iterator[Row]:
     """Microseconds a call in each kernel."""
     from torch.profiler import ProfilerActivity, profile
@@ -26,10 +32,8 @@ def kernels(name: str, call: Any, calls: int, library: Any) -> Iterator[Row]:
         library.synchronize()
     for event in sorted(seen.key_averages(), key=lambda e: -e.self_device_time_total):
         if event.self_device_time_total > 0:
-            kernel = re.sub(r"\(.*", "", event.key.replace("(anonymous namespace)::", ""))
-            kernel = re.sub(r"^void |cbk::(device::)?", "", kernel)[:120]
             note = f"{event.count / calls:g} a call"
-            yield Row(name, kernel, event.self_device_time_total / calls, "µs", note=note)
+            yield Row(name, short(event.key), event.self_device_time_total / calls, "µs", note=note)
 
 
 def steps(context: Any) -> Steps:

@@ -109,6 +109,7 @@ def run(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    os.setpgrp()  # what it starts is ended with it
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take most of the memory
     warnings.simplefilter("ignore")  # ensembles that collapse while they are timed
     run(json.loads(sys.argv[1]))

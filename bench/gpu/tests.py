@@ -48,10 +48,11 @@ def pytest_sessionfinish(session: Any, exitstatus: int) -> None:
 
 
 def steps(context: Any) -> Steps:
+    context.card()
+    if importlib.util.find_spec("pytest") is None:
+        raise Skip("pytest is not installed")
+
     def run() -> Iterator[Row]:
-        context.card()
-        if importlib.util.find_spec("pytest") is None:
-            raise Skip("pytest is not installed")
         here, environment = str(Path(__file__).parent), {**os.environ, "CBOKERNELS_REQUIRE_GPU": "1"}
         environment["PYTHONPATH"] = os.pathsep.join([os.environ.get("PYTHONPATH", ""), here])
         environment["CBK_ROWS"] = str(context.out / "rows.jsonl")
