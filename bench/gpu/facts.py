@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -48,15 +49,21 @@ def said(*command: str) -> str:
 
 
 def smi() -> Iterator[Row]:
-    """What nvidia-smi says; name by name, since none knows all of them."""
+    """What nvidia-smi says of the first card; name by name where it does not know all of them."""
     header = re.search(r"CUDA Version: *([0-9.]+)", said("nvidia-smi"))
     yield Row("card", "CUDA of the driver", note=header[1] if header else "not said")
-    for name in ASKED.split(","):
-        try:
-            answer = said("nvidia-smi", f"--query-gpu={name}", "--format=csv,noheader")
-        except Skip as reason:
-            answer = str(reason)
-        yield Row("card", name, note="; ".join(answer.splitlines()))
+    try:  # at once: without persistence each call wakes the driver
+        first = said("nvidia-smi", f"--query-gpu={ASKED}", "--format=csv,noheader").splitlines()[0]
+        answers = [answer.strip() for answer in first.split(",")]
+    except Skip:
+        answers = []
+        for name in ASKED.split(","):
+            try:
+                answers += said("nvidia-smi", f"--query-gpu={name}", "--format=csv,noheader").splitlines()[:1]
+            except Skip as reason:
+                answers.append(str(reason))
+    for name, answer in zip(ASKED.split(","), answers, strict=True):
+        yield Row("card", name, note=answer)
 
 
 def machine() -> Iterator[Row]:
@@ -113,6 +120,7 @@ def built() -> Iterator[Row]:
     """What cbokernels has: its module, the architectures in it, and whether a device can be used."""
     import cbokernels as cbk
 
+    importlib.import_module("cbokernels._cuda")  # raises what is wrong with the file
     yield Row("module", "version", note=cbk.__version__)
     yield Row("module", "instruction set of the CPU's", note=cbk.isa())
     reason = cbk.cuda.unavailable_reason()

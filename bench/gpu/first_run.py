@@ -51,7 +51,7 @@ class Stage:
 
 STAGES = [  # the most telling first
     Stage("facts", "facts", 60, 30),
-    Stage("build", "build", 480, 470),
+    Stage("build", "build", 900, 890),
     Stage("calls", "calls", 90, 30),
     Stage("correctness", "correctness", 120),
     Stage("targets", "targets", 150),
@@ -200,10 +200,11 @@ def main(words: list[str] | None = None) -> int:
         "rehearse": arguments.rehearse, "work": str(arguments.work.resolve()),
         "architectures": arguments.arch, "module": arguments.module and str(arguments.module.resolve()),
     })  # fmt: skip
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         run.stages(stages)
     finally:  # also where it is interrupted
+        signal.signal(signal.SIGTERM, before)
         run.summarize()
         print(f"wrote {run.out / 'summary.md'}", flush=True)
     return 0

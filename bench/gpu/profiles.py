@@ -47,7 +47,7 @@ def profiled(item: str, context: Context) -> Iterator[Row]:
     sections = [word for section in SECTIONS for word in ("--section", section)]
     command = [
         "ncu", "--csv", "--page", "raw", "--clock-control", "none", "--kernel-name-base", "demangled",
-        "--kernel-name", "regex:cbk::", "--launch-count", "4", *sections,
+        "--kernel-name", "regex:cbk::", "--launch-count", "6", *sections,
         sys.executable, __file__, item, options,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
