@@ -98,6 +98,7 @@ def test_steps_do_not_stop_the_next(stages: Any, tmp_path: Path) -> None:
     assert "limit 1 s" in rows["hangs", "hangs", "died"].note
     assert "Timeout" in (tmp_path / "out" / "hangs.log").read_text()
     assert rows["skips", "skips", "skipped"].ok is None
+    assert rows["broken", "whole stage", "raised"].note.startswith("ModuleNotFoundError")
     told = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     for name in names[:4]:  # the steps before and behind ran once each
         assert len([1 for row in told if (row["stage"], row["item"]) == (name, "found")]) == 2
@@ -178,7 +179,7 @@ def test_verdicts(module: Any) -> None:
         record.Row("B update", "cbokernels", 30.0, share=80.0, of="copy"),
         record.Row("B consensus, full read", "cbokernels", 30.0, share=79.9, of="read"),
         record.Row("NaN", "all", ok=False),
-        record.Row("noise", "float32", 0, ok=True),
+        record.Row("noise", "all", 0, ok=True),
     ]
     told = {name: (measured, verdict) for name, measured, verdict in goals.verdicts(rows, record.shown)}
     verdicts = [verdict.strip("*") for _, verdict in told.values()]

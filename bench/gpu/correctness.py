@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from calls import numbers
-from items import PRECISIONS, workload
+from items import PRECISIONS, Workload, workload
 from record import Row, Skip, Steps
 
 import cbokernels as cbk
@@ -27,13 +27,15 @@ class Checks:
 
     def noise(self) -> Iterator[Row]:
         """Millions of normals in both types."""
-        side = 128 if self._small else 8192
+        side, every = 128 if self._small else 8192, []
         for dtype in ("float32", "float64"):
             out = self._library.put(np.empty((side, side), dtype))
             address = out.__cuda_array_interface__["data"][0]
             self._module.standard_normal((0, 0), dtype == "float64", address, side, side, 2**64 - 1, 1, 0, 0)
             expected = cbk.standard_normal(side, side, seed=2**64 - 1, step=1, dtype=dtype)
-            yield self._same("noise", dtype, self._library.host(out), expected)
+            every.append(self._same("noise", dtype, self._library.host(out), expected))
+            yield every[-1]
+        yield self._all("noise", "all", every)
 
     def _same(self, item: str, what: str, result: np.ndarray, expected: np.ndarray) -> Row:
         bits = f"u{result.itemsize}"
@@ -121,18 +123,25 @@ class Checks:
 
     def precision(self) -> Iterator[Row]:
         """Risks beside the reference's, relative."""
-        for name, particles in (("A", 8), ("At", 8), ("B", 4), ("C", 2)):
-            work = workload(name, self._small)
-            theta, x, y = work.ensembles(1)[0][:particles], work.x[0], work.y[0]
-            expected = reference.risk(work.net, theta.astype(float), x.astype(float), y, loss=work.loss)
-            for precision in BOUND:
-                dtype = "float64" if precision == "float64" else "float32"
-                keywords = {} if precision == "float64" else {"precision": precision}
-                labels = y if work.net.outputs > 1 else y.astype(dtype)
-                on = [self._library.put(a) for a in (theta.astype(dtype), x.astype(dtype), labels)]
-                result = self._library.host(cbk.risk(work.net, *on, loss=work.loss, **keywords))
-                error = float(np.abs(result / expected - 1).max())
-                yield Row(f"{name} risk", f"error of {precision}", error, ok=error <= BOUND[precision])
+        for engine, widths in self._engines():
+            for name, particles in (("A", 8), ("At", 8), ("B", 4), ("C", 2)):
+                work = workload(name, self._small)
+                if (work.net.inputs >= 16) == (min(widths) >= 16):
+                    for row in self._errors(work, particles):
+                        row.item, row.what = f"{name} risk", f"error of {row.what}{engine}"
+                        yield row
+
+    def _errors(self, work: Workload, particles: int) -> Iterator[Row]:
+        theta, x, y = work.ensembles(1)[0][:particles], work.x[0], work.y[0]
+        expected = reference.risk(work.net, theta.astype(float), x.astype(float), y, loss=work.loss)
+        for precision, bound in BOUND.items():
+            dtype = "float64" if precision == "float64" else "float32"
+            keywords = {} if precision == "float64" else {"precision": precision}
+            labels = y if work.net.outputs > 1 else y.astype(dtype)
+            on = [self._library.put(a) for a in (theta.astype(dtype), x.astype(dtype), labels)]
+            result = self._library.host(cbk.risk(work.net, *on, loss=work.loss, **keywords))
+            error = float(np.abs(result / expected - 1).max())
+            yield Row("", precision, error, ok=error <= bound)
 
     def square_root(self) -> Iterator[Row]:
         """The normals' own against the card's, of all 2^32 words: where the module has this check."""

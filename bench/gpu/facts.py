@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import glob
 import importlib
 import importlib.metadata
@@ -68,6 +69,7 @@ def smi() -> Iterator[Row]:
 
 def machine() -> Iterator[Row]:
     """The computer, Python and its packages, the source."""
+    yield Row("machine", "date", note=datetime.date.today().isoformat())
     yield Row("machine", "system", note=platform.platform())
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     yield Row("machine", "CPU", note=f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} threads")

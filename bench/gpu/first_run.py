@@ -85,9 +85,10 @@ class Run:
                 print(f"{stage.name}: at most {min(left, stage.limit):.0f} s", flush=True)
                 note = self._stage(stage, min(left, stage.limit))
                 seconds = time.monotonic() - began
-                skipped = [r.note for r in rows(self._rows) if (r.stage, r.item) == (stage.name, SKIPPED)]
-                ok = None if skipped else not note
-                row = Row(stage.name, "ended", round(seconds, 1), "s", note=note or "".join(skipped), ok=ok)
+                whole = [r for r in rows(self._rows) if (r.stage, r.item) == (stage.name, SKIPPED)]
+                reason = "" if note else "".join(r.note for r in whole if r.what == "skipped")
+                ok = None if reason else not note
+                row = Row(stage.name, "ended", round(seconds, 1), "s", note=note or reason, ok=ok)
             self._record.add(row)
             self.summarize()
 

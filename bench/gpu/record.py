@@ -14,6 +14,7 @@ import goals
 
 SKIPPED = "whole stage"
 BEGUN, ENDS = "begun", ("raised", "skipped", "died")  # what is written of a step itself
+HEAD = ("name", "driver_version", "CUDA of the driver", "date", "commit", "numpy", "torch", "cupy", "Python")
 FIGURES = ("targets", "times", "peers")  # stages whose rows share one table
 
 
@@ -116,7 +117,8 @@ def figures(found: list[Row]) -> Iterator[tuple[str, ...]]:
 def summary(found: list[Row], title: str) -> str:
     """Markdown: what was aimed at, how the stages ended, what failed, and then everything."""
     of: Callable[..., list[Row]] = lambda *stages: [r for r in found if r.stage in stages]  # noqa: E731
-    lines = [f"# {title}"]
+    facts = {row.what: row.note for row in of("facts") if row.what in HEAD}
+    lines = [f"# {title}", "", ", ".join(f"{name} {facts[name]}" for name in HEAD if name in facts)]
     lines += ["", "## What was aimed at"]
     lines += table("target|measured|verdict", goals.verdicts(found, shown))
     lines += ["", "## Stages"]

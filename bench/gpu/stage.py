@@ -87,6 +87,9 @@ def run(options: Options) -> None:
     except Skip as reason:
         record.add(Row(SKIPPED, "skipped", note=str(reason)))
         return
+    except Exception as error:
+        record.add(Row(SKIPPED, "raised", note=described(error), ok=False))
+        raise
     record.add(Row(SKIPPED, BEGUN))
     names = list(steps)
     first = names.index(options["after"]) + 1 if options["after"] in names else 0
