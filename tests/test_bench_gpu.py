@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -156,13 +157,15 @@ def test_the_rehearsal_has_a_verdict_for_every_goal(
     first_run = module("first_run")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     names = "facts,calls,targets,times,tests,profiles,sanitizers"
-    assert first_run.main(["--rehearse", "--out", str(tmp_path), "--stages", names]) == 0
-    summary = (tmp_path / "summary.md").read_text()
+    assert first_run.main(["--rehearse", "--out", str(tmp_path / "out"), "--stages", names]) == 0
+    with tarfile.open(tmp_path / "out.tar.gz") as packed:
+        assert "out/summary.md" in packed.getnames()
+    summary = (tmp_path / "out" / "summary.md").read_text()
     verdicts = [line for line in summary.splitlines() if line.endswith(("reached** |", "| not run |"))]
     assert [line.split(" |")[0][2:] for line in verdicts] == [goal.name for goal in module("goals").GOALS]
     not_run = [line for line in verdicts if line.endswith("not run |")]
     assert len(not_run) == 5  # those of the stage that was left out
-    rows = module("record").rows(tmp_path / "rows.jsonl")
+    rows = module("record").rows(tmp_path / "out" / "rows.jsonl")
     assert [row for row in rows if row.ok is False] == []
     for stage in ("calls", "tests", "profiles", "sanitizers"):
         assert [row.what for row in rows if row.stage == stage] == ["skipped"]
@@ -281,7 +284,7 @@ def test_modules_built_before_are_taken(module: Any, tmp_path: Path) -> None:
     built.mkdir()
     with pytest.raises(FileNotFoundError, match=r"no _cuda\*\.so in .*built"):
         build.link(tmp_path / "work", built)
-    for name in ("_cuda.abi3.so", "_cpu.abi3.so", "kernels"):
+    for name in ("_cuda.abi3.so", "_cpu.abi3.so", "kernels", "roots"):
         (built / name).write_text(name)
     for given in (built, built / "_cuda.abi3.so"):
         build.link(tmp_path / "work", given)
@@ -289,5 +292,6 @@ def test_modules_built_before_are_taken(module: Any, tmp_path: Path) -> None:
         assert (package / "_cuda.abi3.so").read_text() == "_cuda.abi3.so"
         assert (package / "__init__.py").resolve() == GPU.parents[1] / "python" / "cbokernels" / "__init__.py"
         assert (tmp_path / "work" / "kernels").read_text() == "kernels"
+        assert (tmp_path / "work" / "roots").read_text() == "roots"
     (cpu,) = package.glob("_cpu*.so")  # the file alone was given: the CPU's is the installed one
     assert cpu.resolve().parent != built

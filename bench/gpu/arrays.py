@@ -188,6 +188,8 @@ class OneStream:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._module, name)
+        if not callable(function):
+            return function
 
         def call(*args: Any) -> Any:
             if args and isinstance(args[0], tuple):

@@ -18,6 +18,11 @@ from pathlib import Path
 from facts import ROOT, built
 from record import Row, Steps
 
+PROGRAMS = (
+    "kernels",
+    "roots",
+)  # of tests/cuda: every kernel's exercise, the normals' square root on every word
+EXACT = ("-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true")
 SOURCE = ROOT / "python" / "cbokernels"
 
 
@@ -38,10 +43,10 @@ def link(work: Path, modules: Path) -> None:
         compiled += [path for place in (*places, SOURCE) for path in Path(place).glob("_cpu*.so")][:1]
     for path in (*(path for path in SOURCE.iterdir() if path.suffix != ".so"), *compiled):
         (package / path.name).symlink_to(path.resolve())
-    kernels = modules.parent / "kernels" if modules.is_file() else modules / "kernels"
-    if kernels.is_file():
-        (work / "kernels").unlink(missing_ok=True)
-        (work / "kernels").symlink_to(kernels)
+    for path in ((modules.parent if modules.is_file() else modules) / name for name in PROGRAMS):
+        if path.is_file():
+            (work / path.name).unlink(missing_ok=True)
+            (work / path.name).symlink_to(path)
 
 
 def run(*command: str | Path) -> None:
@@ -51,7 +56,7 @@ def run(*command: str | Path) -> None:
 
 
 def compile_module(work: Path, architectures: str) -> Iterator[Row]:
-    """By CMake, for this Python; then the exercise of all kernels, from the same library."""
+    """By CMake, for this Python; then the programs, from the same library."""
     missing = [name for name in ("nvcc", "cmake") if shutil.which(name) is None]
     missing += [] if importlib.util.find_spec("pybind11") else ["pybind11"]
     if missing:
@@ -71,10 +76,12 @@ def compile_module(work: Path, architectures: str) -> Iterator[Row]:
     libraries = [path for name in ("cbk_cuda", "cbk_cuda_sm90a") for path in folder.glob(f"lib{name}.a")]
     cards = re.findall(r"\d+", architectures)
     codes = [f"-gencode=arch=compute_{card},code=sm_{card}" for card in cards] or ["-arch=native"]
-    source = ROOT / "tests" / "cuda" / "kernels.cpp"
-    run("nvcc", "-std=c++17", *codes, "-lineinfo", "-x", "cu", "-c", source, "-o", folder / "kernels.o")
-    run("nvcc", *codes, folder / "kernels.o", *libraries, "-o", folder / "kernels")
-    yield Row("module", "exercise of all kernels", note="built", ok=True)
+    for name in PROGRAMS:
+        source, made = ROOT / "tests" / "cuda" / f"{name}.cpp", folder / f"{name}.o"
+        if source.exists():
+            run("nvcc", "-std=c++17", *codes, *EXACT, "-lineinfo", "-x", "cu", "-c", source, "-o", made)
+            run("nvcc", *codes, made, *libraries, "-o", folder / name)
+            yield Row("module", name, note="built", ok=True)
 
 
 def module(context) -> Iterator[Row]:

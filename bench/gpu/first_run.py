@@ -14,7 +14,7 @@ would use (pytest, ncu, compute-sanitizer, JAX) is used where it is, and its abs
 Each stage is a process with a limit of its own, killed with all it started when that is over; what it had
 found stays, and the next one runs. A step that hangs or takes its process with it is noted, and the stage
 goes on behind it. DIR/rows.jsonl has every row as it came; DIR/summary.md has all of them and is written anew
-after each stage; DIR/<stage>.log is what the stage printed.
+after each stage; DIR/<stage>.log is what the stage printed; DIR.tar.gz is all of it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import datetime
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,7 +208,8 @@ def main(words: list[str] | None = None) -> int:
     finally:  # also where it is interrupted
         signal.signal(signal.SIGTERM, before)
         run.summarize()
-        print(f"wrote {run.out / 'summary.md'}", flush=True)
+        packed = shutil.make_archive(str(run.out), "gztar", run.out.parent, run.out.name)
+        print(f"wrote {run.out / 'summary.md'}, and all of it into {packed}", flush=True)
     return 0
 
 

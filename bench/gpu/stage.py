@@ -51,6 +51,14 @@ class Context:
             raise Skip("needs a card")
         return self.arrays
 
+    def program(self, name: str) -> Path:
+        """Where one of tests/cuda's programs is, if it was built."""
+        if self.rehearse:
+            return Path(os.environ.get("CBOKERNELS_CUDA_EMULATION", "nowhere")) / name
+        return next(
+            (p for p in (self.work / name, self.work / "build" / name) if p.exists()), self.work / name
+        )
+
     def limit(self, name: str) -> float | None:
         """What `targets` has measured of the card, in units a second."""
         for row in rows(self.out / "rows.jsonl"):
