@@ -1,7 +1,9 @@
 // Threads and their scratch memory.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <new>
 
@@ -9,7 +11,30 @@ namespace cbk {
 
 // Threads for so many tasks; num_threads 0: OpenMP's own setting.  1 in a process forked after a parallel region: the
 // OpenMP runtime would wait there for threads that were not forked.
+// Never more than the system starts: OpenMP would end the process.
 int thread_count(int num_threads, int64_t tasks);
+
+// An exception that leaves a parallel region ends the process.  What may throw there runs in `guard`, which keeps the first
+// one and does nothing more after it; `rethrow` is called behind the region.
+class Failure {
+ public:
+  template <class F>
+  void guard(F&& f) noexcept {
+    if (failed_.load(std::memory_order_relaxed)) return;
+    try {
+      f();
+    } catch (...) {
+      if (!failed_.exchange(true)) first_ = std::current_exception();
+    }
+  }
+  void rethrow() const {
+    if (first_) std::rethrow_exception(first_);
+  }
+
+ private:
+  std::atomic<bool> failed_{false};
+  std::exception_ptr first_;
+};
 
 // Uninitialised cache-line aligned memory.
 template <class T>

@@ -17,19 +17,12 @@ int threads_for(int num_threads, int64_t problems, int64_t count) {
   return problems * count * (count + 50) < 200000 ? 1 : thread_count(num_threads, problems);
 }
 
-template <class T>
-double total_cost(const T* atoms, const T* support, const int32_t* match, int64_t count, int64_t size) {
-  double total = 0;
-  for (int64_t i = 0; i < count; ++i) total += squared_distance(atoms + i * size, support + match[i] * size, size);
-  return total;
-}
-
 // One problem after another on one thread, in arithmetic C.
 template <class T, class C>
 class Precision {
  public:
   Precision(const Shape& shape, int64_t most)
-      : shape_(shape), points_(shape), space_(shape, most), apart_(shape.count) {}
+      : unit(shape.scale), shape_(shape), points_(shape), space_(shape, most), apart_(shape.count) {}
 
   void support(const T* points) {
     points_.fill(points);
@@ -45,21 +38,53 @@ class Precision {
   }
   // Prices of the unscaled problem, or nullptr: 0; whether all are.
   bool start(const int32_t* match, const double* duals) {
+    std::copy_n(match, shape_.count, this->match());
+    double least = infinity, most = -infinity;
+    bool finite = duals != nullptr;
+    for (int64_t j = 0; finite && j < shape_.count; ++j) {
+      const double price = duals[j] * unit * unit;
+      least = std::min(least, price), most = std::max(most, price);
+      finite = std::isfinite(price);
+    }
+    // The best prices differ by the largest cost at most, 4 size, and only differences matter.
+    const double range = 8 * double(shape_.size);
+    if (!finite || !(most - least <= range)) return forget(), true;
+    const double shift = std::abs(most) > range ? most : 0;
     bool cold = true;
     for (int64_t j = 0; j < shape_.count; ++j) {
-      this->duals()[j] = duals ? C(duals[j] * shape_.scale * shape_.scale) : C(0);
+      this->duals()[j] = C(duals[j] * unit * unit - shift);
       cold = cold && this->duals()[j] == 0;
     }
-    std::copy_n(match, shape_.count, this->match());
     return cold;
   }
   void finish(int32_t* match, double* duals) {
     std::copy_n(this->match(), shape_.count, match);
     if (!duals) return;
-    for (int64_t j = 0; j < shape_.count; ++j) duals[j] = double(this->duals()[j]) / shape_.scale / shape_.scale;
+    bool finite = true;
+    for (int64_t j = 0; j < shape_.count; ++j) {
+      duals[j] = double(this->duals()[j]) / unit / unit;
+      finite = finite && std::isfinite(duals[j]);
+    }
+    if (!finite) std::fill_n(duals, shape_.count, 0.0);  // prices of squares that float64 does not hold
+  }
+  void forget() { std::fill_n(duals(), shape_.count, C(0)); }
+  void take_identity() { std::iota(match(), match() + shape_.count, 0); }
+  double cost(const T* atoms, const T* support) {
+    double total = 0;
+    for (int64_t i = 0; i < shape_.count; ++i)
+      total += squared_distance(atoms + i * shape_.size, support + match()[i] * shape_.size, shape_.size, shape_.scale);
+    return total / double(shape_.count);
+  }
+  // Whether the prices are small enough beside the pairs' mean cost for their rounding not to matter.
+  bool precise(double cost) {
+    const auto [least, most] = std::minmax_element(duals(), duals() + shape_.count);
+    return double(*most) - double(*least) <= 0x1p21 * cost;
   }
 
+  double unit;  // coordinates have been multiplied by it
+
  private:
+  static constexpr double infinity = std::numeric_limits<double>::infinity();
   const Shape shape_;
   Points<C> points_;
   Space<C> space_;
@@ -81,37 +106,94 @@ class Solver {
   void support(const T* points) {
     support_ = points;
     stale_ = true;
-    if constexpr (narrow_first) narrow_->support(points);
+    if constexpr (narrow_first)
+      narrow_->support(points);
+    else
+      support_small_ = vanishes(points);
   }
 
-  // match [count]: a guess, then the optimum; duals [count]: of the unscaled problem, then theirs, or nullptr.
-  void solve(const T* atoms, int32_t* match, double* duals) {
+  // match [count]: a guess, then the optimum; duals [count]: of the unscaled problem, then theirs, or nullptr.  Means over
+  // atoms, in units of the problem: the cost, and, where gap is not nullptr, its excess over the dual bound.
+  double solve(const T* atoms, int32_t* match, double* duals, double* gap) {
     if constexpr (narrow_first) {
-      const bool cold = narrow_->start(match, duals);
-      kernels_.single(narrow_->task(atoms, cold));
-      narrow_->finish(match, duals);
-      if (close_enough(atoms)) return;  // one enormous particle can make the others' scaled costs vanish in float32
-      kernels_.exact(wide().task(atoms, false));
+      if (in_single(atoms, match, duals)) {
+        narrow_->finish(match, duals);
+        return told(wide(), gap);
+      }
+      solve_exactly(wide(), kernels_, atoms, support_, false, gap != nullptr);
     } else {
+      if (support_small_ || vanishes(atoms)) return in_own_frame(atoms, match, duals, gap);
       const bool cold = wide().start(match, duals);
-      kernels_.exact(wide().task(atoms, cold));
+      solve_exactly(wide(), kernels_, atoms, support_, cold, gap != nullptr);
     }
     wide().finish(match, duals);
-  }
-
-  // Mean excess of the cost over the dual bound.
-  double gap(const T* atoms, const int32_t* match, const double* duals) {
-    wide().start(match, duals);
-    return kernels_.gap(wide().task(atoms, false)) / shape_.scale / shape_.scale / double(shape_.count);
+    return told(wide(), gap);
   }
 
  private:
-  // Whether float32's match is as good as float64's but for 4e-6 of the cost; leaves it as the start of float64's.
-  bool close_enough(const T* atoms) {
+  // Whether squares of scaled coordinates may underflow.
+  bool vanishes(const T* points) const {
+    double least = 1;
+    for (int64_t i = 0; i < shape_.count * shape_.size; ++i) {
+      const double magnitude = std::abs(double(points[i]) * shape_.scale);
+      least = magnitude > 0 && magnitude < least ? magnitude : least;
+    }
+    return least < 0x1p-400;
+  }
+
+  // Whether float32's match is as good as float64's but for 4e-6 of the cost; leaves it, or no prices where they were
+  // misleading, as the start of float64's.
+  bool in_single(const T* atoms, int32_t* match, const double* duals) {
+    const bool cold = narrow_->start(match, duals), solved = kernels_.single(narrow_->task(atoms, cold));
+    if (!solved) return wide().start(match, nullptr), false;
     std::copy_n(narrow_->match(), shape_.count, wide().match());
     std::copy_n(narrow_->duals(), shape_.count, wide().duals());
-    const double cost = total_cost(atoms, support_, wide().match(), shape_.count, shape_.size);
-    return kernels_.gap(wide().task(atoms, false)) <= 4e-6 * cost * shape_.scale * shape_.scale;
+    cost_ = wide().cost(atoms, support_);
+    gap_ = kernels_.gap(wide().task(atoms, false)) / double(shape_.count);
+    if (cold || wide().precise(cost_)) return gap_ <= 4e-6 * cost_;
+    return wide().start(match, nullptr), false;
+  }
+
+  // From match and duals of p.
+  template <class U>
+  void solve_exactly(Precision<U, double>& p, const TransportKernels<U>& kernels, const U* atoms, const U* support,
+                     bool cold, bool gap) {
+    bool solved = kernels.exact(p.task(atoms, cold));
+    if (solved) cost_ = p.cost(atoms, support);
+    if (!cold && !(solved && p.precise(cost_))) {  // the start has misled
+      p.forget();
+      if (!solved) p.take_identity();
+      solved = kernels.exact(p.task(atoms, true));
+      if (solved) cost_ = p.cost(atoms, support);
+    }
+    if (!solved) {
+      p.forget(), p.take_identity();
+      cost_ = p.cost(atoms, support);
+    }
+    if (gap) gap_ = kernels.gap(p.task(atoms, false)) / double(shape_.count);
+  }
+
+  // float64 atoms that their largest coordinate's scale would make vanish: it may be another particle's.
+  double in_own_frame(const T* atoms, int32_t* match, double* duals, double* gap) {
+    const Frame<T> frame(atoms, shape_.count, support_, shape_.count, shape_.size);
+    const int64_t length = shape_.count * shape_.size;
+    std::vector<double> x, y;
+    for (int64_t i = 0; i < length; ++i) x.push_back(frame.at(atoms[i], i % shape_.size));
+    for (int64_t i = 0; i < length; ++i) y.push_back(frame.at(support_[i], i % shape_.size));
+    Precision<double, double> own(Shape(shape_.count, shape_.size, 0.5, kernels_.lanes, shape_.tile != shape_.padded),
+                                  most_wide / threads_);
+    own.unit = frame.scale;
+    own.support(y.data());
+    const bool cold = own.start(match, duals);
+    solve_exactly(own, isa_table().transport<double>(), x.data(), y.data(), cold, gap != nullptr);
+    own.finish(match, duals);
+    return told(own, gap);
+  }
+
+  template <class U>
+  double told(const Precision<U, double>& p, double* gap) const {
+    if (gap) *gap = gap_ / p.unit / p.unit;
+    return cost_ / p.unit / p.unit;
   }
 
   Precision<T, double>& wide() {
@@ -125,10 +207,39 @@ class Solver {
   const Shape shape_;
   const int threads_;
   const T* support_ = nullptr;
-  bool stale_ = true;
+  bool stale_ = true, support_small_ = false;
+  double cost_ = 0, gap_ = 0;  // of the last problem, means over atoms, scaled
   std::unique_ptr<Precision<T, float>> narrow_;
   std::unique_ptr<Precision<T, double>> wide_;
 };
+
+// What a thread that solves problems needs.
+template <class T>
+struct Worker {
+  Worker(const Shape& shape, int threads) : solver(shape, threads), match(shape.count) {}
+  void support(const T* points) {
+    if (packed != points) solver.support(points);
+    packed = points;
+  }
+  Solver<T> solver;
+  Buffer<int32_t> match;
+  const T* packed = nullptr;
+};
+
+// work(worker, task) for all tasks.
+template <class T, class Work>
+void share(const Shape& shape, int64_t tasks, int num_threads, Work work) {
+  const int threads = threads_for(num_threads, tasks, shape.count);
+  Failure failure;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    std::unique_ptr<Worker<T>> worker;
+    failure.guard([&] { worker = std::make_unique<Worker<T>>(shape, threads); });
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t task = 0; task < tasks; ++task) failure.guard([&] { work(*worker, task); });
+  }
+  failure.rethrow();
+}
 
 }  // namespace
 
@@ -150,55 +261,33 @@ double largest(const T* a, int64_t count) {
 template <class T>
 void assign(const AssignProblem<T>& p, const int64_t* rows, int64_t row_count, int num_threads) {
   const Shape shape(p.count, p.size, p.largest, isa_table().transport<T>().lanes, p.size >= many_coordinates);
-  const int threads = threads_for(num_threads, row_count, p.count);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-    Solver<T> solver(shape, threads);
-    int64_t packed = -1;
-    Buffer<int32_t> match(p.count);
-    Buffer<double> own(p.count);  // the duals of a problem that wants none
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t r = 0; r < row_count; ++r) {
-      const int64_t n = rows ? rows[r] : r, task = n / p.particles;
-      const T *atoms = p.atoms + n % p.particles * p.count * p.size, *support = p.support + task * p.count * p.size;
-      if (packed != task) solver.support(support);
-      packed = task;
-      int64_t* found = p.match + n * p.count;
-      double* duals = p.duals ? p.duals + n * p.count : nullptr;
-      if (!duals && p.gap) std::fill_n(duals = own.data(), p.count, 0.0);
-      if (p.guess)
-        std::copy_n(found, p.count, match.data());
-      else
-        std::iota(match.data(), match.data() + p.count, 0);
-      solver.solve(atoms, match.data(), duals);
-      std::copy_n(match.data(), p.count, found);
-      if (p.cost) p.cost[n] = total_cost(atoms, support, match.data(), p.count, p.size) / double(p.count);
-      if (p.gap) p.gap[n] = solver.gap(atoms, match.data(), duals);
-    }
-  }
+  share<T>(shape, row_count, num_threads, [&](Worker<T>& worker, int64_t r) {
+    const int64_t n = rows ? rows[r] : r, task = n / p.particles;
+    worker.support(p.support + task * p.count * p.size);
+    int64_t* found = p.match + n * p.count;
+    int32_t* match = worker.match.data();
+    if (p.guess)
+      std::copy_n(found, p.count, match);
+    else
+      std::iota(match, match + p.count, 0);
+    const double cost = worker.solver.solve(p.atoms + n % p.particles * p.count * p.size, match,
+                                            p.duals ? p.duals + n * p.count : nullptr, p.gap ? p.gap + n : nullptr);
+    std::copy_n(match, p.count, found);
+    if (p.cost) p.cost[n] = cost;
+  });
 }
 
 template <class T>
 void wasserstein2(const T* a, int64_t rows, const T* b, int64_t columns, int64_t count, int64_t size, double largest,
                   double* out, int num_threads) {
   const Shape shape(count, size, largest, isa_table().transport<T>().lanes, size >= many_coordinates);
-  const int threads = threads_for(num_threads, rows * columns, count);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-    Solver<T> solver(shape, threads);
-    Buffer<int32_t> match(count);
-    int64_t packed = -1;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t pair = 0; pair < rows * columns; ++pair) {
-      const int64_t i = pair % rows, j = pair / rows;
-      const T *x = a + i * count * size, *y = b + j * count * size;
-      if (packed != j) solver.support(y);
-      packed = j;
-      std::iota(match.data(), match.data() + count, 0);
-      solver.solve(x, match.data(), nullptr);
-      out[i * columns + j] = total_cost(x, y, match.data(), count, size) / double(count);
-    }
-  }
+  share<T>(shape, rows * columns, num_threads, [&](Worker<T>& worker, int64_t pair) {
+    const int64_t i = pair % rows, j = pair / rows;
+    worker.support(b + j * count * size);
+    int32_t* match = worker.match.data();
+    std::iota(match, match + count, 0);
+    out[i * columns + j] = worker.solver.solve(a + i * count * size, match, nullptr, nullptr);
+  });
 }
 
 void assign_matrix(const double* costs, int64_t count, int32_t* match) {
@@ -207,14 +296,18 @@ void assign_matrix(const double* costs, int64_t count, int32_t* match) {
   Space<double> space(shape, 0);
   Buffer<double> padded(count * shape.padded);
   std::fill_n(padded.data(), count * shape.padded, 0.0);
-  for (int64_t i = 0; i < count; ++i) std::copy_n(costs + i * count, count, padded.data() + i * shape.padded);
+  const double scale = unit_scale(largest(costs, count * count));  // sums of them do not overflow
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t j = 0; j < count; ++j) padded.data()[i * shape.padded + j] = costs[i * count + j] * scale;
   AssignSpace<double> scratch = space.fresh(count);
   scratch.costs = padded.data();
   std::fill_n(scratch.known, count, true);
   std::fill_n(space.duals(), count, 0.0);
-  kernels.exact({nullptr, nullptr, count, 1, shape.padded, shape.tile, 1.0, space.duals(), false, nullptr, space.match(),
-                 scratch});
-  std::copy_n(space.match(), count, match);
+  if (kernels.exact({nullptr, nullptr, count, 1, shape.padded, shape.tile, 1.0, space.duals(), false, nullptr,
+                     space.match(), scratch}))
+    std::copy_n(space.match(), count, match);
+  else
+    std::iota(match, match + count, 0);
 }
 
 #define CBK_INSTANTIATE(T)                                                     \

@@ -21,10 +21,11 @@ class Assignment : Lists<T, C> {
  public:
   using Lists<T, C>::Lists;
 
-  void solve() {
+  // False where it cannot be solved, since values are not finite.
+  bool solve() {
     for (int64_t j = 0; j < task_.padded; ++j) space_.row_of[j] = nobody;
     if (task_.atoms) keep_guesses();
-    if (task_.atoms && waiting_ == 0) return;
+    if (task_.atoms && waiting_ == 0) return true;
     if (task_.cold && 2 * waiting_ > task_.count) {
       align_means();
       waiting_ = 0;
@@ -34,7 +35,9 @@ class Assignment : Lists<T, C> {
       for (int64_t i = 0; i < task_.count; ++i) wait(i);
     }
     std::memcpy(space_.open, duals_, size_t(task_.padded) * sizeof(C));
-    for (int64_t k = 0; k < waiting_; ++k) augment(space_.waiting[k]);
+    for (int64_t k = 0; k < waiting_; ++k)
+      if (!augment(space_.waiting[k])) return false;
+    return true;
   }
 
   double gap() {
@@ -81,21 +84,21 @@ class Assignment : Lists<T, C> {
     return true;
   }
 
-  // Rows whose guess is a cheapest column keep it.
+  // Rows whose guess is a cheapest column keep it, the first of those that guess the same.
   void keep_guesses() {
     C cheapest[assign_block];
     const C highest = highest_price();
     this->separate();
     for (int64_t first = 0; first < task_.count; first += assign_block) {
       if (surely_kept(first, highest)) {
-        for (int64_t i = first; i < first + this->rows_from(first); ++i) take(i, task_.match[i]);
+        for (int64_t i = first; i < first + this->rows_from(first); ++i) take_if_free(i, task_.match[i]);
         continue;
       }
       const int64_t count = this->cheapest_of(first, cheapest);
       for (int64_t r = 0; r < count; ++r) {
         const int64_t guess = task_.match[first + r];
         if (this->reduced(r, guess) == cheapest[r])
-          take(first + r, guess);
+          take_if_free(first + r, guess);
         else
           wait(first + r);
       }
@@ -106,6 +109,8 @@ class Assignment : Lists<T, C> {
     task_.match[i] = int32_t(j);
     space_.row_of[j] = int32_t(i);
   }
+
+  void take_if_free(int64_t i, int64_t j) { space_.row_of[j] == nobody ? take(i, j) : wait(i); }
 
   void wait(int64_t i) {
     task_.match[i] = nobody;
@@ -182,7 +187,10 @@ class Assignment : Lists<T, C> {
     relax_list(number, i, shift);
     list.shift[number] = shift, list.limit[number] = list.bound[i] + shift;
     Nearest next = nearest();
-    for (int64_t first; list.limit[first = least_limit(number)] <= next.distance;) next = complete(first);
+    for (int64_t first; list.limit[first = least_limit(number)] <= next.distance;) {
+      if (list.limit[first] == infinity) break;  // all are complete, and no column is near
+      next = complete(first);
+    }
     return next;
   }
 
@@ -216,14 +224,15 @@ class Assignment : Lists<T, C> {
   }
 
   // Dijkstra over reduced costs from row `start` to the nearest free column.  A scanned column leaves the race: its
-  // distance becomes infinite and its price in `open` minus infinity.
-  void augment(int64_t start) {
+  // distance becomes infinite and its price in `open` minus infinity.  False where no column has a finite distance: the
+  // index of the nearest then means nothing.
+  bool augment(int64_t start) {
     for (int64_t j = 0; j < task_.padded; ++j) space_.distance[j] = infinity;
     start_ = start;
     Nearest next = scan(0, start, nobody, 0);
     C level = next.distance;
     int64_t scanned = 0, ties = 0;
-    while (space_.row_of[next.column] != nobody) {
+    while (next.distance < infinity && space_.row_of[next.column] != nobody) {
       const int64_t j = next.column, i = space_.row_of[j];
       space_.scanned[scanned] = int32_t(j), space_.reached[scanned++] = level;
       space_.distance[j] = infinity, space_.open[j] = -infinity;
@@ -233,6 +242,7 @@ class Assignment : Lists<T, C> {
       else if (++ties % 8 == 0)  // equal atoms make plateaus, where a free column is looked for
         next.column = free_at(next);
     }
+    if (!(next.distance < infinity)) return false;
     for (int64_t s = 0; s < scanned; ++s) {
       const int64_t j = space_.scanned[s];
       space_.open[j] = duals_[j] += space_.reached[s] - level;
@@ -244,6 +254,7 @@ class Assignment : Lists<T, C> {
       take(i, j);
       j = left;
     } while (i != start);
+    return true;
   }
 
   using Lists<T, C>::task_;
@@ -253,8 +264,8 @@ class Assignment : Lists<T, C> {
 };
 
 template <class T, class C>
-void solve(const AssignTask<T, C>& task) {
-  Assignment<T, C>(task).solve();
+bool solve(const AssignTask<T, C>& task) {
+  return Assignment<T, C>(task).solve();
 }
 
 template <class T>

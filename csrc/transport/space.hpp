@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "../common/parallel.hpp"
 #include "transport.hpp"
@@ -11,11 +12,55 @@
 namespace cbk {
 
 template <class T>
-double squared_distance(const T* x, const T* y, int64_t size) {
+double squared_distance(const T* x, const T* y, int64_t size, double scale = 1) {
   double total = 0;
-  for (int64_t k = 0; k < size; ++k) total += (double(x[k]) - double(y[k])) * (double(x[k]) - double(y[k]));
+  for (int64_t k = 0; k < size; ++k) {
+    const double difference = double(x[k]) * scale - double(y[k]) * scale;
+    total += difference * difference;
+  }
   return total;
 }
+
+// The power of two that brings magnitudes up to `largest` to 1 at most.
+inline double unit_scale(double largest) {
+  int exponent = 0;
+  std::frexp(largest, &exponent);
+  return std::ldexp(1.0, std::min(-exponent, 1000));
+}
+
+// Two measures' coordinates in [-1, 1]: less an offset that all have, times a power of two.  Only offsets whose difference
+// is exact are taken off [Sterbenz 1974]: where a coordinate's values are of one sign and within a factor of two.
+template <class T>
+class Frame {
+ public:
+  Frame(const T* x, int64_t x_count, const T* y, int64_t y_count, int64_t size) : offset_(size_t(size)) {
+    double largest = 0;
+    std::vector<double> extent(offset_.size());
+    for (int64_t k = 0; k < size; ++k) {
+      double low = double(x[k]), high = low;
+      const auto widen = [&](const T* points, int64_t count) {
+        for (int64_t i = 0; i < count; ++i)
+          low = std::min(low, double(points[i * size + k])), high = std::max(high, double(points[i * size + k]));
+      };
+      widen(x, x_count), widen(y, y_count);
+      double& offset = offset_[size_t(k)];
+      if (low > 0 && high / 2 <= low) offset = low;
+      if (high < 0 && low / 2 >= high) offset = high;
+      largest = std::max({largest, std::abs(low - offset), std::abs(high - offset)});
+      extent[size_t(k)] = high / 2 - low / 2;
+    }
+    scale = unit_scale(largest);
+    for (const double e : extent) farthest += 4 * (e * scale) * (e * scale);
+  }
+  double offset(int64_t k) const { return offset_[size_t(k)]; }
+  double at(T value, int64_t k) const { return (double(value) - offset(k)) * scale; }
+
+  double scale;
+  double farthest = 0;  // no squared distance is larger, in these coordinates
+
+ private:
+  std::vector<double> offset_;
+};
 
 // A measure's shape, and the power of two that brings all coordinates into [-1, 1].
 struct Shape {
@@ -26,11 +71,8 @@ struct Shape {
       : count(count),
         size(size),
         padded(round_up(count, tiled ? tile_vectors * lanes : lanes)),
-        tile(tiled ? tile_vectors * lanes : padded) {
-    int exponent = 0;
-    std::frexp(largest, &exponent);
-    scale = std::ldexp(1.0, std::min(-exponent, 1000));
-  }
+        tile(tiled ? tile_vectors * lanes : padded),
+        scale(unit_scale(largest)) {}
 };
 
 // Support points as scaled rows of coordinates [padded / tile, size, tile].

@@ -3,8 +3,11 @@
 // assign: the exact assignment of atoms x_1..x_M to support points y_1..y_M under |x - y|^2 by shortest augmenting paths
 //   [Jonker, Volgenant 1987], with prices v_j of the support points.  Costs are sums of squared differences (never
 //   |x|^2 + |y|^2 - 2xy, which cancels), exact to a few units in the last place at any offset; coordinates are brought
-//   into [-1, 1] by a power of two.  float64 atoms are solved in float64.  float32 atoms are solved in float32, and the
-//   result is kept if its duality gap in float64 is below 4e-6 of the cost, else solved again in float64 from there.
+//   into [-1, 1] by a power of two: the call's, or the particle's own where the call's makes its squares underflow.
+//   float64 atoms are solved in float64.  float32 atoms are solved in float32, and the result is kept if its duality gap
+//   in float64 is below 4e-6 of the cost, else solved again in float64 from there.  Prices are only where the search
+//   starts: those that differ by more than any optimum's are dropped, and where they were so large that their rounding
+//   shows in the cost, the problem is solved again without them.  Where values are not finite the match is the identity.
 //   One thread solves one particle and no operation depends on the instruction set: neither do the matches.
 // barycenter: support_j = sum_n beta_n x_{n, i: match(n, i) = j}, in float64, particles in order.
 // transport_update: x' = fma(b, xi, fma(a, x - y_match, x)), a = -lambda dt, b = sigma sqrt(dt) in float64, rounded once.
@@ -59,9 +62,9 @@ struct AssignTask {
 
 template <class T>
 struct TransportKernels {
-  // match and duals become optimal
-  void (*exact)(const AssignTask<T, double>& task);
-  void (*single)(const AssignTask<T, float>& task);
+  // match and duals become optimal; false where values are not finite, with nothing known of match
+  bool (*exact)(const AssignTask<T, double>& task);
+  bool (*single)(const AssignTask<T, float>& task);
   // sum_i (c_{i,match} - v_match) - min_j (c_ij - v_j): the duality gap of match and duals
   double (*gap)(const AssignTask<T, double>& task);
   // coordinates [begin, begin + count) of a particle; begin is a multiple of 64; pointers start there

@@ -1,3 +1,5 @@
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -16,24 +18,40 @@ void average(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows, in
   const int64_t count = p.count, size = p.size, used = int64_t(rows.size());
   Buffer<int32_t> partner(used * count);  // of each support point
   const int threads = used * count * size < 50000 ? 1 : thread_count(num_threads, count);
+  const int64_t own_size = round_up(size, 8);
+  Buffer<double> totals(threads * own_size);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < used; ++r)
       for (int64_t i = 0; i < count; ++i)
         partner.data()[r * count + p.match[rows[size_t(r)] * count + i]] = int32_t(i);
-    Buffer<double> total(size);
+    double* total = totals.data() + omp_get_thread_num() * own_size;
 #pragma omp for schedule(static)
     for (int64_t j = 0; j < count; ++j) {
-      std::fill_n(total.data(), size, 0.0);
+      std::fill_n(total, size, 0.0);
       for (int64_t r = 0; r < used; ++r) {
         const int64_t n = rows[size_t(r)];
         const T* x = p.atoms + (n * count + partner.data()[r * count + j]) * size;
-        for (int64_t k = 0; k < size; ++k) total.data()[k] += p.weights[n] * double(x[k]);
+        for (int64_t k = 0; k < size; ++k) total[k] += p.weights[n] * double(x[k]);
       }
-      for (int64_t k = 0; k < size; ++k) p.support[j * size + k] = T(total.data()[k]);
+      for (int64_t k = 0; k < size; ++k) p.support[j * size + k] = T(total[k]);
     }
   }
+}
+
+// (1/M) sum_i |x_i - y_match(i)|^2; its terms may be too large or too small for float64 where it is not.
+template <class T>
+double mean_cost(const T* x, const T* y, const int64_t* match, int64_t count, int64_t size) {
+  const auto total = [&](double scale) {
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += squared_distance(x + i * size, y + match[i] * size, size, scale);
+    return sum;
+  };
+  const double plain = total(1);
+  if (plain > 0x1p-900 && plain < 0x1p1020) return plain / double(count);
+  const double scale = unit_scale(std::max(largest(x, count * size), largest(y, count * size)));
+  return total(scale) / double(count) / scale / scale;
 }
 
 // sum_n beta_n (1/M) sum_i |x_{n,i} - y_match(n,i)|^2
@@ -45,10 +63,8 @@ double objective(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t r = 0; r < used; ++r) {
     const int64_t n = rows[size_t(r)];
-    double total = 0;
-    for (int64_t i = 0; i < count; ++i)
-      total += squared_distance(p.atoms + (n * count + i) * size, p.support + p.match[n * count + i] * size, size);
-    part[size_t(r)] = p.weights[n] * total / double(count);
+    const double cost = mean_cost(p.atoms + n * count * size, p.support, p.match + n * count, count, size);
+    part[size_t(r)] = p.weights[n] * cost;
   }
   double total = 0;
   for (const double value : part) total += value;
@@ -100,16 +116,19 @@ void transport_update(const TransportUpdate<T>& p, int num_threads) {
   const TransportKernels<T>& kernels = isa_table().transport<T>();
   const int64_t length = p.count * p.size, pieces = divide_up(length, piece), tasks = p.particles * pieces;
   const T a = T(-p.drift * p.dt), b = T(p.diffusion * std::sqrt(p.dt));
-#pragma omp parallel num_threads(thread_count(num_threads, tasks))
+  const int threads = thread_count(num_threads, tasks);
+  const int64_t own_size = round_up(std::min(piece + 2 * p.size, length), 64);
+  Buffer<T> partners_of(threads * own_size);
+#pragma omp parallel num_threads(threads)
   {
-    Buffer<T> towards(std::min(piece + 2 * p.size, length));
+    T* towards = partners_of.data() + omp_get_thread_num() * own_size;
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < tasks; ++t) {
       const int64_t n = t / pieces, begin = t % pieces * piece, end = std::min(begin + piece, length);
       const int64_t first = begin / p.size, at = n * length + begin;
       const T* support = p.support + (p.task ? p.task[n] * length : 0);
-      partners(support, p.match + n * p.count + first, divide_up(end, p.size) - first, p.size, towards.data());
-      kernels.update(p.atoms + at, towards.data() + (begin - first * p.size), p.out + at, begin, end - begin, a, b,
+      partners(support, p.match + n * p.count + first, divide_up(end, p.size) - first, p.size, towards);
+      kernels.update(p.atoms + at, towards + (begin - first * p.size), p.out + at, begin, end - begin, a, b,
                      p.key, uint32_t(n));
     }
   }

@@ -8,6 +8,7 @@ are exact: shortest augmenting paths [Jonker, Volgenant 1987] on squared distanc
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
@@ -25,7 +26,8 @@ _MOST_ATOMS = 2**31
 
 
 class Assignment(NamedTuple):
-    """match [N, M], int64: atoms[n, i] goes to support[match[n, i]]; cost [N], float64: W2 squared."""
+    """match [N, M], int64: atoms[n, i] goes to support[match[n, i]]; cost [N], float64: W2 squared, inf where
+    it is above float64's range."""
 
     match: Any
     cost: Any
@@ -48,7 +50,8 @@ class Barycenter(NamedTuple):
 class CertifiedAssignment(NamedTuple):
     """An `Assignment` and its certificate gap [N], float64: the cost is at most so far above the optimum.
 
-    The gap is the cost less the dual bound, both of float64: not negative, and 0 but for rounding.
+    The gap is the cost less the dual bound, both computed from the coordinates in float64: not negative, and
+    0 but for rounding.
     """
 
     match: Any
@@ -91,8 +94,13 @@ def assign(
     range(M), for instance the last step's. duals, float64 [N, M], are the prices of the support points,
     updated in place: zeros before the first call, then those of the call before. With a guess and prices
     that nearly hold only the atoms that changed partner cost more than one look at all pairs. The cost is
-    optimal whatever the start; among equally good assignments the start decides. certificate=True adds
+    optimal whatever the start; among equally good assignments the start decides. Prices that are far from
+    any optimum's, or so large that rounding them would show in the cost, are not used. certificate=True adds
     gap [N].
+
+    Coordinates may be of any size: they are scaled, by a power of two. A cost above float64's range is inf
+    (coordinates of 1e154 and more), one below it 0; the match is optimal all the same. Prices that float64
+    does not hold come back as zeros.
 
     The cost is float64's optimum for float64 atoms, and within 4e-6 of it for float32 atoms.
 
@@ -135,7 +143,7 @@ def barycenter(
     mean of its partners; the objective never increases. atoms float32 or float64. weights [N], float64, are
     normalised here; particles of weight 0 do not move the support. support [M, K], of the atoms' dtype, is
     the start, by default the heaviest particle, the first of equals. It stops early where the coupling
-    repeats.
+    repeats. Coordinates may be of any size; an objective above float64's range is inf.
 
     On a card nothing is waited for: all iterations are done, objective is an array, and values that are not
     finite or weights that are no weights give NaN.
@@ -209,8 +217,8 @@ def transport_update(
 def wasserstein2(atoms_a: Any, atoms_b: Any, *, num_threads: int | None = None) -> Any:
     """Squared Wasserstein-2 distances [N, N'], float64, of atoms_a [N, M, K] to atoms_b [N', M, K].
 
-    Both float32 or both float64; a distance is a mean over atoms. TypeError for kinds and dtypes; ValueError
-    for shapes, NaN or infinite atoms, and num_threads below 1.
+    Both float32 or both float64; a distance is a mean over atoms, and inf above float64's range. TypeError
+    for kinds and dtypes; ValueError for shapes, NaN or infinite atoms, and num_threads below 1.
     """
     call = call_of(atoms_a, "atoms_a")
     return call.result(_pairs(call, atoms_a, atoms_b, threads(num_threads)))
@@ -221,8 +229,8 @@ def wasserstein_over_wasserstein(atoms_a: Any, atoms_b: Any, *, num_threads: int
 
     atoms_a and atoms_b [N, M, K], equal N; a mean over the pairs of the best assignment of particles
     [De Deyn, Herty, Samaey 2025, eq. 58]. A card computes the distances; they are waited for, and the CPU
-    assigns the particles. TypeError and ValueError as in `wasserstein2`, and ValueError for unequal numbers
-    of particles.
+    assigns the particles. It is inf above float64's range. TypeError and ValueError as in `wasserstein2`,
+    and ValueError for unequal numbers of particles.
     """
     call = call_of(atoms_a, "atoms_a")
     costs = call.host(_pairs(call, atoms_a, atoms_b, threads(num_threads)))
@@ -230,9 +238,19 @@ def wasserstein_over_wasserstein(atoms_a: Any, atoms_b: Any, *, num_threads: int
         raise ValueError(
             f"atoms_b must have as many particles as atoms_a, {len(costs)}, got {costs.shape[1]}"
         )
+    if np.isnan(costs).any():  # of a card's values that are not finite
+        return math.nan
+    beyond = np.isinf(costs)
+    if beyond.any():  # as few as can be: one is more than all others together
+        most = costs[~beyond].max(initial=0.0) or 1.0
+        comparable = np.where(beyond, 1.0, np.minimum(costs, most) / most / (2 * len(costs)))
+    else:
+        comparable = costs
     match = np.empty(len(costs), np.int32)
-    _cpu.assign_matrix(costs, match)
-    return float(costs[np.arange(len(costs)), match].mean())
+    _cpu.assign_matrix(comparable, match)
+    best = costs[np.arange(len(costs)), match]
+    unit = 2.0**-32 if best.max() > 1e290 else 1.0  # whose sum cannot overflow
+    return float((best * unit).mean() / unit)
 
 
 def check_atoms(value: Any, name: str, call: Call = HOST) -> Any:
