@@ -47,9 +47,8 @@ class Precision {
       finite = std::isfinite(price);
     }
     // The best prices differ by the largest cost at most, 4 size, and only differences matter.
-    const double range = 8 * double(shape_.size);
-    if (!finite || !(most - least <= range)) return forget(), true;
-    const double shift = std::abs(most) > range ? most : 0;
+    const double spread = most - least, shift = std::abs(most) > spread ? most : 0;
+    if (!finite || !(spread <= 8 * double(shape_.size))) return forget(), true;
     bool cold = true;
     for (int64_t j = 0; j < shape_.count; ++j) {
       this->duals()[j] = C(duals[j] * unit * unit - shift);
@@ -78,7 +77,7 @@ class Precision {
   // Whether the prices are small enough beside the pairs' mean cost for their rounding not to matter.
   bool precise(double cost) {
     const auto [least, most] = std::minmax_element(duals(), duals() + shape_.count);
-    return double(*most) - double(*least) <= 0x1p21 * cost;
+    return std::max(double(*most), -double(*least)) <= 0x1p21 * cost;
   }
 
   double unit;  // coordinates have been multiplied by it
@@ -136,7 +135,7 @@ class Solver {
     double least = 1;
     for (int64_t i = 0; i < shape_.count * shape_.size; ++i) {
       const double magnitude = std::abs(double(points[i]) * shape_.scale);
-      least = magnitude > 0 && magnitude < least ? magnitude : least;
+      least = points[i] != 0 && magnitude < least ? magnitude : least;
     }
     return least < 0x1p-400;
   }
@@ -180,7 +179,7 @@ class Solver {
     std::vector<double> x, y;
     for (int64_t i = 0; i < length; ++i) x.push_back(frame.at(atoms[i], i % shape_.size));
     for (int64_t i = 0; i < length; ++i) y.push_back(frame.at(support_[i], i % shape_.size));
-    Precision<double, double> own(Shape(shape_.count, shape_.size, 0.5, kernels_.lanes, shape_.tile != shape_.padded),
+    Precision<double, double> own(Shape(shape_.count, shape_.size, 0.5, kernels_.lanes, shape_.size >= many_coordinates),
                                   most_wide / threads_);
     own.unit = frame.scale;
     own.support(y.data());
