@@ -3,13 +3,18 @@
 //
 //   P_ij = exp((f_i + g_j - |x_i - y_j|^2) / epsilon) / (M M'),  f_i = -epsilon log (1/M') sum_j exp((g_j - c_ij) / epsilon)
 //
-// and g likewise.  epsilon falls by fours from the squared scale of the coordinates.  float64 throughout; costs are
-// computed again in each pass, so that memory stays linear.  One thread computes one row: bits do not depend on threads.
+// and g likewise.  Coordinates are centred and scaled.  epsilon falls by fours from their squared scale, and not below
+// 1/max_rate of the largest squared distance, where the digits of float64 end.  At last the plan is balanced [Altschuler,
+// Weed, Rigollet 2017, algorithm 2]: columns that are too heavy give up mass, and what rows and columns then lack is
+// coupled independently, so that no coupling's cost is below the exact optimum.  float64 throughout; costs are computed
+// again in each pass, so that memory stays linear.  One thread computes one row: bits do not depend on threads.
 #pragma once
 
 #include <cstdint>
 
 namespace cbk {
+
+constexpr double max_rate = 0x1p33;
 
 struct SoftRow {
   const double *x, *y;  // [size], [size, padded]
@@ -18,9 +23,21 @@ struct SoftRow {
   double rate;              // 1 / epsilon
   double* terms;            // [padded]: exp(potential_j - rate |x - y_j|^2) over their sum
 };
+// The sum is exp(shift) total.
+struct SoftSum {
+  double shift, total, logarithm;
+};
+
+struct SoftColumn {
+  const double *y, *x;  // [size], [size, padded]
+  int64_t size, padded;
+  double potential, rate;
+  const double *shift, *total;  // [padded], of the rows: infinity and 1 in the padding
+};
 
 struct SinkhornKernels {
-  double (*soft_row)(const SoftRow& row);  // the logarithm of the sum
+  SoftSum (*soft_row)(const SoftRow& row);
+  double (*soft_column)(const SoftColumn& column);  // the sum of the rows' terms at one j, to the bit those of soft_row
   int64_t lanes;
 };
 
@@ -30,11 +47,10 @@ struct SinkhornProblem {
   int64_t particles, count, size;
   const T* support;  // [points, size]
   int64_t points;
-  double largest;  // of both
   double epsilon, tolerance;
   int64_t iterations;
   double* cost;   // [particles]: sum P c
-  double* error;  // [particles]: sum_i |sum_j P_ij - 1/M| before the last half step
+  double* error;  // [particles]: sum_j |sum_i P_ij - 1/M'| before the plan is balanced
   T* projection;  // [particles, count, size]: M sum_j P_ij y_j
 };
 

@@ -116,7 +116,7 @@ void bound_update(const Array<T>& atoms, const Array<T>& support, std::optional<
 }
 
 template <class T>
-void bound_sinkhorn(const Array<T>& atoms, const Array<T>& support, double largest, double epsilon, double tolerance,
+void bound_sinkhorn(const Array<T>& atoms, const Array<T>& support, double, double epsilon, double tolerance,
                     int64_t iterations, Array<double> cost, Array<double> error, Array<T> projection,
                     int num_threads) {
   const Sizes s = sizes_of("atoms", atoms);
@@ -127,7 +127,7 @@ void bound_sinkhorn(const Array<T>& atoms, const Array<T>& support, double large
   check_shape("projection", projection, {s.particles, s.count, s.size});
   const SinkhornProblem<T> problem{atoms.data(), s.particles,         s.count,
                                    s.size,       support.data(),      points,
-                                   largest,      epsilon,             tolerance,
+                                   epsilon,      tolerance,
                                    iterations,   cost.mutable_data(), error.mutable_data(),
                                    projection.mutable_data()};
   py::gil_scoped_release release;

@@ -23,7 +23,7 @@ from .random import philox4x32, standard_normal
 from .result import Result, State
 from .risk import Plan, forward, plan, risk, risk_gradient, task_risks
 from .schedules import Constant, Exponential, Geometric, TargetEss, Tenfold
-from .sinkhorn import Sinkhorn, sinkhorn, sinkhorn_barycenter
+from .sinkhorn import Sinkhorn, SinkhornBarycenter, sinkhorn, sinkhorn_barycenter
 from .training import train
 from .transport import (
     Assignment,
@@ -59,6 +59,7 @@ __all__ = [
     "Plan",
     "Result",
     "Sinkhorn",
+    "SinkhornBarycenter",
     "State",
     "TargetEss",
     "Tenfold",

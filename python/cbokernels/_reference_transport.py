@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .sinkhorn import Sinkhorn
+from .sinkhorn import Sinkhorn, SinkhornBarycenter
 from .transport import Assignment, Barycenter, CertifiedAssignment
 
 
@@ -114,16 +114,20 @@ def sinkhorn(
 
 def _sinkhorn(x: Any, y: Any, epsilon: float, iterations: int, tolerance: float) -> tuple[Any, Any, Any]:
     costs = squared_distances(x, y)
-    f, g, error = np.zeros(len(x)), np.zeros(len(y)), np.inf
+    f, g = np.zeros(len(x)), np.zeros(len(y))
     for _ in range(iterations):
         before, f = f, -epsilon * (np.logaddexp.reduce((g - costs) / epsilon, axis=1) - math.log(len(y)))
-        error = float(np.abs(np.expm1((before - f) / epsilon)).mean())
-        if error <= tolerance:
+        if np.abs(np.expm1((before - f) / epsilon)).mean() <= tolerance:
             break
         g = -epsilon * (np.logaddexp.reduce((f[:, None] - costs) / epsilon, axis=0) - math.log(len(x)))
-    weights = np.exp((g - costs) / epsilon)
-    weights /= weights.sum(axis=1, keepdims=True)
-    return (weights * costs).sum(axis=1).mean(), weights @ y, np.asarray(error)
+    plan = np.exp((g - costs) / epsilon)
+    plan /= plan.sum(axis=1, keepdims=True) * len(x)
+    columns = plan.sum(axis=0) * len(y)
+    balanced = plan * np.minimum(1 / columns, 1)
+    rest = np.outer(1 / len(x) - balanced.sum(axis=1), 1 / len(y) - balanced.sum(axis=0))
+    if (mass := 1 - balanced.sum()) > 0:
+        balanced += rest / mass
+    return (balanced * costs).sum(), len(x) * balanced @ y, np.asarray(np.abs(columns - 1).mean())
 
 
 def sinkhorn_barycenter(
@@ -134,12 +138,12 @@ def sinkhorn_barycenter(
     tolerance: float = 1e-3,
     support: Any = None,
     iterations: int = 1,
-) -> Any:
-    """Support [M', K] of the entropic barycenter of atoms [N, M, K]."""
+) -> SinkhornBarycenter:
+    """Support [M', K] of the entropic barycenter of atoms [N, M, K], and each coupling's error [N]."""
     atoms, beta = np.asarray(atoms, float), np.asarray(weights, float)
     y = atoms[beta.argmax()] if support is None else np.asarray(support, float)
     for _ in range(iterations):
         solved = [sinkhorn(y[None], x, epsilon=epsilon, tolerance=tolerance) for x in atoms]
         moved = np.stack([s.projection[0] for s in solved])
         y = np.tensordot(beta / beta.sum(), moved, axes=1)
-    return y
+    return SinkhornBarycenter(y, np.where(beta > 0, [s.error[0] for s in solved], 0.0))

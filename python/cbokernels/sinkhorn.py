@@ -9,6 +9,7 @@ atoms. Beyond the papers that `transport` follows: its results tend to the exact
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,19 +17,30 @@ import numpy as np
 from ._arrays import array, like
 from ._checks import integer, positive, real, threads
 from ._dispatch import HOST, Call, call_of
+from .errors import CboWarning
 from .transport import AS_ATOMS, check_atoms, check_finite, check_weights, largest
 
 
 class Sinkhorn(NamedTuple):
     """Entropic transport of N measures to one.
 
-    cost [N], float64, is sum P_ij |x_i - y_j|^2 without the entropy: not below the exact optimum. projection
-    [N, M, K], of the atoms' dtype, holds the means M sum_j P_ij y_j of where each atom goes. error [N],
-    float64, is sum_i |sum_j P_ij - 1/M| before the last half step, after which it is 0.
+    cost [N], float64, is sum P_ij |x_i - y_j|^2 without the entropy: not below the exact optimum, but for
+    rounding. projection [N, M, K], of the atoms' dtype, holds the means M sum_j P_ij y_j of where each atom
+    goes. Both are of a coupling: what the iteration leaves too heavy or too light is balanced [Altschuler,
+    Weed, Rigollet 2017, algorithm 2]. error [N], float64, is sum_j |sum_i P_ij - 1/M'| before that, the share
+    of the mass that stands in a wrong place, counted twice; rows have their masses then.
     """
 
     cost: Any
     projection: Any
+    error: Any
+
+
+class SinkhornBarycenter(NamedTuple):
+    """support [M', K], of the atoms' dtype; error [N], float64: of each coupling of the last iteration, as in
+    `Sinkhorn`, and 0 where the weight is 0."""
+
+    support: Any
     error: Any
 
 
@@ -44,11 +56,13 @@ def sinkhorn(
     """Entropic transport of atoms [N, M, K] to support [M', K].
 
     Both float32 or both float64. epsilon, above 0, is in units of squared distances; it is reached from
-    larger ones. It stops where error is at most tolerance, or after so many iterations in all: look at
-    error. The arithmetic is float64.
+    larger ones. It stops where error is at most tolerance, or after so many iterations in all: a `CboWarning`
+    then says how many measures are further off. The arithmetic is float64 on centred and scaled coordinates;
+    below 2^-33 of the largest squared distance, where its digits end, epsilon is taken as that. A cost above
+    float64's range is inf.
 
-    On a card each measure is one block's and many go at once; epsilon falls from each measure's own scale,
-    and values that are not finite, which are not looked for there, give NaN.
+    On a card each measure is one block's and many go at once. Nothing is waited for there, so that no
+    warning is given, and values that are not finite give NaN.
 
     TypeError for kinds and dtypes; ValueError for shapes, NaN or infinite values, epsilon not in (0, inf),
     iterations below 1, tolerance below 0 and num_threads below 1.
@@ -59,6 +73,8 @@ def sinkhorn(
     most = max(largest(call, x, "atoms"), largest(call, y, "support"))
     limits = _epsilon(epsilon), real(tolerance, "tolerance", 0.0), integer(iterations, "iterations", 1, 2**31)
     result = _solve(x, y, most, *limits, threads(num_threads), call)
+    if not call.on_device:
+        _warn(result[2], *limits[1:])
     return Sinkhorn(*(call.result(part) for part in result))
 
 
@@ -71,14 +87,14 @@ def sinkhorn_barycenter(
     support: Any = None,
     iterations: int = 1,
     num_threads: int | None = None,
-) -> Any:
-    """Support [M', K] of the weighted entropic barycenter of atoms [N, M, K]: as `barycenter`, with
+) -> SinkhornBarycenter:
+    """Support [M', K] and error of the weighted entropic barycenter of atoms [N, M, K]: as `barycenter`, with
     `sinkhorn`'s projections in place of partners [Cuturi, Doucet 2014].
 
     Each iteration moves every support point to the weighted mean of where the particles' couplings take it.
     weights and support are as in `barycenter`, but M' may be another number than M; epsilon and tolerance as
-    in `sinkhorn`, at most 1000 of whose iterations are done for each coupling. TypeError and ValueError as
-    there.
+    in `sinkhorn`, at most 1000 of whose iterations are done for each coupling; a `CboWarning` tells of those
+    in the last iteration whose error is above tolerance. TypeError and ValueError as there.
     """
     x = check_atoms(atoms, "atoms")
     most = check_finite(x, "atoms")
@@ -89,12 +105,26 @@ def sinkhorn_barycenter(
         y = array(support, "support", (x.dtype,), ("M'", x.shape[2]), AS_ATOMS)
         most = max(most, check_finite(y, "support"))
     limits = _epsilon(epsilon), real(tolerance, "tolerance", 0.0), 1000, threads(num_threads)
+    error = np.zeros(len(x))
     for _ in range(integer(iterations, "iterations", 1, 2**31)):
         total = np.zeros(y.shape)
         for n in np.flatnonzero(beta):
-            total += beta[n] * _solve(y[None], x[n], most, *limits)[1][0]
+            _, projection, error[n : n + 1] = _solve(y[None], x[n], most, *limits)
+            total += beta[n] * projection[0]
         y = total.astype(x.dtype)
-    return like(atoms, y)
+    _warn(error, *limits[1:3])
+    return SinkhornBarycenter(like(atoms, y), like(atoms, error))
+
+
+def _warn(error: Any, tolerance: float, iterations: int) -> None:
+    above = int(np.count_nonzero(~(error <= tolerance)))
+    if above:
+        warnings.warn(
+            f"the error of {above} of {len(error)} couplings is above tolerance={tolerance:g}, up to "
+            f"{error.max():.3g} after at most {iterations} iterations: take a larger epsilon or do more",
+            CboWarning,
+            stacklevel=3,
+        )
 
 
 def _epsilon(value: Any) -> float:
@@ -117,4 +147,4 @@ def _solve(
     return cost, projection, error
 
 
-__all__ = ["Sinkhorn", "sinkhorn", "sinkhorn_barycenter"]
+__all__ = ["Sinkhorn", "SinkhornBarycenter", "sinkhorn", "sinkhorn_barycenter"]
