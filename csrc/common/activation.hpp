@@ -8,12 +8,20 @@ namespace cbk::CBK_ISA {
 
 template <Activation A, class V>
 CBK_INLINE V activate(V z) {
-  if constexpr (A == Activation::relu) return max(V{}, z);
-  if constexpr (A == Activation::tanh) return tanh(z);
-  if constexpr (A == Activation::sigmoid) return sigmoid(z);
-  if constexpr (A == Activation::gelu) return gelu(z);
-  if constexpr (A == Activation::softplus) return softplus(z);
-  return z;
+  if constexpr (A == Activation::relu) {
+    return max(V{}, z);
+  } else if constexpr (A == Activation::tanh) {
+    return tanh(z);
+  } else if constexpr (A == Activation::sigmoid) {
+    return sigmoid(z);
+  } else if constexpr (A == Activation::gelu) {
+    return gelu(z);
+  } else if constexpr (A == Activation::softplus) {
+    return softplus(z);
+  } else {
+    static_assert(A == Activation::identity);
+    return z;
+  }
 }
 
 // Whether h = sigma(z) is enough to know sigma'(z), and that (0 at a ReLU's corner).
@@ -23,10 +31,16 @@ constexpr bool slope_from_value = A != Activation::gelu && A != Activation::soft
 template <Activation A, class V>
 CBK_INLINE V slope_of_value(V h) {
   const V one = splat<V>(1);
-  if constexpr (A == Activation::relu) return h > Scalar<V>(0) ? one : V{};
-  if constexpr (A == Activation::tanh) return mad(-h, h, one);
-  if constexpr (A == Activation::sigmoid) return h * (one - h);
-  return one;
+  if constexpr (A == Activation::relu) {
+    return h > Scalar<V>(0) ? one : V{};
+  } else if constexpr (A == Activation::tanh) {
+    return mad(-h, h, one);
+  } else if constexpr (A == Activation::sigmoid) {
+    return h * (one - h);
+  } else {
+    static_assert(A == Activation::identity);
+    return one;
+  }
 }
 
 // The value, and the derivative.
@@ -63,6 +77,7 @@ CBK_INLINE void with_activation(Activation activation, F&& f) {
     case Activation::softplus: return f(ActivationTag<Activation::softplus>{});
     case Activation::identity: return f(ActivationTag<Activation::identity>{});
   }
+  __builtin_unreachable();  // the compiler asks for every activation above
 }
 
 // In place; count is a multiple of the lanes.

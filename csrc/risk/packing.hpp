@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "../common/parallel.hpp"
 #include "risk.hpp"
@@ -10,7 +11,12 @@ namespace cbk {
 
 // Numbers that a sample's targets take.
 inline int64_t target_columns(const Network& net, Loss loss) {
-  return loss == Loss::mse ? net.outputs : loss == Loss::cross_entropy ? 1 : 0;
+  switch (loss) {
+    case Loss::none: return 0;
+    case Loss::mse: return net.outputs;
+    case Loss::cross_entropy: return 1;
+  }
+  throw std::logic_error("unknown loss");
 }
 
 // rows [samples][columns] -> packed [panels][columns][panel], padded with zeros.

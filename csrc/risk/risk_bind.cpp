@@ -77,7 +77,7 @@ const char* name_of(Path path) {
     case Path::lists: return "lists";
     case Path::products: return "products";
   }
-  return "";
+  throw std::logic_error("unknown path");
 }
 
 // (path, particles in a task, samples in a chunk) for risks of these shapes.

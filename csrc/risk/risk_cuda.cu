@@ -37,8 +37,9 @@ auto direct_kernel(Activation activation) {
     case Activation::sigmoid: return direct_risks<T, Activation::sigmoid, inputs>;
     case Activation::gelu: return direct_risks<T, Activation::gelu, inputs>;
     case Activation::softplus: return direct_risks<T, Activation::softplus, inputs>;
-    default: return direct_risks<T, Activation::identity, inputs>;
+    case Activation::identity: return direct_risks<T, Activation::identity, inputs>;
   }
+  throw std::logic_error("unknown activation");
 }
 
 template <class T>

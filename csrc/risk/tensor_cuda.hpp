@@ -184,8 +184,9 @@ void with_precision(Precision precision, F&& f) {
   switch (precision) {
     case Precision::bf16: return f(std::integral_constant<Precision, Precision::bf16>{});
     case Precision::tf32: return f(std::integral_constant<Precision, Precision::tf32>{});
-    default: return f(std::integral_constant<Precision, Precision::float32>{});
+    case Precision::float32: return f(std::integral_constant<Precision, Precision::float32>{});
   }
+  throw std::logic_error("unknown precision");
 }
 
 // Outputs that fit lie where the product's tiles lay, if all the block's neurons are one tile, or behind these.

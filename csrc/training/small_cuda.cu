@@ -119,8 +119,10 @@ void consensus_and_update(const UpdateProblem<T>& problem, const double* risk, A
     case UpdateForm::multiplied: return start(step_small<UpdateForm::multiplied, T>);
     case UpdateForm::floored: return start(step_small<UpdateForm::floored, T>);
     case UpdateForm::added: return start(step_small<UpdateForm::added, T>);
-    default: return start(step_small<UpdateForm::quiet, T>);
+    case UpdateForm::quiet: return start(step_small<UpdateForm::quiet, T>);
+    case UpdateForm::still: break;  // no noise has it
   }
+  throw std::logic_error("no form of a noisy update");
 }
 
 #define CBK_INSTANTIATE(T)                                                                                          \

@@ -241,8 +241,10 @@ std::unique_ptr<Steps<T>> make_steps(const RunShape& shape, cudaStream_t stream)
     case Method::transport: return make_transport_steps<T>(shape, stream);
     case Method::heavy_ball: return std::make_unique<HeavyBallSteps<T>>(shape, stream);
     case Method::gradient_flow: return std::make_unique<GradientFlowSteps<T>>(shape, stream);
-    default: return std::make_unique<ConsensusSteps<T>>(shape, stream);
+    case Method::cbo:
+    case Method::hybrid: return std::make_unique<ConsensusSteps<T>>(shape, stream);
   }
+  throw std::logic_error("unknown method");
 }
 
 #define CBK_INSTANTIATE(T)                                                                \

@@ -126,6 +126,7 @@ void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, con
     case UpdateForm::quiet: return run<UpdateForm::quiet>(k, stream);
     case UpdateForm::still: return run<UpdateForm::still>(k, stream);
   }
+  throw std::logic_error("unknown form of an update");
 }
 
 }  // namespace

@@ -2,14 +2,21 @@
 #pragma once
 
 #include <cmath>
+#include <stdexcept>
 
 #include "update.hpp"
 
 namespace cbk {
 
 inline UpdateForm form_of(Noise noise, double diffusion, double floor) {
-  if (noise == Noise::anisotropic) return floor > 0 ? UpdateForm::floored : UpdateForm::multiplied;
-  return noise == Noise::none || diffusion == 0 ? UpdateForm::quiet : UpdateForm::added;
+  switch (noise) {
+    case Noise::anisotropic: return floor > 0 ? UpdateForm::floored : UpdateForm::multiplied;
+    case Noise::isotropic:
+    case Noise::truncated:
+    case Noise::additive: return diffusion == 0 ? UpdateForm::quiet : UpdateForm::added;
+    case Noise::none: return UpdateForm::quiet;
+  }
+  throw std::logic_error("unknown noise");
 }
 
 inline bool by_distance(Noise noise) { return noise == Noise::isotropic || noise == Noise::truncated; }

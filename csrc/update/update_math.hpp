@@ -8,11 +8,18 @@ namespace cbk::CBK_ISA {
 
 template <UpdateForm form, class V>
 CBK_INLINE V moved(V theta, V delta, V z, V a, V b, V floor) {
-  if constexpr (form == UpdateForm::multiplied) return fma(fma(b, z, a), delta, theta);
-  if constexpr (form == UpdateForm::floored) return fma(sqrt(fma(b * delta, delta, floor)), z, fma(a, delta, theta));
-  if constexpr (form == UpdateForm::added) return fma(b, z, fma(a, delta, theta));
-  if constexpr (form == UpdateForm::quiet) return fma(a, delta, theta);
-  return theta;
+  if constexpr (form == UpdateForm::multiplied) {
+    return fma(fma(b, z, a), delta, theta);
+  } else if constexpr (form == UpdateForm::floored) {
+    return fma(sqrt(fma(b * delta, delta, floor)), z, fma(a, delta, theta));
+  } else if constexpr (form == UpdateForm::added) {
+    return fma(b, z, fma(a, delta, theta));
+  } else if constexpr (form == UpdateForm::quiet) {
+    return fma(a, delta, theta);
+  } else {
+    static_assert(form == UpdateForm::still);
+    return theta;
+  }
 }
 
 // theta after Adam's part; the moments change.

@@ -75,6 +75,7 @@ void update(UpdateForm form, const UpdateRow<T>& row, NoiseKey key, uint32_t par
     case UpdateForm::quiet: return update_row<UpdateForm::quiet>(row, counter);
     case UpdateForm::still: return update_row<UpdateForm::still>(row, counter);
   }
+  __builtin_unreachable();  // the compiler asks for every form above
 }
 
 template <class T>
