@@ -134,6 +134,8 @@ void wait_for(CudaStream stream, CudaStream producer) {
   check(waited, "wait for another stream");
 }
 
+void synchronize(CudaStream stream) { check(cudaStreamSynchronize(native(stream)), "wait for a stream"); }
+
 void read_memory(const void* from, int64_t bytes, void* host, CudaStream stream) {
   check(cudaMemcpyAsync(host, from, size_t(bytes), cudaMemcpyDefault, native(stream)), "copy to the host");
   check(cudaStreamSynchronize(native(stream)), "copy to the host");

@@ -22,6 +22,7 @@ int64_t multiprocessors();  // of the current device
 int device_count();  // 0 without a driver
 int device_of(uintptr_t address);  // of CUDA memory; -1 for any other
 void wait_for(CudaStream stream, CudaStream producer);  // what `stream` does next follows what `producer` has been given
+void synchronize(CudaStream stream);                     // waits for what it has been given
 void read_memory(const void* from, int64_t bytes, void* host, CudaStream stream);  // after the stream's work; waits
 
 // The device's pool of workspaces (memory.hpp): bytes that it holds, used or not; and those that no call uses given back,

@@ -84,6 +84,15 @@ PYBIND11_MODULE(CBK_MODULE, m) {
       },
       py::arg("device"), py::arg("stream"), py::arg("producer"));
   m.def(
+      "synchronize",
+      [](std::pair<int, Address> on) {
+        const Where where(on);
+        const py::gil_scoped_release release;
+        const OnDevice here(where.device);
+        synchronize(where.stream);
+      },
+      py::arg("on"));
+  m.def(
       "read_memory",
       [](std::pair<int, Address> on, Address address, py::array out) {
         const Where where(on);

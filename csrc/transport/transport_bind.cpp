@@ -1,3 +1,4 @@
+#include <cmath>
 #include <vector>
 
 #include "../common/bind.hpp"
@@ -184,6 +185,8 @@ void register_transport(py::module_& m) {
         const int64_t count = rows_of("costs", costs);
         check_shape("costs", costs, {count, count});
         check_shape("match", match, {count});
+        if (!std::all_of(costs.data(), costs.data() + costs.size(), [](double cost) { return std::isfinite(cost); }))
+          throw py::value_error("costs must be finite");
         int32_t* p = match.mutable_data();
         py::gil_scoped_release release;
         assign_matrix(costs.data(), count, p);

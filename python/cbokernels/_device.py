@@ -1,14 +1,22 @@
 """The compiled CUDA kernels under the names and arguments of the compiled CPU kernels.
 
-Nothing here waits for the device. What the host would have to see is therefore left to the kernels: a label,
-a task or a match out of range makes its risk, particle or atom NaN; `consensus` gives NaN weights and an ess
-of 0 where no particle has a finite risk, without a warning or an error; atoms and prices that are not finite
-give the identity and a NaN cost (`sinkhorn` a NaN result), weights that are no weights a NaN barycenter.
+A call is refused, and arrays share memory, as on the CPU, but for what follows.
+
+Nothing here waits for the device, save for arrays of libraries whose streams are not known
+(`_device_libraries`). What the host would have to see is therefore left to the kernels: a label, a task or a
+match out of range makes its risk, particle or atom NaN; `consensus` gives NaN weights and an ess of 0 where
+no particle has a finite risk, without a warning or an error, and its ess is an array; atoms and prices that
+are not finite give the identity and a NaN cost (`sinkhorn` a NaN result), weights that are no weights a NaN
+barycenter. A match that is no permutation is not seen.
+
+Only here a precision other than "float32" is known. Arrays whose library cannot copy them (Numba) must be
+C-contiguous, aligned and apart from what is written.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +28,7 @@ _DOUBLE = np.dtype(np.float64)
 
 
 def _network(net: TwoLayer) -> tuple[int, int, int, str, float, bool]:
-    scale = 1 / net.width if net.scaling == "mean" else 1.0
+    scale = {"mean": 1 / net.width, "none": 1.0}[net.scaling]
     return net.inputs, net.width, net.outputs, net.activation, scale, net.output_bias
 
 
@@ -31,12 +39,15 @@ def _address(a: DeviceArray | None) -> int:
 class Kernels:
     """One call's; the number of threads, which all take last, has no meaning here."""
 
-    def __init__(self, module: Any, on: tuple[int, int]) -> None:
-        self._module, self._on = module, on
+    def __init__(self, module: Any, on: tuple[int, int], launched: Callable[[], None]) -> None:
+        self._module, self._on, self._launched = module, on, launched
         self.precision = "float32"
 
     def _run(self, name: str, theta: DeviceArray, *args: Any) -> None:
-        getattr(self._module, name)(self._on, theta.dtype == _DOUBLE, *args)
+        try:
+            getattr(self._module, name)(self._on, theta.dtype == _DOUBLE, *args)
+        finally:
+            self._launched()
 
     def forward(self, net: Any, theta: DeviceArray, x: DeviceArray, out: DeviceArray, _: int) -> None:
         """Outputs."""
@@ -71,7 +82,7 @@ class Kernels:
         self, net: Any, center: DeviceArray, theta: DeviceArray, x: DeviceArray, y: DeviceArray,
         out: DeviceArray, _: int,
     ) -> None:  # fmt: skip
-        """Risks of single neurons; in float's own arithmetic whatever the precision."""
+        """Risks of single neurons."""
         self._run(
             "atom_risks", theta, net, center.pointer, theta.pointer, len(theta), x.pointer, len(x), y.pointer,
             y.is_integer, out.pointer,

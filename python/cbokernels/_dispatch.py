@@ -74,6 +74,11 @@ class Call:
         """The arithmetic of the kernels' matrix products."""
         check_precision(value)
 
+    def check_finite(self, a: Any, name: str) -> None:
+        """ValueError where an entry is not finite; a card is waited for."""
+        if not np.isfinite(a).all():
+            raise ValueError(f"{name} must be finite as {a.dtype}, got NaN or infinity")
+
     def host(self, a: Any) -> Array:
         """The array as NumPy's; a card is waited for."""
         return np.asarray(a)

@@ -38,12 +38,16 @@ class _Versioned(ctypes.Structure):
 
 
 class Imported(NamedTuple):
-    """What a capsule says; strides in elements, None where it is C-contiguous."""
+    """What a capsule says; strides in elements, None where it is C-contiguous.
+
+    A capsule without a version cannot say whether its memory may be written: it may not, as NumPy takes it.
+    """
 
     pointer: int
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None
     typestr: str
+    itemsize: int
     read_only: bool
     capsule: Any
 
@@ -63,9 +67,10 @@ def export(value: Any, stream: int) -> Imported:
             raise BufferError(f"DLPack version {managed.major} is not understood, expected 1")
         tensor, read_only = managed.tensor, bool(managed.flags & _READ_ONLY)
     else:
-        tensor, read_only = _Tensor.from_address(pointer_of(capsule, b"dltensor")), False
+        tensor, read_only = _Tensor.from_address(pointer_of(capsule, b"dltensor")), True
     kind = "iuf"[tensor.code] if tensor.code < 3 and tensor.lanes == 1 else "V"
     shape = tuple(tensor.shape[: tensor.ndim])
     strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else None
     pointer = (tensor.data or 0) + tensor.byte_offset
-    return Imported(pointer, shape, strides, f"<{kind}{tensor.bits // 8}", read_only, capsule)
+    itemsize = (tensor.bits * tensor.lanes + 7) // 8
+    return Imported(pointer, shape, strides, f"<{kind}{itemsize}", itemsize, read_only, capsule)

@@ -125,6 +125,8 @@ def assign(
         found = call.own_integers(match, "match", (count, m))
     else:
         found = _permutations(call, match, count, m).astype(np.int64)
+    if work is not None:
+        x, y = call.apart(x, work), call.apart(y, work)
     cost = call.empty((count,), np.float64)
     gap = call.empty((count,), np.float64) if boolean(certificate, "certificate") else None
     call.kernels.assign(x, y, most, work, match is not None, found, cost, gap, workers)
@@ -238,8 +240,10 @@ def wasserstein_over_wasserstein(atoms_a: Any, atoms_b: Any, *, num_threads: int
         raise ValueError(
             f"atoms_b must have as many particles as atoms_a, {len(costs)}, got {costs.shape[1]}"
         )
-    if np.isnan(costs).any():  # of a card's values that are not finite
-        return math.nan
+    if not np.isfinite(costs).all():
+        for value, name in ((atoms_a, "atoms_a"), (atoms_b, "atoms_b")):
+            call.check_finite(call.view(value, name), name)
+        raise ValueError("atoms_b must lie at finite distances from atoms_a, got an infinite one")
     beyond = np.isinf(costs)
     if beyond.any():  # as few as can be: one is more than all others together
         most = costs[~beyond].max(initial=0.0) or 1.0

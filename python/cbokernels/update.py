@@ -69,6 +69,7 @@ def cbo_update(
     workers = threads(num_threads)
     target = call.changed_or_new(out, "out", particles.shape, particles.dtype)
     particles, points = call.apart_or_same(particles, target.work), call.apart(points, target.work)
+    tasks = None if tasks is None else call.apart(tasks, target.work)
     call.kernels.cbo_update(particles, points, tasks, None, *scalars, *law, *words, target.work, workers)
     target.finish()
     return call.result(target.work) if out is None else out
@@ -156,6 +157,7 @@ def hybrid_update(
     s, r, target = (a.work for a in changed)
     particles, gradients = (call.apart_or_same(call.apart(a, s, r), target) for a in (particles, gradients))
     points = call.apart(points, s, r, target)
+    tasks = None if tasks is None else call.apart(tasks, s, r, target)
     call.kernels.hybrid_update(
         particles, points, tasks, gradients, s, r, mix, *scalars, law, reach, seed, step, *decays,
         first_particle, target, workers,

@@ -34,13 +34,16 @@ def pytest_collection_modifyitems(config, items):
 
 
 class Recorded:
-    """The emulated module, noting the streams that waited for others and where the kernels ran."""
+    """The emulated module, noting which streams waited or were waited for, and where kernels ran."""
 
     def __init__(self, module):
-        self.module, self.waits, self.on = module, [], []
+        self.module, self.waits, self.synchronized, self.on = module, [], [], []
 
     def wait_for(self, device, stream, producer):
         self.waits.append((stream, producer))
+
+    def synchronize(self, on):
+        self.synchronized.append(on)
 
     def __getattr__(self, name):
         function = getattr(self.module, name)

@@ -30,9 +30,12 @@ class Array:
         return types.SimpleNamespace(
             empty=lambda shape, dtype, device: type(self)(np.full(shape, -7, dtype)),
             asarray=lambda a, copy: type(self)(a.array.copy()),
-            astype=lambda a, dtype: type(self)(a.array.astype(dtype)),
+            astype=lambda a, dtype, copy: type(self)(a.array.astype(dtype, copy=copy)),
             float32=np.float32, float64=np.float64, int32=np.int32, int64=np.int64,
         )  # fmt: skip
+
+    def __setitem__(self, index, values):
+        self.array[index] = values.array
 
 
 class Capsule(Array):

@@ -65,7 +65,7 @@ def test_the_callers_stream_is_used_and_others_are_waited_for(emulated):
     theta, x, y = arrays()
     cbk.risk(NET, Array(theta, 77), Array(x, 88), Array(y))
     assert {stream for _, stream in emulated.on} == {77}
-    assert emulated.waits == [(77, 88)]
+    assert set(emulated.waits) == {(77, 88), (88, 77)}  # the kernel for x, and x's library for the kernel
     with pytest.raises(ValueError, match="x has stream 0"):
         cbk.risk(NET, Array(theta), Array(x, 0), Array(y))
 
@@ -116,7 +116,6 @@ def test_out_that_does_not_fit(emulated):
         (Array(frozen), ValueError, "out must be writable"),
         (Array(theta.astype("f8")), TypeError, "out must be float32, got float64"),
         (Array(theta[:3].copy()), ValueError, "out must have shape"),
-        (Array(np.asfortranarray(theta)), ValueError, "out must be C-contiguous"),
         (theta, TypeError, "out must lie in CUDA memory as theta does"),
     ]
     for out, error, message in cases:
