@@ -17,8 +17,11 @@ inline Network network_of(const NetworkTuple& t) {
   throw py::value_error("unknown activation '" + activation + "'");
 }
 
-inline Precision precision_of(const std::string& name) {  // Python has checked it
-  return name == "bf16" ? Precision::bf16 : name == "tf32" ? Precision::tf32 : Precision::float32;
+inline Precision precision_of(const std::string& name) {
+  if (name == "float32") return Precision::float32;
+  if (name == "tf32") return Precision::tf32;
+  if (name == "bf16") return Precision::bf16;
+  throw py::value_error("unknown precision '" + name + "'");
 }
 
 // theta 0: drawn.  y holds values or, with `labels`, int32 labels.

@@ -1,5 +1,7 @@
 #include <pybind11/numpy.h>
 
+#include <limits>
+
 #include "../risk/risk_cuda_bind.hpp"
 #include "../update/noise_bind.hpp"
 #include "training_cuda.hpp"
@@ -8,16 +10,76 @@ namespace cbk::device {
 namespace {
 
 using Numbers = std::map<std::string, double>;
+using Indices = std::optional<py::array_t<int64_t>>;
 
-double number(const Numbers& numbers, const char* name) {
-  const auto found = numbers.find(name);
-  return found == numbers.end() ? 0 : found->second;
+// Each number is to be taken once: one that is missing, or that nobody took, is an error.
+class Taken {
+ public:
+  Taken(const char* where, const Numbers& numbers) : where_(where), left_(numbers) {}
+  double operator()(const char* name) {
+    const auto number = left_.extract(name);
+    if (number.empty()) throw py::value_error(where_ + " lack '" + name + "'");
+    return number.mapped();
+  }
+  void all() const {
+    if (!left_.empty()) throw py::value_error(where_ + " hold '" + left_.begin()->first + "', which nobody reads");
+  }
+
+ private:
+  const std::string where_;
+  Numbers left_;
+};
+
+// What the method has not is NaN.
+EpochNumbers numbers_of(const RunShape& shape, const Numbers& numbers) {
+  constexpr double none = std::numeric_limits<double>::quiet_NaN();
+  EpochNumbers to{none, none, none, none, none, none, none, none, none, none, none, none, none, none};
+  Taken take("an epoch's numbers", numbers);
+  const auto move = [&] {
+    to.drift = take("drift"), to.diffusion = take("diffusion"), to.dt = take("dt");
+    if (shape.noise == Noise::truncated) to.radius = take("radius");
+  };
+  const auto descend = [&] {
+    to.lr = take("lr"), to.beta1 = take("beta1"), to.beta2 = take("beta2"), to.delta = take("delta");
+  };
+  to.limit = take("limit");
+  switch (shape.method) {
+    case Method::cbo:
+      to.alpha = take("alpha"), to.floor = take("floor"), move();
+      if (shape.flies) to.friction = take("friction");
+      break;
+    case Method::adam: descend(); break;
+    case Method::hybrid: to.alpha = take("alpha"), move(), descend(); break;
+    case Method::hopping: to.spread = take("spread"), descend(); break;
+    case Method::heavy_ball:
+      to.friction = take("friction"), to.temperature = take("temperature"), to.dt = take("dt");
+      break;
+    case Method::gradient_flow: move(); break;
+    case Method::transport: to.alpha = take("alpha"), move(); break;
+  }
+  take.all();
+  return to;
 }
 
-EpochNumbers numbers_of(const Numbers& n) {
-  const auto get = [&](const char* name) { return number(n, name); };
-  return {get("alpha"), get("drift"), get("diffusion"), get("dt"), get("floor"), get("radius"), get("lr"), get("beta1"),
-          get("beta2"), get("delta"), get("friction"), get("temperature"), get("spread"), get("limit")};
+// The numbers of a shape that only some methods have.
+void set_more(RunShape& shape, const Numbers& more) {
+  Taken take("the method's numbers", more);
+  switch (shape.method) {
+    case Method::cbo:
+      shape.subset = int64_t(take("subset")), shape.subset_moves = take("subset_moves") != 0;
+      shape.flies = take("flies") != 0;
+      break;
+    case Method::hopping:
+      shape.drawn = int64_t(take("drawn")), shape.fraction = take("fraction");
+      shape.mirrored = take("mirrored") != 0, shape.atoms = take("atoms") != 0;
+      break;
+    case Method::transport: shape.iterations = int64_t(take("iterations")), shape.exact = take("exact") != 0; break;
+    case Method::adam:
+    case Method::hybrid:
+    case Method::heavy_ball:
+    case Method::gradient_flow: break;
+  }
+  take.all();
 }
 
 Method method_named(const std::string& name) {
@@ -27,27 +89,36 @@ Method method_named(const std::string& name) {
   throw py::value_error("unknown method '" + name + "'");
 }
 
-// theta [particles, size] and task [particles] are NumPy's, contiguous; x and y addresses.
-// `more` are the shape's numbers that only some methods have.
-std::unique_ptr<Run> start(std::pair<int, Address> on, const NetworkTuple& net, const std::string& method, Address x,
-                           Address y, bool on_host, bool labels, int64_t samples, int64_t batch, int64_t tasks,
-                           bool own_inputs, const py::array& theta, const std::optional<py::array_t<int32_t>>& task,
-                           uint64_t seed, const std::string& noise, bool solve, const std::string& precision,
-                           const Numbers& more) {
-  RunShape shape{on.first, method_named(method), network_of(net), labels ? Loss::cross_entropy : Loss::mse, samples, batch,
-                 tasks, own_inputs, theta.shape(0), seed, noise_named(noise), solve, precision_of(precision)};
-  shape.subset = int64_t(number(more, "subset")), shape.subset_moves = number(more, "subset_moves") != 0;
-  shape.flies = number(more, "flies") != 0;
-  shape.drawn = int64_t(number(more, "drawn")), shape.fraction = number(more, "fraction");
-  shape.mirrored = number(more, "mirrored") != 0, shape.atoms = number(more, "atoms") != 0;
-  shape.iterations = int64_t(number(more, "iterations")), shape.exact = number(more, "exact") != 0;
+struct StartedRun {
+  RunShape shape;
+  std::unique_ptr<Run> run;
+};
+
+// theta [particles, size] and task [particles] are NumPy's, contiguous; x and y addresses.  The owner of their memory
+// lives as long as the run, which may read them until it ends.
+std::unique_ptr<StartedRun> start(std::pair<int, Address> on, const NetworkTuple& net, const std::string& method,
+                                  Address x, Address y, bool on_host, bool labels, int64_t samples, int64_t batch,
+                                  int64_t tasks, bool own_inputs, const py::array& theta,
+                                  const std::optional<py::array_t<int32_t>>& task, uint64_t seed,
+                                  const std::string& noise, bool solve, const std::string& precision,
+                                  const Numbers& more, const py::object&) {
+  RunShape shape{on.first, method_named(method), network_of(net), labels ? Loss::cross_entropy : Loss::mse, samples,
+                 batch, tasks, own_inputs, theta.shape(0), seed, noise_named(noise), solve, precision_of(precision)};
+  set_more(shape, more);
   const RunData data{x, y, on_host, {on.second}};
   const void* particles = theta.data();
   const int32_t* rows = task ? task->data() : nullptr;
   const bool float64 = theta.itemsize() == 8;
   py::gil_scoped_release release;
-  return float64 ? make_run(shape, data, static_cast<const double*>(particles), rows)
-                 : make_run(shape, data, static_cast<const float*>(particles), rows);
+  return std::make_unique<StartedRun>(
+      StartedRun{shape, float64 ? make_run(shape, data, static_cast<const double*>(particles), rows)
+                                : make_run(shape, data, static_cast<const float*>(particles), rows)});
+}
+
+void check_count(const char* name, const Indices& indices, int64_t wanted) {
+  const int64_t got = indices ? indices->size() : 0;
+  if (got != wanted)
+    throw py::value_error(std::string(name) + " holds " + std::to_string(got) + ", expected " + std::to_string(wanted));
 }
 
 void check_bytes(const Run& run, const std::string& name, const py::array& array) {
@@ -59,22 +130,26 @@ void check_bytes(const Run& run, const std::string& name, const py::array& array
 
 void register_training(py::module_& m) {
   using py::arg;
-  py::class_<Run>(m, "Run")
+  py::class_<StartedRun>(m, "Run")
       .def_readonly_static("in_flight", &Run::in_flight)
       .def_property_readonly("submitted", &Run::submitted)
       .def(
           "submit",
-          [](Run& run, const std::optional<py::array_t<int64_t>>& order, const std::optional<py::array_t<int64_t>>& subsets,
-             uint32_t step, const Numbers& numbers) {
+          [](StartedRun& started, const Indices& order, const Indices& subsets, uint32_t step, const Numbers& numbers) {
+            const RunShape& shape = started.shape;
+            const int64_t steps = shape.batch ? (shape.samples + shape.batch - 1) / shape.batch : 1;
+            check_count("order", order, shape.batch ? shape.samples : 0);
+            check_count("subsets", subsets, steps * shape.subset);
             const int64_t *samples = order ? order->data() : nullptr, *particles = subsets ? subsets->data() : nullptr;
-            const EpochNumbers epoch = numbers_of(numbers);
+            const EpochNumbers epoch = numbers_of(started.shape, numbers);
             py::gil_scoped_release release;
-            run.submit(samples, particles, step, epoch);
+            started.run->submit(samples, particles, step, epoch);
           },
           arg("order"), arg("subsets"), arg("step"), arg("numbers"))
       .def(
           "row",
-          [](Run& run, int64_t epoch) {
+          [](StartedRun& started, int64_t epoch) {
+            Run& run = *started.run;
             const double* row = nullptr;
             {
               py::gil_scoped_release release;
@@ -85,7 +160,8 @@ void register_training(py::module_& m) {
           arg("epoch"))
       .def(
           "read",
-          [](Run& run, const std::string& name, py::array out) {
+          [](StartedRun& started, const std::string& name, py::array out) {
+            Run& run = *started.run;
             check_bytes(run, name, out);
             void* to = out.mutable_data();
             py::gil_scoped_release release;
@@ -94,16 +170,17 @@ void register_training(py::module_& m) {
           arg("name"), arg("out"))
       .def(
           "write",
-          [](Run& run, const std::string& name, const py::array& values) {
+          [](StartedRun& started, const std::string& name, const py::array& values) {
+            Run& run = *started.run;
             check_bytes(run, name, values);
             const void* from = values.data();
             py::gil_scoped_release release;
             run.write(name, from);
           },
           arg("name"), arg("values"));
-  m.def("start", &start, arg("on"), arg("net"), arg("method"), arg("x"), arg("y"), arg("on_host"), arg("labels"),
-        arg("samples"), arg("batch"), arg("tasks"), arg("own_inputs"), arg("theta"), arg("task"), arg("seed"), arg("noise"),
-        arg("solve"), arg("precision"), arg("more"));
+  m.def("start", &start, py::keep_alive<0, 19>(), arg("on"), arg("net"), arg("method"), arg("x"), arg("y"),
+        arg("on_host"), arg("labels"), arg("samples"), arg("batch"), arg("tasks"), arg("own_inputs"), arg("theta"),
+        arg("task"), arg("seed"), arg("noise"), arg("solve"), arg("precision"), arg("more"), arg("owner"));
   m.def(
       "count_not_finite",
       [](std::pair<int, Address> on, bool float64, Address values, int64_t count) {

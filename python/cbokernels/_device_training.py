@@ -121,16 +121,10 @@ def device_data(
         targets = call.floats(y, "y", dtype)
         column = net.outputs > 1 or targets.ndim > len(tasks) + 1
         check_shape(targets, "y", (*tasks, samples, net.outputs) if column else (*tasks, samples))
-        _check_finite(call, targets, "y")
-    _check_finite(call, inputs, "x")
+        call.check_finite(targets, "y")
+    call.check_finite(inputs, "x")
     count = targets.shape[0] if task_axes else 1
     return Data(inputs, targets, count, call), loss, bool(task_axes)
-
-
-def _check_finite(call: Call, a: DeviceArray, name: str) -> None:
-    bad = call.module.count_not_finite(call.on, a.dtype == np.float64, a.pointer, math.prod(a.shape))
-    if bad:
-        raise ValueError(f"{name} must be finite as {a.dtype}, got {bad} entries of NaN or infinity")
 
 
 class Orders:
@@ -171,15 +165,16 @@ def plan(method: Method, theta: Array, setting: Setting) -> Plan:
     moments = {"first": like, "second": like}
 
     def with_target(now: Numbers) -> Numbers:
-        return {**now, "alpha": max(1.0, now["alpha"] * scored)} if solve else now
+        return {**now, "alpha": max(1.0, now["alpha"] * scored)} if solve else dict(now)
 
     def mixed(now: Numbers) -> Numbers:
-        mix = now["mix"]
+        rest, mix = with_target(now), now["mix"]
+        del rest["mix"]
         weighted = {"drift": (1 - mix) * now["drift"], "diffusion": (1 - mix) * now["diffusion"]}
-        return {**with_target(now), **weighted, "lr": mix * now["dt"]}
+        return {**rest, **weighted, "lr": mix * now["dt"]}
 
     def flowing(now: Numbers) -> Numbers:
-        return {**now, "drift": 0.0, "diffusion": math.sqrt(2 * now["temperature"])}
+        return {"drift": 0.0, "diffusion": math.sqrt(2 * now["temperature"]), "dt": now["dt"]}
 
     if isinstance(method, CBO):
         task = None
@@ -241,6 +236,8 @@ class DeviceStepper:
         precision: str,
     ) -> None:  # fmt: skip
         self._plan = plan(method, theta, setting)
+        if precision != "float32" and self._plan.more.get("atoms"):
+            raise ValueError(f"precision must be 'float32' for scope='atom', got {precision!r}")
         self._module = cuda.module()
         self._shape, self._dtype, self._threads = theta.shape, theta.dtype, setting.threads
         self._seed = setting.seed
@@ -251,7 +248,7 @@ class DeviceStepper:
             data.on, _network(net), self._plan.kernel, *data.addresses(), data.call is None,
             data.y.dtype.kind == "i", data.samples, orders.batch_size, data.tasks, data.x.ndim == 3, theta,
             self._plan.task,
-            setting.seed, self._plan.noise, self._plan.solve, precision, self._plan.more,
+            setting.seed, self._plan.noise, self._plan.solve, precision, self._plan.more, data,
         )  # fmt: skip
         self._first = 0  # epoch of this run, from 0
         self._values: dict[int, Numbers] = {}  # of epochs on their way

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import sys
 import types
+import weakref
 from collections import defaultdict
 
 import numpy as np
@@ -186,6 +187,24 @@ def test_derived_array_types_have_their_librarys_stream(streams, libraries):
     derived = fake_class("mine", libraries.classes["torch"])
     cbk.forward(NET, derived(theta), libraries.classes["torch"](x))
     assert len(streams.queues[STREAMS["torch"]]) == 1
+
+
+def test_a_run_keeps_its_data(emulated):
+    theta, x = problem()
+
+    class Owner:
+        pass
+
+    owner = Owner()
+    kept = weakref.ref(owner)
+    run = emulated.module.start(
+        (0, 0), (3, 5, 2, "tanh", 0.2, False), "adam", x.ctypes.data, x.ctypes.data, True, False, 6, 0, 1,
+        False, theta, None, 0, "none", False, "float32", {}, owner,
+    )  # fmt: skip
+    del owner
+    assert kept() is not None
+    del run
+    assert kept() is None
 
 
 def test_casts_are_copies_of_the_dtype_asked_for(emulated):
