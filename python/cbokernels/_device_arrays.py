@@ -180,6 +180,8 @@ class Call:
 
     def _follow(self, value: Any) -> None:
         """Let the kernels follow what the array's library has been given."""
+        if libraries.share_stream(self.first, value):
+            return
         producer = libraries.stream_of(value)
         self._waits = self._waits or not libraries.is_ordered(value)
         if producer is not None and producer != self.stream:

@@ -8,6 +8,7 @@ or hand out the result.
 
 from __future__ import annotations
 
+import functools
 import sys
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from ._arrays import is_torch
 from ._checks import kind
 
 _ORDERED = ("torch", "cupy", "numba")
+_CURRENT = ("torch", "cupy")  # all arrays of a device on one stream, the current one
 
 
 def is_ordered(value: Any) -> bool:
@@ -25,9 +27,20 @@ def is_ordered(value: Any) -> bool:
     return _name(value) in _ORDERED
 
 
+def share_stream(a: Any, b: Any) -> bool:
+    """Whether two arrays on one device have the same stream for sure."""
+    return _name(a) == _name(b) and _name(a) in _CURRENT
+
+
 def _name(value: Any) -> str:
-    """The library's name; of a class derived from a known library's, that library's."""
-    roots = [base.__module__.partition(".")[0] for base in type(value).__mro__]
+    kind: Any = type(value)
+    return _name_of(kind)
+
+
+@functools.cache  # several times an array
+def _name_of(kind: type[Any]) -> str:
+    """A library's name; of a class derived from a known library's, that library's."""
+    roots = [base.__module__.partition(".")[0] for base in kind.__mro__]
     return next((root for root in roots if root in _ORDERED), roots[0])
 
 

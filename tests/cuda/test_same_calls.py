@@ -99,7 +99,7 @@ CHANGES = {
     "complex": lambda a: a.astype("c8"),
     "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
     "dates": lambda a: a.astype("i8").view("M8[s]"),
-    "0-d": lambda a: a.ravel()[0].reshape(()),
+    "0-d": lambda a: np.array(a.ravel()[0]),
     "flat": np.ravel,
     "another axis": lambda a: a[None],
     "no rows": lambda a: a[:0],
@@ -200,3 +200,38 @@ def test_arrays_of_the_other_device_are_refused_on_both(emulated, function):
         plain, on = good(function), on_card(good(function))
         assert outcome(function, {**plain, name: on[name]}) == (TypeError, name)
         assert outcome(function, {**on, name: plain[name]}) == (TypeError, name)
+
+
+TRAINED = {
+    "values": (cbk.TwoLayer(3, 4, 2, "tanh"), "mse"),
+    "labels": (cbk.TwoLayer(3, 4, 2, "tanh"), "cross_entropy"),
+    "one output": (cbk.TwoLayer(3, 4, 1, "tanh"), None),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex", "ignore:invalid value")
+@pytest.mark.parametrize("case", TRAINED)
+def test_the_same_data_are_refused_by_train(emulated, case):
+    net, loss = TRAINED[case]
+    x = np.random.default_rng(0).normal(size=(S, 3)).astype("f4")
+    y = np.arange(S) % 2 if case == "labels" else x[:, : net.outputs].copy()
+
+    def trained(device, **changes):
+        given = {"x": x, "y": y, **changes}
+        given = {name: Array(a) for name, a in given.items()} if device == "cuda" else given
+        method = cbk.CBO(N, alpha=1.0)
+        try:
+            cbk.train(net, given["x"], given["y"], method, loss=loss, epochs=1, device=device)
+        except (TypeError, ValueError, cbk.CboError) as error:
+            return type(error), str(error).split()[0]
+        return None
+
+    assert trained("cuda") is None
+    assert trained("cpu") is None
+    differing = {}
+    for name, a in (("x", x), ("y", y)):
+        for what, change in CHANGES.items():
+            host, card = trained("cpu", **{name: change(a)}), trained("cuda", **{name: change(a)})
+            if host != card:
+                differing[name, what] = host, card
+    assert not differing
