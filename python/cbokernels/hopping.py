@@ -20,7 +20,7 @@ import numpy as np
 
 from . import _cpu
 from ._arrays import Array
-from ._checks import PRECISIONS, WORD, boolean, choice, integer, positive, real, threads
+from ._checks import WORD, boolean, choice, integer, positive, real, threads
 from ._method import Method, Setting, Stepper
 from .errors import ConsensusError
 from .network import TwoLayer
@@ -53,7 +53,8 @@ def atom_risks(
     call, particles, inputs = _ensemble(net, theta, x)
     start = call.array(center, "center", (particles.dtype,), (net.size,))
     targets = _targets(net, y, "y", (), inputs, loss, call)
-    if choice(precision, "precision", PRECISIONS) != "float32":
+    call.precision(precision, particles.dtype)
+    if precision != "float32":
         raise ValueError(f"precision must be 'float32' for atom_risks, got {precision!r}")
     workers = threads(num_threads)
     out = call.empty((len(particles), net.width), np.float64)
