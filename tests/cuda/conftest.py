@@ -93,6 +93,12 @@ class Card:
             return self._library.cuda.Stream(non_blocking=True)
         return self._library.cuda.stream(self._library.cuda.Stream())
 
+    def is_idle(self):
+        """Whether the library's stream has done what it was given."""
+        if self._name == "cupy":
+            return self._library.cuda.get_current_stream().done
+        return self._library.cuda.current_stream().query()
+
     def work(self):
         """Keep the library's stream busy for some milliseconds."""
         ones = self._library.ones((8192, 8192))

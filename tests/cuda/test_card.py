@@ -7,6 +7,7 @@ import pytest
 from libraries import host, pointer, put
 
 import cbokernels as cbk
+from cbokernels._device_libraries import stream_of
 
 NET = cbk.TwoLayer(784, 20, 10)
 
@@ -28,6 +29,34 @@ def test_kernels_follow_the_callers_stream(card):
         zeros += on[0]
         result = cbk.risk(NET, zeros, *on[1:], loss="cross_entropy")
         np.testing.assert_allclose(host(result), expected, rtol=1e-5)
+
+
+def test_a_stream_is_waited_for(card):
+    with card.stream():
+        card.work()
+        card.module.synchronize((0, stream_of(put(np.zeros(1)))))
+        assert card.is_idle()
+
+
+def test_jax_arrays_behind_work(card, monkeypatch):
+    """XLA's streams are its own: the kernel follows them, and has read and written when the call returns."""
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    jax = pytest.importorskip("jax")
+    if jax.default_backend() == "cpu":
+        pytest.skip("JAX finds no card")
+    jax.config.update("jax_enable_x64", True)
+    theta, x, y = ensemble()
+    expected = cbk.risk(NET, theta, x, y, loss="cross_entropy")
+    on, ones = [jax.device_put(a) for a in (theta, x, y)], jax.numpy.ones((8192, 8192), "float32")
+    for _ in range(20):
+        late = on[0] + 0 * (ones @ ones @ ones)[0, 0]
+        result = cbk.risk(NET, late, *on[1:], loss="cross_entropy")
+        del late
+        spoiled = [jax.numpy.full(theta.shape, np.nan, "float32") for _ in range(4)]  # where the input lay
+        np.testing.assert_allclose(np.asarray(result), expected, rtol=1e-5)
+        jax.block_until_ready(spoiled)
+    with pytest.raises(ValueError, match="out must be writable, got a read-only jax"):
+        cbk.cbo_update(on[0], on[0][0], out=on[0])
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2, 3])

@@ -96,7 +96,9 @@ def libraries(streams, monkeypatch):
         streams.wait_for(0, 0 if stream == 1 else stream, STREAMS["jax"])
         return array.array.__dlpack__()
 
-    jax.Array = fake_class("jax", OldCapsule, __dlpack__=export)
+    # Its other interface has no word of streams: who takes that one reads too early.
+    interface = Array.__cuda_array_interface__
+    jax.Array = fake_class("jax", OldCapsule, __dlpack__=export, __cuda_array_interface__=interface)
     classes = {"torch": torch.Tensor, "cupy": cupy.ndarray, "numba": numba.ndarray, "jax": jax.Array}
 
     def array(name, values):
@@ -104,8 +106,6 @@ def libraries(streams, monkeypatch):
         array = classes[name](np.full(values.shape, np.nan, values.dtype))
         if name in ("cupy", "numba"):
             array.stream = STREAMS[name]
-        if name == "torch":  # whose interface has no word of streams
-            array.stream = None
         streams.give(STREAMS[name], lambda: np.copyto(array.array, values))
         return array
 
@@ -187,6 +187,13 @@ def test_derived_array_types_have_their_librarys_stream(streams, libraries):
     derived = fake_class("mine", libraries.classes["torch"])
     cbk.forward(NET, derived(theta), libraries.classes["torch"](x))
     assert len(streams.queues[STREAMS["torch"]]) == 1
+
+
+def test_the_module_waits_for_a_stream(emulated):
+    """On the emulation it has the default one alone, which does all at once; test_card.py has others."""
+    emulated.module.synchronize((0, 0))
+    with pytest.raises(TypeError):
+        emulated.module.synchronize(0)
 
 
 def test_a_run_keeps_its_data(emulated):
