@@ -132,7 +132,10 @@ class Call:
         self._waits = False
         self.first, self.name = first, name
         self.stream = libraries.stream_of(first) or 0
-        self.device = self.module.device_of(self._memory(first, name).pointer)
+        memory = self._memory(first, name)
+        self.device = self.module.device_of(memory.pointer)
+        if self.device < 0 and math.prod(memory.shape):
+            raise ValueError(f"{name} must lie in CUDA memory, got an address that no device knows")
         kernels = importlib.import_module("._device", __package__).Kernels
         self.kernels = kernels(self.module, self.on, self.launched)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,19 +32,19 @@ def share_stream(a: Any, b: Any) -> bool:
 
 
 def _name(value: Any) -> str:
-    kind: Any = type(value)
-    return _name_of(kind)
+    cls: Any = type(value)
+    return _name_of(cls)
 
 
 @functools.cache  # several times an array
-def _name_of(kind: type[Any]) -> str:
+def _name_of(cls: type[Any]) -> str:
     """A library's name; of a class derived from a known library's, that library's."""
-    roots = [base.__module__.partition(".")[0] for base in kind.__mro__]
+    roots = [base.__module__.partition(".")[0] for base in cls.__mro__]
     return next((root for root in roots if root in _ORDERED), roots[0])
 
 
-def _library(value: Any) -> ModuleType:
-    return sys.modules[_name(value)]
+def _library(value: Any) -> Any:
+    return sys.modules.get(_name(value))
 
 
 def stream_of(value: Any) -> int | None:

@@ -59,6 +59,11 @@ def test_all_arrays_lie_on_one_device(emulated):
     emulated.device_of = lambda pointer: int(pointer == x.array.ctypes.data)
     with pytest.raises(ValueError, match="x must lie on CUDA device 0 as theta does, got 1"):
         cbk.risk(NET, theta, x, y)
+    emulated.device_of = lambda pointer: -1
+    with pytest.raises(
+        ValueError, match="theta must lie in CUDA memory, got an address that no device knows"
+    ):
+        cbk.risk(NET, theta, x, y)
 
 
 def test_the_callers_stream_is_used_and_others_are_waited_for(emulated):
