@@ -224,7 +224,6 @@ X, W = np.zeros((3, 4, 2), "f4"), np.ones(3)
 MATCH = np.tile(np.arange(4), (3, 1))
 SPOILED = X.copy()
 SPOILED[2, 1, 1] = np.inf
-FAR = np.full((3, 4, 2), 1e200)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +258,6 @@ FAR = np.full((3, 4, 2), 1e200)
         (lambda: cbk.wasserstein2(X, X.astype("f8")), TypeError, ["atoms_b must be float32 as atoms_a are"]),
         (lambda: cbk.wasserstein2(SPOILED, X), ValueError, ["atoms_a must be finite", "inf"]),
         (lambda: cbk.wasserstein_over_wasserstein(X, X[1:]), ValueError, ["atoms_b", "3", "2"]),
-        (lambda: cbk.wasserstein_over_wasserstein(FAR, -FAR), ValueError, ["atoms_b", "infinite"]),
     ],
 )
 def test_wrong_arguments_are_named(call, error, words):

@@ -240,10 +240,9 @@ def wasserstein_over_wasserstein(atoms_a: Any, atoms_b: Any, *, num_threads: int
         raise ValueError(
             f"atoms_b must have as many particles as atoms_a, {len(costs)}, got {costs.shape[1]}"
         )
-    if not np.isfinite(costs).all():
+    if np.isnan(costs).any():  # of a card's atoms, which nobody has looked at
         for value, name in ((atoms_a, "atoms_a"), (atoms_b, "atoms_b")):
             call.check_finite(call.view(value, name), name)
-        raise ValueError("atoms_b must lie at finite distances from atoms_a, got an infinite one")
     beyond = np.isinf(costs)
     if beyond.any():  # as few as can be: one is more than all others together
         most = costs[~beyond].max(initial=0.0) or 1.0
