@@ -64,7 +64,10 @@ def stream_of(value: Any) -> int | None:
 
 
 def empty(source: Any, dtype: np.dtype[Any], shape: tuple[int, ...], device: int) -> Any:
-    """A new array of the source's library, on its device and stream."""
+    """A new array of the source's library, on its device and stream.
+
+    JAX's arrays do not change: nobody has seen this one, and it is written before anybody does.
+    """
     name, library = _name(source), _library(source)
     if name == "torch":
         return library.empty(shape, dtype=getattr(library, dtype.name), device=source.device)
