@@ -14,23 +14,31 @@ constexpr int sparse_vectors = 10;  // of neurons in a block: as many sums hide 
 template <class T>
 constexpr int64_t sparse_block = sparse_vectors * lanes<T>;
 
+// Lane i is lane at[i] of a, or of b behind it.
+template <class V, size_t... at>
+CBK_INLINE V picked(V a, V b, std::index_sequence<at...>) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, at...);
+#else  // GCC before 12
+  return __builtin_shuffle(a, b, Int<V>{at...});
+#endif
+}
+
 // Lanes as rows: the blocks off the diagonal change places, for blocks of H lanes, H / 2, ..., one.
-template <int H, class V>
-CBK_INLINE void transpose_square(V (&r)[lanes<Scalar<V>>]) {
-  using I = Int<V>;
-  constexpr int L = lanes<Scalar<V>>;
-  I lane;
-  for (int i = 0; i < L; ++i) lane[i] = i;
-  const I upper = (lane & H) != 0, low = upper ? lane + (L - H) : lane, high = upper ? lane + L : lane + H;
+template <size_t H, class V, size_t... lane>
+CBK_INLINE void transpose_square(V (&r)[sizeof...(lane)], std::index_sequence<lane...> all) {
+  constexpr size_t L = sizeof...(lane);
+  constexpr std::index_sequence<(lane & H ? lane + L - H : lane)...> low;
+  constexpr std::index_sequence<(lane & H ? lane + L : lane + H)...> high;
 #pragma GCC unroll 16
-  for (int i = 0; i < L; ++i) {
+  for (size_t i = 0; i < L; ++i) {
     if ((i & H) == 0) {
       const V a = r[i], b = r[i + H];
-      r[i] = __builtin_shuffle(a, b, low);
-      r[i + H] = __builtin_shuffle(a, b, high);
+      r[i] = picked(a, b, low);
+      r[i + H] = picked(a, b, high);
     }
   }
-  if constexpr (H > 1) transpose_square<H / 2>(r);
+  if constexpr (H > 1) transpose_square<H / 2>(r, all);
 }
 
 // to[column][row] = from[row][column], `lanes` rows and, at most as many, `columns`; a missing row (nullptr) is 0.
@@ -46,7 +54,7 @@ CBK_INLINE void transpose_tile(const T* const* from, int64_t at, int64_t columns
     else
       std::memcpy(&r[i], from[i] + at, size_t(columns) * sizeof(T));
   }
-  transpose_square<L / 2>(r);
+  transpose_square<L / 2>(r, std::make_index_sequence<L>{});
 #pragma GCC unroll 16
   for (int i = 0; i < L; ++i)
     if (i < columns) store(to + i * to_stride, r[i]);
