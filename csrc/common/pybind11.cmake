@@ -1,0 +1,11 @@
+# pybind11 of the Python that the build uses; the one that pip installed need not be named on the command line.
+set(PYBIND11_FINDPYTHON ON)
+if(NOT pybind11_DIR)
+  find_package(Python REQUIRED COMPONENTS Interpreter Development.Module)
+  execute_process(COMMAND ${Python_EXECUTABLE} -m pybind11 --cmakedir OUTPUT_VARIABLE installed
+                  OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  if(installed)
+    set(pybind11_DIR ${installed} CACHE PATH "Folder of pybind11Config.cmake")
+  endif()
+endif()
+find_package(pybind11 3 CONFIG REQUIRED)
