@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 import cbokernels as cbk
 from cbokernels import reference
+from cbokernels._kinds import ACTIVATIONS, LOSSES
 
-ACTIVATIONS = ["relu", "tanh", "sigmoid", "gelu", "softplus", "identity"]
-LOSSES = ["mse", "cross_entropy"]
 TOLERANCE = {"float32": 6e-6, "float64": 1e-13}
 SAMPLES = [1, 2, 15, 16, 17, 31, 32, 33, 63, 65, 127, 129, 800, 1025]
 # (d, M, C); one output and up to 48 inputs take a way of their own, in parts of 1 to 8 inputs
@@ -369,7 +368,7 @@ from cbokernels import reference
 errors = {}
 rng = np.random.default_rng(0)
 for dtype in ("float32", "float64"):
-    for activation in ("relu", "tanh", "sigmoid", "gelu", "softplus", "identity"):
+    for activation in ACTIVATIONS:
         for shape in ((1, 100, 1), (4, 9, 1), (5, 33, 3), (70, 17, 10)):
             for loss in ("mse", "cross_entropy"):
                 net = cbk.TwoLayer(*shape, activation=activation, scaling="none", output_bias=True)

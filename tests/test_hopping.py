@@ -62,7 +62,7 @@ def test_the_reference_has_the_kernels_under_their_names_and_arguments():
 def test_drawn_risks_are_those_of_the_stored_ensemble(mirrored, atoms):
     net, center, x, y, _ = problem(2, 11, 2, 50, "float32")
     drawn = np.empty((30, 11 if atoms else 1))
-    _cpu.hopping_risk(net._kernel, center, 30, 0.1, mirrored, 5, 7, x, y, atoms, drawn, 2)
+    _cpu.hopping_risk(net._kernel, center, 30, 0.1, mirrored, 5, 7, x, y, "mse", atoms, drawn, 2)
     step = np.float32(0.1) * cbk.standard_normal(15 if mirrored else 30, net.size, seed=5, step=7)
     theta = center + step
     if mirrored:  # pairs one after the other
@@ -162,7 +162,7 @@ def test_gradient_is_the_definitions(mirrored, atoms):
     net, center, x, y, _ = problem(2, 11, 2, 50, "float64")
     particles, spread = 31 - mirrored, 0.1
     gradient, same = np.empty((2, net.size))
-    arguments = (net._kernel, center, particles, spread, mirrored, 5, 7, x, y)
+    arguments = (net._kernel, center, particles, spread, mirrored, 5, 7, x, y, "mse")
     index = net._atom_index if atoms else None
     ess, _, bad = _cpu.hopping_gradient(*arguments, index, 0.0, gradient, 1)
     assert _cpu.hopping_gradient(*arguments, index, 0.0, same, 4) == (ess, 0.0, bad)
@@ -222,8 +222,8 @@ def test_blocks_of_drawn_particles_and_atoms():
     net, center, x, y, _ = problem(1, 3, 1, 4, "float32")
     particles = 2 * 2**17
     risk, gradient, same = np.empty((particles, 1)), *np.empty((2, net.size), np.float32)
-    _cpu.hopping_risk(net._kernel, center, particles, 0.5, True, 8, 1, x, y, False, risk, 2)
-    arguments = (net._kernel, center, particles, 0.5, True, 8, 1, x, y)
+    _cpu.hopping_risk(net._kernel, center, particles, 0.5, True, 8, 1, x, y, "mse", False, risk, 2)
+    arguments = (net._kernel, center, particles, 0.5, True, 8, 1, x, y, "mse")
     told = _cpu.hopping_gradient(*arguments, None, 0.0, gradient, 2)
     halves = risk.reshape(-1, 2).T.ravel()  # a function's risks: those of all c + s xi, then of all c - s xi
     assert told == _cpu.hopping_gradient(center, 0.5, True, 8, 1, halves, 0.0, same, 1)
@@ -231,7 +231,7 @@ def test_blocks_of_drawn_particles_and_atoms():
 
     _cpu.hopping_gradient(*arguments, net._atom_index, 0.0, gradient, 2)
     risk = np.empty((particles, 3))
-    _cpu.hopping_risk(net._kernel, center, particles, 0.5, True, 8, 1, x, y, True, risk, 2)
+    _cpu.hopping_risk(net._kernel, center, particles, 0.5, True, 8, 1, x, y, "mse", True, risk, 2)
     for m in range(3):  # an atom's ranks are its own, in blocks of a third of 2^17
         draws, drift = particles // 2, np.zeros(net.size)
         blocks = -(-particles // (2**17 // 3))

@@ -174,7 +174,7 @@ def test_each_network_on_its_own_task(kind, own_x, dtype):
     )
     loss = "cross_entropy" if kind == "labels" else "mse"
     out = np.empty(9)
-    _cpu.own_risks(net._kernel, theta, x if own_x else x[0], ys, out, 0)
+    _cpu.own_risks(net._kernel, theta, x if own_x else x[0], ys, loss, out, 0)
     expected = [
         reference.risk(net, theta[t : t + 1], x[t if own_x else 0], ys[t], loss=loss)[0] for t in range(9)
     ]

@@ -7,10 +7,11 @@ import pytest
 
 import cbokernels as cbk
 from cbokernels import reference
+from cbokernels._kinds import ACTIVATIONS
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "gelu", "softplus", "identity"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
     ("particles", "width", "inputs", "outputs", "samples"),
     [(2, 600, 15, 1, 7), (3, 1001, 16, 1, 1500), (17, 65, 32, 5, 1100), (2, 3000, 9, 7, 300)],

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import cbokernels as cbk
 from cbokernels import reference
+from cbokernels._kinds import LOSSES
 
 ACTIVATIONS = {
     "relu": lambda z: np.where(z > 0, z, 0.0),
@@ -23,7 +24,6 @@ ACTIVATIONS = {
     "softplus": lambda z: np.where(z > 0, z, 0) + np.log1p(np.exp(-np.abs(z))),
     "identity": lambda z: z,
 }
-LOSSES = ["mse", "cross_entropy"]
 TOLERANCE = {"float32": 3e-6, "float64": 1e-12}
 SAMPLES = [1, 2, 15, 16, 17, 31, 32, 33, 63, 65, 127, 129, 800, 1025]
 # (d, M, C)

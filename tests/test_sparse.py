@@ -7,6 +7,7 @@ import pytest
 
 import cbokernels as cbk
 from cbokernels import reference
+from cbokernels._kinds import ACTIVATIONS
 
 DENSITIES = (0.0, 0.01, 0.1, 0.3, 0.45, 0.6)
 
@@ -33,7 +34,7 @@ def test_risks_and_outputs_whatever_the_density(density, width, dtype, tolerance
     agree(net, theta, x, labels, "cross_entropy", tolerance)
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid", "gelu", "softplus", "identity"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("samples", [1, 15, 16, 17, 127, 128, 129, 300])
 def test_odd_numbers_of_samples(activation, samples):
     net = cbk.TwoLayer(784, 20, 2, activation=activation)

@@ -6,78 +6,107 @@
 
 namespace cbk::CBK_ISA {
 
+// sigma, and its derivative: `slope` from h = sigma(z) where that is enough to know it, else `value` gives both at once.
+template <Activation A>
+struct Sigma;
+
+template <>
+struct Sigma<Activation::relu> {
+  template <class V>
+  static CBK_INLINE V value(V z) { return max(V{}, z); }
+  template <class V>
+  static CBK_INLINE V slope(V h) { return h > Scalar<V>(0) ? splat<V>(1) : V{}; }  // 0 at the corner
+};
+
+template <>
+struct Sigma<Activation::tanh> {
+  template <class V>
+  static CBK_INLINE V value(V z) { return tanh(z); }
+  template <class V>
+  static CBK_INLINE V slope(V h) { return mad(-h, h, splat<V>(1)); }
+};
+
+template <>
+struct Sigma<Activation::sigmoid> {
+  template <class V>
+  static CBK_INLINE V value(V z) { return sigmoid(z); }
+  template <class V>
+  static CBK_INLINE V slope(V h) { return h * (splat<V>(1) - h); }
+};
+
+template <>
+struct Sigma<Activation::gelu> {
+  template <class V>
+  static CBK_INLINE V value(V z) { return gelu(z); }
+  template <class V>
+  static CBK_INLINE V value(V z, V& derivative) {
+    V density;
+    const V cdf = normal_cdf(z, density);
+    derivative = mad(z, density, cdf);
+    return z * cdf;
+  }
+};
+
+template <>
+struct Sigma<Activation::softplus> {
+  template <class V>
+  static CBK_INLINE V value(V z) { return softplus(z); }
+  template <class V>
+  static CBK_INLINE V value(V z, V& derivative) {
+    derivative = sigmoid(z);
+    return softplus(z);
+  }
+};
+
+template <>
+struct Sigma<Activation::identity> {
+  template <class V>
+  static CBK_INLINE V value(V z) { return z; }
+  template <class V>
+  static CBK_INLINE V slope(V) { return splat<V>(1); }
+};
+
+template <class Law, class V, class = void>
+struct HasSlope : std::false_type {};
+template <class Law, class V>
+struct HasSlope<Law, V, std::void_t<decltype(Law::slope(V{}))>> : std::true_type {};
+template <Activation A>
+constexpr bool slope_from_value = HasSlope<Sigma<A>, F32>::value;
+
 template <Activation A, class V>
 CBK_INLINE V activate(V z) {
-  if constexpr (A == Activation::relu) {
-    return max(V{}, z);
-  } else if constexpr (A == Activation::tanh) {
-    return tanh(z);
-  } else if constexpr (A == Activation::sigmoid) {
-    return sigmoid(z);
-  } else if constexpr (A == Activation::gelu) {
-    return gelu(z);
-  } else if constexpr (A == Activation::softplus) {
-    return softplus(z);
-  } else {
-    static_assert(A == Activation::identity);
-    return z;
-  }
+  return Sigma<A>::value(z);
 }
-
-// Whether h = sigma(z) is enough to know sigma'(z), and that (0 at a ReLU's corner).
-template <Activation A>
-constexpr bool slope_from_value = A != Activation::gelu && A != Activation::softplus;
 
 template <Activation A, class V>
 CBK_INLINE V slope_of_value(V h) {
-  const V one = splat<V>(1);
-  if constexpr (A == Activation::relu) {
-    return h > Scalar<V>(0) ? one : V{};
-  } else if constexpr (A == Activation::tanh) {
-    return mad(-h, h, one);
-  } else if constexpr (A == Activation::sigmoid) {
-    return h * (one - h);
-  } else {
-    static_assert(A == Activation::identity);
-    return one;
-  }
+  return Sigma<A>::slope(h);
 }
 
 // The value, and the derivative.
 template <Activation A, class V>
 CBK_INLINE V activate(V z, V& derivative) {
-  if constexpr (A == Activation::gelu) {
-    V density;
-    const V cdf = normal_cdf(z, density);
-    derivative = mad(z, density, cdf);
-    return z * cdf;
-  } else if constexpr (A == Activation::softplus) {
-    derivative = sigmoid(z);
-    return softplus(z);
-  } else {
+  if constexpr (slope_from_value<A>) {
     const V h = activate<A>(z);
     derivative = slope_of_value<A>(h);
     return h;
+  } else {
+    return Sigma<A>::value(z, derivative);
   }
 }
 
 // Calls f(tag) with the activation as a compile-time constant.
-template <Activation A>
-struct ActivationTag {
-  static constexpr Activation value = A;
-};
-
 template <class F>
 CBK_INLINE void with_activation(Activation activation, F&& f) {
-  switch (activation) {
-    case Activation::relu: return f(ActivationTag<Activation::relu>{});
-    case Activation::tanh: return f(ActivationTag<Activation::tanh>{});
-    case Activation::sigmoid: return f(ActivationTag<Activation::sigmoid>{});
-    case Activation::gelu: return f(ActivationTag<Activation::gelu>{});
-    case Activation::softplus: return f(ActivationTag<Activation::softplus>{});
-    case Activation::identity: return f(ActivationTag<Activation::identity>{});
-  }
-  __builtin_unreachable();  // the compiler asks for every activation above
+  using Kind = Activation;
+  switch (activation) { CBK_ACTIVATIONS(CBK_KIND_CALL) }
+}
+
+// Whether a gradient must keep sigma'(z) beside sigma(z).
+CBK_INLINE bool keeps_slopes(Activation activation) {
+  bool keeps = false;
+  with_activation(activation, [&](auto tag) { keeps = !slope_from_value<tag.value>; });
+  return keeps;
 }
 
 // In place; count is a multiple of the lanes.

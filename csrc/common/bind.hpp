@@ -8,11 +8,24 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <iterator>
 #include <string>
+
+#include "kinds.hpp"
 
 namespace cbk {
 
 namespace py = pybind11;
+
+// The member of a closed set that a name from Python stands for.
+template <class Kind>
+Kind named(const std::string& name) {
+  const auto found = std::find(std::begin(Names<Kind>::all), std::end(Names<Kind>::all), name);
+  if (found != std::end(Names<Kind>::all)) return Kind(found - std::begin(Names<Kind>::all));
+  std::string known;
+  for (const char* each : Names<Kind>::all) known += std::string(known.empty() ? "" : ", ") + each;
+  throw py::value_error(std::string("unknown ") + Names<Kind>::what + " '" + name + "', expected one of " + known);
+}
 
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;

@@ -2,12 +2,9 @@
 // and where they lie, and keeps them alive until the call returns; stream order does the rest.
 #pragma once
 
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <optional>
-#include <string>
 
+#include "../common/bind.hpp"
 #include "device.hpp"
 
 namespace cbk::device {

@@ -1,26 +1,17 @@
 #include "hopping.hpp"
 
-#include "../common/bind.hpp"
+#include "../risk/risk_bind.hpp"
 
 namespace cbk {
 namespace {
 
-// The batch, with values [S, C] or labels [S].
+// The batch, with values [S, C] or labels [S], for an ensemble that is drawn.
 template <class T>
-RiskProblem<T> problem_of(const Network& net, int64_t particles, const Array<T>& x, const py::array& y) {
-  const int64_t samples = rows_of("x", x);
-  check_shape("x", x, {samples, net.inputs});
-  RiskProblem<T> problem{net, Loss::mse, nullptr, particles, x.data(), samples, nullptr, nullptr, 1};
-  if (py::isinstance<Array<T>>(y)) {
-    check_shape("y", y, {samples, net.outputs});
-    problem.y = static_cast<const T*>(y.data());
-  } else if (py::isinstance<Array<int32_t>>(y)) {
-    check_shape("y", y, {samples});
-    problem.loss = Loss::cross_entropy;
-    problem.labels = static_cast<const int32_t*>(y.data());
-  } else {
-    throw py::type_error("y must be contiguous, of x's dtype or int32 labels");
-  }
+RiskProblem<T> batch_of(const Network& net, int64_t particles, const Array<T>& x, const py::array& y,
+                        const std::string& loss) {
+  RiskProblem<T> problem = data_of(net, x);
+  problem.particles = particles;
+  set_targets(problem, y, loss);
   return problem;
 }
 
@@ -54,9 +45,9 @@ void register_typed(py::module_& m) {
   m.def(
       "hopping_risk",
       [](const Network& net, const Array<T>& center, int64_t particles, double spread, bool mirrored, uint64_t seed,
-         uint32_t step, const Array<T>& x, const py::array& y, bool atoms, Array<double> out, int num_threads) {
+         uint32_t step, const Array<T>& x, const py::array& y, const std::string& loss, bool atoms, Array<double> out, int num_threads) {
         const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, seed, step);
-        RiskProblem<T> problem = problem_of(net, particles, x, y);
+        RiskProblem<T> problem = batch_of(net, particles, x, y, loss);
         check_shape("out", out, {particles, atoms ? net.width : 1});
         problem.draw = &draw;
         double* p = out.mutable_data();
@@ -67,15 +58,16 @@ void register_typed(py::module_& m) {
           risk(problem, p, num_threads);
       },
       py::arg("net"), py::arg("center").noconvert(), py::arg("particles"), py::arg("spread"), py::arg("mirrored"),
-      py::arg("seed"), py::arg("step"), py::arg("x").noconvert(), py::arg("y"), py::arg("atoms"),
+      py::arg("seed"), py::arg("step"), py::arg("x").noconvert(), py::arg("y"), py::arg("loss"), py::arg("atoms"),
       py::arg("out").noconvert(), py::arg("num_threads"));
   m.def(
       "hopping_gradient",
       [](const Network& net, const Array<T>& center, int64_t particles, double spread, bool mirrored, uint64_t seed,
-         uint32_t step, const Array<T>& x, const py::array& y, const std::optional<Array<int32_t>>& atom,
+         uint32_t step, const Array<T>& x, const py::array& y, const std::string& loss,
+         const std::optional<Array<int32_t>>& atom,
          double fraction, Array<T> gradient, int num_threads) {
         const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, seed, step);
-        RiskProblem<T> problem = problem_of(net, particles, x, y);
+        RiskProblem<T> problem = batch_of(net, particles, x, y, loss);
         problem.draw = &draw;
         check_shape("gradient", gradient, {net.size()});
         if (atom) check_atoms(*atom, net.size(), net.width);
@@ -84,7 +76,7 @@ void register_typed(py::module_& m) {
         return told([&] { return hopping_gradient(problem, fraction, index, p, num_threads); });
       },
       py::arg("net"), py::arg("center").noconvert(), py::arg("particles"), py::arg("spread"), py::arg("mirrored"),
-      py::arg("seed"), py::arg("step"), py::arg("x").noconvert(), py::arg("y"), py::arg("atom").noconvert(),
+      py::arg("seed"), py::arg("step"), py::arg("x").noconvert(), py::arg("y"), py::arg("loss"), py::arg("atom").noconvert(),
       py::arg("fraction"), py::arg("gradient").noconvert(), py::arg("num_threads"));
   m.def(
       "hopping_gradient",
@@ -115,11 +107,11 @@ void register_typed(py::module_& m) {
   m.def(
       "atom_risks",
       [](const Network& net, const Array<T>& center, const Array<T>& theta, const Array<T>& x, const py::array& y,
-         Array<double> out, int num_threads) {
+         const std::string& loss, Array<double> out, int num_threads) {
         const int64_t particles = rows_of("theta", theta);
         check_shape("center", center, {net.size()});
         check_shape("theta", theta, {particles, net.size()});
-        RiskProblem<T> problem = problem_of(net, particles, x, y);
+        RiskProblem<T> problem = batch_of(net, particles, x, y, loss);
         problem.theta = theta.data();
         check_shape("out", out, {particles, net.width});
         double* p = out.mutable_data();
@@ -127,7 +119,7 @@ void register_typed(py::module_& m) {
         atom_risks(problem, center.data(), p, num_threads);
       },
       py::arg("net"), py::arg("center").noconvert(), py::arg("theta").noconvert(), py::arg("x").noconvert(),
-      py::arg("y"), py::arg("out").noconvert(), py::arg("num_threads"));
+      py::arg("y"), py::arg("loss"), py::arg("out").noconvert(), py::arg("num_threads"));
 }
 
 // float32 says whose normals they are: those of a float32 or of a float64 ensemble.

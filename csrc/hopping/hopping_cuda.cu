@@ -110,7 +110,7 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, Cud
   launch(center_hidden<T>, dim3(unsigned(blocks_for(problem.samples * net.width, 256))), dim3(256), 0, stream, net, center,
          problem.x, problem.samples, hidden.data());
   RiskProblem<T> one = problem;
-  one.loss = Loss::none, one.theta = center, one.particles = 1, one.draw = nullptr;
+  one.tasks = 0, one.theta = center, one.particles = 1, one.draw = nullptr;
   forward(one, outputs.data(), on);
 
   Batch<T> b = batch_of(problem);

@@ -7,14 +7,15 @@ void register_hopping(py::module_& m) {
   m.def(
       "hopping_risk",
       [](std::pair<int, Address> on, bool float64, const NetworkTuple& net, Address center, int64_t particles,
-         double spread, bool mirrored, uint64_t seed, uint32_t step, Address x, int64_t samples, Address y, bool labels,
+         double spread, bool mirrored, uint64_t seed, uint32_t step, Address x, int64_t samples, Address y, const std::string& loss,
          bool atoms, Address out) {
         const Where where(on);
         const Network network = network_of(net);
+        const Loss law = named<Loss>(loss);
         on_type(where, float64, [&](auto type) {
           using T = decltype(type);
           const Draw<T> draw{at<const T>(center), T(spread), mirrored, particles, {seed, 0, step, 0}};
-          RiskProblem<T> problem = problem_of<T>(network, 0, particles, x, samples, y, labels, 1);
+          RiskProblem<T> problem = problem_of<T>(network, 0, particles, x, samples, y, law, 1);
           problem.draw = &draw;
           if (atoms)
             atom_risks(problem, draw.center, at<double>(out), where.stream);
@@ -24,21 +25,22 @@ void register_hopping(py::module_& m) {
       },
       py::arg("on"), py::arg("float64"), py::arg("net"), py::arg("center"), py::arg("particles"), py::arg("spread"),
       py::arg("mirrored"), py::arg("seed"), py::arg("step"), py::arg("x"), py::arg("samples"), py::arg("y"),
-      py::arg("labels"), py::arg("atoms"), py::arg("out"));
+      py::arg("loss"), py::arg("atoms"), py::arg("out"));
   m.def(
       "atom_risks",
       [](std::pair<int, Address> on, bool float64, const NetworkTuple& net, Address center, Address theta,
-         int64_t particles, Address x, int64_t samples, Address y, bool labels, Address out) {
+         int64_t particles, Address x, int64_t samples, Address y, const std::string& loss, Address out) {
         const Where where(on);
         const Network network = network_of(net);
+        const Loss law = named<Loss>(loss);
         on_type(where, float64, [&](auto type) {
           using T = decltype(type);
-          atom_risks(problem_of<T>(network, theta, particles, x, samples, y, labels, 1), at<const T>(center),
+          atom_risks(problem_of<T>(network, theta, particles, x, samples, y, law, 1), at<const T>(center),
                      at<double>(out), where.stream);
         });
       },
       py::arg("on"), py::arg("float64"), py::arg("net"), py::arg("center"), py::arg("theta"), py::arg("particles"),
-      py::arg("x"), py::arg("samples"), py::arg("y"), py::arg("labels"), py::arg("out"));
+      py::arg("x"), py::arg("samples"), py::arg("y"), py::arg("loss"), py::arg("out"));
   m.def(
       "noise_drift",
       [](std::pair<int, Address> on, bool float64, Address weights, int64_t rows, int64_t atoms, Address atom,

@@ -57,7 +57,10 @@ void rest(const Network& net, Loss loss, const T* center, int64_t panel, const P
     hidden_block(net, center, 0, net.width, chunk.x + s * net.inputs, panel, hidden);
     product<T>({c, net.width, 1}, net.outputs, net.width, {hidden, panel}, g, panel, {nullptr, false});
     scale_outputs(net, center, panel, g, panel);
-    for (int64_t i = 0; i < net.outputs * panel && loss == Loss::mse; ++i) g[i] -= chunk.y[s * net.outputs + i];
+    with_loss(loss, [&](auto tag) {
+      if constexpr (LossLaw<tag.value>::of_residuals)
+        for (int64_t i = 0; i < net.outputs * panel; ++i) g[i] -= chunk.y[s * net.outputs + i];
+    });
     for (int64_t m = 0; m < net.width; ++m) {
       for (int64_t k = 0; k < net.outputs; ++k, rest += panel) {
         const V own = splat<V>(-T(net.scale) * c[k * net.width + m]);
@@ -75,7 +78,7 @@ int64_t scratch_size(const Network& net, int64_t panel) {
 
 // Adds the losses of a panel's first `count` samples of the centre with neuron m replaced: hidden is the new neuron's, c
 // its output weights.
-template <class T>
+template <class Law, class T>
 CBK_INLINE F64 atom_loss(F64 total, const AtomTask<T>& task, const T* hidden, const T* c, const T* rest, const T* y,
                          int64_t count, T* g) {
   using V = Vector<T>;
@@ -84,14 +87,14 @@ CBK_INLINE F64 atom_loss(F64 total, const AtomTask<T>& task, const T* hidden, co
     const V now = splat<V>(T(net.scale) * c[k * net.width]);
     for (int64_t i = 0; i < count; i += lanes<T>) {
       const V out = mad(now, load(hidden + i), load(rest + i));
-      if (task.loss == Loss::mse)
-        total = add_square(total, keep_lanes(out, count - i));
+      if constexpr (Law::of_residuals)  // the rest is less y
+        total = Law::add(total, keep_lanes(out, count - i));
       else
         store(g + i, out);
     }
   }
-  if (task.loss == Loss::cross_entropy)
-    total = cross_entropy(total, g - net.outputs * task.panel, y, net.outputs, task.panel, count);
+  if constexpr (!Law::of_residuals)
+    total = Law::value(total, g - net.outputs * task.panel, y, net.outputs, task.panel, count);
   return total;
 }
 
@@ -108,11 +111,14 @@ void atoms(const AtomTask<T>& task) {
     for (int64_t begin = 0; begin < net.width; begin += neuron_block) {
       const int64_t neurons = net.width - begin < neuron_block ? net.width - begin : neuron_block;
       hidden_block(net, task.theta, begin, neurons, task.chunk.x + s * net.inputs, panel, hidden);
-      for (int64_t m = begin; m < begin + neurons; ++m) {
-        double* total = totals + m * lanes<double>;
-        store(total, atom_loss(load(total), task, hidden + (m - begin) * panel, c + m,
-                               task.rest + (s * net.width + m * panel) * net.outputs, task.chunk.y + s, count, g));
-      }
+      with_loss(task.loss, [&](auto loss) {
+        for (int64_t m = begin; m < begin + neurons; ++m) {
+          double* total = totals + m * lanes<double>;
+          const T* rest = task.rest + (s * net.width + m * panel) * net.outputs;
+          store(total, atom_loss<LossLaw<loss.value>>(load(total), task, hidden + (m - begin) * panel, c + m, rest,
+                                                      task.chunk.y + s, count, g));
+        }
+      });
     }
   }
   for (int64_t m = 0; m < net.width; ++m) task.sums[m] += sum(load(totals + m * lanes<double>));

@@ -4,16 +4,9 @@
 
 #include <cstdint>
 
+#include "../common/kinds.hpp"
+
 namespace cbk {
-
-enum class Activation { relu, tanh, sigmoid, gelu, softplus, identity };
-
-// Always inlined: no copy compiled for one instruction set may become everybody's.
-#if defined(__CUDACC__)
-#define CBK_OFFSET __host__ __device__ __forceinline__ int64_t
-#else
-#define CBK_OFFSET __attribute__((always_inline)) int64_t
-#endif
 
 struct Network {
   int64_t inputs, width, outputs;
@@ -21,12 +14,10 @@ struct Network {
   double scale;
   bool output_bias;
 
-  CBK_OFFSET biases() const { return width * inputs; }
-  CBK_OFFSET output_weights() const { return width * (inputs + 1); }
-  CBK_OFFSET output_biases() const { return width * (inputs + 1 + outputs); }
-  CBK_OFFSET size() const { return output_biases() + (output_bias ? outputs : 0); }
+  CBK_EVERYWHERE int64_t biases() const { return width * inputs; }
+  CBK_EVERYWHERE int64_t output_weights() const { return width * (inputs + 1); }
+  CBK_EVERYWHERE int64_t output_biases() const { return width * (inputs + 1 + outputs); }
+  CBK_EVERYWHERE int64_t size() const { return output_biases() + (output_bias ? outputs : 0); }
 };
-
-#undef CBK_OFFSET
 
 }  // namespace cbk

@@ -5,21 +5,11 @@
 namespace cbk {
 namespace {
 
-Activation activation_named(const std::string& name) {
-  if (name == "relu") return Activation::relu;
-  if (name == "tanh") return Activation::tanh;
-  if (name == "sigmoid") return Activation::sigmoid;
-  if (name == "gelu") return Activation::gelu;
-  if (name == "softplus") return Activation::softplus;
-  if (name == "identity") return Activation::identity;
-  throw py::value_error("unknown activation '" + name + "'");
-}
-
 Network make(int64_t inputs, int64_t width, int64_t outputs, const std::string& activation,
              const std::string& scaling, bool output_bias) {
   if (inputs < 1 || width < 1 || outputs < 1) throw py::value_error("inputs, width and outputs must be at least 1");
   if (scaling != "mean" && scaling != "none") throw py::value_error("unknown scaling '" + scaling + "'");
-  return {inputs, width, outputs, activation_named(activation), scaling == "mean" ? 1.0 / double(width) : 1.0,
+  return {inputs, width, outputs, named<Activation>(activation), scaling == "mean" ? 1.0 / double(width) : 1.0,
           output_bias};
 }
 

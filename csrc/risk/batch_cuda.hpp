@@ -50,7 +50,7 @@ Batch<T> batch_of(const RiskProblem<T>& problem) {
   if (problem.draw) b.draw = *problem.draw;
   b.x = problem.x, b.samples = problem.samples;
   b.y = problem.y, b.labels = problem.labels;
-  b.tasks = problem.loss == Loss::none ? 0 : problem.tasks;
+  b.tasks = problem.tasks;
   b.pitch = problem.net.outputs | 1;
   return b;
 }
@@ -79,23 +79,34 @@ __device__ const T* particles_of(const Batch<T>& b, int64_t first, int64_t count
 // total + the loss of sample s with outputs g on one task.
 template <class T>
 __device__ __forceinline__ double add_loss(const Batch<T>& b, double total, const T* g, int64_t task, int64_t s) {
-  if (b.loss == Loss::mse)
-    return squared_error(total, g, b.y + (task * b.samples + s) * b.net.outputs, b.net.outputs, 1, 1);
-  const int32_t label = b.labels[task * b.samples + s];
-  if (label < 0 || label >= b.net.outputs) return quiet_nan;
-  const T number = T(label);
-  return cross_entropy(total, g, &number, b.net.outputs, 1, 1);
+  with_loss(b.loss, [&](auto loss) {
+    using Law = LossLaw<loss.value>;
+    if constexpr (targets_of(loss.value) == Targets::values) {
+      total = Law::value(total, g, b.y + (task * b.samples + s) * b.net.outputs, b.net.outputs, 1, 1);
+    } else {
+      const int32_t label = b.labels[task * b.samples + s];
+      const T number = T(label);
+      total = label < 0 || label >= b.net.outputs ? quiet_nan : Law::value(total, g, &number, b.net.outputs, 1, 1);
+    }
+  });
+  return total;
 }
 
 // The same, with g replaced by dL/dg * factor.
 template <class T>
 __device__ __forceinline__ double add_loss_slope(const Batch<T>& b, double total, T* g, int64_t s) {
-  if (b.loss == Loss::mse)
-    return squared_error_slope(total, g, 1, b.y + s * b.net.outputs, b.net.outputs, 1, 1, b.factor);
-  const int32_t label = b.labels[s];
-  const T number = T(label);
-  total = cross_entropy_slope(total, g, 1, &number, b.net.outputs, 1, 1, b.factor);
-  return label < 0 || label >= b.net.outputs ? quiet_nan : total;
+  with_loss(b.loss, [&](auto loss) {
+    using Law = LossLaw<loss.value>;
+    if constexpr (targets_of(loss.value) == Targets::values) {
+      total = Law::slopes(total, g, 1, b.y + s * b.net.outputs, b.net.outputs, 1, 1, b.factor);
+    } else {
+      const int32_t label = b.labels[s];
+      const T number = T(label);
+      total = Law::slopes(total, g, 1, &number, b.net.outputs, 1, 1, b.factor);
+      if (label < 0 || label >= b.net.outputs) total = quiet_nan;
+    }
+  });
+  return total;
 }
 
 // A tile of a chunk.

@@ -28,10 +28,14 @@ struct DirectKept {
   }
 };
 
+CBK_INLINE int64_t kept_neurons(const Network& net, const GradientPlan& plan) {
+  return plan.wide && net.width > wide_neurons ? wide_neurons : net.width;
+}
+
 template <class T>
 DirectKept<T> keep_direct(const Network& net, const GradientPlan& plan, T* scratch) {
   DirectKept<T> kept;
-  kept.neurons = plan.wide && net.width > wide_neurons ? wide_neurons : net.width;
+  kept.neurons = kept_neurons(net, plan);
   kept.e = scratch;
   kept.sums = kept.e + plan.chunk;
   T* value = kept.sums + kept.neurons * (net.inputs + 2) * lanes<T>;
@@ -41,8 +45,7 @@ DirectKept<T> keep_direct(const Network& net, const GradientPlan& plan, T* scrat
 
 template <class T>
 int64_t direct_scratch_size(const Network& net, const GradientPlan& plan) {
-  const DirectKept<T> kept = keep_direct<T>(net, plan, nullptr);
-  return plan.chunk + kept.neurons * ((net.inputs + 2) * lanes<T> + 2 * plan.tile);
+  return plan.chunk + kept_neurons(net, plan) * ((net.inputs + 2) * lanes<T> + 2 * plan.tile);
 }
 
 // N neurons, D inputs of `inputs`, `count` samples: adds to the sums, or begins them.  Where more inputs follow, delta / (s c)

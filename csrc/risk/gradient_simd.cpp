@@ -13,7 +13,7 @@ template <class T>
 int64_t scratch_size(const Network& net, const GradientPlan& plan) {
   if (plan.direct) return direct_scratch_size<T>(net, plan);
   if (plan.sparse) return sparse_scratch_size<T>(net, plan);
-  return keep_products(net, plan, static_cast<T*>(nullptr)).size;
+  return product_scratch_size<T>(net, plan);
 }
 
 template <class T>

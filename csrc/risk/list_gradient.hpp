@@ -21,7 +21,7 @@ F64 tile_forward(const GradientTask<T>& task, const TileHeld<T>& held, int64_t s
   const Network& net = *task.net;
   const GradientPlan& plan = *task.plan;
   const T* theta = task.theta;
-  const int64_t rows = task.loss == Loss::mse ? net.outputs : 1;
+  const int64_t rows = target_rows(task.loss, net.outputs);
   for (int64_t m = 0; m < net.width; ++m)
     activate_array(net.activation, held.hidden + m * plan.tile, held.slope + m * plan.tile, count);
   for (int64_t p = 0; p < count; p += plan.panel) {

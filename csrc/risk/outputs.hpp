@@ -107,7 +107,7 @@ void direct_panel(const Network& net, const T* theta, int64_t begin, int64_t neu
       const auto tile = [&](auto width, int64_t at) {
         direct_tile<tag.value, decltype(width)::value, decltype(one_input)::value, keep>(
             w, b, c, net.inputs, neurons, x + at, panel, out + at, accumulate,
-            {kept.value + at, kept.slope + at, kept.stride});
+            keep ? Kept<T>{kept.value + at, kept.slope + at, kept.stride} : kept);
       };
       constexpr int NV = decltype(one_input)::value || registers == 32 ? 4 : 2;
       int64_t at = 0;

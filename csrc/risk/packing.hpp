@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <stdexcept>
 
 #include "../common/parallel.hpp"
 #include "risk.hpp"
@@ -11,12 +10,7 @@ namespace cbk {
 
 // Numbers that a sample's targets take.
 inline int64_t target_columns(const Network& net, Loss loss) {
-  switch (loss) {
-    case Loss::none: return 0;
-    case Loss::mse: return net.outputs;
-    case Loss::cross_entropy: return 1;
-  }
-  throw std::logic_error("unknown loss");
+  return targets_of(loss) == Targets::labels ? 1 : net.outputs;
 }
 
 // rows [samples][columns] -> packed [panels][columns][panel], padded with zeros.
@@ -110,9 +104,9 @@ struct Chunk {
 template <class T>
 void pack_targets(const RiskProblem<T>& problem, int64_t panel, const Chunk<T>& chunk) {
   const int64_t outputs = problem.net.outputs, padded = round_up(chunk.samples, panel);
-  for (int64_t t = 0; t < problem.tasks && problem.loss != Loss::none; ++t) {
+  for (int64_t t = 0; t < problem.tasks; ++t) {
     const int64_t first = t * problem.samples + chunk.first;
-    if (problem.loss == Loss::mse) {
+    if (targets_of(problem.loss) == Targets::values) {
       pack(problem.y + first * outputs, chunk.samples, outputs, panel, chunk.y + t * padded * outputs);
     } else {
       T* labels = chunk.y + t * padded;

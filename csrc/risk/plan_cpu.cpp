@@ -64,8 +64,7 @@ double density(const RiskProblem<T>& problem) {
 template <class T>
 RiskShape shape_of(const RiskProblem<T>& problem) {
   const RiskKernels<T>& kernels = isa_table().risk<T>();
-  const int64_t tasks = problem.loss == Loss::none ? 0 : problem.tasks;
-  return {problem.net, problem.loss, problem.particles, problem.samples, tasks, sizeof(T), kernels.lanes,
+  return {problem.net, problem.loss, problem.particles, problem.samples, problem.tasks, sizeof(T), kernels.lanes,
           kernels.sparse_block, density(problem)};
 }
 

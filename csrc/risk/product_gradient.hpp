@@ -18,7 +18,7 @@ struct ProductKept {
   int64_t stride;   // no multiple of a page: rows begin in different sets of L1
   T* block;         // [neuron_block][tile]: delta, but for factors that all samples share
   T* weights;       // [neuron_block][columns]: sums of dR/dw over the chunk
-  int64_t columns, size;
+  int64_t columns;
 };
 
 template <class T>
@@ -30,12 +30,15 @@ ProductKept<T> keep_products(const Network& net, const GradientPlan& plan, T* sc
   kept.block = kept.e + net.outputs * plan.chunk;
   kept.weights = kept.block + neuron_block * plan.tile;
   T* value = kept.weights + neuron_block * kept.columns;
-  with_activation(net.activation, [&](auto tag) {
-    T* slope = slope_from_value<decltype(tag)::value> ? nullptr : value + net.width * kept.stride;
-    kept.neurons = {value, slope ? slope : value, kept.stride};
-    kept.size = (slope ? slope : value) + net.width * kept.stride - scratch;
-  });
+  kept.neurons = {value, value + (keeps_slopes(net.activation) ? net.width * kept.stride : 0), kept.stride};
   return kept;
+}
+
+template <class T>
+int64_t product_scratch_size(const Network& net, const GradientPlan& plan) {
+  const int64_t columns = (net.inputs + lanes<T> - 1) / lanes<T> * lanes<T>, stride = plan.chunk + panel_width<T>;
+  return net.outputs * plan.chunk + neuron_block * (plan.tile + columns) +
+         (keeps_slopes(net.activation) ? 2 : 1) * net.width * stride;
 }
 
 // What is kept of the chunk's neurons, and the outputs' sums: in registers where there are few inputs and one output.
@@ -78,7 +81,7 @@ F64 product_forward(const GradientTask<T>& task, const ProductKept<T>& kept) {
   const Network& net = *task.net;
   const int64_t panel = task.plan->panel, chunk = task.plan->chunk;
   task.plan->few ? hidden_in_registers(task, kept) : hidden_by_products<A>(task, kept);
-  const int64_t rows = task.loss == Loss::mse ? net.outputs : 1;
+  const int64_t rows = target_rows(task.loss, net.outputs);
   F64 losses{};
   for (int64_t s = 0; s < task.chunk.samples; s += panel) {
     scale_outputs(net, task.theta, panel, kept.e + s, chunk);

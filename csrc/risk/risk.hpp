@@ -15,8 +15,6 @@
 
 namespace cbk {
 
-enum class Loss { none, mse, cross_entropy };
-
 constexpr int64_t direct_inputs = 48;  // above, products are as fast
 
 // How a batch is divided.  Samples are packed in panels, [panel][input][panel_samples]; a chunk of panels and a group of
@@ -48,7 +46,7 @@ template <class T>
 struct PackedChunk {
   int64_t samples;  // those that count; the last panel is padded with zeros
   const T* x;       // [panels][inputs][panel]
-  const T* y;       // [tasks][panels][rows][panel]; rows = outputs (mse) or 1 (labels, as numbers)
+  const T* y;       // [tasks][panels][target rows][panel]; labels as numbers
   SparseRows<T> rows = {};  // in place of x where the plan is sparse
 };
 
@@ -119,7 +117,7 @@ struct GradientKernels {
 template <class T>
 struct Draw;  // hopping/hopping.hpp
 
-// y: [tasks, samples, outputs] (mse), nullptr for Loss::none; labels: [tasks, samples] (cross entropy), in [0, outputs).
+// y: [tasks, samples, outputs] where the loss compares with values; labels: [tasks, samples] where with labels.
 template <class T>
 struct RiskProblem {
   Network net;
@@ -130,7 +128,7 @@ struct RiskProblem {
   int64_t samples;
   const T* y;
   const int32_t* labels;
-  int64_t tasks;
+  int64_t tasks;  // 0: outputs alone are wanted
   const Draw<T>* draw = nullptr;  // an ensemble that is never stored: each group of particles is drawn where it is used
 };
 

@@ -18,8 +18,7 @@ template <class T>
 void run(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, T* outputs, int num_threads) {
   const Network& net = problem.net;
   const RiskKernels<T>& kernels = isa_table().risk<T>();
-  const int64_t tasks = problem.loss == Loss::none ? 0 : problem.tasks;
-  const int64_t target_rows = target_columns(net, problem.loss) * tasks;
+  const int64_t tasks = problem.tasks, target_rows = target_columns(net, problem.loss) * tasks;
   const RiskPlan plan = plan_risk(shape);
 
   const int64_t groups = divide_up(problem.particles, plan.group);

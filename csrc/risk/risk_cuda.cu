@@ -31,15 +31,9 @@ CBK_KERNEL(direct_threads) direct_risks(Batch<T> b, T* out) {
 
 template <class T, int inputs>
 auto direct_kernel(Activation activation) {
-  switch (activation) {
-    case Activation::relu: return direct_risks<T, Activation::relu, inputs>;
-    case Activation::tanh: return direct_risks<T, Activation::tanh, inputs>;
-    case Activation::sigmoid: return direct_risks<T, Activation::sigmoid, inputs>;
-    case Activation::gelu: return direct_risks<T, Activation::gelu, inputs>;
-    case Activation::softplus: return direct_risks<T, Activation::softplus, inputs>;
-    case Activation::identity: return direct_risks<T, Activation::identity, inputs>;
-  }
-  throw std::logic_error("unknown activation");
+  decltype(direct_risks<T, Activation{}, inputs>)* kernel = nullptr;
+  with_activation(activation, [&](auto tag) { kernel = direct_risks<T, decltype(tag)::value, inputs>; });
+  return kernel;
 }
 
 template <class T>

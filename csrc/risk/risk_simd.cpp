@@ -82,7 +82,7 @@ void evaluate(const RiskTask<T>& task) {
   T* scratch = sums + plan.group * plan.chunk * net.outputs;
   plan.sparse ? sparse_hidden_sums(task, sums, scratch) : hidden_sums(task, sums, scratch);
   const int64_t samples = task.chunk.samples, panels = (samples + plan.panel - 1) / plan.panel;
-  const int64_t rows = task.loss == Loss::mse ? net.outputs : 1;
+  const int64_t rows = target_rows(task.loss, net.outputs);
   for (int64_t p = 0; p < task.particles; ++p) {
     T* g = sums + p * plan.chunk * net.outputs;
     for (int64_t i = 0; i < panels; ++i)
@@ -95,13 +95,13 @@ void evaluate(const RiskTask<T>& task) {
     }
     for (int64_t t = 0; t < task.tasks; ++t) {
       F64 total{};
-      for (int64_t i = 0; i < panels; ++i) {
-        const T* gi = g + i * plan.panel * net.outputs;
-        const T* y = task.chunk.y + (t * panels + i) * rows * plan.panel;
-        const int64_t left = samples - i * plan.panel, count = left < plan.panel ? left : plan.panel;
-        total = task.loss == Loss::mse ? squared_error(total, gi, y, rows, plan.panel, count)
-                                       : cross_entropy(total, gi, y, net.outputs, plan.panel, count);
-      }
+      with_loss(task.loss, [&](auto loss) {
+        for (int64_t i = 0; i < panels; ++i) {
+          const T* y = task.chunk.y + (t * panels + i) * rows * plan.panel;
+          const int64_t left = samples - i * plan.panel, count = left < plan.panel ? left : plan.panel;
+          total = LossLaw<loss.value>::value(total, g + i * plan.panel * net.outputs, y, net.outputs, plan.panel, count);
+        }
+      });
       task.sums[p * task.tasks + t] += sum(total);
     }
   }

@@ -14,9 +14,10 @@ CBK_INLINE void put(T* p, double value, bool accumulate) {
 
 template <class T>
 F64 loss_slope(const GradientTask<T>& task, F64 total, T* g, int64_t stride, const T* y, int64_t samples) {
-  const int64_t rows = task.net->outputs, panel = task.plan->panel;
-  return task.loss == Loss::mse ? squared_error_slope(total, g, stride, y, rows, panel, samples, task.factor)
-                                : cross_entropy_slope(total, g, stride, y, rows, panel, samples, task.factor);
+  with_loss(task.loss, [&](auto loss) {
+    total = LossLaw<loss.value>::slopes(total, g, stride, y, task.net->outputs, task.plan->panel, samples, task.factor);
+  });
+  return total;
 }
 
 // sum_i a_i over `count` samples, whole pairs of vectors: lanes in the particles' type, widened at the end.

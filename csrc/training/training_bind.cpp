@@ -25,10 +25,10 @@ class Interrupts {
 };
 
 template <class T>
-Epoch<T> epoch_of(const Network& net, const Array<T>& x, const py::array& y,
+Epoch<T> epoch_of(const Network& net, const Array<T>& x, const py::array& y, const std::string& loss,
                   const std::optional<Array<int64_t>>& order, int64_t batch, uint32_t step) {
   Epoch<T> epoch{data_of(net, x), nullptr, batch, step, Interrupts()};
-  set_task_targets(epoch.data, y);
+  set_task_targets(epoch.data, y, loss);
   if (order) {
     check_shape("order", *order, {epoch.data.samples});
     check_indices("order", *order, epoch.data.samples);
@@ -70,12 +70,12 @@ int64_t run(const Epoch<T>& epoch, const Ensemble<T>& ensemble, int num_threads)
 
 template <class T>
 int64_t cbo_epoch(const Network& net, const Array<T>& x, const py::array& y,
-                  const std::optional<Array<int64_t>>& order, int64_t batch, Array<T> theta,
+                  const std::string& loss, const std::optional<Array<int64_t>>& order, int64_t batch, Array<T> theta,
                   const std::optional<Array<int32_t>>& task, double alpha, std::optional<double> target, double drift,
                   double diffusion, double dt, const std::string& noise, double floor, double radius, uint64_t seed,
                   uint32_t step, Array<double> risk, Array<double> alphas, Array<T> points, Array<double> weights,
                   Array<double> ess, int num_threads) {
-  const Epoch<T> epoch = epoch_of(net, x, y, order, batch, step);
+  const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, step);
   Ensemble<T> ensemble{};
   ensemble.update = update_of(theta, points, task, drift, diffusion, dt, noise, radius, seed, step, 0, theta);
   ensemble.update.floor = floor;
@@ -87,13 +87,13 @@ int64_t cbo_epoch(const Network& net, const Array<T>& x, const py::array& y,
 
 template <class T>
 int64_t hybrid_epoch(const Network& net, const Array<T>& x, const py::array& y,
-                     const std::optional<Array<int64_t>>& order, int64_t batch, Array<T> theta, Array<T> gradient,
+                     const std::string& loss, const std::optional<Array<int64_t>>& order, int64_t batch, Array<T> theta, Array<T> gradient,
                      Array<T> first, Array<T> second, double mix, double alpha, std::optional<double> target,
                      double drift, double diffusion, double dt, const std::string& noise, double radius, double beta1,
                      double beta2, double delta, uint64_t seed, uint32_t step, Array<double> risk,
                      Array<double> alphas, Array<T> points, Array<double> weights, Array<double> ess,
                      int num_threads) {
-  const Epoch<T> epoch = epoch_of(net, x, y, order, batch, step);
+  const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, step);
   Ensemble<T> ensemble{};
   ensemble.update = update_of(theta, points, std::optional<Array<int32_t>>(), (1 - mix) * drift,
                               (1 - mix) * diffusion, dt, noise, radius, seed, step, 0, theta);
@@ -107,10 +107,10 @@ int64_t hybrid_epoch(const Network& net, const Array<T>& x, const py::array& y,
 
 template <class T>
 int64_t adam_epoch(const Network& net, const Array<T>& x, const py::array& y,
-                   const std::optional<Array<int64_t>>& order, int64_t batch, Array<T> theta, Array<T> gradient,
+                   const std::string& loss, const std::optional<Array<int64_t>>& order, int64_t batch, Array<T> theta, Array<T> gradient,
                    Array<T> first, Array<T> second, double lr, double beta1, double beta2, double delta, uint32_t step,
                    Array<double> risk, int num_threads) {
-  const Epoch<T> epoch = epoch_of(net, x, y, order, batch, step);
+  const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, step);
   Ensemble<T> ensemble{};
   ensemble.adam = adam_of(theta, gradient, first, second, lr, beta1, beta2, delta, step);
   ensemble.update.theta = ensemble.update.out = theta.mutable_data();
@@ -124,18 +124,18 @@ int64_t adam_epoch(const Network& net, const Array<T>& x, const py::array& y,
 template <class T>
 void register_typed(py::module_& m) {
   using py::arg;
-  m.def("cbo_epoch", &cbo_epoch<T>, arg("net"), arg("x").noconvert(), arg("y").noconvert(), arg("order").noconvert(),
+  m.def("cbo_epoch", &cbo_epoch<T>, arg("net"), arg("x").noconvert(), arg("y").noconvert(), arg("loss"), arg("order").noconvert(),
         arg("batch"), arg("theta").noconvert(), arg("task").noconvert(), arg("alpha"), arg("target"), arg("drift"),
         arg("diffusion"), arg("dt"), arg("noise"), arg("floor"), arg("radius"), arg("seed"), arg("step"),
         arg("risk").noconvert(), arg("alphas").noconvert(), arg("points").noconvert(), arg("weights").noconvert(),
         arg("ess").noconvert(), arg("num_threads"));
-  m.def("hybrid_epoch", &hybrid_epoch<T>, arg("net"), arg("x").noconvert(), arg("y").noconvert(),
+  m.def("hybrid_epoch", &hybrid_epoch<T>, arg("net"), arg("x").noconvert(), arg("y").noconvert(), arg("loss"),
         arg("order").noconvert(), arg("batch"), arg("theta").noconvert(), arg("gradient").noconvert(),
         arg("first").noconvert(), arg("second").noconvert(), arg("mix"), arg("alpha"), arg("target"), arg("drift"),
         arg("diffusion"), arg("dt"), arg("noise"), arg("radius"), arg("beta1"), arg("beta2"), arg("delta"),
         arg("seed"), arg("step"), arg("risk").noconvert(), arg("alphas").noconvert(), arg("points").noconvert(),
         arg("weights").noconvert(), arg("ess").noconvert(), arg("num_threads"));
-  m.def("adam_epoch", &adam_epoch<T>, arg("net"), arg("x").noconvert(), arg("y").noconvert(),
+  m.def("adam_epoch", &adam_epoch<T>, arg("net"), arg("x").noconvert(), arg("y").noconvert(), arg("loss"),
         arg("order").noconvert(), arg("batch"), arg("theta").noconvert(), arg("gradient").noconvert(),
         arg("first").noconvert(), arg("second").noconvert(), arg("lr"), arg("beta1"), arg("beta2"), arg("delta"),
         arg("step"), arg("risk").noconvert(), arg("num_threads"));

@@ -147,7 +147,7 @@ class TrainingRun final : public Run {
 
   int64_t x_count() const { return (shape_.own_inputs ? shape_.tasks : 1) * shape_.samples * shape_.net.inputs; }
   int64_t y_columns() const { return labels() ? 1 : shape_.net.outputs; }
-  bool labels() const { return shape_.loss == Loss::cross_entropy; }
+  bool labels() const { return targets_of(shape_.loss) == Targets::labels; }
 
   void hold_data(const RunData& data) {
     const int64_t y_count = shape_.tasks * shape_.samples * y_columns();

@@ -3,7 +3,6 @@
 #include <limits>
 
 #include "../risk/risk_cuda_bind.hpp"
-#include "../update/noise_bind.hpp"
 #include "training_cuda.hpp"
 
 namespace cbk::device {
@@ -97,13 +96,13 @@ struct StartedRun {
 // theta [particles, size] and task [particles] are NumPy's, contiguous; x and y addresses.  The owner of their memory
 // lives as long as the run, which may read them until it ends.
 std::unique_ptr<StartedRun> start(std::pair<int, Address> on, const NetworkTuple& net, const std::string& method,
-                                  Address x, Address y, bool on_host, bool labels, int64_t samples, int64_t batch,
+                                  Address x, Address y, bool on_host, const std::string& loss, int64_t samples, int64_t batch,
                                   int64_t tasks, bool own_inputs, const py::array& theta,
                                   const std::optional<py::array_t<int32_t>>& task, uint64_t seed,
                                   const std::string& noise, bool solve, const std::string& precision,
                                   const Numbers& more, const py::object&) {
-  RunShape shape{on.first, method_named(method), network_of(net), labels ? Loss::cross_entropy : Loss::mse, samples,
-                 batch, tasks, own_inputs, theta.shape(0), seed, noise_named(noise), solve, precision_of(precision)};
+  RunShape shape{on.first, method_named(method), network_of(net), named<Loss>(loss), samples,
+                 batch, tasks, own_inputs, theta.shape(0), seed, named<Noise>(noise), solve, precision_of(precision)};
   set_more(shape, more);
   const RunData data{x, y, on_host, {on.second}};
   const void* particles = theta.data();
@@ -179,7 +178,7 @@ void register_training(py::module_& m) {
           },
           arg("name"), arg("values"));
   m.def("start", &start, py::keep_alive<0, 19>(), arg("on"), arg("net"), arg("method"), arg("x"), arg("y"),
-        arg("on_host"), arg("labels"), arg("samples"), arg("batch"), arg("tasks"), arg("own_inputs"), arg("theta"),
+        arg("on_host"), arg("loss"), arg("samples"), arg("batch"), arg("tasks"), arg("own_inputs"), arg("theta"),
         arg("task"), arg("seed"), arg("noise"), arg("solve"), arg("precision"), arg("more"), arg("owner"));
   m.def(
       "count_not_finite",

@@ -17,11 +17,10 @@
 
 #include <cstdint>
 
+#include "../common/kinds.hpp"
 #include "../random/random.hpp"
 
 namespace cbk {
-
-enum class Noise { anisotropic, isotropic, truncated, additive, none };
 
 // What a kernel computes per coordinate, with delta = theta - v.
 enum class UpdateForm { multiplied, floored, added, quiet, still };  // still: no drift either, Adam alone

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "../common/bind.hpp"
-#include "noise_bind.hpp"
+#include "update.hpp"
 
 namespace cbk {
 
@@ -34,7 +34,7 @@ UpdateProblem<T> update_of(const Array<T>& theta, const Array<T>& point, const s
   problem.point = point.data();
   problem.task = task ? task->data() : nullptr;
   problem.drift = drift, problem.diffusion = diffusion, problem.dt = dt;
-  problem.noise = noise_named(noise), problem.radius = radius;
+  problem.noise = named<Noise>(noise), problem.radius = radius;
   problem.key = {seed, 0, step, first_particle};
   return problem;
 }

@@ -1,5 +1,4 @@
 #include "../cuda/bind.hpp"
-#include "noise_bind.hpp"
 #include "update_cuda.hpp"
 
 namespace cbk::device {
@@ -28,7 +27,7 @@ void register_update(py::module_& m) {
          Address point, Address task, int64_t tasks, double drift, double diffusion, double dt,
          const std::string& noise, double floor, double radius, uint64_t seed, uint32_t step, uint32_t first_particle) {
         const Where where(on);
-        const Noise law = noise_named(noise);
+        const Noise law = named<Noise>(noise);
         on_type(where, float64, [&](auto type) {
           using T = decltype(type);
           cbo_update(problem_of<T>(theta, out, particles, size, point, task, drift, diffusion, dt, law, floor, radius,
@@ -63,7 +62,7 @@ void register_update(py::module_& m) {
          double drift, double diffusion, double dt, const std::string& noise, double radius, uint64_t seed,
          uint32_t step, double beta1, double beta2, double delta, uint32_t first_particle) {
         const Where where(on);
-        const Noise law = noise_named(noise);
+        const Noise law = named<Noise>(noise);
         on_type(where, float64, [&](auto type) {
           using T = decltype(type);
           hybrid_update(

@@ -14,6 +14,11 @@ _Labels = npt.NDArray[np.int32]
 _Index = npt.NDArray[np.int64]
 _Double = npt.NDArray[np.float64]
 
+ACTIVATIONS: tuple[str, ...]
+LOSSES: tuple[str, ...]
+LABEL_LOSSES: tuple[str, ...]  # of LOSSES those that compare with labels
+NOISES: tuple[str, ...]
+
 def isa() -> str: ...
 def isas() -> list[str]: ...
 def max_threads() -> int: ...
@@ -58,6 +63,7 @@ def risk(
     theta: npt.NDArray[_T],
     x: npt.NDArray[_T],
     y: npt.NDArray[_T] | _Labels,
+    loss: str,
     out: _Double,
     num_threads: int,
 ) -> None:
@@ -68,13 +74,14 @@ def own_risks(
     theta: npt.NDArray[_T],
     x: npt.NDArray[_T],
     y: npt.NDArray[_T] | _Labels,
+    loss: str,
     out: _Double,
     num_threads: int,
 ) -> None:
     """theta [T, D], x [S, d] or [T, S, d], y as in `risk`; row t's risk on task t alone -> out [T]."""
 
 def plan(
-    net: Network, particles: int, samples: int, tasks: int, mse: bool, density: float, single: bool
+    net: Network, particles: int, samples: int, tasks: int, loss: str, density: float, single: bool
 ) -> tuple[str, int, int]:
     """The way risks of these shapes go, particles in a task, samples in a chunk."""
 
@@ -83,6 +90,7 @@ def risk_gradient(
     theta: npt.NDArray[_T],
     x: npt.NDArray[_T],
     y: npt.NDArray[_T] | _Labels,
+    loss: str,
     out: _Double,
     gradient: npt.NDArray[_T],
     num_threads: int,
@@ -202,6 +210,7 @@ def atom_risks(
     theta: npt.NDArray[_T],
     x: npt.NDArray[_T],
     y: npt.NDArray[Any],
+    loss: str,
     out: npt.NDArray[np.float64],
     num_threads: int,
 ) -> None:
@@ -217,6 +226,7 @@ def hopping_risk(
     step: int,
     x: npt.NDArray[_T],
     y: npt.NDArray[Any],
+    loss: str,
     atoms: bool,
     out: npt.NDArray[np.float64],
     num_threads: int,
@@ -235,6 +245,7 @@ def hopping_gradient(
     step: int,
     x: npt.NDArray[_T],
     y: npt.NDArray[Any],
+    loss: str,
     atom: _Labels | None,
     fraction: float,
     gradient: npt.NDArray[_T],
@@ -292,6 +303,7 @@ def cbo_epoch(
     net: Network,
     x: npt.NDArray[_T],
     y: npt.NDArray[_T] | _Labels,
+    loss: str,
     order: _Index | None,
     batch: int,
     theta: npt.NDArray[_T],
@@ -321,6 +333,7 @@ def hybrid_epoch(
     net: Network,
     x: npt.NDArray[_T],
     y: npt.NDArray[_T] | _Labels,
+    loss: str,
     order: _Index | None,
     batch: int,
     theta: npt.NDArray[_T],
@@ -353,6 +366,7 @@ def adam_epoch(
     net: Network,
     x: npt.NDArray[_T],
     y: npt.NDArray[_T] | _Labels,
+    loss: str,
     order: _Index | None,
     batch: int,
     theta: npt.NDArray[_T],

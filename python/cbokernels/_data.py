@@ -10,10 +10,11 @@ import numpy as np
 from . import _cpu
 from ._arrays import Array, apart, check_shape, contiguous, view
 from ._checks import choice, kind
+from ._kinds import LOSSES, takes_labels
 from ._method import Minibatches
 from .network import TwoLayer
-from .risk import LOSSES, score_tasks
 from .risk import _targets as targets
+from .risk import score_tasks
 from .risk import task_axes as own_axes
 
 _ORDER = 2  # stream of the random numbers that shuffle the data
@@ -46,7 +47,7 @@ def training_data(
     check_shape(x, "x", (*own, "S", net.inputs))
     if loss is None:
         loss = "cross_entropy" if view(y, "y").dtype.kind in "iu" and net.outputs > 1 else "mse"
-    if choice(loss, "loss", LOSSES) == "mse":
+    if not takes_labels(choice(loss, "loss", LOSSES)):
         y = floats(y, "y", dtype)
     if task_axes is None:
         task_axes = own or axes_shown(net, x, view(y, "y"), loss)
@@ -58,7 +59,7 @@ def training_data(
 
 def axes_shown(net: TwoLayer, x: Any, y: Any, loss: str) -> tuple[str, ...]:
     """("T",) where y has more axes than one task's. A column [S, 1] of one output's values is one task."""
-    axes = 1 if loss == "cross_entropy" else 2
+    axes = 1 if takes_labels(loss) else 2
     if axes == 2 and net.outputs == 1 and y.ndim == 2 and (y.shape[1] != 1 or len(x) == 1 < len(y)):
         axes = 1
     return ("T",) if y.ndim > axes else ()
@@ -72,22 +73,22 @@ def shuffle(order: Array, seed: int, epoch: int) -> None:
 class DataBatch:
     """Samples to score networks on. Its arrays are filled anew for each minibatch."""
 
-    def __init__(self, net: TwoLayer, x: Array, y: Array, threads: int) -> None:
-        self.x, self.y = x, y
+    def __init__(self, net: TwoLayer, x: Array, y: Array, loss: str, threads: int) -> None:
+        self.x, self.y, self._loss = x, y, loss
         self.net, self._threads = net._kernel, threads
         self._atom_index = net._atom_index
 
     def risk(self, theta: Array, out: Array) -> None:
         """Risks of theta [n, D] into out [n, T], float64."""
-        score_tasks(self.net, theta, self.x, self.y, out, self._threads)
+        score_tasks(self.net, theta, self.x, self.y, self._loss, out, self._threads)
 
     def own_risks(self, theta: Array, out: Array) -> None:
         """Risks of theta [T, D], row t on task t alone, into out [T], float64."""
-        _cpu.own_risks(self.net, theta, self.x, self.y, out, self._threads)
+        _cpu.own_risks(self.net, theta, self.x, self.y, self._loss, out, self._threads)
 
     def gradient(self, theta: Array, out: Array, gradient: Array) -> None:
         """Risks of theta [n, D] on the first task into out [n], float64, and their gradients [n, D]."""
-        _cpu.risk_gradient(self.net, theta, self.x, self.y[0], out, gradient, self._threads)
+        _cpu.risk_gradient(self.net, theta, self.x, self.y[0], self._loss, out, gradient, self._threads)
 
     def hopping_gradient(
         self, center: Array, particles: int, spread: float, mirrored: bool, seed: int, step: int, atoms: bool,
@@ -96,7 +97,7 @@ class DataBatch:
         """Less the consensus drift of particles drawn around a centre [D], into out [D]; ess, alpha, and the
         number of non-finite risks. No particle is stored."""
         return _cpu.hopping_gradient(
-            self.net, center, particles, spread, mirrored, seed, step, self.x, self.y[0],
+            self.net, center, particles, spread, mirrored, seed, step, self.x, self.y[0], self._loss,
             self._atom_index if atoms else None, fraction, out, self._threads,
         )  # fmt: skip
 
@@ -109,9 +110,9 @@ class DataProblem:
     """
 
     def __init__(
-        self, net: TwoLayer, x: Array, y: Array, *, batch_size: int | None, seed: int, threads: int
+        self, net: TwoLayer, x: Array, y: Array, loss: str, *, batch_size: int | None, seed: int, threads: int
     ) -> None:
-        self._whole = DataBatch(net, x, y, threads)
+        self._whole, self._loss = DataBatch(net, x, y, loss, threads), loss
         self._seed, self._batch_size = seed, batch_size
         self._order = np.empty(0 if batch_size is None else x.shape[-2], np.int64)
         self._parts: list[tuple[Array, DataBatch]] = []
@@ -121,7 +122,7 @@ class DataProblem:
             if len(rows) not in buffers:
                 xb = np.empty((*x.shape[:-2], len(rows), x.shape[-1]), x.dtype)
                 yb = np.empty((len(y), len(rows), *y.shape[2:]), y.dtype)
-                buffers[len(rows)] = DataBatch(net, xb, yb, threads)
+                buffers[len(rows)] = DataBatch(net, xb, yb, loss, threads)
             self._parts.append((rows, buffers[len(rows)]))
         self.steps_per_epoch = max(1, len(self._parts))
 
@@ -131,9 +132,9 @@ class DataProblem:
         if whole.x.ndim == 3:
             return None
         if self._batch_size is None:
-            return Minibatches(whole.net, whole.x, whole.y, None, len(whole.x))
+            return Minibatches(whole.net, whole.x, whole.y, self._loss, None, len(whole.x))
         shuffle(self._order, self._seed, epoch)
-        return Minibatches(whole.net, whole.x, whole.y, self._order, self._batch_size)
+        return Minibatches(whole.net, whole.x, whole.y, self._loss, self._order, self._batch_size)
 
     def batches(self, epoch: int) -> Iterator[DataBatch]:
         """The epoch's minibatches; each is valid until the next one is asked for."""

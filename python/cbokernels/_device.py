@@ -56,36 +56,37 @@ class Kernels:
         )
 
     def risk(
-        self, net: Any, theta: DeviceArray, x: DeviceArray, y: DeviceArray, out: DeviceArray, _: int
-    ) -> None:
+        self, net: Any, theta: DeviceArray, x: DeviceArray, y: DeviceArray, loss: str, out: DeviceArray,
+        _: int,
+    ) -> None:  # fmt: skip
         """Risks on tasks y [T, S, ...] that share inputs x [S, d], or have their own, [T, S, d]."""
         shared = x.ndim == 2
         for t in range(1 if shared else len(y)):
             inputs = x if shared else x[t]
             self._run(
                 "risk", theta, net, theta.pointer, len(theta), inputs.pointer, len(inputs), y[t].pointer,
-                y.is_integer, len(y) if shared else 1, out.pointer + t * _DOUBLE.itemsize,
+                loss, len(y) if shared else 1, out.pointer + t * _DOUBLE.itemsize,
                 1 if shared else len(y), self.precision,
             )  # fmt: skip
 
     def risk_gradient(
-        self, net: Any, theta: DeviceArray, x: DeviceArray, y: DeviceArray, out: DeviceArray,
-        gradient: DeviceArray, _: int,
+        self, net: Any, theta: DeviceArray, x: DeviceArray, y: DeviceArray, loss: str,
+        out: DeviceArray, gradient: DeviceArray, _: int,
     ) -> None:  # fmt: skip
         """Risks and gradients."""
         self._run(
             "risk_gradient", theta, net, theta.pointer, len(theta), x.pointer, len(x), y.pointer,
-            y.is_integer, out.pointer, gradient.pointer, self.precision,
+            loss, out.pointer, gradient.pointer, self.precision,
         )  # fmt: skip
 
     def atom_risks(
         self, net: Any, center: DeviceArray, theta: DeviceArray, x: DeviceArray, y: DeviceArray,
-        out: DeviceArray, _: int,
+        loss: str, out: DeviceArray, _: int,
     ) -> None:  # fmt: skip
         """Risks of single neurons."""
         self._run(
             "atom_risks", theta, net, center.pointer, theta.pointer, len(theta), x.pointer, len(x), y.pointer,
-            y.is_integer, out.pointer,
+            loss, out.pointer,
         )  # fmt: skip
 
     def consensus(

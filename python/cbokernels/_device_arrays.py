@@ -46,11 +46,6 @@ class DeviceArray:
         """Number of axes."""
         return len(self.shape)
 
-    @property
-    def is_integer(self) -> bool:
-        """Whether it holds labels or the like."""
-        return self.dtype.kind in "iu"
-
     def __len__(self) -> int:
         return self.shape[0]
 

@@ -19,6 +19,7 @@ from ._data import axes_shown, shuffle, training_data
 from ._device import _network
 from ._device_arrays import Call, DeviceArray, on_cuda
 from ._heavy_ball import GradientFlow, HeavyBall, mean_field_width
+from ._kinds import LOSSES, takes_labels
 from ._method import Done, Method, Setting
 from ._multitask import MultiTaskCBO, tasks_of
 from ._transport_method import NOT_FINITE, TransportCBO, check_coupling
@@ -27,7 +28,6 @@ from .errors import ConsensusError
 from .hopping import ConsensusHopping
 from .methods import CBO, draw_subset
 from .network import TwoLayer
-from .risk import LOSSES
 from .schedules import TargetEss
 
 Numbers = dict[str, float]
@@ -105,7 +105,7 @@ def device_data(
     if loss is None:
         integral = call.view(y, "y").dtype.kind in "iu" and net.outputs > 1
         loss = "cross_entropy" if integral else "mse"
-    labels = choice(loss, "loss", LOSSES) == "cross_entropy"
+    labels = takes_labels(choice(loss, "loss", LOSSES))
     if task_axes is None:
         task_axes = own or axes_shown(net, inputs, call.view(y, "y"), loss)
     tasks, samples = inputs.shape[:-2] or task_axes, inputs.shape[-2]
@@ -232,8 +232,8 @@ class DeviceStepper:
     finishes: ClassVar[bool] = True
 
     def __init__(
-        self, method: Method, theta: Array, setting: Setting, data: Data, orders: Orders, net: TwoLayer,
-        precision: str,
+        self, method: Method, theta: Array, setting: Setting, data: Data, loss: str, orders: Orders,
+        net: TwoLayer, precision: str,
     ) -> None:  # fmt: skip
         self._plan = plan(method, theta, setting)
         if precision != "float32" and self._plan.more.get("atoms"):
@@ -246,7 +246,7 @@ class DeviceStepper:
         self._data = data
         self._run = self._module.start(
             data.on, _network(net), self._plan.kernel, *data.addresses(), data.call is None,
-            data.y.dtype.kind == "i", data.samples, orders.batch_size, data.tasks, data.x.ndim == 3, theta,
+            loss, data.samples, orders.batch_size, data.tasks, data.x.ndim == 3, theta,
             self._plan.task,
             setting.seed, self._plan.noise, self._plan.solve, precision, self._plan.more, data,
         )  # fmt: skip

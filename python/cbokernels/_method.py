@@ -51,6 +51,7 @@ class Minibatches(NamedTuple):
     net: _cpu.Network
     x: Array
     y: Array
+    loss: str
     order: Array | None  # None: x and y as they stand are the only batch
     size: int
 

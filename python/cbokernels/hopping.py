@@ -58,7 +58,7 @@ def atom_risks(
         raise ValueError(f"precision must be 'float32' for atom_risks, got {precision!r}")
     workers = threads(num_threads)
     out = call.empty((len(particles), net.width), np.float64)
-    call.kernels.atom_risks(call.network(net), start, particles, inputs, targets[0], out, workers)
+    call.kernels.atom_risks(call.network(net), start, particles, inputs, targets[0], loss, out, workers)
     return call.result(out)
 
 

@@ -73,9 +73,9 @@ def langevin_step(
 
     risk, kernels, network = call.empty((len(q),), np.float64), call.kernels, call.network(net)
     if gradient is None:
-        kernels.risk_gradient(network, q, inputs, wanted, risk, g, workers)
+        kernels.risk_gradient(network, q, inputs, wanted, loss, risk, g, workers)
     kernels.langevin_drift(q, r, g, net.width, *scalars, *words, workers)
-    kernels.risk_gradient(network, q, inputs, wanted, risk, g, workers)
+    kernels.risk_gradient(network, q, inputs, wanted, loss, risk, g, workers)
     kernels.langevin_kick(r, g, net.width, scalars[-1], workers)
     for a in changed:
         a.finish()

@@ -10,9 +10,9 @@ import numpy as np
 from . import _cpu
 from ._arrays import Array
 from ._checks import choice, positive, real
+from ._kinds import NOISES
 from ._method import Check, Method, Problem, Setting, Stepper, nonnegative, weighting
 from .schedules import Constant, Parameter, TargetEss, Tenfold
-from .update import NOISES
 
 _SUBSETS = 3  # stream of the random numbers that choose particle batches
 _SINE_ALPHA = Tenfold(1e5, every=100, cap=1e7)

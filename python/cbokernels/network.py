@@ -20,8 +20,8 @@ from . import _cpu
 from ._arrays import Array, like, view
 from ._checks import FLOATS, WORD, boolean, choice, float_dtype, integer, real, threads
 from ._checks import seed as check_seed
+from ._kinds import ACTIVATIONS
 
-ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "softplus", "identity")
 SCALINGS = ("mean", "none")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ._kinds import takes_labels
 from ._reference_transport import assign as assign
 from ._reference_transport import barycenter as barycenter
 from ._reference_transport import sinkhorn as sinkhorn
@@ -42,6 +43,30 @@ DERIVATIVES: dict[str, Callable[[Any], Any]] = {
     "gelu": lambda z: 0.5 * _erfc(-z / math.sqrt(2)) + z * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi),
     "softplus": lambda z: np.exp(-np.logaddexp(0, -z)),
     "identity": np.ones_like,
+}
+
+
+def _cross_entropy(g: Any, labels: Any) -> Any:
+    return np.logaddexp.reduce(g, axis=-1) - np.take_along_axis(g, _column(labels, g), -1)[..., 0]
+
+
+def _cross_entropy_slope(g: Any, labels: Any) -> Any:
+    softmax = np.exp(g - np.logaddexp.reduce(g, axis=-1, keepdims=True))
+    return softmax - (np.arange(g.shape[-1]) == _column(labels, g))
+
+
+def _column(labels: Any, g: Any) -> Any:
+    return np.broadcast_to(np.asarray(labels)[:, None], (*g.shape[:-1], 1))
+
+
+# Losses [..., S] of outputs g [..., S, C] against values [S, C] or labels [S], and their slopes in g.
+LOSSES: dict[str, Callable[[Any, Any], Any]] = {
+    "mse": lambda g, y: ((g - y) ** 2).sum(-1),
+    "cross_entropy": _cross_entropy,
+}
+LOSS_SLOPES: dict[str, Callable[[Any, Any], Any]] = {
+    "mse": lambda g, y: 2 * (g - y),
+    "cross_entropy": _cross_entropy_slope,
 }
 
 
@@ -118,12 +143,12 @@ def task_risks(net: TwoLayer, theta: Any, x: Any, ys: Any, *, loss: str = "mse")
         pairs = zip(x, ys, strict=True)
         return np.stack([risk(net, theta, own, y, loss=loss) for own, y in pairs], axis=-1)
     g = forward(net, theta, x)
-    if loss == "mse":
-        y = ys.astype(float).reshape(len(ys), *g.shape[1:])
-        return np.stack([((target - g) ** 2).sum(-1).mean(-1) for target in y], axis=-1)
-    log_sum = np.logaddexp.reduce(g, axis=-1)
-    picked = [g[:, np.arange(g.shape[1]), labels] for labels in ys]
-    return np.stack([(log_sum - label).mean(-1) for label in picked], axis=-1)
+    return np.stack([LOSSES[loss](g, _targets(y, g, loss)).mean(-1) for y in ys], axis=-1)
+
+
+def _targets(y: Any, g: Any, loss: str) -> Any:
+    """Labels [S] as they are, values as [S, C]."""
+    return y if takes_labels(loss) else np.asarray(y, float).reshape(g.shape[-2:])
 
 
 def risk_gradient(net: TwoLayer, theta: Any, x: Any, y: Any, *, loss: str = "mse") -> tuple[Any, Any]:
@@ -132,12 +157,7 @@ def risk_gradient(net: TwoLayer, theta: Any, x: Any, y: Any, *, loss: str = "mse
     w, b, c, a = net.unpack(theta)
     z = x @ np.swapaxes(w, -1, -2) + b[:, None, :]
     hidden, g = ACTIVATIONS[net.activation](z), forward(net, theta, x)
-    if loss == "mse":
-        slope = 2 * (g - y.astype(float).reshape(g.shape[1:]))
-    else:
-        slope = np.exp(g - np.logaddexp.reduce(g, axis=-1, keepdims=True))
-        slope[:, np.arange(len(x)), y] -= 1
-    slope /= len(x)
+    slope = LOSS_SLOPES[loss](g, _targets(y, g, loss)) / len(x)
     scale = 1 / net.width if net.scaling == "mean" else 1.0
     delta = scale * (slope @ c) * DERIVATIVES[net.activation](z)
     parts = np.swapaxes(delta, -1, -2) @ x, delta.sum(-2), scale * (np.swapaxes(slope, -1, -2) @ hidden)

@@ -18,9 +18,8 @@ from . import _cpu
 from ._arrays import AS_THETA, Array, view
 from ._checks import FLOATS, choice, float_dtype, integer, threads, unit
 from ._dispatch import HOST, Call, call_of
+from ._kinds import LOSSES, takes_labels
 from .network import TwoLayer, check_network
-
-LOSSES = ("mse", "cross_entropy")
 
 
 def forward(
@@ -66,7 +65,7 @@ def risk(
     call.precision(precision, particles.dtype)
     workers = threads(num_threads)
     out = call.empty((len(particles),), np.float64)
-    call.kernels.risk(call.network(net), particles, inputs, targets, out.reshape(-1, 1), workers)
+    call.kernels.risk(call.network(net), particles, inputs, targets, loss, out.reshape(-1, 1), workers)
     return call.result(out)
 
 
@@ -95,7 +94,7 @@ def task_risks(
     workers = threads(num_threads)
     out = call.empty((len(particles), len(targets)), np.float64)
     score = call.kernels.risk if call.on_device else score_tasks
-    score(call.network(net), particles, inputs, targets, out, workers)
+    score(call.network(net), particles, inputs, targets, loss, out, workers)
     return call.result(out)
 
 
@@ -104,14 +103,16 @@ def task_axes(x: Any) -> tuple[str, ...]:
     return ("T",) if view(x, "x").ndim == 3 else ()
 
 
-def score_tasks(net: _cpu.Network, theta: Array, x: Array, ys: Array, out: Array, workers: int) -> None:
+def score_tasks(
+    net: _cpu.Network, theta: Array, x: Array, ys: Array, loss: str, out: Array, workers: int
+) -> None:
     """Risks of theta [N, D] on x [S, d] or [T, S, d] and ys [T, S, C] or labels [T, S] into out [N, T]."""
     if x.ndim == 2:
-        _cpu.risk(net, theta, x, ys, out, workers)
+        _cpu.risk(net, theta, x, ys, loss, out, workers)
         return
     column = np.empty((len(theta), 1))
     for t in range(len(ys)):
-        _cpu.risk(net, theta, x[t], ys[t : t + 1], column, workers)
+        _cpu.risk(net, theta, x[t], ys[t : t + 1], loss, column, workers)
         out[:, t] = column[:, 0]
 
 
@@ -136,7 +137,7 @@ def risk_gradient(
     workers = threads(num_threads)
     out = call.empty((len(particles),), np.float64)
     gradient = call.empty(particles.shape, particles.dtype)
-    call.kernels.risk_gradient(call.network(net), particles, inputs, targets[0], out, gradient, workers)
+    call.kernels.risk_gradient(call.network(net), particles, inputs, targets[0], loss, out, gradient, workers)
     return call.result(out), call.result(gradient)
 
 
@@ -171,10 +172,10 @@ def plan(
     """
     sizes = {"particles": particles, "samples": samples, "tasks": tasks}
     n, s, t = (integer(value, name, 1, 2**40) for name, value in sizes.items())
-    squared = choice(loss, "loss", LOSSES) == "mse"
+    name = choice(loss, "loss", LOSSES)
     filled = unit(density, "density", closed=True)
     single = float_dtype(dtype) == np.float32
-    return Plan(*_cpu.plan(check_network(net)._kernel, n, s, t, squared, filled, single))
+    return Plan(*_cpu.plan(check_network(net)._kernel, n, s, t, name, filled, single))
 
 
 def _ensemble(net: TwoLayer, theta: Any, x: Any) -> tuple[Call, Any, Any]:
@@ -188,7 +189,7 @@ def _targets(
 ) -> Any:
     """Targets as the compiled module takes them: [T, S, C] values or [T, S] int32 labels."""
     samples = x.shape[-2]
-    if choice(loss, "loss", LOSSES) == "cross_entropy":
+    if takes_labels(choice(loss, "loss", LOSSES)):
         labels = call.integers(y, name, (*tasks, samples), net.outputs, "labels of the network's outputs")
         return labels.reshape(-1, samples)
     shape: tuple[int | str, ...] = (*tasks, samples)

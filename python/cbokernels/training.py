@@ -112,7 +112,7 @@ def train(
         x, y, loss, task_axis = training_data(net, x, y, loss, dtype, method._task_axes)
         if store is not None:  # which vouches for them: nobody may change them
             x, y = (apart(a, view(own, "data")) for a, own in zip((x, y), given, strict=True))
-        problem = DataProblem(net, x, y, batch_size=batch_size, seed=seed, threads=cores)
+        problem = DataProblem(net, x, y, loss, batch_size=batch_size, seed=seed, threads=cores)
         tasks, prints = len(y), lambda: (fingerprint(x), fingerprint(y))
     if theta is None:
         start = method._initial(net, seed, dtype, num_threads)
@@ -137,7 +137,7 @@ def train(
     setting = Setting(seed, cores, net, tasks, task_axis)
     runner: Runner
     if isinstance(problem, Orders):
-        runner = DeviceStepper(method, start, setting, data, problem, net, precision)
+        runner = DeviceStepper(method, start, setting, data, loss, problem, net, precision)
     else:
         runner = method._stepper(start, setting)
     options = Options(epochs, boolean(progress, "progress"), callback, store, net)

@@ -26,8 +26,7 @@ from ._checks import FLOATS, WORD, choice, counter, integer, positive, real, thr
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
 from ._dispatch import Call, call_of
-
-NOISES = ("anisotropic", "isotropic", "truncated", "additive", "none")
+from ._kinds import NOISES
 
 
 def cbo_update(

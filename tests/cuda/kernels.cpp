@@ -113,7 +113,7 @@ std::string risks(CudaStream stream, const Network& net, int64_t n, int64_t samp
   atom_risks(problem, theta.data(), exchanged.data(), stream);
   noise_drift<T>(weights.data(), n, 1, nullptr, {3, 0, 1, 0}, net.size(), drift.data(), stream);
   RiskProblem<T> outputs = problem;
-  outputs.loss = Loss::none;
+  outputs.tasks = 0;
   forward(outputs, out.data(), stream);
   DeviceArray<double> rounded(6 * n);
   if (sizeof(T) == sizeof(float) && net.inputs > 16) {  // on tensor cores, by warps and by groups of them
