@@ -364,6 +364,7 @@ import json
 import numpy as np
 import cbokernels as cbk
 from cbokernels import reference
+from cbokernels._kinds import ACTIVATIONS
 
 errors = {}
 rng = np.random.default_rng(0)
