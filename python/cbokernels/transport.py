@@ -8,7 +8,6 @@ are exact: shortest augmenting paths [Jonker, Volgenant 1987] on squared distanc
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
