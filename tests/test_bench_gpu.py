@@ -221,6 +221,14 @@ class Queue:
         self.synchronize()
         return (end - start) * 1e3
 
+    def graph(self, call: Any, copies: int) -> Any:
+        def replay() -> None:
+            self.host += 1.0
+            time.sleep(0.001)
+            self.free = max(self.host, self.free) + 0.1 * copies
+
+        return replay
+
 
 @pytest.mark.parametrize("slow", [1.0, 0.2])
 def test_times_are_the_cards(module: Any, slow: float) -> None:
@@ -229,6 +237,8 @@ def test_times_are_the_cards(module: Any, slow: float) -> None:
     row = module("measure").Clock(queue, 3).row("item", "ours", queue.call)
     assert row.value == pytest.approx(100)
     assert row.note == ""
+    row = module("measure").Clock(queue, 3).graph("item", "ours", queue.call)
+    assert [row.value, row.low, row.high] == pytest.approx([100] * 3)
 
 
 def test_a_queue_that_runs_dry_is_told(module: Any) -> None:
@@ -249,6 +259,10 @@ def test_what_the_tools_say(module: Any, monkeypatch: pytest.MonkeyPatch, tmp_pa
     """Of programs that are not here."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     race = "========= Error: Race reported between Write access at a_kernel\n"
+    facts = module("facts")
+    answers = [*map(str, range(1, len(facts.ASKED.split(",")))), "CUDA Version: 13.0"]
+    tool(tmp_path / "bin", "nvidia-smi", ", ".join(answers))
+    assert [row.note for row in facts.smi()] == ["13.0", *answers]
     sanitizers = module("sanitizers")
     for text, result in (
         ("========= ERROR SUMMARY: 0 errors", (0, True)),
