@@ -53,7 +53,7 @@ def training_data(
         task_axes = own or axes_shown(net, x, view(y, "y"), loss)
     checked = targets(net, y, "y", x.shape[:-2] or task_axes, x, loss)
     if loss == "cross_entropy":
-        checked = apart(checked, view(y, "y"))  # kernels trust labels: nobody may change them afterwards
+        checked = apart(checked, view(y, "y"))  # they are checked once: nobody may change them afterwards
     return x, checked, loss, bool(task_axes)
 
 
