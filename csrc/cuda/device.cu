@@ -86,7 +86,7 @@ void fail(cudaError_t error, const std::string& what) {
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) words += no_code();
   if (error == cudaErrorInitializationError)
     words += "; CUDA does not survive a fork: start workers with multiprocessing's 'spawn' or 'forkserver'";
-  else if (cudaGetLastError() != cudaSuccess)
+  else if (error >= cudaErrorIllegalAddress && cudaGetLastError() != cudaSuccess)  // not one call's alone
     words += "; nothing runs on CUDA in this process any more: start a new one";
   throw CudaError(words);
 }

@@ -25,8 +25,8 @@ void wait_for(CudaStream stream, CudaStream producer);  // what `stream` does ne
 void synchronize(CudaStream stream);                     // waits for what it has been given
 void read_memory(const void* from, int64_t bytes, void* host, CudaStream stream);  // after the stream's work; waits
 
-// The device's pool of workspaces (memory.hpp): bytes that it holds, used or not; and those that no call uses given back,
-// which waits for the device.
+// The device's pool of workspaces (memory.hpp): the bytes that it holds, used or not.  To trim it waits for the device
+// and gives back those that no call uses.
 int64_t held_memory(int device);
 void trim_memory(int device);
 
@@ -35,7 +35,7 @@ bool is_forked();
 void before_use();  // CudaError where it was; otherwise its forks are watched from now on
 
 // The calling thread's device, for as long as this lives.  Its context is pushed and popped: cudaSetDevice, called to
-// restore the device of before, would make a context there, which takes hundreds of megabytes of a card nobody asked for.
+// restore the device of before, would make a context there, hundreds of megabytes on a card that nobody asked for.
 class OnDevice {
  public:
   explicit OnDevice(int device);

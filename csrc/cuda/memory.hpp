@@ -1,7 +1,7 @@
 // Memory of the kernels' drivers: workspaces of a call, buffers of a run.  gpu.hpp includes it.
 //
-// A call's workspaces come from a pool of the device's, which lives as long as the process.  While calls are under way it
-// holds what they need at once; at a synchronisation of the host it keeps kept_bytes at most for the next ones, and
+// A call's workspaces come from a pool of the device's, which lives as long as the process.  While calls are under way
+// it holds what they need at once.  At a synchronisation of the host it keeps kept_bytes at most for the next ones, and
 // trim_memory (device.hpp) gives that back too.  A run's buffers and workspaces are its own and go with it.
 #pragma once
 
@@ -12,7 +12,7 @@
 
 namespace cbk::device {
 
-// A gradient of 64 MiB passes (gradient_bytes) with its samples turned fits; a call that needs more asks the system each time.
+// A gradient in passes of 64 MiB (gradient_bytes) fits; a call that needs more asks the system each time.
 constexpr uint64_t kept_bytes = uint64_t(1) << 30;
 
 void* take_memory(size_t bytes, bool pinned);                  // waits for the device
@@ -86,9 +86,9 @@ class UseArena {
   Arena* before_;
 };
 
-// Device memory that lives as long as the stream's work on it; those of a scope are nested.  Where the caller captures the
-// stream, both ends become nodes of the graph: the memory is then the graph's, outside of the pool and its bound, for as
-// long as the graph lives.  Our own captures, a run's, take from its arena.
+// Device memory that lives as long as the stream's work on it; those of a scope are nested.  Where the caller captures
+// the stream, both ends become nodes of the graph: the memory is then the graph's, outside of the pool and its bound,
+// for as long as the graph lives.  Our own captures, a run's, take from its arena.
 template <class T>
 class Workspace {
  public:

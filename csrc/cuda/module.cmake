@@ -1,4 +1,4 @@
-# The module _cuda, where it is wanted and nvcc is found.  Its runtime is linked statically: importing it needs no driver.
+# The module _cuda, where it is wanted and nvcc is found.  Its runtime is static: importing it needs no driver.
 include(${CMAKE_CURRENT_LIST_DIR}/wanted.cmake)
 if(NOT CBK_WANTS_CUDA)
   return()

@@ -105,7 +105,7 @@ def _look(kernels: Any, use: bool) -> tuple[dict[str, Any], str | None]:
     if _found is None or _found[0] is not kernels:
         state = kernels.driver_state()
         if state == "absent":
-            found: dict[str, Any] = {"absent": True}
+            found: dict[str, Any] = {"driver": 0}
         else:
             asked = _ask_a_child(kernels.__file__) if state == "idle" and not use else None
             found = kernels.look(False) if asked is None else asked
@@ -138,10 +138,10 @@ def _ask_a_child(path: str) -> dict[str, Any] | None:
 
 def _words(found: dict[str, Any]) -> str | None:
     """The reason against CUDA in what was found."""
-    if found.get("absent"):
-        return "no NVIDIA driver is installed (libcuda.so.1 was not found)"
     if "failed" in found:
         return str(found["failed"])
+    if not found["driver"]:
+        return "no NVIDIA driver is installed (libcuda.so.1 was not found)"
     driver, runtime = found["driver"], found["runtime"]
     if found["name"] == "cudaErrorInsufficientDriver":
         oldest = _DRIVERS.get(runtime // 1000)

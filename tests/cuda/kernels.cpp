@@ -170,8 +170,8 @@ std::string transport(CudaStream stream, int64_t n, int64_t count) {
   return bytes;
 }
 
-// A call in a graph of the caller's, whose workspaces are then the graph's own: replayed twice, on other particles the second
-// time; and the same without a graph.
+// A call in a graph of the caller's, whose workspaces are then the graph's own: replayed twice, the second time on
+// other particles; and the same without a graph.
 template <class T>
 std::string captured(CudaStream on) {
   const Network net{3, 7, 2, Activation::tanh, 1, false};

@@ -1,5 +1,5 @@
-// Memory in a stream's order.  A pool gives a chunk again to whoever wants as many bytes, once the work before its freeing
-// has run; at a synchronisation it gives the system what exceeds its threshold.  Devices and contexts.
+// Memory in a stream's order.  A pool gives a chunk again to whoever wants as many bytes, once the work before its
+// freeing has run; at a synchronisation it gives the system what exceeds its threshold.  Devices and contexts.
 #include <algorithm>
 #include <deque>
 
@@ -111,7 +111,8 @@ cudaError_t cudaMallocFromPoolAsync(void** p, size_t bytes, cudaMemPool_t pool, 
   CBK_CALL();
   if (stream && stream->capture) return take_for_graph(p, bytes, stream);
   if (const cudaError_t error = not_while_capturing("memory from a pool")) return error;
-  const auto fits = std::find_if(pool->free.begin(), pool->free.end(), [&](const auto& c) { return c.second == bytes; });
+  const auto fits =
+      std::find_if(pool->free.begin(), pool->free.end(), [&](const auto& chunk) { return chunk.second == bytes; });
   if (fits != pool->free.end()) {
     *p = fits->first;
     pool->free.erase(fits);
@@ -200,7 +201,8 @@ CUresult cuPointerGetAttributes(unsigned, CUpointer_attribute*, void** answers, 
   CBK_CALL(false);
   auto next = state().memory.upper_bound(reinterpret_cast<const char*>(p));
   const auto found = next == state().memory.begin() ? state().memory.end() : std::prev(next);
-  const bool ours = found != state().memory.end() && reinterpret_cast<const char*>(p) < found->first + found->second.bytes;
+  const bool ours =
+      found != state().memory.end() && reinterpret_cast<const char*>(p) < found->first + found->second.bytes;
   *static_cast<uint64_t*>(answers[0]) = CU_MEMORYTYPE_DEVICE;
   *static_cast<int*>(answers[2]) = ours ? found->second.device : 0;
   return cudaSuccess;
