@@ -131,7 +131,7 @@ void register_training(py::module_& m) {
   using py::arg;
   py::class_<StartedRun>(m, "Run")
       .def_readonly_static("in_flight", &Run::in_flight)
-      .def_property_readonly("submitted", &Run::submitted)
+      .def_property_readonly("submitted", [](const StartedRun& started) { return started.run->submitted(); })
       .def(
           "submit",
           [](StartedRun& started, const Indices& order, const Indices& subsets, uint32_t step, const Numbers& numbers) {
