@@ -1,4 +1,5 @@
 // Outputs and risks on the GPU; the CPU's twin is risk_cpu.cpp.
+#include "../cuda/chain.hpp"
 #include "direct_cuda.hpp"
 #include "risk_cuda.hpp"
 #include "tile_cuda.hpp"
@@ -26,6 +27,8 @@ template <class T, Activation activation, int inputs>
 CBK_KERNEL(direct_threads) direct_risks(Batch<T> b, T* out) {
   CBK_DYNAMIC_SHARED(T, shared);
   using Method = Direct<activation, inputs>;
+  await_previous();
+  allow_next();
   run_block<Method>(b, out, shared, shared + direct_neurons * Method::pitch);
 }
 
@@ -75,14 +78,13 @@ void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor,
   Workspace<T> outputs(plan.spills ? plan.blocks * b.group * b.tile * b.pitch : 0, stream);
   Workspace<double> partial(b.chunks > 1 || b.samples > b.tile ? b.chunks * results : 0, stream);
   b.own = own.data(), b.outputs = outputs.data(), b.partial = partial.data();
-  const auto start = [&](auto kernel, dim3 block) {
-    launch(kernel, dim3(unsigned(plan.blocks)), block, size_t(plan.shared) * sizeof(T), stream, b, out);
-  };
+  const dim3 grid(static_cast<unsigned>(plan.blocks));
+  const size_t shared = size_t(plan.shared) * sizeof(T);
   if (direct)
-    start(direct_inputs(b) == 1 ? direct_kernel<T, 1>(b.net.activation) : direct_kernel<T, 4>(b.net.activation),
-          dim3(unsigned(b.tile / direct_samples)));
+    launch_chained(direct_inputs(b) == 1 ? direct_kernel<T, 1>(b.net.activation) : direct_kernel<T, 4>(b.net.activation), grid,
+                   dim3(unsigned(b.tile / direct_samples)), shared, stream, b, out);
   else if (!tensor)
-    start(tiled_risks<T>, dim3(16, 16));
+    launch(tiled_risks<T>, grid, dim3(16, 16), shared, stream, b, out);
   else if constexpr (sizeof(T) == sizeof(float))
     launch_tensor(b, plan, precision, out, stream);
   if (sums && b.chunks > 1)

@@ -14,17 +14,23 @@ unsigned blocks_up_to(int64_t count, int64_t most) {
   return unsigned(std::max(std::min(blocks_for(count, threads), most), int64_t(1)));
 }
 
-// I: what counts the entries; a card divides 32 bits many times faster than 64.
 template <class U, class I>
-CBK_KERNEL(threads) take_rows(const U* from, U* to, const int64_t* order, int64_t samples, I count, I batch, I tasks,
-                              I columns) {
-  const I all = count * tasks * columns;
-  for (int64_t at = int64_t(blockIdx.x) * threads + threadIdx.x; at < int64_t(all); at += int64_t(gridDim.x) * threads) {
-    const I i = I(at), first = i / (batch * tasks * columns) * batch, own = batch < count - first ? batch : count - first;
-    const I rest = i - first * tasks * columns, row = rest / columns;
-    const int64_t task = row / own, sample = order[first + row % own];
-    to[i] = from[(task * samples + sample) * int64_t(columns) + rest % columns];
-  }
+__device__ __forceinline__ void take_entry(const Rows<U>& k, I i, const int64_t* order, int64_t samples, I count, I batch) {
+  const I tasks = I(k.tasks), columns = I(k.columns), first = i / (batch * tasks * columns) * batch;
+  const I own = batch < count - first ? batch : count - first, rest = i - first * tasks * columns, row = rest / columns;
+  const int64_t task = row / own, sample = order[first + row % own];
+  k.to[i] = k.from[(task * samples + sample) * k.columns + rest % columns];
+}
+
+// I: what counts the entries; a card divides 32 bits many times faster than 64.
+template <class U, class V, class I>
+CBK_KERNEL(threads) take_rows(Rows<U> x, Rows<V> y, const int64_t* order, int64_t samples, I count, I batch) {
+  const int64_t of_x = int64_t(count) * x.tasks * x.columns, all = of_x + int64_t(count) * y.tasks * y.columns;
+  for (int64_t at = int64_t(blockIdx.x) * threads + threadIdx.x; at < all; at += int64_t(gridDim.x) * threads)
+    if (at < of_x)
+      take_entry(x, I(at), order, samples, count, batch);
+    else
+      take_entry(y, I(at - of_x), order, samples, count, batch);
 }
 
 CBK_KERNEL(threads) find_troubles(const double* risk, int64_t steps, int64_t particles, int64_t tasks, const double* ess,
@@ -138,18 +144,18 @@ int64_t count_bad(int64_t count, F is_bad, CudaStream on) {
 
 }  // namespace
 
-template <class U>
-void gather(const U* from, U* to, const int64_t* order, int64_t samples, int64_t count, int64_t batch, int64_t tasks,
-            int64_t columns, cudaStream_t stream) {
-  const int64_t all = count * tasks * columns;
+template <class U, class V>
+void gather(const Rows<U>& x, const Rows<V>& y, const int64_t* order, int64_t samples, int64_t count, int64_t batch,
+            cudaStream_t stream) {
+  const int64_t columns_x = x.tasks * x.columns, columns_y = y.tasks * y.columns;
   const auto start = [&](auto kernel) {
-    launch(kernel, dim3(blocks_up_to(all, 1 << 20)), dim3(threads), 0, stream, from, to, order, samples, count, batch, tasks,
-           columns);
+    launch(kernel, dim3(blocks_up_to(count * (columns_x + columns_y), 1 << 20)), dim3(threads), 0, stream, x, y, order, samples,
+           count, batch);
   };
-  if (std::max(all, batch * tasks * columns) < int64_t(1) << 32)
-    start(take_rows<U, uint32_t>);
+  if (std::max(count, batch) * std::max(columns_x, columns_y) < int64_t(1) << 32)
+    start(take_rows<U, V, uint32_t>);
   else
-    start(take_rows<U, int64_t>);
+    start(take_rows<U, V, int64_t>);
 }
 
 void look_for_troubles(const double* risk, int64_t steps, int64_t particles, int64_t tasks, const double* ess,
@@ -183,11 +189,12 @@ int64_t count_outside(const int32_t* values, int64_t count, int64_t end, CudaStr
   return count_bad(count, Outside{values, end}, stream);
 }
 
-#define CBK_INSTANTIATE(T)                                                                            \
-  template void gather(const T*, T*, const int64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, cudaStream_t);
-CBK_INSTANTIATE(float)
-CBK_INSTANTIATE(double)
-CBK_INSTANTIATE(int32_t)
+#define CBK_INSTANTIATE(T, V) \
+  template void gather(const Rows<T>&, const Rows<V>&, const int64_t*, int64_t, int64_t, int64_t, cudaStream_t);
+CBK_INSTANTIATE(float, float)
+CBK_INSTANTIATE(double, double)
+CBK_INSTANTIATE(float, int32_t)
+CBK_INSTANTIATE(double, int32_t)
 #undef CBK_INSTANTIATE
 template int64_t spread(const float*, int64_t, int64_t, const double*, double*, cudaStream_t);
 template int64_t spread(const double*, int64_t, int64_t, const double*, double*, cudaStream_t);
