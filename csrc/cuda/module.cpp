@@ -4,6 +4,7 @@
 #include "bind.hpp"
 
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
 #if defined(CBK_EMULATED_MODULE)
 #include "emulation/runtime.hpp"
@@ -52,6 +53,13 @@ PYBIND11_MODULE(CBK_MODULE, m) {
   m.def("set_order", [](uint64_t order) {
     using cbk::emulation::Order;
     cbk::emulation::machine().set_order(order == 0 ? Order::forward : order == 1 ? Order::reverse : Order::random, order);
+  });
+  m.def("counts", [] {  // of the runtime's calls so far
+    const cbk::emulation::Counts& c = cbk::emulation::counts;
+    return std::map<std::string, size_t>{{"allocations", c.allocations}, {"instantiations", c.instantiations},
+                                         {"graph_launches", c.graph_launches}, {"graph_nodes", c.graph_nodes},
+                                         {"kernels", c.kernels}, {"chained", c.chained},
+                                         {"copies_to_device", c.copies_to_device}, {"copies_to_host", c.copies_to_host}};
   });
   m.def("set_gradient_bytes", [](int64_t bytes) { gradient_bytes = bytes; });
   m.def("set_capability", [](int major) { cbk::emulation::machine().options.capability = major; });
