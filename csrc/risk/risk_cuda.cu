@@ -19,6 +19,8 @@ struct Tiled {
 template <class T>
 CBK_KERNEL(Tile<T>::threads) tiled_risks(Batch<T> b, T* out) {
   CBK_DYNAMIC_SHARED(T, shared);
+  await_previous();
+  allow_next();
   run_block<Tiled>(b, out, shared, shared + Tile<T>::shared);
 }
 
@@ -32,8 +34,10 @@ CBK_KERNEL(direct_threads) direct_risks(Batch<T> b, T* out) {
   run_block<Method>(b, out, shared, shared + direct_neurons * Method::pitch);
 }
 
+template <class T>
+using Kernel = void (*)(Batch<T>, T*);
 template <class T, int inputs>
-auto direct_kernel(Activation activation) {
+Kernel<T> direct_kernel(Activation activation) {
   switch (activation) {
     case Activation::relu: return direct_risks<T, Activation::relu, inputs>;
     case Activation::tanh: return direct_risks<T, Activation::tanh, inputs>;
@@ -71,20 +75,24 @@ void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor,
   const int64_t tiles = blocks_for(b.samples, b.tile);
   const int64_t chunks = b.theta ? std::min(tiles, std::max(blocks_for(enough_blocks * 8, b.groups), int64_t(1))) : 1;
   b.chunk = blocks_for(tiles, chunks) * b.tile, b.chunks = blocks_for(b.samples, b.chunk);
-  plan.blocks = std::min(b.groups * b.chunks, !b.theta || plan.spills ? int64_t(1024) : int64_t(1) << 30);
+  const Kernel<T> kernel = !direct                 ? tiled_risks<T>
+                           : direct_inputs(b) == 1 ? direct_kernel<T, 1>(b.net.activation)
+                                                   : direct_kernel<T, 4>(b.net.activation);
+  const dim3 block = direct ? dim3(unsigned(b.tile / direct_samples)) : dim3(16, 16);
+  const size_t shared = size_t(plan.shared) * sizeof(T);
+  // with memory of its own a block takes one work after another
+  const int64_t most = b.theta && !plan.spills ? int64_t(1) << 30
+                       : tensor                ? 1024
+                                               : held_blocks(kernel, int(block.x * block.y), shared);
+  plan.blocks = std::min(b.groups * b.chunks, most);
   const int64_t results = b.particles * b.tasks;
   if (b.chunks == 1) b.sums = sums, b.stride = stride, b.divisor = divisor;
   Workspace<T> own(b.theta ? 0 : plan.blocks * b.group * b.size, stream);
   Workspace<T> outputs(plan.spills ? plan.blocks * b.group * b.tile * b.pitch : 0, stream);
   Workspace<double> partial(b.chunks > 1 || b.samples > b.tile ? b.chunks * results : 0, stream);
   b.own = own.data(), b.outputs = outputs.data(), b.partial = partial.data();
-  const dim3 grid(static_cast<unsigned>(plan.blocks));
-  const size_t shared = size_t(plan.shared) * sizeof(T);
-  if (direct)
-    launch_chained(direct_inputs(b) == 1 ? direct_kernel<T, 1>(b.net.activation) : direct_kernel<T, 4>(b.net.activation), grid,
-                   dim3(unsigned(b.tile / direct_samples)), shared, stream, b, out);
-  else if (!tensor)
-    launch(tiled_risks<T>, grid, dim3(16, 16), shared, stream, b, out);
+  if (!tensor)
+    launch_chained(kernel, dim3(unsigned(plan.blocks)), block, shared, stream, b, out);
   else if constexpr (sizeof(T) == sizeof(float))
     launch_tensor(b, plan, precision, out, stream);
   if (sums && b.chunks > 1)

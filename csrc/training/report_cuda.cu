@@ -10,8 +10,9 @@ namespace cbk::device {
 namespace {
 
 constexpr int threads = 256;
-unsigned blocks_up_to(int64_t count, int64_t most) {
-  return unsigned(std::max(std::min(blocks_for(count, threads), most), int64_t(1)));
+template <class... P>
+dim3 grid_for(void (*kernel)(P...), int64_t count) {
+  return strided_grid(kernel, blocks_for(count, threads), threads);
 }
 
 template <class U, class I>
@@ -136,7 +137,7 @@ int64_t count_bad(int64_t count, F is_bad, CudaStream on) {
   const DeviceBuffer<unsigned long long> total(1);
   unsigned long long found = 0;
   check(cudaMemsetAsync(total.data(), 0, sizeof found, stream), "count");
-  launch(count_entries<F>, dim3(blocks_up_to(count, 1024)), dim3(threads), 0, stream, count, is_bad, total.data());
+  launch(count_entries<F>, grid_for(count_entries<F>, count), dim3(threads), 0, stream, count, is_bad, total.data());
   check(cudaMemcpyAsync(&found, total.data(), sizeof found, cudaMemcpyDeviceToHost, stream), "count");
   check(cudaStreamSynchronize(stream), "count");
   return int64_t(found);
@@ -149,8 +150,7 @@ void gather(const Rows<U>& x, const Rows<V>& y, const int64_t* order, int64_t sa
             cudaStream_t stream) {
   const int64_t columns_x = x.tasks * x.columns, columns_y = y.tasks * y.columns;
   const auto start = [&](auto kernel) {
-    launch(kernel, dim3(blocks_up_to(count * (columns_x + columns_y), 1 << 20)), dim3(threads), 0, stream, x, y, order, samples,
-           count, batch);
+    launch(kernel, grid_for(kernel, count * (columns_x + columns_y)), dim3(threads), 0, stream, x, y, order, samples, count, batch);
   };
   if (std::max(count, batch) * std::max(columns_x, columns_y) < int64_t(1) << 32)
     start(take_rows<U, V, uint32_t>);
@@ -160,7 +160,7 @@ void gather(const Rows<U>& x, const Rows<V>& y, const int64_t* order, int64_t sa
 
 void look_for_troubles(const double* risk, int64_t steps, int64_t particles, int64_t tasks, const double* ess,
                        const uint32_t* first_step, Troubles* troubles, cudaStream_t stream) {
-  launch(find_troubles, dim3(blocks_up_to(steps * particles, 256)), dim3(threads), 0, stream, risk, steps, particles, tasks, ess,
+  launch(find_troubles, grid_for(find_troubles, steps * particles), dim3(threads), 0, stream, risk, steps, particles, tasks, ess,
          first_step, troubles);
 }
 
@@ -171,7 +171,7 @@ int64_t spread(const T* theta, int64_t particles, int64_t size, const double* li
   Workspace<double> sums(slices * 2 * size, stream);
   launch(sum_slices<T>, dim3(unsigned(across), unsigned(slices)), dim3(columns_of, rows_of), 0, stream, theta, particles, size,
          slice, sums.data());
-  const unsigned blocks = blocks_up_to(size, spread_parts);
+  const unsigned blocks = unsigned(std::min(blocks_for(size, threads), spread_parts));  // which decide the sum's order
   launch(add_coordinates, dim3(blocks), dim3(threads), 0, stream, static_cast<const double*>(sums.data()), slices, particles,
          size, limit, parts);
   return blocks;

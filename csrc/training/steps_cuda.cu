@@ -139,8 +139,8 @@ class ConsensusSteps : public Steps<T> {
     cbo_update(update, s.tasks, on, &place.now->update);
     if (!s.flies) return;
     const int64_t rows = s.subset_moves ? s.subset : s.particles;
-    launch(fly<T>, dim3(unsigned(std::min(blocks_for(rows * this->size_, 256), int64_t(1) << 16))), dim3(256), 0, this->stream_,
-           this->theta(), static_cast<const T*>(moved_.data()), velocity_.data(), rows, this->size_, update.rows, place.now);
+    launch(fly<T>, strided_grid(fly<T>, blocks_for(rows * this->size_, 256), 256), dim3(256), 0, this->stream_, this->theta(),
+           static_cast<const T*>(moved_.data()), velocity_.data(), rows, this->size_, update.rows, place.now);
   }
 
   int forms() const override { return this->shape_.noise == Noise::none ? 1 : 2; }
