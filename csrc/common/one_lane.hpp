@@ -67,6 +67,12 @@ CBK_INLINE float sqrt(float a) { return std::sqrt(a); }
 CBK_INLINE double sqrt(double a) { return std::sqrt(a); }
 #endif
 
+// The root of a number that is neither tiny nor huge, rounded once, from about 1 over it.
+CBK_INLINE float corrected_root(float square, float inverse) {
+  const float root = square * inverse;
+  return fma(fma(-root, root, square), 0.5f * inverse, root);
+}
+
 template <class V>
 CBK_INLINE V mad(V a, V b, V c) {
   return fma(a, b, c);

@@ -72,43 +72,6 @@ CBK_KERNEL(threads) normalise(Risks k, const Part* parts, double* weights, doubl
   if (blockIdx.x == 0 && threadIdx.x == 0) ess[task] = total > 0 ? total * total / squares : 0;
 }
 
-// A block finds its task's alpha: the bisection of alpha_for_ess, every thread with the same sums.
-CBK_KERNEL(threads) bisect(const double* risk, int64_t particles, int64_t tasks, const double* target, double* alphas) {
-  const int64_t task = blockIdx.x;
-  const double wanted = *target;
-  double least = infinity, greatest = -infinity;
-  for (int64_t n = threadIdx.x; n < particles; n += blockDim.x) {
-    const double r = risk[n * tasks + task];
-    if (is_finite(r)) least = r < least ? r : least, greatest = r > greatest ? r : greatest;
-  }
-  least = block_least(least, infinity), greatest = -block_least(-greatest, infinity);
-  const double range = greatest - least;
-  const auto ess_at = [&](double alpha) {
-    double total = 0, squares = 0;
-    for (int64_t n = threadIdx.x; n < particles; n += blockDim.x) {
-      const double w = unnormalised(risk[n * tasks + task], least, alpha);
-      total += w, squares += w * w;
-    }
-    total = block_sum(total), squares = block_sum(squares);
-    return total * total / squares;
-  };
-  double alpha = infinity;
-  if (range > 0 && ess_at(infinity) < wanted) {
-    alpha = 0;
-    if (ess_at(0) > wanted) {
-      double low = -30, high = 2;
-      for (double step = 4; ess_at(::exp(high) / range) > wanted && high < 600; step *= 2) low = high, high += step;
-      for (int i = 0; i < 60 && high - low > 1e-12; ++i) {
-        const double middle = 0.5 * (low + high);
-        const bool more = ess_at(::exp(middle) / range) > wanted;
-        low = more ? middle : low, high = more ? high : middle;
-      }
-      alpha = ::exp(0.5 * (low + high)) / range;
-    }
-  }
-  if (threadIdx.x == 0) alphas[task] = alpha;
-}
-
 // sums[slice][task][i] of the slice's particles; those of weight 0 are never read.  A thread has `width` coordinates, which
 // one access reads of a particle, and eight particles on their way: the list of those that have a weight comes first, so that
 // nothing is in doubt between the reads.
@@ -156,12 +119,6 @@ CBK_KERNEL(threads) average_slices(const T* theta, const double* weights, int64_
 }
 
 }  // namespace
-
-void solve_alphas(const double* risk, int64_t particles, int64_t tasks, const double* target, double* alphas,
-                  CudaStream stream) {
-  // a warp of its own needs no other to wait for
-  launch(bisect, dim3(unsigned(tasks)), dim3(particles > 1024 ? threads : 32), 0, native(stream), risk, particles, tasks, target, alphas);
-}
 
 void gibbs_weights(const double* risk, int64_t particles, int64_t tasks, Alphas alphas, double* weights, double* ess,
                    CudaStream on) {

@@ -40,4 +40,33 @@ class Graph {
   cudaGraphExec_t exec_ = nullptr;
 };
 
+// A second branch of a stream's work, in a capture too: what its stream is given between `begin` and `end` runs beside the
+// first's.  Its workspaces must not be the first's.
+class Branch {
+ public:
+  Branch() {
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
+    for (cudaEvent_t& event : events_) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
+  }
+  Branch(const Branch&) = delete;
+  Branch& operator=(const Branch&) = delete;
+  ~Branch() {
+    cudaStreamSynchronize(stream_);
+    for (cudaEvent_t event : events_) cudaEventDestroy(event);
+    cudaStreamDestroy(stream_);
+  }
+
+  cudaStream_t stream() const { return stream_; }
+  void begin(cudaStream_t first) { follow(first, events_[0], stream_); }
+  void end(cudaStream_t first) { follow(stream_, events_[1], first); }
+
+ private:
+  static void follow(cudaStream_t before, cudaEvent_t event, cudaStream_t after) {
+    check(cudaEventRecord(event, before), "branch");
+    check(cudaStreamWaitEvent(after, event, 0), "branch");
+  }
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t events_[2] = {};
+};
+
 }  // namespace cbk::device

@@ -139,6 +139,21 @@ __device__ __forceinline__ void load_matrices(unsigned (&)[4], const void*) { __
 
 #endif
 
+// For kernels of chained launches (chain.hpp).  await_previous: the kernel before has ended and its memory is seen.
+// allow_next, after that: the kernel behind may start, up to its own await_previous.
+#if !defined(__CUDACC__)
+inline void await_previous() { emulation::machine().current()->waited = true; }
+inline void allow_next() {
+  if (!emulation::machine().current()->waited) emulation::machine().fail("allow_next before await_previous");
+}
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+__device__ __forceinline__ void await_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ __forceinline__ void allow_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+#else
+__device__ __forceinline__ void await_previous() {}
+__device__ __forceinline__ void allow_next() {}
+#endif
+
 // Numbers side by side in global memory by one access: assignments of vectors the compiler takes apart.
 #if !defined(__CUDACC__)
 template <class T, class... V>

@@ -5,6 +5,7 @@
 
 #include "device.hpp"
 #include "gpu.hpp"
+#include "occupancy.hpp"
 #include "ptx.hpp"
 
 namespace cbk::device {
@@ -16,14 +17,21 @@ struct RowGrid {
 };
 
 // Threads along a row are a power of two that leaves few of them idle; there are as many blocks as a card holds at once.
-inline RowGrid row_grid(int64_t rows, int64_t columns) {
-  constexpr int64_t threads = 256, held = 4;  // blocks of a multiprocessor
+constexpr int row_threads = 256;
+inline RowGrid row_grid(int64_t rows, int64_t columns, int64_t held) {
+  constexpr int64_t threads = row_threads;
   const int64_t quads = blocks_for(columns, 4);
   int64_t across = threads;
   while (across > 1 && blocks_for(quads, across) * across * 7 > quads * 8) across /= 2;
-  const int64_t down = threads / across, x = std::min(blocks_for(quads, across), int64_t(4096));
-  const int64_t y = std::min(blocks_for(rows, down), blocks_for(held * multiprocessors(), x));
+  const int64_t down = threads / across, x = std::min(blocks_for(quads, across), held);
+  const int64_t y = std::min(blocks_for(rows, down), std::min(blocks_for(held, x), int64_t(65535)));
   return {dim3(unsigned(x), unsigned(y)), dim3(unsigned(across), unsigned(down))};
+}
+
+template <class... P, class... A>
+void launch_rows(void (*kernel)(P...), int64_t rows, int64_t columns, cudaStream_t stream, A&&... arguments) {
+  const RowGrid g = row_grid(rows, columns, held_blocks(kernel, row_threads));
+  launch(kernel, g.grid, g.block, 0, stream, static_cast<A&&>(arguments)...);
 }
 
 // f(first coordinate, count of coordinates: 4 but at a row's end) of a thread's coordinates ...

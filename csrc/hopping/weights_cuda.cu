@@ -9,30 +9,24 @@ namespace cbk::device {
 namespace {
 
 constexpr int threads = 256;
-constexpr int64_t sorted_at_once = 1024;
+constexpr int64_t sorted_at_once = 4096, sorting_threads = 1024;  // 48 KB of shared memory
 
-// Risks and the rows they are of, in the order (risk, row); what is not finite comes last, as infinity.
+// Each column's risks, sorted chunk by chunk with the rows they are of, in the order (risk, row); what is not finite comes
+// last, as infinity.  A rank is the sum of places in all chunks: nothing is merged, and any number of blocks can find ranks.
 struct Ranked {
-  double* risk;  // [columns][padded]
+  double* risk;  // [columns][chunks][chunk]
   int32_t* row;
-  int64_t padded;  // a power of two
+  int64_t chunk, chunks;  // chunk: a power of two
+  double* unnormalised;   // [rows / 2]: weights by rank
 };
-
-CBK_KERNEL(threads) fill_ranks(Ranked k, const double* risk, int64_t rows, int64_t columns) {
-  const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x, column = blockIdx.y;
-  if (i >= k.padded) return;
-  const double r = i < rows ? risk[i * columns + column] : infinity;
-  k.risk[column * k.padded + i] = r - r == 0 ? r : infinity;
-  k.row[column * k.padded + i] = int32_t(i);
-}
 
 __device__ __forceinline__ bool comes_later(double r, int32_t n, double other, int32_t m) {
   return r > other || (r == other && n > m);
 }
 
 // One comparison of the bitonic network [Batcher 1968]: entries i and i + distance of a run that ascends or descends.
-__device__ __forceinline__ void exchange(double* risk, int32_t* row, int64_t i, int64_t distance, bool ascends) {
-  const int64_t j = i + distance;
+__device__ __forceinline__ void exchange(double* risk, int32_t* row, int i, int distance, bool ascends) {
+  const int j = i + distance;
   if (comes_later(risk[i], row[i], risk[j], row[j]) != ascends) return;
   const double r = risk[i];
   const int32_t n = row[i];
@@ -40,50 +34,73 @@ __device__ __forceinline__ void exchange(double* risk, int32_t* row, int64_t i, 
   risk[j] = r, row[j] = n;
 }
 
-CBK_KERNEL(threads) exchange_far(Ranked k, int64_t run, int64_t distance) {
-  const int64_t t = int64_t(blockIdx.x) * threads + threadIdx.x, column = blockIdx.y;
-  if (t >= k.padded / 2) return;
-  const int64_t i = t / distance * 2 * distance + t % distance;
-  exchange(k.risk + column * k.padded, k.row + column * k.padded, i, distance, (i & run) == 0);
-}
-
-// Within shared memory: all runs up to `chunk` from `first_run` on (the whole sort), or the end of one longer run.
-CBK_KERNEL(sorted_at_once / 2) exchange_near(Ranked k, int64_t chunk, int64_t first_run, int64_t last_run) {
+// A block sorts a chunk of a column; those of the first column write the weights too:
+// log(rows/2 + 1/2) - log(rank + 1) of the better half.
+CBK_KERNEL(sorting_threads) sort_chunks(Ranked k, const double* risks, int64_t rows, int64_t columns) {
   CBK_SHARED(double, risk, sorted_at_once);
   CBK_SHARED(int32_t, row, sorted_at_once);
-  const int64_t from = int64_t(blockIdx.y) * k.padded + blockIdx.x * chunk, start = blockIdx.x * chunk;
-  for (int64_t i = threadIdx.x; i < chunk; i += chunk / 2) risk[i] = k.risk[from + i], row[i] = k.row[from + i];
+  const int64_t from = blockIdx.x * k.chunk, to = (blockIdx.y * k.chunks + blockIdx.x) * k.chunk;
+  const int chunk = int(k.chunk), step = int(blockDim.x);
+  for (int i = int(threadIdx.x); i < chunk; i += step) {
+    const double r = from + i < rows ? risks[(from + i) * columns + blockIdx.y] : infinity;
+    risk[i] = r - r == 0 ? r : infinity;
+    row[i] = int32_t(from + i);
+  }
   __syncthreads();
-  for (int64_t run = first_run; run <= last_run; run *= 2) {
-    for (int64_t distance = (run < chunk ? run : chunk) / 2; distance > 0; distance /= 2) {
-      const int64_t t = threadIdx.x, i = t / distance * 2 * distance + t % distance;
-      exchange(risk, row, i, distance, ((start + i) & run) == 0);
+  for (int run = 2; run <= chunk; run *= 2) {
+    for (int distance = run / 2; distance > 0; distance /= 2) {
+      for (int t = int(threadIdx.x); t < chunk / 2; t += step) {
+        const int i = t / distance * 2 * distance + t % distance;
+        exchange(risk, row, i, distance, (i & run) == 0);
+      }
       __syncthreads();
     }
   }
-  for (int64_t i = threadIdx.x; i < chunk; i += chunk / 2) k.risk[from + i] = risk[i], k.row[from + i] = row[i];
+  for (int i = int(threadIdx.x); i < chunk; i += step) k.risk[to + i] = risk[i], k.row[to + i] = row[i];
+  const double top = ::log(double(rows) / 2 + 0.5);
+  for (int64_t rank = from + threadIdx.x; blockIdx.y == 0 && rank < from + chunk && rank < rows / 2; rank += step)
+    k.unnormalised[rank] = top - ::log(double(rank + 1));
 }
 
-// A block writes its column's weights: log(rows/2 + 1/2) - log(rank + 1) of the better half, normalised.
-CBK_KERNEL(threads) weigh_ranks(Ranked k, int64_t rows, int64_t columns, double* weights, double* ess) {
+// How many of a sorted chunk's risks come before r, equal ones too where `ties`.
+__device__ __forceinline__ int64_t place_in(const double* risk, int64_t chunk, double r, bool ties) {
+  int64_t at = 0;
+  for (int64_t half = chunk / 2; half > 0; half /= 2)
+    if (risk[at + half - 1] < r || (ties && risk[at + half - 1] == r)) at += half;
+  return at + (risk[at] < r || (ties && risk[at] == r));
+}
+
+// The column's particles that weigh, the sum of their weights, and the sum's square over that of squares.
+CBK_KERNEL(threads) add_weights(Ranked k, int64_t rows, int64_t* counts, double* totals, double* ess) {
   const int64_t column = blockIdx.x;
-  const double* risk = k.risk + column * k.padded;
-  const int32_t* row = k.row + column * k.padded;
   double finite = 0;
-  for (int64_t i = threadIdx.x; i < rows; i += threads) finite += risk[i] < infinity;
+  for (int64_t c = threadIdx.x; c < k.chunks; c += threads)
+    finite += double(place_in(k.risk + (column * k.chunks + c) * k.chunk, k.chunk, infinity, false));
   finite = block_sum(finite);
   const int64_t count = int64_t(finite) < rows / 2 ? int64_t(finite) : rows / 2;
-  const double top = ::log(double(rows) / 2 + 0.5);
   double total = 0, squares = 0;
   for (int64_t rank = threadIdx.x; rank < count; rank += threads) {
-    const double w = top - ::log(double(rank + 1));
+    const double w = k.unnormalised[rank];
     total += w, squares += w * w;
   }
   total = block_sum(total), squares = block_sum(squares);
-  for (int64_t rank = threadIdx.x; rank < k.padded; rank += threads)
-    if (row[rank] < rows)
-      weights[row[rank] * columns + column] = rank < count ? (top - ::log(double(rank + 1))) / total : 0;
-  if (threadIdx.x == 0) ess[column] = count > 0 ? total * total / squares : 0;
+  if (threadIdx.x != 0) return;
+  counts[column] = count, totals[column] = total;
+  ess[column] = count > 0 ? total * total / squares : 0;
+}
+
+// Rows of equal risk rank in their order: those of an earlier chunk come before.
+CBK_KERNEL(threads) weigh_ranks(Ranked k, int64_t rows, int64_t columns, const int64_t* counts, const double* totals,
+                                double* weights) {
+  const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x, column = blockIdx.y;
+  if (i >= k.chunks * k.chunk) return;
+  const double* risk = k.risk + column * k.chunks * k.chunk;
+  const int64_t own = i / k.chunk, row = k.row[column * k.chunks * k.chunk + i], count = counts[column];
+  if (row >= rows) return;
+  int64_t rank = i % k.chunk;
+  for (int64_t c = 0; c < k.chunks; ++c)
+    rank += c == own || rank >= count ? 0 : place_in(risk + c * k.chunk, k.chunk, risk[i], c < own);
+  weights[row * columns + column] = rank < count ? k.unnormalised[rank] / totals[column] : 0;
 }
 
 CBK_KERNEL(threads) weigh_draws(const double* weights, int64_t rows, int64_t columns, bool mirrored, const double* ess,
@@ -95,16 +112,20 @@ CBK_KERNEL(threads) weigh_draws(const double* weights, int64_t rows, int64_t col
   out[i] = w;
 }
 
-void sort(const Ranked& k, int64_t columns, cudaStream_t stream) {
-  const int64_t chunk = std::min(k.padded, sorted_at_once);
-  const dim3 near(unsigned(k.padded / chunk), unsigned(columns)), block(static_cast<unsigned>(chunk / 2));
-  const dim3 far(unsigned(blocks_for(k.padded / 2, threads)), unsigned(columns));
-  launch(exchange_near, near, block, 0, stream, k, chunk, int64_t(2), chunk);
-  for (int64_t run = 2 * chunk; run <= k.padded; run *= 2) {
-    for (int64_t distance = run / 2; distance >= chunk; distance /= 2)
-      launch(exchange_far, far, dim3(threads), 0, stream, k, run, distance);
-    launch(exchange_near, near, block, 0, stream, k, chunk, run, run);
-  }
+void weights_by_rank(const double* risk, int64_t rows, int64_t columns, double* weights, double* ess, cudaStream_t stream) {
+  int64_t chunk = 2;
+  while (chunk < rows && chunk < sorted_at_once) chunk *= 2;
+  const int64_t chunks = blocks_for(rows, chunk), places = chunks * chunk;
+  Workspace<double> sorted(columns * places, stream), unnormalised(rows / 2, stream), totals(columns, stream);
+  Workspace<int32_t> row(columns * places, stream);
+  Workspace<int64_t> counts(columns, stream);
+  const Ranked k{sorted.data(), row.data(), chunk, chunks, unnormalised.data()};
+  const unsigned across = unsigned(columns);
+  launch(sort_chunks, dim3(unsigned(chunks), across), dim3(unsigned(std::min(std::max(chunk / 2, int64_t(32)), sorting_threads))),
+         0, stream, k, risk, rows, columns);
+  launch(add_weights, dim3(across), dim3(threads), 0, stream, k, rows, counts.data(), totals.data(), ess);
+  launch(weigh_ranks, dim3(unsigned(blocks_for(places, threads)), across), dim3(threads), 0, stream, k, rows, columns,
+         static_cast<const int64_t*>(counts.data()), static_cast<const double*>(totals.data()), weights);
 }
 
 }  // namespace
@@ -117,15 +138,7 @@ void hopping_weights(const double* risk, int64_t rows, int64_t columns, bool mir
     solve_alphas(risk, rows, columns, target, alphas, on);
     gibbs_weights(risk, rows, columns, {0, alphas, 1}, whole.data(), ess, on);
   } else {
-    int64_t padded = 2;
-    while (padded < rows) padded *= 2;
-    Workspace<double> keys(columns * padded, stream);
-    Workspace<int32_t> row(columns * padded, stream);
-    const Ranked k{keys.data(), row.data(), padded};
-    launch(fill_ranks, dim3(unsigned(blocks_for(padded, threads)), unsigned(columns)), dim3(threads), 0, stream, k, risk, rows,
-           columns);
-    sort(k, columns, stream);
-    launch(weigh_ranks, dim3(unsigned(columns)), dim3(threads), 0, stream, k, rows, columns, whole.data(), ess);
+    weights_by_rank(risk, rows, columns, whole.data(), ess, stream);
   }
   const int64_t results = (mirrored ? rows / 2 : rows) * columns;
   launch(weigh_draws, dim3(unsigned(blocks_for(results, threads))), dim3(threads), 0, stream,

@@ -51,8 +51,7 @@ template <class T>
 void langevin_drift(T* theta, T* velocity, const T* gradient, int64_t networks, int64_t size, double factor,
                     double friction, double temperature, double dt, NoiseKey key, CudaStream stream,
                     const LangevinNumbers<T>* now) {
-  const RowGrid g = row_grid(networks, size);
-  launch(drift_rows<T>, g.grid, g.block, 0, native(stream), theta, velocity, gradient, networks, size,
+  launch_rows(drift_rows<T>, networks, size, native(stream), theta, velocity, gradient, networks, size,
          langevin_numbers<T>(factor, friction, temperature, dt, key.step), now, key,
          access_width(size, theta, velocity, gradient));
 }
@@ -60,8 +59,7 @@ void langevin_drift(T* theta, T* velocity, const T* gradient, int64_t networks, 
 template <class T>
 void langevin_kick(T* velocity, const T* gradient, int64_t networks, int64_t size, double factor, double dt,
                    CudaStream stream, const LangevinNumbers<T>* now) {
-  const RowGrid g = row_grid(networks, size);
-  launch(kick_rows<T>, g.grid, g.block, 0, native(stream), velocity, gradient, networks, size, T(-0.5 * dt * factor), now,
+  launch_rows(kick_rows<T>, networks, size, native(stream), velocity, gradient, networks, size, T(-0.5 * dt * factor), now,
          access_width(size, velocity, gradient));
 }
 

@@ -20,8 +20,7 @@ CBK_KERNEL(256) normal_rows(T* out, int64_t rows, int64_t columns, NoiseKey key,
 
 template <class T>
 void standard_normal(T* out, int64_t rows, int64_t columns, NoiseKey key, CudaStream stream) {
-  const RowGrid g = row_grid(rows, columns);
-  launch(normal_rows<T>, g.grid, g.block, 0, native(stream), out, rows, columns, key, access_width(columns, out));
+  launch_rows(normal_rows<T>, rows, columns, native(stream), out, rows, columns, key, access_width(columns, out));
 }
 
 template void standard_normal(float*, int64_t, int64_t, NoiseKey, CudaStream);

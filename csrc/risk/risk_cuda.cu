@@ -1,4 +1,5 @@
 // Outputs and risks on the GPU; the CPU's twin is risk_cpu.cpp.
+#include "../cuda/chain.hpp"
 #include "direct_cuda.hpp"
 #include "risk_cuda.hpp"
 #include "tile_cuda.hpp"
@@ -18,6 +19,8 @@ struct Tiled {
 template <class T>
 CBK_KERNEL(Tile<T>::threads) tiled_risks(Batch<T> b, T* out) {
   CBK_DYNAMIC_SHARED(T, shared);
+  await_previous();
+  allow_next();
   run_block<Tiled>(b, out, shared, shared + Tile<T>::shared);
 }
 
@@ -26,12 +29,16 @@ template <class T, Activation activation, int inputs>
 CBK_KERNEL(direct_threads) direct_risks(Batch<T> b, T* out) {
   CBK_DYNAMIC_SHARED(T, shared);
   using Method = Direct<activation, inputs>;
+  await_previous();
+  allow_next();
   run_block<Method>(b, out, shared, shared + direct_neurons * Method::pitch);
 }
 
+template <class T>
+using Kernel = void (*)(Batch<T>, T*);
 template <class T, int inputs>
-auto direct_kernel(Activation activation) {
-  decltype(direct_risks<T, Activation{}, inputs>)* kernel = nullptr;
+Kernel<T> direct_kernel(Activation activation) {
+  Kernel<T> kernel = nullptr;
   with_activation(activation, [&](auto tag) { kernel = direct_risks<T, decltype(tag)::value, inputs>; });
   return kernel;
 }
@@ -63,21 +70,24 @@ void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor,
   const int64_t tiles = blocks_for(b.samples, b.tile);
   const int64_t chunks = b.theta ? std::min(tiles, std::max(blocks_for(enough_blocks * 8, b.groups), int64_t(1))) : 1;
   b.chunk = blocks_for(tiles, chunks) * b.tile, b.chunks = blocks_for(b.samples, b.chunk);
-  plan.blocks = std::min(b.groups * b.chunks, !b.theta || plan.spills ? int64_t(1024) : int64_t(1) << 30);
+  const Kernel<T> kernel = !direct                 ? tiled_risks<T>
+                           : direct_inputs(b) == 1 ? direct_kernel<T, 1>(b.net.activation)
+                                                   : direct_kernel<T, 4>(b.net.activation);
+  const dim3 block = direct ? dim3(unsigned(b.tile / direct_samples)) : dim3(16, 16);
+  const size_t shared = size_t(plan.shared) * sizeof(T);
+  // with memory of its own a block takes one work after another
+  const int64_t most = b.theta && !plan.spills ? int64_t(1) << 30
+                       : tensor                ? 1024
+                                               : held_blocks(kernel, int(block.x * block.y), shared);
+  plan.blocks = std::min(b.groups * b.chunks, most);
   const int64_t results = b.particles * b.tasks;
   if (b.chunks == 1) b.sums = sums, b.stride = stride, b.divisor = divisor;
   Workspace<T> own(b.theta ? 0 : plan.blocks * b.group * b.size, stream);
   Workspace<T> outputs(plan.spills ? plan.blocks * b.group * b.tile * b.pitch : 0, stream);
   Workspace<double> partial(b.chunks > 1 || b.samples > b.tile ? b.chunks * results : 0, stream);
   b.own = own.data(), b.outputs = outputs.data(), b.partial = partial.data();
-  const auto start = [&](auto kernel, dim3 block) {
-    launch(kernel, dim3(unsigned(plan.blocks)), block, size_t(plan.shared) * sizeof(T), stream, b, out);
-  };
-  if (direct)
-    start(direct_inputs(b) == 1 ? direct_kernel<T, 1>(b.net.activation) : direct_kernel<T, 4>(b.net.activation),
-          dim3(unsigned(b.tile / direct_samples)));
-  else if (!tensor)
-    start(tiled_risks<T>, dim3(16, 16));
+  if (!tensor)
+    launch_chained(kernel, dim3(unsigned(plan.blocks)), block, shared, stream, b, out);
   else if constexpr (sizeof(T) == sizeof(float))
     launch_tensor(b, plan, precision, out, stream);
   if (sums && b.chunks > 1)

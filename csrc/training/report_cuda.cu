@@ -10,21 +10,28 @@ namespace cbk::device {
 namespace {
 
 constexpr int threads = 256;
-unsigned blocks_up_to(int64_t count, int64_t most) {
-  return unsigned(std::max(std::min(blocks_for(count, threads), most), int64_t(1)));
+template <class... P>
+dim3 grid_for(void (*kernel)(P...), int64_t count) {
+  return strided_grid(kernel, blocks_for(count, threads), threads);
+}
+
+template <class U, class I>
+__device__ __forceinline__ void take_entry(const Rows<U>& k, I i, const int64_t* order, int64_t samples, I count, I batch) {
+  const I tasks = I(k.tasks), columns = I(k.columns), first = i / (batch * tasks * columns) * batch;
+  const I own = batch < count - first ? batch : count - first, rest = i - first * tasks * columns, row = rest / columns;
+  const int64_t task = row / own, sample = order[first + row % own];
+  k.to[i] = k.from[(task * samples + sample) * k.columns + rest % columns];
 }
 
 // I: what counts the entries; a card divides 32 bits many times faster than 64.
-template <class U, class I>
-CBK_KERNEL(threads) take_rows(const U* from, U* to, const int64_t* order, int64_t samples, I count, I batch, I tasks,
-                              I columns) {
-  const I all = count * tasks * columns;
-  for (int64_t at = int64_t(blockIdx.x) * threads + threadIdx.x; at < int64_t(all); at += int64_t(gridDim.x) * threads) {
-    const I i = I(at), first = i / (batch * tasks * columns) * batch, own = batch < count - first ? batch : count - first;
-    const I rest = i - first * tasks * columns, row = rest / columns;
-    const int64_t task = row / own, sample = order[first + row % own];
-    to[i] = from[(task * samples + sample) * int64_t(columns) + rest % columns];
-  }
+template <class U, class V, class I>
+CBK_KERNEL(threads) take_rows(Rows<U> x, Rows<V> y, const int64_t* order, int64_t samples, I count, I batch) {
+  const int64_t of_x = int64_t(count) * x.tasks * x.columns, all = of_x + int64_t(count) * y.tasks * y.columns;
+  for (int64_t at = int64_t(blockIdx.x) * threads + threadIdx.x; at < all; at += int64_t(gridDim.x) * threads)
+    if (at < of_x)
+      take_entry(x, I(at), order, samples, count, batch);
+    else
+      take_entry(y, I(at - of_x), order, samples, count, batch);
 }
 
 CBK_KERNEL(threads) find_troubles(const double* risk, int64_t steps, int64_t particles, int64_t tasks, const double* ess,
@@ -130,7 +137,7 @@ int64_t count_bad(int64_t count, F is_bad, CudaStream on) {
   const DeviceBuffer<unsigned long long> total(1);
   unsigned long long found = 0;
   check(cudaMemsetAsync(total.data(), 0, sizeof found, stream), "count");
-  launch(count_entries<F>, dim3(blocks_up_to(count, 1024)), dim3(threads), 0, stream, count, is_bad, total.data());
+  launch(count_entries<F>, grid_for(count_entries<F>, count), dim3(threads), 0, stream, count, is_bad, total.data());
   check(cudaMemcpyAsync(&found, total.data(), sizeof found, cudaMemcpyDeviceToHost, stream), "count");
   check(cudaStreamSynchronize(stream), "count");
   return int64_t(found);
@@ -138,23 +145,22 @@ int64_t count_bad(int64_t count, F is_bad, CudaStream on) {
 
 }  // namespace
 
-template <class U>
-void gather(const U* from, U* to, const int64_t* order, int64_t samples, int64_t count, int64_t batch, int64_t tasks,
-            int64_t columns, cudaStream_t stream) {
-  const int64_t all = count * tasks * columns;
+template <class U, class V>
+void gather(const Rows<U>& x, const Rows<V>& y, const int64_t* order, int64_t samples, int64_t count, int64_t batch,
+            cudaStream_t stream) {
+  const int64_t columns_x = x.tasks * x.columns, columns_y = y.tasks * y.columns;
   const auto start = [&](auto kernel) {
-    launch(kernel, dim3(blocks_up_to(all, 1 << 20)), dim3(threads), 0, stream, from, to, order, samples, count, batch, tasks,
-           columns);
+    launch(kernel, grid_for(kernel, count * (columns_x + columns_y)), dim3(threads), 0, stream, x, y, order, samples, count, batch);
   };
-  if (std::max(all, batch * tasks * columns) < int64_t(1) << 32)
-    start(take_rows<U, uint32_t>);
+  if (std::max(count, batch) * std::max(columns_x, columns_y) < int64_t(1) << 32)
+    start(take_rows<U, V, uint32_t>);
   else
-    start(take_rows<U, int64_t>);
+    start(take_rows<U, V, int64_t>);
 }
 
 void look_for_troubles(const double* risk, int64_t steps, int64_t particles, int64_t tasks, const double* ess,
                        const uint32_t* first_step, Troubles* troubles, cudaStream_t stream) {
-  launch(find_troubles, dim3(blocks_up_to(steps * particles, 256)), dim3(threads), 0, stream, risk, steps, particles, tasks, ess,
+  launch(find_troubles, grid_for(find_troubles, steps * particles), dim3(threads), 0, stream, risk, steps, particles, tasks, ess,
          first_step, troubles);
 }
 
@@ -165,7 +171,7 @@ int64_t spread(const T* theta, int64_t particles, int64_t size, const double* li
   Workspace<double> sums(slices * 2 * size, stream);
   launch(sum_slices<T>, dim3(unsigned(across), unsigned(slices)), dim3(columns_of, rows_of), 0, stream, theta, particles, size,
          slice, sums.data());
-  const unsigned blocks = blocks_up_to(size, spread_parts);
+  const unsigned blocks = unsigned(std::min(blocks_for(size, threads), spread_parts));  // which decide the sum's order
   launch(add_coordinates, dim3(blocks), dim3(threads), 0, stream, static_cast<const double*>(sums.data()), slices, particles,
          size, limit, parts);
   return blocks;
@@ -183,11 +189,12 @@ int64_t count_outside(const int32_t* values, int64_t count, int64_t end, CudaStr
   return count_bad(count, Outside{values, end}, stream);
 }
 
-#define CBK_INSTANTIATE(T)                                                                            \
-  template void gather(const T*, T*, const int64_t*, int64_t, int64_t, int64_t, int64_t, int64_t, cudaStream_t);
-CBK_INSTANTIATE(float)
-CBK_INSTANTIATE(double)
-CBK_INSTANTIATE(int32_t)
+#define CBK_INSTANTIATE(T, V) \
+  template void gather(const Rows<T>&, const Rows<V>&, const int64_t*, int64_t, int64_t, int64_t, cudaStream_t);
+CBK_INSTANTIATE(float, float)
+CBK_INSTANTIATE(double, double)
+CBK_INSTANTIATE(float, int32_t)
+CBK_INSTANTIATE(double, int32_t)
 #undef CBK_INSTANTIATE
 template int64_t spread(const float*, int64_t, int64_t, const double*, double*, cudaStream_t);
 template int64_t spread(const double*, int64_t, int64_t, const double*, double*, cudaStream_t);

@@ -16,10 +16,18 @@ struct Troubles {
 };
 constexpr unsigned long long not_finite_atoms = 0;
 
-// Rows of x and y in an order, batch by batch: to [batches][tasks][samples of the batch][columns].
+// An array's rows in an order, batch by batch: from [tasks][samples][columns] to
+// [batches][tasks][samples of the batch][columns].
 template <class U>
-void gather(const U* from, U* to, const int64_t* order, int64_t samples, int64_t count, int64_t batch, int64_t tasks,
-            int64_t columns, cudaStream_t stream);
+struct Rows {
+  const U* from;
+  U* to;
+  int64_t tasks, columns;
+};
+// Of two arrays at once; the second may have none.
+template <class U, class V = U>
+void gather(const Rows<U>& x, const Rows<V>& y, const int64_t* order, int64_t samples, int64_t count, int64_t batch,
+            cudaStream_t stream);
 
 // Looks through the risks of `steps` steps, [steps][particles][tasks], and their ess [steps][tasks] (or nullptr); the first
 // step's number is at `first_step`.

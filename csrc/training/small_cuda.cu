@@ -1,9 +1,11 @@
 // A step of a small ensemble after its risks; the CPU's twins are consensus_cpu.cpp and update_cpu.cpp.
 //
-// Every block finds all weights, and then has four coordinates of all particles to itself: their point, their step.  What
-// depends on nothing comes first: the particles are copied into shared memory, the first normals made.
+// Every block finds all weights, and then has four coordinates of all particles to itself: their point, their step.  The
+// first normals depend on no kernel and are made while the one before still runs; the particles are copied into shared
+// memory while the weights are found.
 #include "small_cuda.hpp"
 
+#include "../cuda/chain.hpp"
 #include "../cuda/reduce.hpp"
 #include "../cuda/rows.hpp"
 
@@ -30,7 +32,7 @@ struct Small {
   const StepNumbers<T>* now;
 };
 
-// Into w, in every block.
+// Into w, in every block; a barrier must follow.
 template <class T>
 __device__ void weigh(const Small<T>& k, double* w) {
   const double alpha = alpha_of(k.alpha, 0);
@@ -45,7 +47,6 @@ __device__ void weigh(const Small<T>& k, double* w) {
   total = block_sum(total), squares = block_sum(squares);
   for (int64_t n = threadIdx.x; n < k.particles; n += threads) w[n] = w[n] / total;
   if (blockIdx.x == 0 && threadIdx.x == 0) *k.ess = total > 0 ? total * total / squares : 0;
-  __syncthreads();
 }
 
 // The block's coordinates of the point, of tile [particles, columns]; particles of weight 0 do not count, whatever they are.
@@ -74,20 +75,23 @@ CBK_KERNEL(threads) step_small(Small<T> k) {
   CBK_SHARED(T, point, columns);
   CBK_DYNAMIC_SHARED(T, tile);
   const int64_t i = int64_t(blockIdx.x) * columns, count = k.size - i < columns ? k.size - i : columns;
-  for (int at = int(threadIdx.x); at < k.particles * columns; at += threads) {
-    const bool there = at % columns < count;
-    copy_async<sizeof(T)>(tile + at, k.theta + (there ? at / columns * k.size + i + at % columns : 0), there);
-  }
-  commit_copies();
-  const StepNumbers<T> now = *k.now;
+  const StepNumbers<T> now = *k.now;  // which no kernel writes
   T z[columns] = {};
   const auto draw = [&](int64_t n) {
     if constexpr (form != UpdateForm::quiet)
       if (n < k.particles) normals(Counter{k.seed, 0, now.step, uint32_t(n)}, uint32_t(blockIdx.x), z);
   };
   draw(threadIdx.x);
+  await_previous();
+  allow_next();
+  for (int at = int(threadIdx.x); at < k.particles * columns; at += threads) {
+    const bool there = at % columns < count;
+    copy_async<sizeof(T)>(tile + at, k.theta + (there ? at / columns * k.size + i + at % columns : 0), there);
+  }
+  commit_copies();
+  weigh(k, w);
   wait_copies<0>();
-  weigh(k, w);  // which ends with a barrier
+  __syncthreads();
   average(k, w, tile, part, point);
   for (int64_t n = threadIdx.x; n < k.particles; n += threads) {
     for (int j = 0; j < columns; ++j) {  // registers have no index
@@ -112,8 +116,8 @@ void consensus_and_update(const UpdateProblem<T>& problem, const double* risk, A
                           CudaStream on, const StepNumbers<T>* now) {
   const Small<T> k{problem.out, problem.particles, problem.size, risk, alpha, point, ess, problem.key.seed, now};
   const auto start = [&](auto kernel) {
-    launch(kernel, dim3(unsigned(blocks_for(k.size, columns))), dim3(threads), size_t(k.particles * columns) * sizeof(T),
-           native(on), k);
+    launch_chained(kernel, dim3(unsigned(blocks_for(k.size, columns))), dim3(threads),
+                   size_t(k.particles * columns) * sizeof(T), native(on), k);
   };
   switch (form_of(problem.noise, problem.diffusion, problem.floor)) {
     case UpdateForm::multiplied: return start(step_small<UpdateForm::multiplied, T>);

@@ -2,6 +2,7 @@
 // steppers of python/cbokernels.
 #include "steps_cuda.hpp"
 
+#include "../cuda/chain.hpp"
 #include "../cuda/reduce.hpp"
 #include "../risk/risk_cuda.hpp"
 #include "../update/update_law.hpp"
@@ -34,11 +35,16 @@ void Steps<T>::set_task(const int32_t* host) {
         "copy of the tasks");
 }
 
+// By the floor of anisotropic noise, by the diffusion of others [update_law.hpp: form_of].
 template <class T>
-bool Steps<T>::begin(const EpochNumbers& numbers) {
-  numbers_ = numbers;
-  const UpdateForm form = form_of(shape_.noise, numbers.diffusion, numbers.floor);
-  return std::exchange(form_, form) != form;
+int Steps<T>::form_with(const EpochNumbers& numbers) const {
+  if (forms() == 1) return 0;
+  return shape_.noise == Noise::anisotropic ? numbers.floor > 0 : numbers.diffusion != 0;
+}
+template <class T>
+EpochNumbers Steps<T>::with_form(EpochNumbers numbers, int form) const {
+  if (form != form_with(numbers)) (shape_.noise == Noise::anisotropic ? numbers.floor : numbers.diffusion) = form;
+  return numbers;
 }
 
 template <class T>
@@ -108,10 +114,13 @@ class ConsensusSteps : public Steps<T> {
   void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
     const RunShape& s = this->shape_;
     const CudaStream on = this->on();
+    UpdateProblem<T> update = this->update_problem();
+    const bool small = s.method == Method::cbo && !s.subset && !s.flies && is_small(update, s.tasks);
+    const Chain chain(small && place.chained);
     RiskProblem<T> scored = batch;
     if (s.subset) {
-      gather(static_cast<const T*>(this->theta()), taken_.data(), place.subset, s.particles, s.subset, s.subset, int64_t(1),
-             this->size_, this->stream_);
+      gather(Rows<T>{this->theta(), taken_.data(), 1, this->size_}, Rows<T>{}, place.subset, s.particles, s.subset, s.subset,
+             this->stream_);
       scored.theta = taken_.data(), scored.particles = s.subset;
     }
     if (hybrid())
@@ -119,8 +128,7 @@ class ConsensusSteps : public Steps<T> {
     else
       score(scored, s.own_inputs, place.risk, on, s.precision);
     if (s.solve) solve_alphas(place.risk, s.scored(), s.tasks, &place.now->alpha, alphas_.data(), on);
-    UpdateProblem<T> update = this->update_problem();
-    if (s.method == Method::cbo && !s.subset && !s.flies && is_small(update, s.tasks))
+    if (small)
       return consensus_and_update(update, place.risk, last_alphas(place.now), this->points_.data(), place.ess, on,
                                   &place.now->update);
     consensus(scored.theta, place.risk, s.scored(), this->size_, s.tasks, last_alphas(place.now), this->points_.data(),
@@ -131,10 +139,11 @@ class ConsensusSteps : public Steps<T> {
     cbo_update(update, s.tasks, on, &place.now->update);
     if (!s.flies) return;
     const int64_t rows = s.subset_moves ? s.subset : s.particles;
-    launch(fly<T>, dim3(unsigned(std::min(blocks_for(rows * this->size_, 256), int64_t(1) << 16))), dim3(256), 0, this->stream_,
-           this->theta(), static_cast<const T*>(moved_.data()), velocity_.data(), rows, this->size_, update.rows, place.now);
+    launch(fly<T>, strided_grid(fly<T>, blocks_for(rows * this->size_, 256), 256), dim3(256), 0, this->stream_, this->theta(),
+           static_cast<const T*>(moved_.data()), velocity_.data(), rows, this->size_, update.rows, place.now);
   }
 
+  int forms() const override { return this->shape_.noise == Noise::none ? 1 : 2; }
   Alphas last_alphas(const Dials<T>* last) const override {
     return this->shape_.solve ? Alphas{0, alphas_.data(), 1} : Alphas{0, &last->alpha, 0};
   }
@@ -221,11 +230,12 @@ class GradientFlowSteps : public Steps<T> {
     risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
     langevin_kick(this->theta(), static_cast<const T*>(this->gradient_.data()), s.particles, this->size_,
                   2 * double(s.net.width), this->numbers_.dt, this->on(), &place.now->langevin);
-    if (this->form_ != UpdateForm::added) return;
     UpdateProblem<T> noise = this->update_problem();
+    if (form_of(noise.noise, noise.diffusion, noise.floor) != UpdateForm::added) return;
     noise.point = origin_.data();
     cbo_update(noise, 1, this->on(), &place.now->update);
   }
+  int forms() const override { return this->shape_.noise == Noise::none ? 1 : 2; }
 
  private:
   DeviceBuffer<T> origin_;

@@ -35,6 +35,7 @@ struct StepPlace {
   double* risk;         // [scored, tasks]
   double* ess;          // [tasks]
   const int64_t* subset;  // [scored], where not all particles are
+  bool chained;           // its kernels may start before the ones before them have ended: a kernel comes before the first
   Troubles* troubles;
 };
 
@@ -52,8 +53,11 @@ class Steps {
   void set_task(const int32_t* host);  // [particles]; without it all follow point 0
   virtual void step(const RiskProblem<T>& batch, const StepPlace<T>& place) = 0;
 
-  // The epoch's parameters; true where steps that were captured with others cannot be replayed.
-  bool begin(const EpochNumbers& numbers);
+  // Laws of noise that are kernels of their own: steps that were captured with one cannot be replayed with another.
+  virtual int forms() const { return 1; }
+  int form_with(const EpochNumbers& numbers) const;  // 0 ... forms() - 1
+  EpochNumbers with_form(EpochNumbers numbers, int form) const;
+  void begin(const EpochNumbers& numbers) { numbers_ = numbers; }  // of the epoch
   virtual int64_t parts() const { return 1; }  // of a step, each with as many kernels as another method's step
   virtual bool scores_itself() const { return false; }  // place.risk is not written, and troubles are looked for
   // A run's first step may need more than the others.
@@ -85,7 +89,6 @@ class Steps {
   int64_t size_;
   cudaStream_t stream_;
   EpochNumbers numbers_{};
-  UpdateForm form_ = UpdateForm::still;
   DeviceBuffer<T> theta_, points_, gradient_, first_, second_;
   DeviceBuffer<int32_t> task_;
   std::map<std::string, StateArray> arrays_;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <optional>
 
+#include "../cuda/chain.hpp"
 #include "../cuda/device.hpp"
 #include "../cuda/graph.hpp"
 #include "../risk/risk_cuda.hpp"
@@ -29,29 +30,26 @@ class OwnStream {
 };
 
 // What the host writes for an epoch, and reads of it, while others are in flight.
-template <class T>
 struct Slot {
-  PinnedBuffer<Dials<T>> dials;
-  PinnedBuffer<int64_t> order, subsets;
+  PinnedBuffer<char> given;  // by segments
   PinnedBuffer<double> row;
   cudaEvent_t done = nullptr;
-  Slot(int64_t steps, int64_t samples, int64_t subset, int64_t columns)
-      : dials(steps), order(samples), subsets(steps * subset), row(columns) {
+  Slot(int64_t bytes, int64_t columns) : given(bytes), row(columns) {
     check(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "event");
   }
   Slot(Slot&& other) noexcept
-      : dials(std::move(other.dials)), order(std::move(other.order)), subsets(std::move(other.subsets)),
-        row(std::move(other.row)), done(std::exchange(other.done, nullptr)) {}
+      : given(std::move(other.given)), row(std::move(other.row)), done(std::exchange(other.done, nullptr)) {}
   ~Slot() {
     if (done) cudaEventDestroy(done);
   }
 };
 
-// A part of an epoch that is one graph.
+// A part of an epoch that is one graph, and one copy to the device: its steps' dials, order of samples and subsets.
 struct Segment {
   int64_t steps = 0, samples = 0;
   bool last = false;  // ends the epoch
-  Graph graph;
+  int64_t order = 0, subsets = 0, bytes = 0;  // where they stand behind the dials, and all of it
+  Graph graphs[2];                            // by the noise's form
 };
 
 template <class T>
@@ -74,30 +72,29 @@ class TrainingRun final : public Run {
 
   void submit(const int64_t* order, const int64_t* subsets, uint32_t first_step, const EpochNumbers& numbers) override {
     const OnDevice here(shape_.device);
-    const UseArena arena(arena_);
-    Slot<T>& slot = slots_[size_t(submitted_ % in_flight)];
+    Slot& slot = slots_[size_t(submitted_ % in_flight)];
     if (submitted_ >= in_flight) check(cudaEventSynchronize(slot.done), "epoch");
-    if (steps_->begin(numbers)) body_.graph.reset(), tail_.graph.reset();
-    for (int64_t j = 0; j < epoch_steps_; ++j) slot.dials.data()[j] = steps_->dials(first_step + uint32_t(j));
-    if (shape_.batch) std::memcpy(slot.order.data(), order, size_t(shape_.samples) * sizeof(int64_t));
-    if (shape_.subset) std::memcpy(slot.subsets.data(), subsets, size_t(epoch_steps_ * shape_.subset) * sizeof(int64_t));
+    steps_->begin(numbers);
+    char* given = slot.given.data();
     for (int64_t step = 0; step < epoch_steps_;) {
-      Segment& part = epoch_steps_ - step > body_.steps ? body_ : tail_;
-      bring(dials_, slot.dials.data() + step, part.steps);
-      if (shape_.batch) bring(order_, slot.order.data() + step * shape_.batch, part.samples);
-      if (shape_.subset) bring(subsets_, slot.subsets.data() + step * shape_.subset, part.steps * shape_.subset);
-      run(part, first_step + uint32_t(step));
-      step += part.steps;
+      const Segment& part = epoch_steps_ - step > body_.steps ? body_ : tail_;
+      fill(part, given, order + step * shape_.batch, subsets + step * shape_.subset, first_step + uint32_t(step));
+      bring(given_, given, part.bytes);
+      if (submitted_ == 0)  // the first epoch finds the memory that the kernels need
+        enqueue(part, first_step + uint32_t(step));
+      else
+        part.graphs[steps_->form_with(numbers)].launch(stream());
+      step += part.steps, given += part.bytes;
     }
     check(cudaMemcpyAsync(slot.row.data(), row_.data(), size_t(columns()) * sizeof(double), cudaMemcpyDeviceToHost, stream()),
           "row");
     check(cudaEventRecord(slot.done, stream()), "event");
-    ++submitted_;
+    if (submitted_++ == 0) capture(numbers);
   }
 
   const double* row(int64_t epoch) override {
     const OnDevice here(shape_.device);
-    const Slot<T>& slot = slots_[size_t(epoch % in_flight)];
+    const Slot& slot = slots_[size_t(epoch % in_flight)];
     check(cudaEventSynchronize(slot.done), "epoch");
     return slot.row.data();
   }
@@ -133,7 +130,6 @@ class TrainingRun final : public Run {
   };
 
   cudaStream_t stream() const { return own_.stream; }
-  CudaStream on() const { return {reinterpret_cast<uintptr_t>(own_.stream)}; }
 
   void copy(void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) {
     const OnDevice here(shape_.device);
@@ -166,7 +162,7 @@ class TrainingRun final : public Run {
         bring(whole_y_, y, y_count), y = whole_y_.data();
       }
     } else {
-      wait_for(on(), data.producer);
+      wait_for({reinterpret_cast<uintptr_t>(stream())}, data.producer);
     }
     data_.y = y, data_.labels = label;
   }
@@ -186,8 +182,12 @@ class TrainingRun final : public Run {
     tail_.samples = shape_.samples - (epoch_steps_ - tail_.steps) * batch;
     tail_.last = true;
 
-    dials_ = DeviceBuffer<Dials<T>>(body_.steps);
-    subsets_ = DeviceBuffer<int64_t>(body_.steps * shape_.subset);
+    for (Segment* part : {&body_, &tail_}) {
+      part->order = blocks_for(part->steps * int64_t(sizeof(Dials<T>)), 256) * 256;  // each starts on a line of its own
+      part->subsets = part->order + blocks_for(shape_.batch ? part->samples * int64_t(sizeof(int64_t)) : 0, 256) * 256;
+      part->bytes = part->subsets + blocks_for(part->steps * shape_.subset * int64_t(sizeof(int64_t)), 256) * 256;
+    }
+    given_ = DeviceBuffer<char>(std::max(body_.bytes, tail_.bytes));
     risk_ = DeviceBuffer<double>(body_.steps * scored), ess_ = DeviceBuffer<double>(body_.steps * shape_.tasks);
     troubles_ = DeviceBuffer<Troubles>(1);
     spread_ = DeviceBuffer<double>(2 * spread_parts);
@@ -197,14 +197,14 @@ class TrainingRun final : public Run {
     row_ = DeviceBuffer<double>(columns_);
     if (shape_.batch) {
       const int64_t samples = std::min(body_.samples, shape_.samples);
-      order_ = DeviceBuffer<int64_t>(samples);
       x_ = DeviceBuffer<T>(samples * inputs);
       if (labels())
         labels_ = DeviceBuffer<int32_t>(samples * targets);
       else
         y_ = DeviceBuffer<T>(samples * targets);
     }
-    for (int i = 0; i < in_flight; ++i) slots_.emplace_back(epoch_steps_, shape_.batch ? shape_.samples : 0, shape_.subset, columns_);
+    const int64_t given = (epoch_steps_ - tail_.steps) / body_.steps * body_.bytes + tail_.bytes;
+    for (int i = 0; i < in_flight; ++i) slots_.emplace_back(given, columns_);
   }
 
   // Whether the points are reported, or each particle for itself.
@@ -212,11 +212,22 @@ class TrainingRun final : public Run {
     return shape_.method != Method::adam && shape_.method != Method::heavy_ball && shape_.method != Method::gradient_flow;
   }
 
-  void run(Segment& part, uint32_t first_step) {
-    // the first epoch finds the memory that the kernels need
-    if (submitted_ == 0) return enqueue(part, first_step);
-    if (!part.graph) part.graph.capture(stream(), [&] { enqueue(part, first_step); });
-    part.graph.launch(stream());
+  void fill(const Segment& part, char* given, const int64_t* order, const int64_t* subsets, uint32_t first_step) const {
+    for (int64_t j = 0; j < part.steps; ++j)
+      reinterpret_cast<Dials<T>*>(given)[j] = steps_->dials(first_step + uint32_t(j));
+    if (shape_.batch) std::memcpy(given + part.order, order, size_t(part.samples) * sizeof(int64_t));
+    if (shape_.subset) std::memcpy(given + part.subsets, subsets, size_t(part.steps * shape_.subset) * sizeof(int64_t));
+  }
+
+  // All graphs that the run may come to need, while its first epoch is under way: for any form of the noise, of any steps
+  // but its very first.
+  void capture(const EpochNumbers& numbers) {
+    for (int form = 0; form < steps_->forms(); ++form) {
+      steps_->begin(steps_->with_form(numbers, form));
+      for (Segment* part : {&body_, &tail_})
+        if (part->last || epoch_steps_ > part->steps)
+          part->graphs[form].capture(stream(), [&] { enqueue(*part, uint32_t(epoch_steps_)); });
+    }
   }
 
   RiskProblem<T> batch_at(int64_t first, int64_t samples) const {
@@ -232,35 +243,44 @@ class TrainingRun final : public Run {
     return batch;
   }
 
+  // What was brought of a segment, in device memory.
+  const Dials<T>* dials() const { return reinterpret_cast<const Dials<T>*>(given_.data()); }
+  const int64_t* indices(int64_t offset) const { return reinterpret_cast<const int64_t*>(given_.data() + offset); }
+
   void enqueue(const Segment& part, uint32_t first_step) {
+    const UseArena arena(arena_);
     if (shape_.batch) gather_all(part);
     const int64_t scored = shape_.scored() * shape_.tasks;
     for (int64_t j = 0; j < part.steps; ++j) {
       const int64_t first = j * shape_.batch;
       const RiskProblem<T> batch = batch_at(first, std::min(shape_.batch, part.samples - first));
-      const StepPlace<T> place{dials_.data() + j, first_step + uint32_t(j), risk_.data() + j * scored,
-                               ess_.data() + j * shape_.tasks, subsets_.data() + j * shape_.subset, troubles_.data()};
+      const StepPlace<T> place{dials() + j, first_step + uint32_t(j), risk_.data() + j * scored, ess_.data() + j * shape_.tasks,
+                               indices(part.subsets) + j * shape_.subset, chained_ && (shape_.batch || j > 0),
+                               troubles_.data()};
       if (place.step == 0) steps_->open(batch, place);
       steps_->step(batch, place);
     }
+    if (part.last) branch_.begin(stream());
     look_for_troubles(risk_.data(), part.steps, steps_->scores_itself() ? 0 : shape_.scored(), shape_.tasks,
-                      points() ? ess_.data() : nullptr, &dials_.data()->step, troubles_.data(), stream());
+                      points() ? ess_.data() : nullptr, &dials()->step, troubles_.data(), stream());
     if (part.last) report(part);
   }
 
   void gather_all(const Segment& part) {
-    const int64_t* order = order_.data();
-    const int64_t samples = shape_.samples, batch = shape_.batch;
-    gather(data_.x, x_.data(), order, samples, part.samples, batch, shape_.own_inputs ? shape_.tasks : int64_t(1),
-           shape_.net.inputs, stream());
+    const Rows<T> x{data_.x, x_.data(), shape_.own_inputs ? shape_.tasks : 1, shape_.net.inputs};
+    const auto start = [&](const auto& y) {
+      gather(x, y, indices(part.order), shape_.samples, part.samples, shape_.batch, stream());
+    };
     if (labels())
-      gather(data_.labels, labels_.data(), order, samples, part.samples, batch, shape_.tasks, int64_t(1), stream());
+      start(Rows<int32_t>{data_.labels, labels_.data(), shape_.tasks, 1});
     else
-      gather(data_.y, y_.data(), order, samples, part.samples, batch, shape_.tasks, y_columns(), stream());
+      start(Rows<T>{data_.y, y_.data(), shape_.tasks, y_columns()});
   }
 
   // The history's risks: of all points on all tasks, where they share x, of which the diagonal counts.
-  void report(const Segment& part) {
+  void report_risks() {
+    const UseArena arena(branch_arena_);  // the first's memory is in use meanwhile
+    const CudaStream on{reinterpret_cast<uintptr_t>(branch_.stream())};
     RiskProblem<T> whole = data_;
     whole.theta = steps_->reported();
     const int64_t networks = points() ? shape_.tasks : shape_.particles;
@@ -274,13 +294,19 @@ class TrainingRun final : public Run {
           whole.labels = data_.labels + t * shape_.samples;
         else
           whole.y = data_.y + t * shape_.samples * y_columns();
-        risk(whole, reported_.data() + t, on(), int64_t(1), shape_.precision);
+        risk(whole, reported_.data() + t, on, int64_t(1), shape_.precision);
       }
     } else {
-      risk(whole, reported_.data(), on(), int64_t(1), shape_.precision);
+      risk(whole, reported_.data(), on, int64_t(1), shape_.precision);
     }
+  }
+
+  // The row needs the risks, on a branch of their own, and what else is found meanwhile.
+  void report(const Segment& part) {
+    report_risks();
     steps_->sum_up();
-    const Dials<T>* last = dials_.data() + part.steps - 1;
+    const int64_t networks = points() ? shape_.tasks : shape_.particles;
+    const Dials<T>* last = dials() + part.steps - 1;
     RowSource row{};
     row.risks = reported_.data(), row.count = networks;
     row.stride = points() && !shape_.own_inputs ? shape_.tasks + 1 : 1;
@@ -291,22 +317,24 @@ class TrainingRun final : public Run {
                        spread_.data(), stream());
     row.spread = spread_.data(), row.troubles = troubles_.data();
     row.extras = steps_->extras(), row.extra_count = steps_->extra_count();
+    branch_.end(stream());
     write_row(row, row_.data(), stream());
   }
 
   RunShape shape_;
   Home here_;
   OwnStream own_;
-  Arena arena_;
+  Branch branch_;
+  Arena arena_, branch_arena_;
+  bool chained_ = Chain::possible();
   std::unique_ptr<Steps<T>> steps_;
   RiskProblem<T> data_{};
   DeviceBuffer<T> whole_x_, whole_y_, x_, y_;
   DeviceBuffer<int32_t> whole_labels_, labels_;
-  DeviceBuffer<int64_t> order_, subsets_;
-  DeviceBuffer<Dials<T>> dials_;
+  DeviceBuffer<char> given_;
   DeviceBuffer<double> risk_, ess_, spread_, reported_, row_;
   DeviceBuffer<Troubles> troubles_;
-  std::vector<Slot<T>> slots_;
+  std::vector<Slot> slots_;
   Segment body_, tail_;
   int64_t epoch_steps_ = 1, columns_ = 0, submitted_ = 0;
 };

@@ -3,8 +3,8 @@
 // A run owns its particles and all it needs on the device.  An epoch is submitted without waiting for it: the host brings
 // its order of samples and its parameters, the device gathers the minibatches, steps, scores the result and writes one row
 // of history.  From the second epoch on the steps are replayed as CUDA graphs; what changes from step to step (the step's
-// number, alpha, scheduled parameters) is read from device memory.  Some epochs may be in flight; the host waits where it
-// wants a row, or an array.
+// number, alpha, scheduled parameters) is read from device memory.  The first submission makes all graphs: later ones copy,
+// launch, and take no memory.  Some epochs may be in flight; the host waits where it wants a row, or an array.
 //
 // Noise and roundings of the updates are the CPU's; risks are summed in another order.
 #pragma once

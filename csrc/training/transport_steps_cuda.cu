@@ -8,7 +8,10 @@ namespace cbk::device {
 namespace {
 
 constexpr int threads = 256;
-unsigned blocks_up_to_many(int64_t count) { return unsigned(std::min(blocks_for(count, threads), int64_t(1) << 16)); }
+template <class... P>
+dim3 grid_for(void (*kernel)(P...), int64_t count) {
+  return strided_grid(kernel, blocks_for(count, threads), threads);
+}
 
 // Where coordinate i of the atoms [width, inputs + 1 + outputs] stands among a network's parameters.
 __device__ __forceinline__ int64_t place_of(const Network& net, int64_t i) {
@@ -118,7 +121,7 @@ class TransportSteps final : public Steps<T> {
     if (s.solve) solve_alphas(place.risk, s.particles, s.tasks, &place.now->alpha, alphas_.data(), this->on());
     gibbs_weights(place.risk, s.particles, s.tasks, last_alphas(place.now), weights_.data(), place.ess, this->on());
     const int64_t all = s.particles * this->size_;
-    launch(take_atoms<T>, dim3(blocks_up_to_many(all)), dim3(threads), 0, stream, s.net, static_cast<const T*>(this->theta()),
+    launch(take_atoms<T>, grid_for(take_atoms<T>, all), dim3(threads), 0, stream, s.net, static_cast<const T*>(this->theta()),
            all, atoms_.data(), &place.now->step, place.troubles);
     if (place.step == 0) begin_run();
     mark(weights());
@@ -133,9 +136,9 @@ class TransportSteps final : public Steps<T> {
     transport_update(atoms(), static_cast<const T*>(support_.data()), static_cast<const int32_t*>(partner_.data()),
                      others_.data(), s.particles, count_, this->size_ / count_, s.tasks * count_, 0.0, 0.0, 0.0,
                      {s.seed, 0, 0, 0}, this->on(), &place.now->update);
-    launch(put_atoms<T>, dim3(blocks_up_to_many(all)), dim3(threads), 0, stream, s.net, static_cast<const T*>(others_.data()),
+    launch(put_atoms<T>, grid_for(put_atoms<T>, all), dim3(threads), 0, stream, s.net, static_cast<const T*>(others_.data()),
            all, this->theta());
-    launch(put_atoms<T>, dim3(blocks_up_to_many(s.tasks * this->size_)), dim3(threads), 0, stream, s.net,
+    launch(put_atoms<T>, grid_for(put_atoms<T>, s.tasks * this->size_), dim3(threads), 0, stream, s.net,
            static_cast<const T*>(support_.data()), s.tasks * this->size_, this->points_.data());
   }
 
@@ -182,7 +185,7 @@ class TransportSteps final : public Steps<T> {
   }
   void own_partners(unsigned long long* moved) {
     const RunShape& s = this->shape_;
-    launch(take_own, dim3(blocks_up_to_many(s.particles * count_)), dim3(threads), 0, this->stream_,
+    launch(take_own, grid_for(take_own, s.particles * count_), dim3(threads), 0, this->stream_,
            static_cast<const int64_t*>(match_.data()), task(), s.particles, s.tasks, count_, partner_.data(), moved);
   }
 

@@ -177,9 +177,9 @@ void assign(const Measures<T>& m, const Assigned& to, CudaStream on) {
   constexpr int64_t room = 46 << 10;
   const int64_t bytes = m.count * solver_bytes, pairs = m.firsts * m.seconds;
   const bool spills = bytes > room;
-  const int64_t blocks = std::min(pairs, spills ? int64_t(1024) : int64_t(1) << 30);
-  Workspace<double> spilled(spills ? blocks * bytes / int64_t(sizeof(double)) + 1 : 0, stream);
   const unsigned threads = m.count <= 64 ? 32 : m.count <= 512 ? 128 : 512;
+  const int64_t blocks = std::min(pairs, spills ? held_blocks(solve_pairs<T>, int(threads), 16) : int64_t(1) << 30);
+  Workspace<double> spilled(spills ? blocks * bytes / int64_t(sizeof(double)) + 1 : 0, stream);
   launch(solve_pairs<T>, dim3(unsigned(blocks)), dim3(threads), size_t(spills ? 16 : bytes), stream, m, to,
          reinterpret_cast<unsigned char*>(spilled.data()));
 }

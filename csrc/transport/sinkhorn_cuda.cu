@@ -120,7 +120,7 @@ CBK_KERNEL(threads) solve_soft(SinkhornArrays<T> p, double* scratch) {
 template <class T>
 void sinkhorn(const SinkhornArrays<T>& p, CudaStream on) {
   const cudaStream_t stream = native(on);
-  const int64_t blocks = std::min(p.particles, int64_t(1024));
+  const int64_t blocks = std::min(p.particles, held_blocks(solve_soft<T>, threads));
   Workspace<double> scratch(blocks * (p.count + 2 * p.points), stream);
   launch(solve_soft<T>, dim3(unsigned(blocks)), dim3(threads), 0, stream, p, scratch.data());
 }

@@ -34,8 +34,7 @@ template <class T>
 void transport_update(const T* atoms, const T* support, const int32_t* match, T* out, int64_t particles, int64_t count,
                       int64_t size, int64_t points, double drift, double diffusion, double dt, NoiseKey key, CudaStream stream,
                       const StepNumbers<T>* now) {
-  const RowGrid g = row_grid(particles, count * size);
-  launch(transport_rows<T>, g.grid, g.block, 0, native(stream), atoms, support, match, out, particles, count, size,
+  launch_rows(transport_rows<T>, particles, count * size, native(stream), atoms, support, match, out, particles, count, size,
          points, T(-drift * dt), T(diffusion * std::sqrt(dt)), key, access_width(count * size, atoms, out), now);
 }
 

@@ -89,8 +89,7 @@ CBK_KERNEL(256) distances(Step<T> k, double* distance) {
 
 template <UpdateForm form, class T>
 void run(const Step<T>& k, cudaStream_t stream) {
-  const RowGrid g = row_grid(k.moving, k.size);
-  const auto start = [&](auto kernel) { launch(kernel, g.grid, g.block, 0, stream, k); };
+  const auto start = [&](auto kernel) { launch_rows(kernel, k.moving, k.size, stream, k); };
   if constexpr (form == UpdateForm::still)
     return start(step_rows<form, true, true, T>);
   else if (k.rows || k.task || k.distance)
@@ -115,8 +114,7 @@ void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, con
   const bool by_norm = by_distance(problem.noise);
   Workspace<double> distance(by_norm ? problem.particles : 0, stream);
   if (by_norm) {
-    launch(distances<T>, dim3(unsigned(std::min(moving, int64_t(65535)))), dim3(256), 0, stream, k,
-           distance.data());
+    launch(distances<T>, strided_grid(distances<T>, moving, 256), dim3(256), 0, stream, k, distance.data());
     k.distance = distance.data();
   }
   switch (form) {

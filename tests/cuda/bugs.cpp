@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../../csrc/cuda/chain.hpp"
 #include "../../csrc/cuda/graph.hpp"
 #include "../../csrc/cuda/grid.hpp"
 #include "../../csrc/cuda/ptx.hpp"
@@ -144,6 +145,23 @@ constexpr size_t group_bytes = 192 * 64 + 512;
 CBK_KERNEL(n) add_one(float* x) { x[threadIdx.x] += 1; }
 CBK_KERNEL(n) add_step(float* x, unsigned step) { x[threadIdx.x] += float(step); }
 CBK_KERNEL(n) add_read(float* x, const float* value) { x[threadIdx.x] += *value; }
+
+// Chained kernels: one that does not wait for the one before, one that lets the next start too early.
+CBK_KERNEL(n) chained_without_wait(float* x) { x[threadIdx.x] += 1; }
+CBK_KERNEL(n) chained_too_early(float* x) {
+  allow_next();
+  await_previous();
+  x[threadIdx.x] += 1;
+}
+template <class F>
+void launch_in_chain(F kernel, float* x) {
+  const Chain chain(true);
+  launch_chained(kernel, dim3(1), dim3(n), 0, nullptr, x);
+}
+
+// Two branches of a graph that share memory.
+CBK_KERNEL(n) set_to(float* x, float value) { x[threadIdx.x] = value; }
+CBK_KERNEL(n) add_to(const float* from, float* x) { x[threadIdx.x] += from[threadIdx.x]; }
 
 struct Captured {
   cudaStream_t stream;
@@ -314,6 +332,34 @@ const Bug bugs[] = {
        Captured c;
        const OnDevice here(1);
        launch(add_one, one, block, 0, c.stream, x);
+     }},
+    {"a chained kernel that does not wait", "plain address thread", [](float* x) { launch_in_chain(chained_without_wait, x); }},
+    {"a chained kernel that lets the next start too early", "plain address thread",
+     [](float* x) { launch_in_chain(chained_too_early, x); }},
+    {"branches of a graph that share memory", "plain address thread",
+     [](float* x) {
+       Captured c;
+       Branch branch;
+       DeviceBuffer<float> shared(n);
+       c.graph.capture(c.stream, [&] {
+         branch.begin(c.stream);
+         launch(set_to, one, block, 0, branch.stream(), shared.data(), 1.0f);
+         launch(add_to, one, block, 0, branch.stream(), static_cast<const float*>(shared.data()), x);
+         launch(set_to, one, block, 0, c.stream, shared.data(), 2.0f);
+         branch.end(c.stream);
+         launch(add_one, one, block, 0, c.stream, x);
+       });
+       c.graph.launch(c.stream);
+       expect(x, [](int, float v) { return v == 1 + 1; });
+     }},
+    {"a branch that is not joined again", "plain address thread",
+     [](float* x) {
+       Captured c;
+       Branch branch;
+       c.graph.capture(c.stream, [&] {
+         branch.begin(c.stream);
+         launch(add_one, one, block, 0, branch.stream(), x);
+       });
      }},
     {"a graph's memory freed before its replay", "address",
      [](float*) {

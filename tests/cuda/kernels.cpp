@@ -11,6 +11,7 @@
 #include "../../csrc/consensus/consensus_cuda.hpp"
 #include "../../csrc/cuda/graph.hpp"
 #include "../../csrc/hopping/hopping_cuda.hpp"
+#include "../../csrc/hopping/weights_cuda.hpp"
 #include "../../csrc/langevin/langevin_cuda.hpp"
 #include "../../csrc/random/random_cuda.hpp"
 #include "../../csrc/risk/risk_cuda.hpp"
@@ -52,6 +53,18 @@ std::vector<T> numbers(int64_t count, unsigned seed) {
   std::vector<T> values(static_cast<size_t>(count));
   for (T& v : values) v = T(random() % 2001) / T(1000) - T(1);
   return values;
+}
+
+// Alphas and ranks of so many particles that several blocks share them.
+std::string weights_of_many(CudaStream stream) {
+  constexpr int64_t n = 4100;
+  DeviceArray<double> risk(numbers<double>(n, 16)), target(std::vector<double>{900}), alphas(2), weights(n / 2), ess(1);
+  solve_alphas(risk.data(), n / 2, 2, target.data(), alphas.data(), stream);
+  hopping_weights(risk.data(), n, 1, true, nullptr, weights.data(), ess.data(), nullptr, stream);
+  cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
+  std::string bytes;
+  for (const DeviceArray<double>* a : {&alphas, &weights, &ess}) a->append(bytes);
+  return bytes;
 }
 
 // Bytes of all results.
@@ -206,7 +219,7 @@ std::string captured(CudaStream on) {
   return plain;
 }
 
-// A run of four epochs: plain, captured, replayed, captured anew for another law of noise.
+// A run of four epochs: plain, replayed, and replayed with another law of noise; its steps in a chain where that is.
 template <class T>
 std::string training(Method method, int64_t tasks, bool solve) {
   const Network net{2, 5, 1, Activation::tanh, 0.2, false};
@@ -240,10 +253,18 @@ std::string training(Method method, int64_t tasks, bool solve) {
 }
 
 std::string runs(float) {
+#if !defined(__CUDACC__)
+  emulation::machine().options.capability = 9;
+#endif
   return training<float>(Method::cbo, 2, true) + training<float>(Method::cbo, 1, false) +
          training<float>(Method::hopping, 1, false) + training<float>(Method::transport, 2, true);
 }
-std::string runs(double) { return training<double>(Method::hybrid, 1, false) + training<double>(Method::heavy_ball, 1, false); }
+std::string runs(double) {
+#if !defined(__CUDACC__)
+  emulation::machine().options.capability = 8;
+#endif
+  return training<double>(Method::hybrid, 1, false) + training<double>(Method::heavy_ball, 1, false);
+}
 
 template <class T>
 std::string everything(CudaStream stream) {
@@ -300,7 +321,7 @@ int main() {
     cudaStream_t stream;
     cudaStreamCreate(&stream);
     const CudaStream on{reinterpret_cast<uintptr_t>(stream)};
-    const std::string bytes = everything<float>(on) + everything<double>(on);
+    const std::string bytes = everything<float>(on) + everything<double>(on) + weights_of_many(on);
     cudaStreamDestroy(stream);
     if (expected.empty()) expected = bytes;
     if (bytes != expected) ++failures, std::printf("%s: other bits than at first\n", orders[i].name);

@@ -13,7 +13,7 @@ from cbokernels import _checkpoint, cli
 
 NET = cbk.TwoLayer(2, 5, 1, "tanh")
 CLASSES = cbk.TwoLayer(3, 4, 3)
-EPOCHS = 4  # plain, captured, replayed twice
+EPOCHS = 4  # plain, then replayed
 
 
 def data(net=NET, samples=23, tasks=None, seed=0):

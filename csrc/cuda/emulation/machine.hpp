@@ -77,6 +77,7 @@ struct Thread {
   std::vector<Copy> open;                 // cp.async not yet committed
   std::deque<std::vector<Copy>> groups;   // committed, not yet waited for
   std::vector<Product> products;          // under way
+  bool waited = false;                    // for the kernel before, in a chained launch
   unsigned lane() const { return rank % 32; }
 };
 

@@ -34,11 +34,10 @@ cudaError_t take_for_graph(void** p, size_t bytes, Stream* stream) {
     state().of_graphs.erase(memory);
     give_system(memory);
   });
-  stream->capture->push_back([owner, bytes] {
+  return enqueue(stream, [owner, bytes] {
     show(owner.get(), bytes);
     return cudaSuccess;
   });
-  return cudaSuccess;
 }
 
 thread_local std::vector<int> entered;  // the thread's contexts, the current one last

@@ -58,8 +58,8 @@ bool on_device(const void* p, size_t bytes) {
 
 }  // namespace
 
-void drain(Stream* stream) {
-  while (stream && !stream->work.empty()) {
+void drain(Stream* stream, const bool* until) {
+  while (stream && !stream->work.empty() && !(until && *until)) {
     const std::function<void()> work = std::move(stream->work.front());
     stream->work.pop_front();
     work();
@@ -76,7 +76,7 @@ cudaError_t not_while_capturing(const char* what) {
   cudaError_t error = cudaSuccess;
   for (Stream* stream : state().streams) {
     if (!stream->capture) continue;
-    stream->invalidated = true;
+    stream->capture->invalidated = true;
     machine().message = std::string(what) + " while a stream is captured";
     error = cudaErrorStreamCaptureUnsupported;
   }
@@ -98,6 +98,7 @@ cudaError_t run(size_t allowed, dim3 grid, dim3 block, size_t dynamic_bytes, boo
     return cudaErrorInvalidValue;
   }
   if (cooperative && blocks > m.options.cooperative_limit) return cudaErrorCooperativeLaunchTooLarge;
+  ++counts.kernels;
   open_device_memory(true);
   const bool good = m.run(grid, block, dynamic_bytes, cooperative, std::move(body));
   open_device_memory(false);
@@ -112,8 +113,9 @@ cudaError_t enqueue(Stream* stream, std::function<cudaError_t()> work) {
     return cudaErrorInvalidResourceHandle;
   }
   if (stream && stream->capture) {
-    if (stream->invalidated) return cudaErrorStreamCaptureInvalidated;
-    stream->capture->push_back(std::move(work));
+    if (stream->capture->invalidated) return cudaErrorStreamCaptureInvalidated;
+    Work& nodes = stream->capture->nodes;
+    nodes.push_back({std::move(work), std::exchange(stream->last, {nodes.size()})});
     return cudaSuccess;
   }
   if (!stream)
@@ -169,6 +171,7 @@ cudaError_t cudaGetLastError() {
 cudaError_t cudaMalloc(void** p, size_t bytes) {
   CBK_CALL();
   if (const cudaError_t error = not_while_capturing("cudaMalloc")) return error;
+  ++counts.allocations;
   return take_system(p, bytes);
 }
 
@@ -205,6 +208,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     return cudaErrorInvalidValue;
   }
   return enqueue(stream, [=] {
+    counts.copies_to_device += kind == cudaMemcpyHostToDevice, counts.copies_to_host += kind == cudaMemcpyDeviceToHost;
     open_device_memory(true);
     std::memmove(to, from, bytes);
     open_device_memory(false);
@@ -231,6 +235,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
 cudaError_t cudaMallocHost(void** p, size_t bytes) {
   CBK_CALL();
   if (const cudaError_t error = not_while_capturing("cudaMallocHost")) return error;
+  ++counts.allocations;
   *p = std::malloc(std::max(bytes, size_t(1)));
   return *p ? cudaSuccess : cudaErrorMemoryAllocation;
 }
@@ -276,7 +281,7 @@ cudaError_t cudaDeviceSynchronize() {
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   CBK_CALL();
-  *event = new std::shared_ptr<bool>;
+  *event = new Event;
   return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
@@ -286,8 +291,12 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   CBK_CALL();
-  *event = std::make_shared<bool>(false);
-  return enqueue(stream, [done = *event] {
+  *event = {std::make_shared<bool>(false), stream, {}, {}};
+  if (stream && stream->capture) {
+    event->capture = stream->capture, event->nodes = stream->last;
+    return cudaSuccess;
+  }
+  return enqueue(stream, [done = event->done] {
     *done = true;
     return cudaSuccess;
   });
@@ -295,14 +304,26 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   CBK_CALL();
   if (const cudaError_t error = not_while_capturing("cudaEventSynchronize")) return error;
-  if (*event && !**event) drain_all();
+  if (!*event->done) drain_all();
   keep_thresholds();
   return cudaGetLastError();
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   CBK_CALL();
-  return enqueue(stream, [done = *event] {
-    if (!*done) drain_all();  // of all orders that satisfy the wait, one
+  if (const std::shared_ptr<Capture> capture = event->capture.lock()) {  // the stream joins it
+    if (!stream->capture) stream->capture = capture, stream->last.clear();
+    if (stream->capture != capture) return cudaErrorStreamCaptureIsolation;
+    for (const size_t node : event->nodes)
+      if (std::find(stream->last.begin(), stream->last.end(), node) == stream->last.end()) stream->last.push_back(node);
+    return cudaSuccess;
+  }
+  if (stream && stream->capture) {
+    stream->capture->invalidated = true;
+    machine().message = "a captured stream waits for work that is not captured";
+    return cudaErrorStreamCaptureIsolation;
+  }
+  return enqueue(stream, [done = event->done, on = event->on] {
+    if (!*done) drain(on, done.get());  // of all orders that satisfy the wait, one
     return cudaSuccess;
   });
 }
@@ -314,26 +335,58 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     machine().message = "capture of the legacy default stream, or of one that is captured already";
     return stream ? cudaErrorIllegalState : cudaErrorStreamCaptureUnsupported;
   }
-  stream->capture = std::make_unique<Work>();
-  stream->invalidated = false;
+  stream->capture = std::make_shared<Capture>();
+  stream->last.clear();
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   CBK_CALL();
-  const std::unique_ptr<Work> recorded = std::move(stream->capture);
-  *graph = recorded && !stream->invalidated ? new Work(*recorded) : nullptr;
+  *graph = nullptr;
+  const std::shared_ptr<Capture> recorded = stream->capture;
   if (!recorded) return cudaErrorIllegalState;
-  return *graph ? cudaSuccess : cudaErrorStreamCaptureInvalidated;
+  for (Stream* other : state().streams)
+    if (other->capture == recorded) other->capture = nullptr;
+  if (recorded->invalidated) return cudaErrorStreamCaptureInvalidated;
+  const Work& nodes = recorded->nodes;
+  std::vector<bool> before(nodes.size());  // what the stream's next node would follow
+  for (const size_t node : stream->last) before[node] = true;
+  for (size_t i = nodes.size(); i-- > 0;)
+    for (const size_t node : nodes[i].after) before[node] = before[node] || before[i];
+  if (std::find(before.begin(), before.end(), false) != before.end()) {
+    machine().message = "a stream that joined the capture has not been joined to its first again";
+    return cudaErrorStreamCaptureUnjoined;
+  }
+  *graph = new Work(nodes);
+  return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
   CBK_CALL();
+  ++counts.instantiations;
   *exec = new Work(*graph);
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   CBK_CALL();
-  for (const auto& work : *exec)
-    if (const cudaError_t error = enqueue(stream, work)) return error;
+  const Work& nodes = *exec;
+  ++counts.graph_launches, counts.graph_nodes += nodes.size();
+  const Order order = machine().options.order;
+  std::vector<size_t> left(nodes.size());
+  for (size_t i = 0; i < left.size(); ++i) left[i] = i;
+  std::vector<bool> done(nodes.size());
+  while (!left.empty()) {
+    std::vector<size_t> ready;  // places in `left`
+    for (size_t k = 0; k < left.size(); ++k) {
+      const std::vector<size_t>& after = nodes[left[k]].after;
+      if (std::all_of(after.begin(), after.end(), [&](size_t node) { return done[node]; })) ready.push_back(k);
+    }
+    const size_t k = order == Order::forward   ? ready.front()
+                     : order == Order::reverse ? ready.back()
+                                               : ready[machine().random() % ready.size()];
+    const size_t node = left[k];
+    left.erase(left.begin() + long(k));
+    done[node] = true;
+    if (const cudaError_t error = enqueue(stream, nodes[node].work)) return error;
+  }
   return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
@@ -344,5 +397,10 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
   CBK_CALL();
   delete exec;
+  return cudaSuccess;
+}
+
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int threads, size_t) {
+  *blocks = 2048 / threads;  // as if threads alone were short
   return cudaSuccess;
 }

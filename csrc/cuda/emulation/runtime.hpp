@@ -1,6 +1,7 @@
 // The part of the CUDA runtime's host interface that this project calls.  Device memory is host memory that the host may
 // not touch: AddressSanitizer guards it outside of kernels and copies.  Streams run at once, or, with lazy_streams, at a
-// synchronisation only.  Capture records a stream's work with the arguments it had; a graph replays just that.
+// synchronisation only.  Capture records a stream's work with the arguments it had, and that of streams that join it; a
+// graph replays just that, in one of the orders that its dependences leave open.
 //
 // Tests let calls fail, and ask what contexts were made and how often the system was asked for memory.
 #pragma once
@@ -27,6 +28,8 @@ enum cudaError_t {
   cudaErrorCooperativeLaunchTooLarge = 720,
   cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureUnjoined = 904,
+  cudaErrorStreamCaptureIsolation = 905,
   cudaErrorIllegalState = 401
 };
 enum cudaMemcpyKind {
@@ -64,12 +67,21 @@ enum cudaDeviceAttr {
 
 namespace cbk::emulation {
 
-using Work = std::vector<std::function<cudaError_t()>>;  // a graph: one chain, as one stream's capture gives
+struct Node {
+  std::function<cudaError_t()> work;
+  std::vector<size_t> after;  // nodes before it in the graph
+};
+using Work = std::vector<Node>;
+
+struct Capture {
+  Work nodes;
+  bool invalidated = false;  // something that cannot be recorded was asked for meanwhile
+};
 
 struct Stream {
   std::deque<std::function<void()>> work;
-  std::unique_ptr<Work> capture;  // what is recorded instead of run
-  bool invalidated = false;       // something that cannot be recorded was asked for meanwhile
+  std::shared_ptr<Capture> capture;  // what is recorded instead of run; streams that joined share it
+  std::vector<size_t> last;          // the nodes that the next one follows
   int device = 0;
 };
 struct Pool;
@@ -83,6 +95,20 @@ const Ledger& ledger();
 void set_devices(int count);  // whose contexts are forgotten
 // From now on the call of this name, or with "" every call, fails; with cudaSuccess none.
 void fail_calls(const std::string& name, cudaError_t error);
+
+struct Event {
+  std::shared_ptr<bool> done = std::make_shared<bool>(true);  // whether what was recorded has run
+  Stream* on = nullptr;
+  std::weak_ptr<Capture> capture;  // or where it stands in a capture
+  std::vector<size_t> nodes;
+};
+
+// What the program has asked of the runtime, for tests that count; work of replayed graphs too.
+struct Counts {
+  size_t allocations = 0, instantiations = 0, graph_launches = 0, graph_nodes = 0, kernels = 0, chained = 0,
+         copies_to_device = 0, copies_to_host = 0;
+};
+inline Counts counts;
 
 constexpr size_t shared_default = 48 << 10;
 inline size_t shared_most() {  // sm_75's, sm_86's, sm_90's
@@ -98,7 +124,7 @@ cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t dynamic_byt
 }  // namespace cbk::emulation
 
 using cudaStream_t = cbk::emulation::Stream*;
-using cudaEvent_t = std::shared_ptr<bool>*;  // whether what was recorded has run
+using cudaEvent_t = cbk::emulation::Event*;
 using cudaMemPool_t = cbk::emulation::Pool*;
 using cudaGraph_t = cbk::emulation::Work*;
 using cudaGraphExec_t = cbk::emulation::Work*;
@@ -137,6 +163,7 @@ cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* prope
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
 cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t kept);
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel, int threads, size_t dynamic_bytes);
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);

@@ -49,7 +49,7 @@ inline void take_time() { std::this_thread::sleep_for(std::chrono::milliseconds(
 
 int current_device();  // of the calling thread
 void open_device_memory(bool open);  // whether the host may read and write it
-void drain(Stream* stream);
+void drain(Stream* stream, const bool* until = nullptr);  // until that is true, or all of it
 void drain_all();
 void keep_thresholds();  // of the pools, after the host has waited
 cudaError_t not_while_capturing(const char* what);
