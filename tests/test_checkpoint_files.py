@@ -255,6 +255,7 @@ def test_a_file_that_is_moved_away_is_written_anew(tmp_path, foreign):
             path.rename(tmp_path / "moved")
             if foreign:
                 path.write_bytes(b"another's")
+        return state.epoch == 30
 
     result = run(path, "minimize", epochs=60, every=1, callback=callback)
     assert_same(cbk.Result.load(path), result)
