@@ -73,6 +73,7 @@ class Run:
         self.out, self.options = out.resolve(), options
         self._end = time.monotonic() + 60 * minutes
         self._rows = self.out / "rows.jsonl"
+        self._rows.touch()  # a stage may be cut off before its first row
         self._record = Record(self._rows, "stages")
 
     def stages(self, stages: list[Stage]) -> None:
