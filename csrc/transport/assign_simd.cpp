@@ -97,7 +97,7 @@ class Assignment : Lists<T, C> {
       const int64_t count = this->cheapest_of(first, cheapest);
       for (int64_t r = 0; r < count; ++r) {
         const int64_t guess = task_.match[first + r];
-        if (this->reduced(r, guess) == cheapest[r])
+        if (cheapest[r] < infinity && this->reduced(r, guess) == cheapest[r])
           take_if_free(first + r, guess);
         else
           wait(first + r);

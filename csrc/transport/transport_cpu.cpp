@@ -40,18 +40,18 @@ void average(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows, in
   }
 }
 
-// (1/M) sum_i |x_i - y_match(i)|^2; its terms may be too large or too small for float64 where it is not.
+// beta (1/M) sum_i |x_i - y_match(i)|^2; its terms may be too large or too small for float64 where it is not.
 template <class T>
-double mean_cost(const T* x, const T* y, const int64_t* match, int64_t count, int64_t size) {
+double weighted_cost(double beta, const T* x, const T* y, const int64_t* match, int64_t count, int64_t size) {
   const auto total = [&](double scale) {
     double sum = 0;
     for (int64_t i = 0; i < count; ++i) sum += squared_distance(x + i * size, y + match[i] * size, size, scale);
     return sum;
   };
   const double plain = total(1);
-  if (plain > 0x1p-900 && plain < 0x1p1020) return plain / double(count);
+  if (plain > 0x1p-900 && plain < 0x1p1020) return beta * plain / double(count);
   const double scale = unit_scale(std::max(largest(x, count * size), largest(y, count * size)));
-  return total(scale) / double(count) / scale / scale;
+  return beta * total(scale) / double(count) / scale / scale;
 }
 
 // sum_n beta_n (1/M) sum_i |x_{n,i} - y_match(n,i)|^2
@@ -63,8 +63,8 @@ double objective(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t r = 0; r < used; ++r) {
     const int64_t n = rows[size_t(r)];
-    const double cost = mean_cost(p.atoms + n * count * size, p.support, p.match + n * count, count, size);
-    part[size_t(r)] = p.weights[n] * cost;
+    part[size_t(r)] =
+        weighted_cost(p.weights[n], p.atoms + n * count * size, p.support, p.match + n * count, count, size);
   }
   double total = 0;
   for (const double value : part) total += value;
