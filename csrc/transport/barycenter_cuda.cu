@@ -52,12 +52,26 @@ CBK_KERNEL(128) average(Coupling<T> c, const int32_t* partner) {
 template <class T>
 CBK_KERNEL(128) costs_of(Coupling<T> c, const int64_t* match, const double* only, double* cost) {
   const int64_t pair = blockIdx.x, n = pair / c.tasks, task = pair % c.tasks;
-  double total = 0;
-  for (int64_t i = threadIdx.x; (!only || only[pair] > 0) && i < c.count; i += 128)
-    total += squared_distance(c.atoms + (n * c.count + i) * c.size,
-                              c.support + (task * c.count + match[pair * c.count + i]) * c.size, c.size);
-  total = block_sum(total);
-  if (threadIdx.x == 0) cost[pair] = total / double(c.count);
+  if (only && !(only[pair] > 0)) {
+    if (threadIdx.x == 0) cost[pair] = 0;
+    return;  // the whole block
+  }
+  const T *x = c.atoms + n * c.count * c.size, *y = c.support + task * c.count * c.size;
+  const auto mean = [&](double scale) {
+    double total = 0;
+    for (int64_t i = threadIdx.x; i < c.count; i += 128)
+      total += squared_distance(x + i * c.size, y + match[pair * c.count + i] * c.size, c.size, scale);
+    return block_sum(total) / double(c.count);
+  };
+  double found = mean(1);
+  if (sizeof(T) == 8 && !(found > 0x1p-900 && found < infinity)) {  // its terms may over- or underflow where it does not
+    double least = 0;
+    for (int64_t i = threadIdx.x; i < c.count * c.size; i += 128)
+      least = fmin(least, -fmax(fabs(double(x[i])), fabs(double(y[i]))));
+    const double scale = unit_scale(-block_least(least, 0.0));
+    found = mean(scale) / scale / scale;
+  }
+  if (threadIdx.x == 0) cost[pair] = found;
 }
 
 CBK_KERNEL(256) add_objective(const double* weights, const double* cost, int64_t count, double* history, double* objective) {

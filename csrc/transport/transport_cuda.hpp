@@ -1,5 +1,6 @@
-// transport.hpp on the GPU.  Assignments are solved in float64 by one block each.  What the host would have to see is not
-// checked: where a cost or a price is not finite, the match is the identity and the cost NaN; a guess that is no
+// transport.hpp on the GPU.  Assignments are solved in float64 by one block each, from coordinates that a pair's own power of
+// two scales, where squares would over- or underflow; prices that would mislead are dropped.  What the host would have to see
+// is not checked: where a cost or a price is not finite, the match is the identity and the cost NaN; a guess that is no
 // permutation is used as far as it is one; a match outside [0, points) makes its atom NaN in an update, weights of which one
 // is negative or not finite, or whose sum is 0, make a barycenter NaN.
 #pragma once

@@ -167,7 +167,8 @@ def test_entropic_transport_stops_where_it_is_told(cuda):
     for iterations in (1, 2, 30):
         result = cbk.sinkhorn(put(atoms), put(support), epsilon=1e-3, tolerance=0.0, iterations=iterations)
         np.testing.assert_array_equal(np.isnan(host(result.cost)), [True, False])
-        expected = cbk.sinkhorn(atoms[1:], support, epsilon=1e-3, tolerance=0.0, iterations=iterations)
+        with pytest.warns(cbk.CboWarning, match="1 of 1 couplings"):
+            expected = cbk.sinkhorn(atoms[1:], support, epsilon=1e-3, tolerance=0.0, iterations=iterations)
         np.testing.assert_allclose(host(result.error)[1:], expected.error, rtol=1e-8)
         np.testing.assert_allclose(host(result.cost)[1:], expected.cost, rtol=1e-9)
         np.testing.assert_allclose(host(result.projection)[1:], expected.projection, rtol=1e-9, atol=1e-12)
@@ -185,3 +186,73 @@ def test_entropic_transport_of_huge_coordinates(cuda):
     np.testing.assert_allclose(host(scaled.error), host(plain.error), rtol=1e-9)
     np.testing.assert_allclose(host(scaled.cost), host(plain.cost) * huge * huge, rtol=1e-12)
     np.testing.assert_allclose(host(scaled.projection), host(plain.projection) * huge, rtol=1e-12)
+
+
+@pytest.mark.parametrize("exponent", [-300, -150, 153, 155, 300])
+def test_assignments_at_any_scale(cuda, exponent):
+    atoms, support = numbers((2, 9, 3), "float64"), numbers((9, 3), "float64", 1)
+    plain, scale = cbk.assign(atoms, support), 2.0 ** round(exponent / np.log10(2))
+    prices = put(np.zeros((2, 9)))
+    for _ in range(2):
+        result = cbk.assign(put(atoms * scale), put(support * scale), duals=prices, certificate=True)
+        np.testing.assert_array_equal(host(result.match), plain.match)
+        with np.errstate(over="ignore"):
+            np.testing.assert_allclose(host(result.cost), plain.cost * scale * scale, rtol=1e-13)
+            assert (host(result.gap) <= 1e-14 * scale * scale).all()
+        assert (host(result.gap) >= 0).all()
+        assert np.isfinite(host(prices)).all()
+    ours = cbk.barycenter(put(atoms * scale), put(np.ones(2)), iterations=3)
+    expected = reference.barycenter(atoms, np.ones(2), iterations=3)
+    np.testing.assert_array_equal(host(ours.match), expected.match)
+    np.testing.assert_allclose(host(ours.support) / scale, expected.support, atol=1e-14)
+    with np.errstate(over="ignore"):
+        history = expected.history * scale * scale
+    np.testing.assert_allclose(host(ours.history)[: len(history)], history, rtol=1e-13)
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e-20])
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1e30])
+def test_prices_of_another_scale(cuda, dtype, factor, offset):
+    atoms, support = numbers((4, 5, 3), dtype), numbers((5, 3), dtype, 1)
+    prices = put(np.zeros((4, 5)))
+    match = host(cbk.assign(put(atoms), put(support), duals=prices).match)
+    far = put(host(prices) + offset)
+    x, y = (a * np.array(factor, dtype) for a in (atoms, support))
+    result = cbk.assign(put(x), put(y), match=put(match[::-1].copy()), duals=far, certificate=True)
+    best = reference.assign(x, y).cost
+    np.testing.assert_allclose(host(result.cost), best, rtol=1e-9)
+    assert (host(result.gap) <= 1e-9 * best).all()
+
+
+def test_distances_that_are_not_finite(cuda):
+    atoms = numbers((3, 4, 2), "float64")
+    atoms[1, 2, 0] = np.nan
+    assert np.isnan(cbk.wasserstein_over_wasserstein(put(atoms), put(atoms)))
+
+
+def test_entropic_transport_tells_the_truth(cuda):
+    """Where the entropy is below what float64 holds, and on the line, where sorting couples best."""
+    x, y = np.array([[[0.0], [5.0], [0.0]]]) * 1e7, np.array([[3.0], [2.0], [3.0]]) * 1e7
+    result = cbk.sinkhorn(put(x), put(y))
+    np.testing.assert_allclose(host(result.cost), 17e14 / 3, rtol=1e-3)
+    np.testing.assert_allclose(host(result.projection)[0, :, 0], [2.5e7, 3e7, 2.5e7], rtol=1e-3)
+    for count in range(2, 10):
+        x, y = numbers((5, count, 1), "float64"), numbers((count, 1), "float64", 1)
+        best = np.square(np.sort(x[..., 0], axis=1) - np.sort(y[:, 0])).mean(1)
+        for iterations in (1, 100):
+            result = cbk.sinkhorn(put(x), put(y), epsilon=0.02, iterations=iterations)
+            assert (host(result.cost) >= best * (1 - 1e-13)).all()
+            means = host(result.projection).mean((1, 2))
+            np.testing.assert_allclose(means, np.full(5, y.mean()), atol=1e-13)
+
+
+@pytest.mark.parametrize("exponent", [-300, 300])
+def test_entropic_transport_at_any_scale(cuda, exponent):
+    atoms, support = numbers((2, 6, 3), "float64"), numbers((5, 3), "float64", 1)
+    scale = 2.0**exponent
+    plain = cbk.sinkhorn(put(atoms), put(support), epsilon=1.0, tolerance=1e-8)
+    for offset in (0.0, 2.0**20):
+        x, y = (atoms + offset) * scale, (support + offset) * scale
+        moved = cbk.sinkhorn(put(x), put(y), epsilon=scale * scale, tolerance=1e-8)
+        np.testing.assert_allclose(host(moved.cost), host(plain.cost) * scale * scale, rtol=1e-8)
+        np.testing.assert_allclose(host(moved.projection) / scale - offset, host(plain.projection), atol=1e-8)
