@@ -59,7 +59,8 @@ PYBIND11_MODULE(CBK_MODULE, m) {
     return std::map<std::string, size_t>{{"allocations", c.allocations}, {"instantiations", c.instantiations},
                                          {"graph_launches", c.graph_launches}, {"graph_nodes", c.graph_nodes},
                                          {"kernels", c.kernels}, {"chained", c.chained},
-                                         {"copies_to_device", c.copies_to_device}, {"copies_to_host", c.copies_to_host}};
+                                         {"copies_to_device", c.copies_to_device},
+                                         {"copies_to_host", c.copies_to_host}};
   });
   m.def("set_gradient_bytes", [](int64_t bytes) { gradient_bytes = bytes; });
   m.def("set_capability", [](int major) { cbk::emulation::machine().options.capability = major; });
