@@ -1,8 +1,9 @@
 // Alphas at an effective sample size on the GPU; the CPU's twin is alpha_for_ess (consensus_cpu.cpp).
 //
-// Where the CPU halves an interval of log(alpha range) until it is 1e-12 long, 16 alphas are tried at once here, one by each
-// warp: 12 dependent passes over the risks in place of 45 or more.  A task of few particles is one block's, all rounds of it;
-// for many particles a round is a launch, and slices of the particles are blocks.  Shapes alone decide the order of the sums.
+// Where the CPU halves an interval of log(alpha range) until it is 1e-12 long, 16 alphas are tried at once here, one by
+// each warp: 13 dependent passes over the risks in place of 49 or more.  A task of few particles is one block's, all rounds
+// of it.  For many particles a round is a launch, and slices of the particles are blocks.  Shapes alone decide the order
+// of the sums.
 #include "../cuda/reduce.hpp"
 #include "../cuda/rows.hpp"
 
@@ -15,7 +16,8 @@ namespace {
 constexpr int tried = 16, threads = 32 * tried;
 constexpr int64_t staged = 2048, most_slices = 128;
 constexpr double length_wanted = 1e-12;
-constexpr int most_rounds = 13;  // the first, and those that make its longest interval, of 512, so short: 17^12 > 512e12
+// the first, and those that make its longest interval, of 512, so short: 17^12 > 512e12
+constexpr int most_rounds = 13;
 
 // Of a slice's finite risks, or all: their extremes, how many there are, and how many of the least.
 struct Extremes {
@@ -78,7 +80,8 @@ __device__ __forceinline__ Sums add_weights(Sums sums, const double* risk, int c
 }
 
 // A block has a task of at most `staged` particles.
-CBK_KERNEL(threads) section(const double* risk, int64_t particles, int64_t tasks, const double* target, double* alphas) {
+CBK_KERNEL(threads) section(const double* risk, int64_t particles, int64_t tasks, const double* target,
+                            double* alphas) {
   CBK_SHARED(double, r, staged);
   CBK_SHARED(double, ess, tried);
   const int warp = int(threadIdx.x) / 32;
@@ -90,7 +93,8 @@ CBK_KERNEL(threads) section(const double* risk, int64_t particles, int64_t tasks
   if (alpha != alpha) {  // the whole block
     Interval s{lowest, highest};
     for (int round = 0; round < most_rounds && !is_short(s); ++round) {
-      Sums sums = add_weights({}, r, int(particles), e.least, ::exp(tried_at(s, round == 0, warp)) / (e.greatest - e.least));
+      const double own = ::exp(tried_at(s, round == 0, warp)) / (e.greatest - e.least);
+      Sums sums = add_weights({}, r, int(particles), e.least, own);
       sums = {warp_sum(sums.total), warp_sum(sums.squares)};
       if (threadIdx.x % 32 == 0) ess[warp] = sums.total * sums.total / sums.squares;
       __syncthreads();
@@ -169,7 +173,8 @@ CBK_KERNEL(threads) section_slices(Slices k, int round) {
 
 }  // namespace
 
-void solve_alphas(const double* risk, int64_t particles, int64_t tasks, const double* target, double* alphas, CudaStream on) {
+void solve_alphas(const double* risk, int64_t particles, int64_t tasks, const double* target, double* alphas,
+                  CudaStream on) {
   const cudaStream_t stream = native(on);
   if (particles <= staged) {
     launch(section, dim3(unsigned(tasks)), dim3(threads), 0, stream, risk, particles, tasks, target, alphas);

@@ -23,7 +23,8 @@ void register_consensus(py::module_& m) {
         const Where where(on);
         py::gil_scoped_release release;
         const OnDevice here(where.device);
-        solve_alphas(at<const double>(risk), particles, tasks, at<const double>(target), at<double>(alphas), where.stream);
+        solve_alphas(at<const double>(risk), particles, tasks, at<const double>(target), at<double>(alphas),
+                     where.stream);
       },
       py::arg("on"), py::arg("risk"), py::arg("particles"), py::arg("tasks"), py::arg("target"), py::arg("alphas"));
 }

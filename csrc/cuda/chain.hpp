@@ -1,9 +1,9 @@
-// Kernels that start before the one before them on the stream has ended (programmatic dependent launch, sm_90 and later;
-// a capture makes it an edge of its graph).
+// Kernels that start before the one before them on the stream has ended: programmatic dependent launch, sm_90 and later.
+// A capture makes it an edge of its graph.
 //
 // Such a kernel calls await_previous, then allow_next (ptx.hpp).  Before that it reads only what no kernel of the graph
-// writes, and writes nothing.  Every kernel waits, and none lets the next one start before it has: so at most two are under
-// way, and what a kernel waits for has itself waited for all before it.
+// writes, and writes nothing.  Every kernel waits, and none lets the next one start before it has.  So at most two are
+// under way, and what a kernel waits for has itself waited for all before it.
 #pragma once
 
 #include "gpu.hpp"
@@ -40,7 +40,8 @@ class Chain {
 
 // As `launch`; with more shared memory than needs no attribute a kernel is not chained.
 template <class... P, class... A>
-void launch_chained(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, A&&... arguments) {
+void launch_chained(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+                    A&&... arguments) {
   if (!Chain::on() || shared_bytes > (48 << 10))
     return launch(kernel, grid, block, shared_bytes, stream, static_cast<A&&>(arguments)...);
 #if defined(__CUDACC__)
@@ -59,7 +60,8 @@ void launch_chained(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_b
     std::apply(kernel, copies);
     if (!m.current()->waited) m.fail("a chained kernel ends without await_previous");
   };
-  check(emulation::launch(reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, stream, false, body), "launch");
+  check(emulation::launch(reinterpret_cast<const void*>(kernel), grid, block, shared_bytes, stream, false, body),
+        "launch");
   ++emulation::counts.chained;
 #endif
 }

@@ -40,8 +40,8 @@ class Graph {
   cudaGraphExec_t exec_ = nullptr;
 };
 
-// A second branch of a stream's work, in a capture too: what its stream is given between `begin` and `end` runs beside the
-// first's.  Its workspaces must not be the first's.
+// A second branch of a stream's work, in a capture too: what its stream is given between `begin` and `end` runs beside
+// the first's.  Its workspaces must not be the first's.
 class Branch {
  public:
   Branch() {

@@ -121,7 +121,8 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, Cud
   const bool spills = g_size * int64_t(sizeof(T)) > Tile<T>::outputs_bytes;
   const int64_t shared = Tile<T>::shared + (spills ? 0 : g_size);
   // with memory of its own a block takes one work after another
-  const int64_t most = !b.theta || spills ? held_blocks(exchanged_risks<T>, 256, size_t(shared) * sizeof(T)) : int64_t(1) << 30;
+  const int64_t most =
+      !b.theta || spills ? held_blocks(exchanged_risks<T>, 256, size_t(shared) * sizeof(T)) : int64_t(1) << 30;
   const int64_t blocks = std::min(b.groups * b.chunks, most), results = b.particles * net.width;
   Workspace<T> own(b.theta ? 0 : blocks * b.size, stream), spilled(spills ? blocks * g_size : 0, stream);
   Workspace<double> partial(b.chunks * results, stream);

@@ -44,12 +44,13 @@ void register_hopping(py::module_& m) {
       py::arg("x"), py::arg("samples"), py::arg("y"), py::arg("loss"), py::arg("out"));
   m.def(
       "weights_by_rank",
-      [](std::pair<int, Address> on, Address risk, int64_t rows, int64_t columns, bool mirrored, Address weights, Address ess) {
+      [](std::pair<int, Address> on, Address risk, int64_t rows, int64_t columns, bool mirrored, Address weights,
+         Address ess) {
         const Where where(on);
         py::gil_scoped_release release;
         const OnDevice here(where.device);
-        hopping_weights(at<const double>(risk), rows, columns, mirrored, nullptr, at<double>(weights), at<double>(ess), nullptr,
-                        where.stream);
+        hopping_weights(at<const double>(risk), rows, columns, mirrored, nullptr, at<double>(weights), at<double>(ess),
+                        nullptr, where.stream);
       },
       py::arg("on"), py::arg("risk"), py::arg("rows"), py::arg("columns"), py::arg("mirrored"), py::arg("weights"),
       py::arg("ess"));

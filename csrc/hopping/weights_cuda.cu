@@ -11,8 +11,8 @@ namespace {
 constexpr int threads = 256;
 constexpr int64_t sorted_at_once = 4096, sorting_threads = 1024;  // 48 KB of shared memory
 
-// Each column's risks, sorted chunk by chunk with the rows they are of, in the order (risk, row); what is not finite comes
-// last, as infinity.  A rank is the sum of places in all chunks: nothing is merged, and any number of blocks can find ranks.
+// Each column's risks, sorted chunk by chunk with the rows they are of, in the order (risk, row).  What is not finite comes
+// last, as infinity.  A rank is the sum of places in all chunks: nothing is merged, and any number of blocks finds ranks.
 struct Ranked {
   double* risk;  // [columns][chunks][chunk]
   int32_t* row;
@@ -112,7 +112,8 @@ CBK_KERNEL(threads) weigh_draws(const double* weights, int64_t rows, int64_t col
   out[i] = w;
 }
 
-void weights_by_rank(const double* risk, int64_t rows, int64_t columns, double* weights, double* ess, cudaStream_t stream) {
+void weights_by_rank(const double* risk, int64_t rows, int64_t columns, double* weights, double* ess,
+                     cudaStream_t stream) {
   int64_t chunk = 2;
   while (chunk < rows && chunk < sorted_at_once) chunk *= 2;
   const int64_t chunks = blocks_for(rows, chunk), places = chunks * chunk;
@@ -120,9 +121,8 @@ void weights_by_rank(const double* risk, int64_t rows, int64_t columns, double* 
   Workspace<int32_t> row(columns * places, stream);
   Workspace<int64_t> counts(columns, stream);
   const Ranked k{sorted.data(), row.data(), chunk, chunks, unnormalised.data()};
-  const unsigned across = unsigned(columns);
-  launch(sort_chunks, dim3(unsigned(chunks), across), dim3(unsigned(std::min(std::max(chunk / 2, int64_t(32)), sorting_threads))),
-         0, stream, k, risk, rows, columns);
+  const unsigned across = unsigned(columns), sorting = unsigned(std::clamp(chunk / 2, int64_t(32), sorting_threads));
+  launch(sort_chunks, dim3(unsigned(chunks), across), dim3(sorting), 0, stream, k, risk, rows, columns);
   launch(add_weights, dim3(across), dim3(threads), 0, stream, k, rows, counts.data(), totals.data(), ess);
   launch(weigh_ranks, dim3(unsigned(blocks_for(places, threads)), across), dim3(threads), 0, stream, k, rows, columns,
          static_cast<const int64_t*>(counts.data()), static_cast<const double*>(totals.data()), weights);

@@ -16,7 +16,8 @@ dim3 grid_for(void (*kernel)(P...), int64_t count) {
 }
 
 template <class U, class I>
-__device__ __forceinline__ void take_entry(const Rows<U>& k, I i, const int64_t* order, int64_t samples, I count, I batch) {
+__device__ __forceinline__ void take_entry(const Rows<U>& k, I i, const int64_t* order, int64_t samples, I count,
+                                           I batch) {
   const I tasks = I(k.tasks), columns = I(k.columns), first = i / (batch * tasks * columns) * batch;
   const I own = batch < count - first ? batch : count - first, rest = i - first * tasks * columns, row = rest / columns;
   const int64_t task = row / own, sample = order[first + row % own];
@@ -150,7 +151,8 @@ void gather(const Rows<U>& x, const Rows<V>& y, const int64_t* order, int64_t sa
             cudaStream_t stream) {
   const int64_t columns_x = x.tasks * x.columns, columns_y = y.tasks * y.columns;
   const auto start = [&](auto kernel) {
-    launch(kernel, grid_for(kernel, count * (columns_x + columns_y)), dim3(threads), 0, stream, x, y, order, samples, count, batch);
+    launch(kernel, grid_for(kernel, count * (columns_x + columns_y)), dim3(threads), 0, stream, x, y, order, samples,
+           count, batch);
   };
   if (std::max(count, batch) * std::max(columns_x, columns_y) < int64_t(1) << 32)
     start(take_rows<U, V, uint32_t>);
@@ -160,8 +162,8 @@ void gather(const Rows<U>& x, const Rows<V>& y, const int64_t* order, int64_t sa
 
 void look_for_troubles(const double* risk, int64_t steps, int64_t particles, int64_t tasks, const double* ess,
                        const uint32_t* first_step, Troubles* troubles, cudaStream_t stream) {
-  launch(find_troubles, grid_for(find_troubles, steps * particles), dim3(threads), 0, stream, risk, steps, particles, tasks, ess,
-         first_step, troubles);
+  launch(find_troubles, grid_for(find_troubles, steps * particles), dim3(threads), 0, stream, risk, steps, particles,
+         tasks, ess, first_step, troubles);
 }
 
 template <class T>

@@ -139,7 +139,8 @@ class ConsensusSteps : public Steps<T> {
     cbo_update(update, s.tasks, on, &place.now->update);
     if (!s.flies) return;
     const int64_t rows = s.subset_moves ? s.subset : s.particles;
-    launch(fly<T>, strided_grid(fly<T>, blocks_for(rows * this->size_, 256), 256), dim3(256), 0, this->stream_, this->theta(),
+    const dim3 grid = strided_grid(fly<T>, blocks_for(rows * this->size_, 256), 256);
+    launch(fly<T>, grid, dim3(256), 0, this->stream_, this->theta(),
            static_cast<const T*>(moved_.data()), velocity_.data(), rows, this->size_, update.rows, place.now);
   }
 

@@ -219,8 +219,8 @@ class TrainingRun final : public Run {
     if (shape_.subset) std::memcpy(given + part.subsets, subsets, size_t(part.steps * shape_.subset) * sizeof(int64_t));
   }
 
-  // All graphs that the run may come to need, while its first epoch is under way: for any form of the noise, of any steps
-  // but its very first.
+  // All graphs that the run may come to need, while its first epoch is under way: for any form of the noise, of any
+  // steps but its very first.
   void capture(const EpochNumbers& numbers) {
     for (int form = 0; form < steps_->forms(); ++form) {
       steps_->begin(steps_->with_form(numbers, form));
@@ -254,9 +254,9 @@ class TrainingRun final : public Run {
     for (int64_t j = 0; j < part.steps; ++j) {
       const int64_t first = j * shape_.batch;
       const RiskProblem<T> batch = batch_at(first, std::min(shape_.batch, part.samples - first));
-      const StepPlace<T> place{dials() + j, first_step + uint32_t(j), risk_.data() + j * scored, ess_.data() + j * shape_.tasks,
-                               indices(part.subsets) + j * shape_.subset, chained_ && (shape_.batch || j > 0),
-                               troubles_.data()};
+      const StepPlace<T> place{dials() + j, first_step + uint32_t(j), risk_.data() + j * scored,
+                               ess_.data() + j * shape_.tasks, indices(part.subsets) + j * shape_.subset,
+                               chained_ && (shape_.batch || j > 0), troubles_.data()};
       if (place.step == 0) steps_->open(batch, place);
       steps_->step(batch, place);
     }

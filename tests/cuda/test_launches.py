@@ -31,7 +31,7 @@ def hopper(emulated):
 
 
 def test_an_epoch_of_the_sine(hopper):
-    """Workload A: x and y gathered, a step's two kernels, the point's risk in two parts beside the spread's three.
+    """Workload A: x and y gathered, a step's two kernels, the point's risk by two, beside the spread's three.
 
     With fewer particles: as long as an ensemble is small their number changes nothing here.
     """
@@ -80,7 +80,7 @@ def test_an_epoch_of_several_graphs(emulated):
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_branches_of_a_graph_run_in_any_order(hopper, order):
-    """The point's risks have several parts here, and so has the spread: neither may use the other's memory."""
+    """The point's risk has several parts here, and so has the spread: neither may use the other's memory."""
     net = cbk.TwoLayer(1, 4, 1)
     rng = np.random.default_rng(0)
     x = rng.uniform(size=(2100, 1))

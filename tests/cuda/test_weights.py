@@ -12,7 +12,7 @@ from cbokernels import _cpu
 def effective_size(risk, alpha):
     """Of the Gibbs weights, in float64."""
     risk = risk[np.isfinite(risk)]
-    weights = np.exp(-alpha * (risk - risk.min())) if np.isfinite(alpha) else (risk == risk.min()).astype(float)
+    weights = np.exp(-alpha * (risk - risk.min()))
     return weights.sum() ** 2 / (weights**2).sum()
 
 
@@ -36,7 +36,7 @@ def test_alphas_at_an_effective_sample_size(cuda, particles, fraction):
     alphas = alphas_for_ess(cuda, risk, target)
     expected = [_cpu.alpha_for_ess(column.copy(), target) for column in risk.T]
     np.testing.assert_allclose(alphas, expected, rtol=1e-10)
-    for column, alpha in zip(risk.T, alphas):
+    for column, alpha in zip(risk.T, alphas, strict=True):
         assert effective_size(column, alpha) == pytest.approx(target, rel=1e-9)
 
 
@@ -97,7 +97,7 @@ def test_weights_by_rank(cuda, rows, columns):
 
 
 def test_the_number_of_launches_does_not_grow(emulated):
-    """A sort, sums, ranks and draws; alphas: one launch for few particles, else extremes and a launch a round."""
+    """Ranks: a sort, sums, ranks, draws.  Alphas: one for few particles, else extremes and one a round."""
     module = emulated.module
     risk = np.random.default_rng(2).uniform(size=(20000, 1))
 
