@@ -47,7 +47,7 @@ class Precision {
       finite = std::isfinite(price);
     }
     // The best prices differ by the largest cost at most, 4 size, and only differences matter.
-    const double spread = most - least, shift = std::abs(most) > spread ? most : 0;
+    const double spread = most - least, shift = std::abs(most) > 1024 * spread ? most : 0;
     if (!finite || !(spread <= 8 * double(shape_.size))) return forget(), true;
     bool cold = true;
     for (int64_t j = 0; j < shape_.count; ++j) {

@@ -83,7 +83,7 @@ __device__ bool set_prices(const Solver& s, const T* x, const T* y, const double
     far = fmin(far, -fmax(cost_of(s, x, y, j, 0), cost_of(s, y, y, j, 0)));
   }
   const double least = block_least(low, infinity), most = -block_least(high, infinity);
-  const double range = -8 * block_least(far, 0.0), shift = fabs(most) > most - least ? most : 0;
+  const double range = -8 * block_least(far, 0.0), shift = fabs(most) > 1024 * (most - least) ? most : 0;
   const bool dropped = !(most - least <= range);
   int some = 0;
   for (int64_t j = threadIdx.x; j < s.count; j += blockDim.x) {
