@@ -15,10 +15,10 @@ struct Tiled {
   }
 };
 
-template <class T>
+template <class T, bool spills>
 CBK_KERNEL(Tile<T>::threads) tiled_risks(Batch<T> b, T* out) {
   CBK_DYNAMIC_SHARED(T, shared);
-  run_block<Tiled>(b, out, shared, shared + Tile<T>::shared);
+  run_block<Tiled, spills>(b, out, shared, shared + Tile<T>::shared, shared, Tile<T>::shared);
 }
 
 // ... or, with one output and few inputs, by streaming neurons past samples in registers.
@@ -26,7 +26,8 @@ template <class T, Activation activation, int inputs>
 CBK_KERNEL(direct_threads) direct_risks(Batch<T> b, T* out) {
   CBK_DYNAMIC_SHARED(T, shared);
   using Method = Direct<activation, inputs>;
-  run_block<Method>(b, out, shared, shared + direct_neurons * Method::pitch);
+  constexpr int64_t staged = direct_neurons * Method::pitch;
+  run_block<Method, false>(b, out, shared, shared + staged, shared, staged);
 }
 
 template <class T, int inputs>
@@ -82,7 +83,7 @@ void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor,
     start(direct_inputs(b) == 1 ? direct_kernel<T, 1>(b.net.activation) : direct_kernel<T, 4>(b.net.activation),
           dim3(unsigned(b.tile / direct_samples)));
   else if (!tensor)
-    start(tiled_risks<T>, dim3(16, 16));
+    start(plan.spills ? tiled_risks<T, true> : tiled_risks<T, false>, dim3(16, 16));
   else if constexpr (sizeof(T) == sizeof(float))
     launch_tensor(b, plan, precision, out, stream);
   if (sums && b.chunks > 1)
