@@ -16,10 +16,23 @@ CBK_INLINE V keep_lanes(V v, int64_t count) {
   for (int i = 0; i < lanes<Scalar<V>>; ++i) lane[i] = i;
   return lane < I{} + decltype(lane[0] + 0)(count) ? v : V{};
 }
+#else
+
+// exp of math.hpp where x <= 0, or NaN.
+template <class T>
+CBK_INLINE T exp_below(T x) {
+  constexpr bool single = sizeof(T) == 4;
+  x = max(T(single ? -87.3 : -708.3), x);
+  const T n = round(x * T(1.44269504088896340736)), scale = exp2_integer(n);
+  T r = mad(n, T(single ? -0.693359375 : -6.93147180369123816490e-01), x);
+  r = mad(n, T(single ? 2.12194440e-4 : -1.90821492927058770002e-10), r);
+  return mad(scale, mad(horner<tables::Table<T>::EXP>(r), r * r, r), scale);
+}
 #endif
 
 // A loss: its sum over a panel's samples, and the same with g replaced by factor * dL/dg, zero in padded samples.  g is
-// [outputs] lines of a panel's samples, `stride` apart; y is [rows][panel].
+// [outputs] lines of a panel's samples, `stride` apart; y is [rows][panel].  On one lane a loss of labels also has of_label,
+// the loss of one sample.
 template <Loss L>
 struct LossLaw;
 
@@ -65,6 +78,20 @@ struct LossLaw<Loss::mse> : OfResiduals<LossLaw<Loss::mse>> {
 template <>
 struct LossLaw<Loss::cross_entropy> {
   static constexpr bool of_residuals = false;
+
+#if defined(CBK_ONE_LANE)  // without a branch: exp(0) is 1
+  template <class T>
+  static CBK_INLINE T of_label(const T* g, int outputs, int label) {
+    T top = g[0];
+    for (int c = 1; c < outputs; ++c) top = max(top, g[c]);
+    T others = 0, ties = -1;
+    for (int c = 0; c < outputs; ++c) {
+      const T z = g[c] - top, is_top = z == 0 ? T(1) : T(0);
+      others = others + (exp_below(z) - is_top), ties = ties + is_top;
+    }
+    return log1p(others + ties) - (g[label] - top);
+  }
+#endif
 
   template <class T>
   static CBK_INLINE F64 value(F64 total, const T* g, const T* label, int64_t outputs, int64_t panel, int64_t samples) {

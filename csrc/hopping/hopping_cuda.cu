@@ -61,9 +61,9 @@ CBK_KERNEL(Tile<T>::threads) exchanged_risks(Batch<T> b, Center<T> center) {
     double* sums = b.partial + (chunk * b.particles + n) * b.net.width;
     Place<T> p{particles_of(b, n, int64_t(1)), 1, 0, 0, 0, 0};
     for (p.s0 = chunk * b.chunk; p.s0 < end; p.s0 += b.tile) {
-      p.valid = min(b.tile, end - p.s0);
+      p.valid = int(min(b.tile, end - p.s0));
       for (p.q0 = 0; p.q0 < b.net.width; p.q0 += K::side) {
-        p.neurons = min(b.net.width - p.q0, int64_t(K::side));
+        p.neurons = int(min(b.net.width - p.q0, int64_t(K::side)));
         T z[K::micro][K::micro];
         tile_sums(b, p, shared, z);
         for (int round = 0; round < K::rounds; ++round) {

@@ -85,8 +85,8 @@ __device__ __forceinline__ double add_loss(const Batch<T>& b, double total, cons
       total = Law::value(total, g, b.y + (task * b.samples + s) * b.net.outputs, b.net.outputs, 1, 1);
     } else {
       const int32_t label = b.labels[task * b.samples + s];
-      const T number = T(label);
-      total = label < 0 || label >= b.net.outputs ? quiet_nan : Law::value(total, g, &number, b.net.outputs, 1, 1);
+      total = unsigned(label) >= unsigned(b.net.outputs) ? quiet_nan
+                                                         : total + double(Law::of_label(g, int(b.net.outputs), label));
     }
   });
   return total;
@@ -126,38 +126,70 @@ __device__ __forceinline__ void put_losses(const Batch<T>& b, const TileOfChunk&
     b.partial[at] = total;
 }
 
-// Sums of losses over the tile's samples for `count` particles and all tasks; outs holds [count][tile][pitch].  Pairs of
-// particle and task go to warps, or, where they are few, to the whole block.
-template <class T>
-__device__ void add_losses(const Batch<T>& b, const T* outs, int64_t first, int64_t count, const TileOfChunk& t) {
-  const unsigned rank = thread_rank(), threads = blockDim.x * blockDim.y, warps = threads / 32;
-  const unsigned pairs = unsigned(count * b.tasks), tasks = unsigned(b.tasks);
+// Shared memory for sums: a number of each thread, of which a block has `most_threads`, for so many pairs at once.
+constexpr unsigned most_threads = 256;
+struct Room {
+  double* sums;
+  unsigned pairs;
+};
+
+// The tile's sum of loss(total, pair, sample) for each of `pairs`, the first of which is entry `first`.  Pairs of
+// particle and task go to warps.  Where they are few they are the whole block's, and its threads' sums meet in shared
+// memory.  Lanes add them in the order in which a warp alone would.
+template <class T, class F>
+__device__ __forceinline__ void sum_losses(const Batch<T>& b, int64_t first, unsigned pairs, const TileOfChunk& t,
+                                           Room room, F&& loss) {
+  const unsigned rank = thread_rank(), lane = rank % 32, warp = rank / 32;
+  const unsigned threads = blockDim.x * blockDim.y, warps = threads / 32;
+  const unsigned valid = unsigned(t.valid);
   const bool few = pairs < warps;
-  for (unsigned pair = few ? 0 : rank / 32; pair < pairs; pair += few ? 1 : warps) {
-    const T* g = outs + pair / tasks * b.tile * b.pitch;
-    double total = 0;
-    for (int64_t s = few ? rank : rank % 32; s < t.valid; s += few ? threads : 32)
-      total = add_loss(b, total, g + s * b.pitch, pair % tasks, t.s0 + s);
-    total = few ? block_sum(total) : warp_sum(total);
-    if ((few ? rank : rank % 32) == 0) put_losses(b, t, first * b.tasks + pair, total);
+  const auto finish = [&](unsigned pair, double total) {
+    total = warp_sum(total);
+    if (lane == 0) put_losses(b, t, first + pair, total);
+  };
+  for (unsigned begin = 0; begin < pairs; begin += few ? room.pairs : pairs) {
+    const unsigned end = few ? min(begin + room.pairs, pairs) : pairs;
+    for (unsigned pair = few ? begin : warp; pair < end; pair += few ? 1 : warps) {
+      double total = 0;
+      for (unsigned s = few ? rank : lane; s < valid; s += few ? threads : 32) total = loss(total, pair, s);
+      if (few)
+        room.sums[(pair - begin) * threads + rank] = total;
+      else
+        finish(pair, total);
+    }
+    if (!few) break;
+    __syncthreads();
+    for (unsigned pair = begin + warp; pair < end; pair += warps) {
+      double total = 0;
+      for (unsigned w = 0; w < warps; ++w) total += room.sums[(pair - begin) * threads + 32 * w + lane];
+      finish(pair, total);
+    }
+    if (end < pairs) __syncthreads();
   }
 }
 
-// The same for one task, with the slopes to b.slopes: a warp takes a particle, a lane a sample.
+// Sums of losses over the tile's samples for `count` particles and all tasks; outs holds [count][tile][pitch].
 template <class T>
-__device__ void add_slopes(const Batch<T>& b, T* outs, int64_t first, int64_t count, const TileOfChunk& t) {
-  const unsigned rank = thread_rank(), warps = blockDim.x * blockDim.y / 32;
-  for (int64_t particle = rank / 32; particle < count; particle += warps) {
-    T* to = b.slopes + (first + particle) * b.net.outputs * b.samples + t.s0;
-    double total = 0;
-    for (int64_t s = rank % 32; s < t.valid; s += 32) {
-      T* g = outs + (particle * b.tile + s) * b.pitch;
-      total = add_loss_slope(b, total, g, t.s0 + s);
-      for (int64_t c = 0; c < b.net.outputs; ++c) to[c * b.samples + s] = g[c];
-    }
-    total = warp_sum(total);
-    if (rank % 32 == 0) put_losses(b, t, first + particle, total);
-  }
+__device__ __forceinline__ void add_losses(const Batch<T>& b, const T* outs, int64_t first, int64_t count,
+                                           const TileOfChunk& t, Room room) {
+  const unsigned tasks = unsigned(b.tasks);
+  sum_losses(b, first * b.tasks, unsigned(count) * tasks, t, room, [&](double total, unsigned pair, unsigned s) {
+    const unsigned particle = tasks == 1 ? pair : pair / tasks;  // a division is many instructions
+    return add_loss(b, total, outs + (particle * b.tile + s) * b.pitch, pair - particle * tasks, t.s0 + s);
+  });
+}
+
+// The same for one task, with the slopes to b.slopes.
+template <class T>
+__device__ __forceinline__ void add_slopes(const Batch<T>& b, T* outs, int64_t first, int64_t count,
+                                           const TileOfChunk& t, Room room) {
+  sum_losses(b, first, unsigned(count), t, room, [&](double total, unsigned particle, unsigned s) {
+    T* g = outs + (particle * b.tile + s) * b.pitch;
+    T* to = b.slopes + (first + particle) * b.net.outputs * b.samples + t.s0 + s;
+    total = add_loss_slope(b, total, g, t.s0 + s);
+    for (int64_t c = 0; c < b.net.outputs; ++c) to[c * b.samples] = g[c];
+    return total;
+  });
 }
 
 // Memory and blocks of a launch.

@@ -16,11 +16,11 @@ struct LaneSums {
   T slopes[inputs], slope = 0, weighted = 0;  // of delta x, delta, e h
 
   template <Activation activation>
-  __device__ __forceinline__ void add_tile(const T (&w)[inputs], T bias, T c, const T* x, const T* e) {
+  __device__ __forceinline__ void add_tile(const T (&w)[inputs], T bias, T c, const T* x, const T* e, int count) {
     struct alignas(inputs * sizeof(T) < 16 ? inputs * sizeof(T) : 16) Sample {
       T value[inputs];
     };
-    for (int s = 0; s < samples; ++s) {
+    for (int s = 0; s < count; ++s) {
       const Sample own = reinterpret_cast<const Sample*>(x)[s];
       T z = bias, derivative;
       CBK_UNROLL(16)
@@ -58,7 +58,9 @@ CBK_KERNEL(threads) lane_slopes(Batch<T> b, T* sums) {
       if (threadIdx.x < samples) e[threadIdx.x] = s0 + threadIdx.x < end ? slopes[s0 + threadIdx.x] : T(0);
       __syncthreads();
       LaneSums<T, inputs> part{};
-      with_activation(b.net.activation, [&](auto tag) { part.template add_tile<decltype(tag)::value>(w, bias, c, x, e); });
+      const int count = int(min(end - s0, int64_t(samples)));
+      with_activation(b.net.activation,
+                      [&](auto tag) { part.template add_tile<decltype(tag)::value>(w, bias, c, x, e, count); });
       for (int k = 0; k < inputs; ++k) total.slopes[k] = total.slopes[k] + part.slopes[k];
       total.slope = total.slope + part.slope, total.weighted = total.weighted + part.weighted;
     }

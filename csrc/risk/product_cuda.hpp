@@ -54,24 +54,21 @@ __device__ __forceinline__ Parts<n> parts_of(const unsigned (&words)[n]) {  // o
   for (int i = 0; i < n; ++i) v[i] = bits<float>(words[i]);
   return parts_of<precision>(v);
 }
-template <Precision precision>
-__device__ __forceinline__ void add_small_products(float (&z)[4], const Parts<4>& a, const Parts<2>& b) {
-  if constexpr (precision == Precision::float32) multiply_tf32(z, a.low, b.high), multiply_tf32(z, a.high, b.low);
-}
 
-// z += the 16 terms of a and b.  Tensor cores cut where they should round [Ootomo, Yokota 2022]: for float32 they sum 16
-// terms from 0, the small ones first, and the sums are added outside.
-template <Precision precision>
-__device__ __forceinline__ void add_terms(float (&z)[4], const Parts<4> (&a)[2], const Parts<2> (&b)[2]) {
-  if constexpr (precision == Precision::bf16) {
-    multiply_bf16(z, a[0].high, b[0].high);
-  } else if constexpr (precision == Precision::tf32) {
-    multiply_tf32(z, a[0].high, b[0].high), multiply_tf32(z, a[1].high, b[1].high);
-  } else {
+// z += the terms of a and b, 8 each of the n.  Tensor cores cut where they should round [Ootomo, Yokota 2022]: for
+// float32 they sum these terms from 0, the small ones first, and the sums are added outside.
+template <Precision precision, int n>
+__device__ __forceinline__ void add_terms(float (&z)[4], const Parts<4> (&a)[n], const Parts<2> (&b)[n]) {
+  if constexpr (precision == Precision::float32) {
     float part[4] = {};
-    add_small_products<precision>(part, a[0], b[0]), add_small_products<precision>(part, a[1], b[1]);
-    multiply_tf32(part, a[0].high, b[0].high), multiply_tf32(part, a[1].high, b[1].high);
+    CBK_UNROLL(2)
+    for (int i = 0; i < n; ++i) multiply_tf32(part, a[i].low, b[i].high), multiply_tf32(part, a[i].high, b[i].low);
+    CBK_UNROLL(2)
+    for (int i = 0; i < n; ++i) multiply_tf32(part, a[i].high, b[i].high);
     for (int e = 0; e < 4; ++e) z[e] += part[e];
+  } else {
+    CBK_UNROLL(2)
+    for (int i = 0; i < n; ++i) multiply_tf32(z, a[i].high, b[i].high);
   }
 }
 
@@ -124,7 +121,37 @@ __device__ __forceinline__ void add_stage(const float* rows, const float* column
       b[0] = parts_of<precision>({words[0], words[1]}), b[1] = parts_of<precision>({words[2], words[3]});
     }
     CBK_UNROLL(2)
-    for (int i = 0; i < K::row_tiles; ++i) add_terms<precision>(z[i][j], a[i], b);
+    for (int i = 0; i < K::row_tiles; ++i) {
+      if constexpr (precision == Precision::bf16)  // 16 terms at once
+        multiply_bf16(z[i][j], a[i][0].high, b[0].high);
+      else
+        add_terms<precision>(z[i][j], a[i], b);
+    }
+  }
+}
+
+// The same of tf32, 8 inner indices after the others: fragments of rows take half the registers.
+__device__ __forceinline__ void add_stage_tf32(const float* rows, const float* columns, ProductSums& z) {
+  using K = Product;
+  const unsigned rank = threadIdx.x, line = rank % 8, matrix = rank % 32 / 8;
+  CBK_UNROLL(2)
+  for (unsigned step = 0; step < 2; ++step) {
+    unsigned words[4];
+    Parts<4> a[K::row_tiles];
+    CBK_UNROLL(2)
+    for (int i = 0; i < K::row_tiles; ++i) {
+      const unsigned row = rank / 32 * K::warp_rows + 16 * unsigned(i) + matrix % 2 * 8 + line;
+      load_matrices(words, rows + piece_at<K::depth>(row, 2 * step + matrix / 2));
+      a[i] = parts_of<Precision::tf32>(words);
+    }
+    CBK_UNROLL(16)
+    for (unsigned j = 0; j < K::column_tiles; ++j) {  // two column tiles at once
+      const unsigned column = 8 * (j + matrix / 2) + line;
+      if (j % 2 == 0) load_matrices(words, columns + piece_at<K::depth>(column, 2 * step + matrix % 2));
+      const Parts<2> b = parts_of<Precision::tf32>({words[j % 2 * 2], words[j % 2 * 2 + 1]});
+      CBK_UNROLL(2)
+      for (int i = 0; i < K::row_tiles; ++i) add_terms<Precision::tf32>(z[i][j], {a[i]}, {b});
+    }
   }
 }
 
@@ -260,8 +287,12 @@ struct Warps {
         wait_copies<S::count - 2>();
         stream.convert(stage + 1);
       }
-      const float* tile = stream.tile(stage);
-      if (used) add_stage<precision, packed>(tile, packed ? stream.converted(stage) : tile + S::rows, z);
+      const float *tile = stream.tile(stage), *columns = packed ? stream.converted(stage) : tile + S::rows;
+      if constexpr (precision == Precision::tf32) {
+        if (used) add_stage_tf32(tile, columns, z);
+      } else {
+        if (used) add_stage<precision, packed>(tile, columns, z);
+      }
       if constexpr (!packed) wait_copies<S::count - 2>();
     }
     wait_copies<0>();

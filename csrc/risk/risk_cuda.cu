@@ -16,12 +16,12 @@ struct Tiled {
   }
 };
 
-template <class T>
+template <class T, bool spills>
 CBK_KERNEL(Tile<T>::threads) tiled_risks(Batch<T> b, T* out) {
   CBK_DYNAMIC_SHARED(T, shared);
   await_previous();
   allow_next();
-  run_block<Tiled>(b, out, shared, shared + Tile<T>::shared);
+  run_block<Tiled, spills>(b, out, shared, shared + Tile<T>::shared, shared, Tile<T>::shared);
 }
 
 // ... or, with one output and few inputs, by streaming neurons past samples in registers.
@@ -31,7 +31,8 @@ CBK_KERNEL(direct_threads) direct_risks(Batch<T> b, T* out) {
   using Method = Direct<activation, inputs>;
   await_previous();
   allow_next();
-  run_block<Method>(b, out, shared, shared + direct_neurons * Method::pitch);
+  constexpr int64_t staged = direct_neurons * Method::pitch;
+  run_block<Method, false>(b, out, shared, shared + staged, shared, staged);
 }
 
 template <class T>
@@ -70,7 +71,8 @@ void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor,
   const int64_t tiles = blocks_for(b.samples, b.tile);
   const int64_t chunks = b.theta ? std::min(tiles, std::max(blocks_for(enough_blocks * 8, b.groups), int64_t(1))) : 1;
   b.chunk = blocks_for(tiles, chunks) * b.tile, b.chunks = blocks_for(b.samples, b.chunk);
-  const Kernel<T> kernel = !direct                 ? tiled_risks<T>
+  const Kernel<T> tiled = plan.spills ? tiled_risks<T, true> : tiled_risks<T, false>;
+  const Kernel<T> kernel = !direct                 ? tiled
                            : direct_inputs(b) == 1 ? direct_kernel<T, 1>(b.net.activation)
                                                    : direct_kernel<T, 4>(b.net.activation);
   const dim3 block = direct ? dim3(unsigned(b.tile / direct_samples)) : dim3(16, 16);

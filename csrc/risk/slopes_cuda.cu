@@ -88,13 +88,15 @@ struct Block {
           T derivative;
           z[m][r] = scale * activate<decltype(tag)::value>(z[m][r], derivative);
           delta[m][r] = delta[m][r] * derivative * scale;
+          // what infinite weights make of a sample that is not there, times 0, would be NaN
+          if (sample(r) >= b.samples) z[m][r] = delta[m][r] = 0;
         }
       }
     });
     CBK_UNROLL(4)
     for (int m = 0; m < quad; ++m)
       for (int r = 0; b.hidden && r < runs; ++r)
-        if (has(m) && sample(r) < b.hidden_pitch) b.hidden[hidden(m, r)] = sample(r) < b.samples ? delta[m][r] : T(0);
+        if (has(m) && sample(r) < b.hidden_pitch) b.hidden[hidden(m, r)] = delta[m][r];
   }
 
   // The four neurons' sums of `values` times a line; nullptr for ones.

@@ -3,6 +3,7 @@
 // The first layer is a product of tiles (product_cuda.hpp); activations stay in the registers that hold its sums, and the
 // second layer takes them from there, since a tile of sums read as a fragment only permutes the neurons.  A lane's sums
 // (g, 2t), (g, 2t + 1) stand for the fragment's (g, t), (g, t + 4): the output weights are given in the same order.
+// A warp goes past its columns particle by particle: a particle's sums stay in registers and are written as outputs.
 //
 // N = 1000, M = 20, d = 784, S = 1000 on an H200, by counting: 668 tiles of 6 particles are 6 rounds of 132 blocks, though 5
 // of them nearly do.  In a stage of 16 inner indices a warp multiplies 32 (bf16), 64 (tf32) or 192 fragments (float32), two
@@ -21,16 +22,23 @@ template <Precision precision, class Engine>
 struct Tensor {
   using K = Product;
   static constexpr bool packed = precision == Precision::bf16;
+  static constexpr Precision second = precision == Precision::float32 ? precision : Precision::tf32;
   static constexpr int part = 4;  // column tiles whose activations are formed at once
   // Behind the product's tiles: the columns' biases, then their weights for so many outputs.
   static constexpr int weighed = 16, weights_pitch = K::columns + 8;  // a fragment's eight outputs lie in different banks
   static constexpr int64_t shared = Engine::shared + K::columns + weighed * weights_pitch;
   using Hidden = float[K::row_tiles][part][4];
+  using Sums = float[K::row_tiles][2][4];  // of `weighed` outputs, each eight as ptx.hpp says
+
+  // A particle and its neurons, as columns of the tile; the first and the last may lie outside.
+  struct Run {
+    int particle, begin, end;
+  };
 
   // With the product's first copies.
   static __device__ __forceinline__ void copy_second_layer(const Batch<float>& b, const Place<float>& p, float* biases) {
     const unsigned column = threadIdx.x % K::columns, q = unsigned(p.q0) + column, width = unsigned(b.net.width);
-    const bool there = column < p.neurons;
+    const bool there = int(column) < p.neurons;
     const float* own = p.theta + (there ? q / width * b.size + q % width : 0);
     float* to = biases + column;
     for (int64_t c = threadIdx.x / K::columns; c <= min(b.net.outputs, int64_t(weighed)); c += K::threads / K::columns) {
@@ -44,26 +52,27 @@ struct Tensor {
   // h = sigma(z + b) of column tiles first ... first + part; pre-activations go to b.hidden where it is wanted.
   static __device__ __forceinline__ void activate_part(const Batch<float>& b, const Place<float>& p, const ProductSums& z,
                                                        const float* biases, int first, Hidden& h) {
-    const int lane = int(threadIdx.x) % 32;
-    CBK_UNROLL(16)
-    for (int j = 0; j < K::column_tiles; ++j) {  // registers have no index: a choice of them has
-      if (j / part * part != first) continue;
-      CBK_UNROLL(2)
-      for (int i = 0; i < K::row_tiles; ++i)
-        for (int e = 0; e < 4; ++e) h[i][j % part][e] = z[i][j][e];
-    }
+    const int lane = int(threadIdx.x) % 32, column = 8 * first + 2 * (lane % 4);
+    float2 bias[part];
     CBK_UNROLL(4)
-    for (int j = 0; j < part; ++j) {
+    for (int j = 0; j < part; ++j) bias[j] = *reinterpret_cast<const float2*>(biases + column + 8 * j);
+    CBK_UNROLL(4)
+    for (int from = 0; from < K::column_tiles; from += part) {  // registers have no index: a choice of them has
+      if (from != first) continue;
       CBK_UNROLL(2)
-      for (int odd = 0; odd < 2; ++odd) {
-        const int column = 8 * (first + j) + 2 * (lane % 4) + odd;
-        const float bias = biases[column];
+      for (int i = 0; i < K::row_tiles; ++i) {
         CBK_UNROLL(4)
-        for (int e = 0; e < 2 * K::row_tiles; ++e) {
-          float& v = h[e / 2][j][e % 2 * 2 + odd];
-          v = v + bias;
-          store_hidden(b, p, column, Engine::row(e / 2) + lane / 4 + e % 2 * 8, v);
-        }
+        for (int j = 0; j < part; ++j)
+          for (int e = 0; e < 4; ++e) h[i][j][e] = z[i][from + j][e] + (e % 2 ? bias[j].y : bias[j].x);
+      }
+    }
+    if (b.hidden) {
+      CBK_UNROLL(4)
+      for (int j = 0; j < part; ++j) {
+        CBK_UNROLL(2)
+        for (int i = 0; i < K::row_tiles; ++i)
+          for (int e = 0; e < 4; ++e)
+            store_hidden(b, p, column + 8 * j + e % 2, Engine::row(i) + lane / 4 + e / 2 * 8, h[i][j][e]);
       }
     }
     with_activation(b.net.activation, [&](auto tag) {
@@ -76,81 +85,126 @@ struct Tensor {
     });
   }
 
-  // outs += one column tile's part of the outputs, eight outputs of a particle at a time.
-  static __device__ __forceinline__ void add_column_tile(const Batch<float>& b, const Place<float>& p, const float* weights,
-                                                         unsigned column, const float (&h)[K::row_tiles][part][4], int j,
-                                                         float* outs) {
-    constexpr Precision second = precision == Precision::float32 ? precision : Precision::tf32;
-    const int lane = int(threadIdx.x) % 32;
-    const unsigned g = unsigned(lane) / 4, t = unsigned(lane) % 4, own = column + 2 * t;
-    const unsigned width = unsigned(b.net.width), outputs = unsigned(b.net.outputs), q0 = unsigned(p.q0);
-    Parts<4> a[K::row_tiles];
-    CBK_UNROLL(2)
-    for (int i = 0; i < K::row_tiles; ++i) a[i] = parts_of<second>({h[i][j][0], h[i][j][2], h[i][j][1], h[i][j][3]});
-    unsigned particle = (q0 + column) / width;
-    for (unsigned begin = particle * width; begin < q0 + min(column + 8, unsigned(p.neurons)); ++particle, begin += width) {
-      float* to = outs + (particle * b.tile + g) * b.pitch;
-      for (unsigned c = 0; c < outputs; c += 8) {
-        const auto weight = [&](unsigned at) {  // of the particle's neurons alone
-          const unsigned q = q0 + at, output = c + g;
-          if (q < begin || q - begin >= width || output >= outputs || at >= p.neurons) return 0.0f;
-          return output < weighed ? weights[output * weights_pitch + at]
-                                  : p.theta[particle * b.size + b.net.output_weights() + int64_t(output) * width + (q - begin)];
-        };
-        const Parts<2> w = parts_of<second>({weight(own), weight(own + 1)});
-        CBK_UNROLL(2)
-        for (int i = 0; i < K::row_tiles; ++i) {
-          float sums[4] = {};
-          add_small_products<second>(sums, a[i], w);
-          multiply_tf32(sums, a[i].high, w.high);
-          for (int e = 0; e < 4; ++e) {
-            const unsigned output = c + 2 * t + unsigned(e % 2);
-            if (output < outputs) to[(Engine::row(i) + e / 2 * 8) * b.pitch + output] += sums[e];
-          }
-        }
-      }
+  // So few outputs take fewer multiply-adds than their numbers' parts take instructions.
+  static __device__ __forceinline__ bool has_few(const Batch<float>& b) {
+    return precision == Precision::float32 && b.net.outputs <= 2;
+  }
+
+  // Weights of output c0 + c for the two columns from `column` on, of which `own` are the run's.
+  template <bool whole, bool first>
+  static __device__ __forceinline__ float2 weights_of(const Batch<float>& b, const Place<float>& p,
+                                                      const float* weights, const Run& run, int column,
+                                                      const bool (&own)[2], int c0, int c) {
+    if constexpr (first) {
+      const float2 w = *reinterpret_cast<const float2*>(weights + c * weights_pitch + column);
+      return {whole || own[0] ? w.x : 0, whole || own[1] ? w.y : 0};
+    } else {
+      const float* first_of = p.theta + run.particle * b.size + b.net.output_weights() + (c0 + c) * b.net.width;
+      const float* w = first_of - run.begin + column;
+      const bool there = c0 + c < int(b.net.outputs);
+      return {there && own[0] ? w[0] : 0, there && own[1] ? w[1] : 0};
     }
   }
 
-  // The same of the one particle's few outputs, for a part at once: what mma would multiply by zeros costs more.
-  static constexpr int few = 4;
-  static __device__ __forceinline__ void add_few(const Batch<float>& b, const float* weights, int first, const Hidden& h,
-                                                 float* outs) {
-    const int lane = int(threadIdx.x) % 32, t = lane % 4;
-    for (int c = 0; c < int(b.net.outputs); ++c) {
-      float sums[2 * K::row_tiles] = {};
-      CBK_UNROLL(4)
-      for (int j = 0; j < part; ++j) {
-        const float2 w = *reinterpret_cast<const float2*>(weights + c * weights_pitch + 8 * (first + j) + 2 * t);
+  // sums += the part of a column tile's neurons that are the run's: the `whole` tile, or some.  `first`: the outputs
+  // are those whose weights lie in shared memory.
+  // The others' numbers may be NaN, which times 0 is NaN: 0 takes the place of their activations and of their weights.
+  template <bool whole, bool first>
+  static __device__ __forceinline__ void add_column_tile(const Batch<float>& b, const Place<float>& p,
+                                                         const float* weights, const Run& run, int tile,
+                                                         const Hidden& h, int j, int c0, Sums& sums) {
+    const int lane = int(threadIdx.x) % 32, column = tile + 2 * (lane % 4), outputs = int(b.net.outputs);
+    const bool own[2] = {whole || (column >= run.begin && column < run.end),
+                         whole || (column + 1 >= run.begin && column + 1 < run.end)};
+    float v[K::row_tiles][4];
+    CBK_UNROLL(2)
+    for (int i = 0; i < K::row_tiles; ++i)
+      for (int e = 0; e < 4; ++e) v[i][e] = own[e % 2] ? h[i][j][e] : 0;
+    if (has_few(b)) {
+      CBK_UNROLL(2)
+      for (int c = 0; c < 2; ++c) {
+        if (c >= outputs) break;
+        const float2 w = weights_of<whole, first>(b, p, weights, run, column, own, 0, c);
         CBK_UNROLL(4)
-        for (int i = 0; i < 2 * K::row_tiles; ++i) {
-          const float* own = h[i / 2][j] + i % 2 * 2;
-          sums[i] = mad(own[0], w.x, mad(own[1], w.y, sums[i]));
+        for (int r = 0; r < 2 * K::row_tiles; ++r) {
+          const float* both = v[r / 2] + r % 2 * 2;
+          float& sum = sums[r / 2][0][r % 2 * 2 + c];
+          sum = mad(both[0], w.x, mad(both[1], w.y, sum));
         }
       }
+      return;
+    }
+    Parts<4> a[K::row_tiles];
+    CBK_UNROLL(2)
+    for (int i = 0; i < K::row_tiles; ++i) a[i] = parts_of<second>({v[i][0], v[i][2], v[i][1], v[i][3]});
+    CBK_UNROLL(2)
+    for (int o = 0; o < 2; ++o) {
+      if (c0 + 8 * o >= outputs) break;
+      const float2 w = weights_of<whole, first>(b, p, weights, run, column, own, c0, 8 * o + lane / 4);
+      const Parts<2> parts = parts_of<second>({w.x, w.y});
+      CBK_UNROLL(2)
+      for (int i = 0; i < K::row_tiles; ++i) add_terms<second>(sums[i][o], {a[i]}, {parts});
+    }
+  }
+
+  // The run's sums of outputs c0 ... go to its outputs, and are 0 then.  They are of its neurons in columns [from, to).
+  static __device__ __forceinline__ void put_sums(const Batch<float>& b, const Place<float>& p, const Run& run, int c0,
+                                                  int from, int to, Sums& sums, float* outs) {
+    const int lane = int(threadIdx.x) % 32, c = c0 + 2 * (lane % 4), left = int(b.net.outputs) - c;
+    const int pitch = int(b.pitch);
+    const bool ends = run.end <= to;
+    const float scale = ends ? float(b.net.scale) : 1;
+    float* const own = outs + (run.particle * int(b.tile) + Engine::row(0) + lane / 4) * pitch + c;
+    float shift[2][2] = {};
+    // f(sum, output, its half and place there) of a lane's sums of outputs that there are
+    const auto each = [&](auto&& f) {
       CBK_UNROLL(4)
-      for (int i = 0; i < 2 * K::row_tiles; ++i) {
-        for (int flip = 1; flip < 4; flip *= 2) sums[i] += __shfl_xor_sync(~0u, sums[i], flip);
-        if (t == i) outs[(Engine::row(i / 2) + i % 2 * 8 + lane / 4) * b.pitch + c] += sums[i];
+      for (int r = 0; r < 2 * K::row_tiles; ++r) {
+        float* const line = own + (Engine::row(r / 2) - Engine::row(0) + r % 2 * 8) * pitch;
+        CBK_UNROLL(4)
+        for (int e = 0; e < 4; ++e) {
+          const int output = e / 2 * 8 + e % 2;
+          if (output < left) f(sums[r / 2][e / 2][r % 2 * 2 + e % 2], line[output], shift[e / 2][e % 2]);
+        }
       }
+    };
+    if (has_few(b)) {
+      CBK_UNROLL(2)
+      for (int e = 0; e < 2; ++e) {
+        if (e >= b.net.outputs) break;
+        CBK_UNROLL(4)
+        for (int r = 0; r < 2 * K::row_tiles; ++r) {
+          float& sum = sums[r / 2][0][r % 2 * 2 + e];
+          for (int flip = 1; flip < 4; flip *= 2) sum += __shfl_xor_sync(~0u, sum, flip);
+        }
+      }
+    }
+    if (run.begin < from) each([](float& sum, const float& g, float) { sum += g; });
+    if (ends && b.net.output_bias) {
+      const float* bias = p.theta + run.particle * b.size + b.net.output_biases() + c;
+      CBK_UNROLL(4)
+      for (int e = 0; e < 4; ++e)
+        if (e / 2 * 8 + e % 2 < left) shift[e / 2][e % 2] = bias[e / 2 * 8 + e % 2];
+    }
+    each([&](float& sum, float& g, float bias) { g = mad(sum, scale, bias); });
+    CBK_UNROLL(2)
+    for (int i = 0; i < K::row_tiles; ++i) {
+      CBK_UNROLL(4)
+      for (int e = 0; e < 8; ++e) sums[i][e / 4][e % 4] = 0;
     }
   }
 
   static __device__ __forceinline__ void outputs(const Batch<float>& b, Place<float> p, float* shared, float* outs) {
-    const auto clear = [&] {
-      for (int64_t i = threadIdx.x; i < p.count * b.tile * b.pitch; i += K::threads) outs[i] = 0;
-      __syncthreads();
-    };
-    const bool overlaid = outs == shared;  // the only tile's sums are complete before outputs are written
-    const bool used = Engine::used(p.valid);
-    if (!overlaid) clear();
-    const int64_t neurons = p.count * b.net.width, d = b.net.inputs;
+    // By a shuffle the compiler knows that a warp's threads agree.
+    const bool used = __shfl_sync(~0u, Engine::used(p.valid), 0);
+    const int64_t all = p.count * b.net.width, d = b.net.inputs;
+    const int width = int(b.net.width), outputs = int(b.net.outputs);
     float* const biases = shared + Engine::shared;
-    for (p.q0 = 0; p.q0 < neurons; p.q0 += K::columns) {
-      p.neurons = min(neurons - p.q0, int64_t(K::columns));
+    for (p.q0 = 0; p.q0 < all; p.q0 += K::columns) {
+      p.neurons = int(min(all - p.q0, int64_t(K::columns)));
       copy_second_layer(b, p, biases);
       const TileStream<packed> stream(
-          packed ? Lines{b.packed + p.s0 * b.packed_pitch, b.packed_pitch, K::rows} : Lines{b.x + p.s0 * d, d, int(p.valid)},
+          packed ? Lines{b.packed + p.s0 * b.packed_pitch, b.packed_pitch, K::rows} : Lines{b.x + p.s0 * d, d, p.valid},
           [&](int r) -> const float* {
             const unsigned q = unsigned(p.q0) + unsigned(r), width = unsigned(b.net.width);
             return r < p.neurons ? p.theta + q / width * b.size + q % width * d : nullptr;
@@ -158,24 +212,39 @@ struct Tensor {
           d, b.access, b.x, Engine::place(shared));
       ProductSums z;
       Engine::template multiply<precision>(stream, used, z);
-      __syncthreads();
-      if (overlaid) clear();
-      for (int first = 0; first < K::column_tiles; first += part) {
-        if (!used || 8 * first >= p.neurons) break;
+      __syncthreads();  // outputs may lie where tiles were read
+      const int neurons = used ? p.neurons : 0, particle = int(unsigned(p.q0) / unsigned(width));
+      Run run{particle, particle * width - int(p.q0), (particle + 1) * width - int(p.q0)};
+      Sums sums = {};
+      for (int first = 0; 8 * first < neurons; first += part) {
         Hidden h;
         activate_part(b, p, z, biases, first, h);
-        if (p.count == 1 && b.net.outputs <= few) {
-          add_few(b, biases + K::columns, first, h, outs);
-          continue;
-        }
-        CBK_UNROLL(4)
-        for (int j = 0; j < part; ++j) {
-          if (8 * (first + j) < p.neurons) add_column_tile(b, p, biases + K::columns, unsigned(8 * (first + j)), h, j, outs);
+        const Run before = run;
+        const bool several = outputs > weighed;  // more than the sums' registers
+        const int from = several ? 8 * first : 0, to = min(8 * (first + part), neurons);
+        for (int c0 = 0; c0 < outputs; c0 += weighed) {
+          run = before;
+          CBK_UNROLL(4)
+          for (int j = 0; j < part; ++j) {
+            const int tile = 8 * (first + j), end = min(tile + 8, neurons);
+            while (run.begin < end) {
+              const float* const weights = biases + K::columns;
+              if (c0)
+                add_column_tile<false, false>(b, p, weights, run, tile, h, j, c0, sums);
+              else if (run.begin > tile || run.end < tile + 8)
+                add_column_tile<false, true>(b, p, weights, run, tile, h, j, 0, sums);
+              else
+                add_column_tile<true, true>(b, p, weights, run, tile, h, j, 0, sums);
+              if (run.end > end) break;
+              put_sums(b, p, run, c0, from, end, sums, outs);
+              run = {run.particle + 1, run.end, run.end + width};
+            }
+          }
+          if (run.begin < to && (several || to == neurons)) put_sums(b, p, run, c0, from, to, sums, outs);
         }
       }
       __syncthreads();
     }
-    scale_tile(b, p.theta, p.count, p.valid, outs);
   }
 };
 
@@ -190,11 +259,14 @@ void with_precision(Precision precision, F&& f) {
 }
 
 // Outputs that fit lie where the product's tiles lay, if all the block's neurons are one tile, or behind these.
-template <Precision precision, class Engine>
+template <Precision precision, class Engine, bool spills>
 CBK_KERNEL(Product::threads) tensor_risks(Batch<float> b, float* out) {
   CBK_DYNAMIC_SHARED(float, shared);
   using Method = Tensor<precision, Engine>;
-  run_block<Method>(b, out, shared, b.group * b.net.width <= Product::columns ? shared : shared + Method::shared);
+  const bool overlaid = b.group * b.net.width <= Product::columns;
+  const int64_t used = overlaid && !spills ? b.group * b.tile * b.pitch : 0;
+  run_block<Method, spills>(b, out, shared, overlaid ? shared : shared + Method::shared, shared + used,
+                            Method::shared - used);
 }
 
 template <class Engine>
@@ -205,8 +277,9 @@ template <class Engine>
 void launch_engine(const Batch<float>& b, int64_t blocks, int64_t behind, Precision precision, float* out,
                    cudaStream_t stream) {
   with_precision(precision, [&](auto tag) {
-    launch(tensor_risks<decltype(tag)::value, Engine>, dim3(unsigned(blocks)), dim3(Product::threads),
-           size_t(fixed_shared<Engine> + behind) * sizeof(float), stream, b, out);
+    constexpr Precision own = decltype(tag)::value;
+    launch(b.outputs ? tensor_risks<own, Engine, true> : tensor_risks<own, Engine, false>, dim3(unsigned(blocks)),
+           dim3(Product::threads), size_t(fixed_shared<Engine> + behind) * sizeof(float), stream, b, out);
   });
 }
 

@@ -101,9 +101,11 @@ __device__ __forceinline__ void tile_product(Rows&& rows, Columns&& columns, int
 template <class T>
 struct Place {
   const T* theta;                // the block's first particle
-  int64_t count;                 // its particles
-  int64_t s0, valid;             // samples
-  int64_t q0, neurons;           // neurons from q0 on, at most `side`
+  int count;                     // its particles
+  int64_t s0;                    // samples from s0 on
+  int valid;
+  int64_t q0;                    // neurons from q0 on, at most a tile's columns
+  int neurons;
   int64_t first = 0;             // the first particle's number in the batch
 };
 
@@ -213,7 +215,7 @@ __device__ void tile_outputs(const Batch<T>& b, Place<T> p, T* shared, T* outs, 
   __syncthreads();
   const int64_t neurons = p.count * b.net.width;
   for (p.q0 = 0; p.q0 < neurons; p.q0 += Tile<T>::side) {
-    p.neurons = min(neurons - p.q0, int64_t(Tile<T>::side));
+    p.neurons = int(min(neurons - p.q0, int64_t(Tile<T>::side)));
     tile_sums(b, p, shared, z);
     add_hidden(b, p, z, shared, outs);
   }
@@ -221,17 +223,20 @@ __device__ void tile_outputs(const Batch<T>& b, Place<T> p, T* shared, T* outs, 
 }
 
 // The work of a block: Method::outputs forms the outputs of its particles on a tile of samples, and these go where they are
-// wanted.
-template <class Method, class T>
-__device__ __forceinline__ void run_block(const Batch<T>& b, T* out, T* shared, T* in_shared) {
-  T* outs = b.outputs ? b.outputs + int64_t(blockIdx.x) * b.group * b.tile * b.pitch : in_shared;
+// wanted.  `spills`: they lie in global memory; the compiler is to know which memory it is.  `free` is shared memory
+// for so many numbers while losses are summed.
+template <class Method, bool spills, class T>
+__device__ __forceinline__ void run_block(const Batch<T>& b, T* out, T* shared, T* in_shared, T* free,
+                                          int64_t numbers) {
+  const Room room{reinterpret_cast<double*>(free), unsigned(numbers * sizeof(T) / sizeof(double)) / most_threads};
+  T* const outs = spills ? b.outputs + int64_t(blockIdx.x) * b.group * b.tile * b.pitch : in_shared;
   for (int64_t work = blockIdx.x; work < b.groups * b.chunks; work += gridDim.x) {
     const unsigned chunks = unsigned(b.chunks);  // particles are counted in 32 bits: so are a card's divisions faster
     const int64_t first = unsigned(work) / chunks * b.group, chunk = unsigned(work) % chunks;
     const int64_t count = min(b.group, b.particles - first), end = min((chunk + 1) * b.chunk, b.samples);
-    Place<T> p{particles_of(b, first, count), count, 0, 0, 0, 0, first};
+    Place<T> p{particles_of(b, first, count), int(count), 0, 0, 0, 0, first};
     for (p.s0 = chunk * b.chunk; p.s0 < end; p.s0 += b.tile) {
-      p.valid = min(b.tile, end - p.s0);
+      p.valid = int(min(b.tile, end - p.s0));
       Method::outputs(b, p, shared, outs);
       const TileOfChunk tile{p.s0, p.valid, chunk, p.s0 == chunk * b.chunk, p.s0 + b.tile >= end};
       if (out) {
@@ -241,9 +246,9 @@ __device__ __forceinline__ void run_block(const Batch<T>& b, T* out, T* shared, 
           out[((first + particle) * b.samples + p.s0 + s) * outputs + c] = outs[(particle * b.tile + s) * b.pitch + c];
         }
       } else if (b.slopes) {
-        add_slopes(b, outs, first, count, tile);
+        add_slopes(b, outs, first, count, tile, room);
       } else {
-        add_losses(b, outs, first, count, tile);
+        add_losses(b, outs, first, count, tile, room);
       }
       __syncthreads();
     }
