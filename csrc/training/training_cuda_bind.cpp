@@ -90,17 +90,17 @@ Method method_named(const std::string& name) {
 
 struct StartedRun {
   RunShape shape;
+  py::object owner;  // of the memory of x and y, which the run may read until it ends
   std::unique_ptr<Run> run;
 };
 
-// theta [particles, size] and task [particles] are NumPy's, contiguous; x and y addresses.  The owner of their memory
-// lives as long as the run, which may read them until it ends.
+// theta [particles, size] and task [particles] are NumPy's, contiguous; x and y addresses.
 std::unique_ptr<StartedRun> start(std::pair<int, Address> on, const NetworkTuple& net, const std::string& method,
                                   Address x, Address y, bool on_host, const std::string& loss, int64_t samples, int64_t batch,
                                   int64_t tasks, bool own_inputs, const py::array& theta,
                                   const std::optional<py::array_t<int32_t>>& task, uint64_t seed,
                                   const std::string& noise, bool solve, const std::string& precision,
-                                  const Numbers& more, const py::object&) {
+                                  const Numbers& more, py::object owner) {
   RunShape shape{on.first, method_named(method), network_of(net), named<Loss>(loss), samples,
                  batch, tasks, own_inputs, theta.shape(0), seed, named<Noise>(noise), solve, precision_of(precision)};
   set_more(shape, more);
@@ -108,10 +108,11 @@ std::unique_ptr<StartedRun> start(std::pair<int, Address> on, const NetworkTuple
   const void* particles = theta.data();
   const int32_t* rows = task ? task->data() : nullptr;
   const bool float64 = theta.itemsize() == 8;
+  auto started = std::make_unique<StartedRun>(StartedRun{shape, std::move(owner), nullptr});
   py::gil_scoped_release release;
-  return std::make_unique<StartedRun>(
-      StartedRun{shape, float64 ? make_run(shape, data, static_cast<const double*>(particles), rows)
-                                : make_run(shape, data, static_cast<const float*>(particles), rows)});
+  started->run = float64 ? make_run(shape, data, static_cast<const double*>(particles), rows)
+                         : make_run(shape, data, static_cast<const float*>(particles), rows);
+  return started;
 }
 
 void check_count(const char* name, const Indices& indices, int64_t wanted) {
@@ -177,7 +178,7 @@ void register_training(py::module_& m) {
             run.write(name, from);
           },
           arg("name"), arg("values"));
-  m.def("start", &start, py::keep_alive<0, 19>(), arg("on"), arg("net"), arg("method"), arg("x"), arg("y"),
+  m.def("start", &start, arg("on"), arg("net"), arg("method"), arg("x"), arg("y"),
         arg("on_host"), arg("loss"), arg("samples"), arg("batch"), arg("tasks"), arg("own_inputs"), arg("theta"),
         arg("task"), arg("seed"), arg("noise"), arg("solve"), arg("precision"), arg("more"), arg("owner"));
   m.def(

@@ -199,7 +199,7 @@ def test_drawn_ensembles(cuda, dtype, net, mirrored):
     shape = net.inputs, net.width, net.outputs, net.activation, 1 / net.width, net.output_bias
     cuda.hopping_risk(
         (0, 0), dtype == "float64", shape, pointer(on[0]), 6, 0.1, mirrored, 5, 2, pointer(on[1]), 140,
-        pointer(on[2]), False, False, pointer(out),
+        pointer(on[2]), "mse", False, pointer(out),
     )  # fmt: skip
     np.testing.assert_allclose(host(out), expected, rtol=EXACT[dtype])
 
@@ -236,7 +236,7 @@ def test_atom_risks_of_a_drawn_ensemble(cuda, dtype):
     out, on = put(np.empty((4, 3))), [put(a) for a in (center, x, y)]
     cuda.hopping_risk(
         (0, 0), dtype == "float64", (2, 3, 1, "tanh", 1 / 3, False), pointer(on[0]), 4, 0.1, False, 5, 2,
-        pointer(on[1]), 150, pointer(on[2]), False, True, pointer(out),
+        pointer(on[1]), 150, pointer(on[2]), "mse", True, pointer(out),
     )  # fmt: skip
     np.testing.assert_allclose(host(out), with_one_neuron(net, center, theta, x, y, "mse"), rtol=EXACT[dtype])
 

@@ -65,7 +65,7 @@ def good(function):
         "wasserstein2": {"atoms_a": atoms, "atoms_b": atoms.copy(), **common},
         "wasserstein_over_wasserstein": {"atoms_a": atoms, "atoms_b": atoms.copy(), **common},
         "sinkhorn": {
-            "atoms": atoms, "support": support, "epsilon": 0.1, "iterations": 5, "tolerance": 0.1, **common,
+            "atoms": atoms, "support": support, "epsilon": 0.1, "iterations": 500, "tolerance": 0.1, **common,
         },
     }[function]  # fmt: skip
 

@@ -205,13 +205,22 @@ def test_a_run_keeps_its_data(emulated):
     owner = Owner()
     kept = weakref.ref(owner)
     run = emulated.module.start(
-        (0, 0), (3, 5, 2, "tanh", 0.2, False), "adam", x.ctypes.data, x.ctypes.data, True, False, 6, 0, 1,
+        (0, 0), (3, 5, 2, "tanh", 0.2, False), "adam", x.ctypes.data, x.ctypes.data, True, "mse", 6, 0, 1,
         False, theta, None, 0, "none", False, "float32", {}, owner,
     )  # fmt: skip
     del owner
     assert kept() is not None
     del run
     assert kept() is None
+
+
+def test_a_run_of_the_wrong_kind_is_refused(emulated):
+    theta, x = problem()
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        emulated.module.start(
+            (0, 0), (3, 5, 2, "tanh", 0.2, False), "adam", x.ctypes.data, x.ctypes.data, True, None, 6, 0, 1,
+            False, theta, None, 0, "none", False, "float32", {}, object(),
+        )  # fmt: skip
 
 
 def test_casts_are_copies_of_the_dtype_asked_for(emulated):

@@ -37,7 +37,7 @@ def planned(method):
 def start(module, made, theta, **changes):
     given = {
         "on": (0, 0), "net": NETWORK, "method": made.kernel, "x": X.ctypes.data, "y": Y.ctypes.data,
-        "on_host": True, "labels": False, "samples": SAMPLES, "batch": 3, "tasks": 1, "own_inputs": False,
+        "on_host": True, "loss": "mse", "samples": SAMPLES, "batch": 3, "tasks": 1, "own_inputs": False,
         "theta": theta, "task": made.task, "seed": 0, "noise": made.noise, "solve": False,
         "precision": "float32", "more": dict(made.more), "owner": None,
     }  # fmt: skip
@@ -103,10 +103,10 @@ def test_names_of_kernels(emulated):
                 (0, 0), True, net, t, PARTICLES, x, SAMPLES, o, precision
             ),
             lambda net=net, precision=precision: module.risk(
-                (0, 0), True, net, t, PARTICLES, x, SAMPLES, y, False, 1, o, 1, precision
+                (0, 0), True, net, t, PARTICLES, x, SAMPLES, y, "mse", 1, o, 1, precision
             ),
             lambda net=net, precision=precision: module.risk_gradient(
-                (0, 0), True, net, t, PARTICLES, x, SAMPLES, y, False, o, t, precision
+                (0, 0), True, net, t, PARTICLES, x, SAMPLES, y, "mse", o, t, precision
             ),
         ):
             with pytest.raises(ValueError, match=message):
