@@ -18,16 +18,14 @@ CBK_INLINE V keep_lanes(V v, int64_t count) {
 }
 #else
 
-// exp of math.hpp where x <= 0, or NaN.
-template <class T>
-CBK_INLINE T exp_below(T x) {
-  constexpr bool single = sizeof(T) == 4;
-  x = max(T(single ? -87.3 : -708.3), x);
-  const T n = round(x * T(1.44269504088896340736)), scale = exp2_integer(n);
-  T r = mad(n, T(single ? -0.693359375 : -6.93147180369123816490e-01), x);
-  r = mad(n, T(single ? 2.12194440e-4 : -1.90821492927058770002e-10), r);
-  return mad(scale, mad(horner<tables::Table<T>::EXP>(r), r * r, r), scale);
+// exp(x) for x <= 0, or NaN: 2^t and what the product's rounding left.
+CBK_INLINE float exp_below(float x) {
+  x = max(-87.3f, x);
+  const float t = x * 1.44269502f, rest = fma(x, 1.92596299e-8f, fma(x, 1.44269502f, -t));
+  const float power = exp2_near(t);
+  return fma(power * rest, 0.693147181f, power);
 }
+CBK_INLINE double exp_below(double x) { return exp(x); }
 #endif
 
 // A loss: its sum over a panel's samples, and the same with g replaced by factor * dL/dg, zero in padded samples.  g is

@@ -102,6 +102,15 @@ CBK_INLINE V quotient(V a, V b) {
 #endif
   return a / b;
 }
+// 2^t for t in [-126, 0], or NaN, to two units in the last place: one instruction.
+CBK_INLINE float exp2_near(float t) {
+#if defined(__CUDA_ARCH__)
+  asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(t));
+  return t;
+#else
+  return std::exp2(t);
+#endif
+}
 template <class V>
 CBK_INLINE V abs(V a) {
   return bits<V>(bits<Int<V>>(a) & ~(Int<V>(1) << (sizeof(V) * 8 - 1)));
