@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cbokernels as cbk
-from cbokernels import _arrays, _data
+from cbokernels import _arrays
 
 NET = cbk.TwoLayer(inputs=3, width=5, outputs=2, activation="tanh")
 
@@ -113,7 +113,7 @@ def test_integers_reach_the_kernels_aligned(dtype):
 def test_data_reach_the_kernels_aligned(dtype):
     values = np.linspace(-1, 1, 12).reshape(4, 3).astype(dtype)
     for layout in ("misaligned", "strided", "fortran"):
-        found = _data.floats(LAYOUTS[layout](values), "x", np.dtype(dtype))
+        found = _arrays.floats(LAYOUTS[layout](values), "x", np.dtype(dtype))
         assert found.flags.aligned
         assert found.flags.c_contiguous
         np.testing.assert_array_equal(found, values)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import cbokernels as cbk
-from cbokernels import _checkpoint, _files
+from cbokernels import _files
+from cbokernels.training.checkpoint import Checkpoint
 
 NET = cbk.TwoLayer(1, 8, 1)
 rng = np.random.default_rng(4)
@@ -80,13 +81,13 @@ def test_without_resume_the_run_starts_anew(tmp_path):
 def test_written_every_so_often_and_at_the_end(tmp_path, monkeypatch, every, saved):
     path = tmp_path / "run.npz"
     lengths = []
-    save = _checkpoint.Checkpoint.save
+    save = Checkpoint.save
 
     def count(self, *arguments):
         save(self, *arguments)
         lengths.append(len(cbk.Result.load(path).history["epoch"]))
 
-    monkeypatch.setattr(_checkpoint.Checkpoint, "save", count)
+    monkeypatch.setattr(Checkpoint, "save", count)
     result = train(checkpoint=path, every=every)
     assert lengths == saved
     assert_same(cbk.Result.load(path), result)

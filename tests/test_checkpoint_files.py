@@ -17,7 +17,7 @@ import pytest
 from faults import assert_same
 
 import cbokernels as cbk
-from cbokernels import _checkpoint, _files
+from cbokernels import _files, _records
 
 SEED = int(os.environ.get("CBOKERNELS_SEED", "17"))
 NOT_OURS = r"must be a file written by cbokernels: "
@@ -29,10 +29,10 @@ def run(path, name="transport", epochs=3, **arguments):
 
 def rewrite(path, change):
     """Replace a checkpoint by its last record's header and arrays after a change to them."""
-    *_, (header, arrays) = _checkpoint._records(path)
+    *_, (header, arrays) = _records.records(path)
     change(header, arrays)
     with open(path, "wb") as file:
-        _checkpoint._write_record(file, header, arrays)
+        _records.write_record(file, header, arrays)
 
 
 def npz(shape="(3,)", size=24, compression=zipfile.ZIP_STORED, name="cbokernels.npy"):
@@ -160,7 +160,7 @@ def test_rows_of_another_kind_are_refused(tmp_path, change):
 @pytest.mark.parametrize("framed", [True, False])
 def test_files_that_announce_more_than_they_hold(tmp_path, content, message, framed):
     path = tmp_path / "run"
-    frame = _checkpoint._FRAME.pack(_checkpoint._MARK, len(content))
+    frame = _records._FRAME.pack(_records._MARK, len(content))
     path.write_bytes(frame + content if framed else content)
     for read in (lambda: run(path, "cbo"), lambda: cbk.Result.load(path)):
         with pytest.raises(ValueError, match=f"{path}.*{NOT_OURS}.*{message}"):
@@ -191,7 +191,7 @@ def test_damaged_files_are_an_earlier_epoch_or_refused(tmp_path, kind):
     rng = random.Random(SEED)
     path, copy = tmp_path / "run", tmp_path / "copy"
     whole = run(path, "minimize by hopping", epochs=400, every=1)
-    assert len(list(_checkpoint._records(path))) > 2
+    assert len(list(_records.records(path))) > 2
     if kind == "result":
         whole.save(path)
     content = path.read_bytes()
@@ -223,7 +223,7 @@ def test_a_torn_record_costs_what_it_holds_alone(tmp_path):
     run(path, "minimize by hopping", epochs=400, every=1)
     saved = len(cbk.Result.load(path).history["epoch"])
     with open(path, "ab") as file:
-        file.write(_checkpoint._FRAME.pack(_checkpoint._MARK, 10**6) + b"half")
+        file.write(_records._FRAME.pack(_records._MARK, 10**6) + b"half")
     assert len(cbk.Result.load(path).history["epoch"]) == saved
     whole = faults.run("minimize by hopping", 410)
     assert_same(run(path, "minimize by hopping", epochs=410), whole)
@@ -339,7 +339,7 @@ def test_another_instruction_set_is_told_of(tmp_path):
 
 def test_another_version_is_told_of(tmp_path, monkeypatch):
     run(tmp_path / "run", "cbo")
-    monkeypatch.setattr(_checkpoint, "__version__", "99.0")
+    monkeypatch.setattr("cbokernels.training.checkpoint.__version__", "99.0")
     with pytest.warns(cbk.CboWarning, match=r"continued by cbokernels 99.0"):
         run(tmp_path / "run", "cbo", epochs=4)
 

@@ -290,7 +290,7 @@ NAN[3, 0] = np.nan
         (
             {"method": cbk.CBO},
             TypeError,
-            r"method must be a method such as cbokernels.CBO\(\), got <class 'cbokernels.methods.CBO'>",
+            r"method must be a method such as cbokernels.CBO\(\), got <class 'cbokernels.methods.cbo.CBO'>",
         ),
         ({"x": X[:, 0]}, ValueError, r"x must have shape \[S, 1\], got \[6\]"),
         ({"x": X[:0]}, ValueError, r"x must have shape \[S, 1\] with no size 0, got \[0, 1\]"),

@@ -6,17 +6,13 @@ can do.
 """
 
 from . import cuda, reference
-from ._adam import Adam, Hybrid
 from ._cpu import isa, isas
-from ._heavy_ball import GradientFlow, HeavyBall
-from ._multitask import MultiTaskCBO
-from ._transport_method import TransportCBO
 from ._version import __version__ as __version__
 from .consensus import Consensus, consensus
 from .errors import CboError, CboWarning, ConsensusError, CudaUnavailableError
-from .hopping import ConsensusHopping, atom_risks
+from .hopping import atom_risks
 from .langevin import langevin_step
-from .methods import CBO
+from .methods import CBO, Adam, ConsensusHopping, GradientFlow, HeavyBall, Hybrid, MultiTaskCBO, TransportCBO
 from .minimize import minimize
 from .network import TwoLayer
 from .random import philox4x32, standard_normal

@@ -70,28 +70,6 @@ def barycenter(atoms: Any, weights: Any, *, support: Any = None, iterations: int
     return Barycenter(y, match, history[-1], np.array(history))
 
 
-def transport_update(
-    atoms: Any,
-    support: Any,
-    match: Any,
-    *,
-    drift: float = 1.0,
-    diffusion: float = 1.2**0.5,
-    dt: float = 0.1,
-    seed: int = 0,
-    step: int = 0,
-    first_particle: int = 0,
-) -> Any:
-    """Atoms [N, M, K] after one step towards support[match]."""
-    from .reference import standard_normal
-
-    atoms, support = np.asarray(atoms, float), np.asarray(support, float)
-    n, m, k = atoms.shape
-    xi = standard_normal(n, m * k, seed=seed, step=step, first_particle=first_particle)
-    noise = diffusion * math.sqrt(dt) * xi.reshape(atoms.shape)
-    return atoms - drift * dt * (atoms - support[np.asarray(match)]) + noise
-
-
 def wasserstein2(atoms_a: Any, atoms_b: Any) -> Any:
     """Squared distances [N, N'] of atoms_a [N, M, K] and atoms_b [N', M, K]."""
     return np.stack([assign(atoms_a, b).cost for b in np.asarray(atoms_b, float)], axis=1)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ._arrays import call_of
 from ._checks import FLOATS, real, threads
-from ._dispatch import call_of
 from .errors import CboWarning
 
 _RISK = (np.dtype(np.float64),)

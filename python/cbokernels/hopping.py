@@ -1,34 +1,15 @@
-"""Consensus hopping: gradient-free training with an ensemble drawn anew at every step and never stored.
-
-    theta_n = c + s xi_n,   theta_{n+N/2} = c - s xi_n  (mirrored)
-    g = Σ (beta_n - 1/N) (theta_n - c) / s,   c <- c + lr Adam(g)
-
-CBO with drift dt = 1 around the last consensus [Riedl, Klock, Geldhauser, Fornasier 2023], with the rank
-weights of CMA-ES [Hansen 2016], mirrored pairs and Adam [Kingma, Ba 2015] on the consensus drift, a stand-in
-for the gradient.
-"""
+"""Risks of a network with one neuron replaced, which the scope "atom" of `ConsensusHopping` weighs."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import math
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from . import _cpu
-from ._arrays import Array
-from ._checks import WORD, boolean, choice, integer, positive, real, threads
-from ._method import Method, Setting, Stepper
-from .errors import ConsensusError
+from ._checks import threads
+from .methods.hopping import ConsensusHopping
 from .network import TwoLayer
 from .risk import _ensemble, _targets
-from .schedules import Exponential, Parameter, TargetEss
-
-_SPREAD = Exponential(0.1, 0.01)
-_nonnegative = functools.partial(real, low=0.0)
 
 
 def atom_risks(
@@ -58,121 +39,8 @@ def atom_risks(
         raise ValueError(f"precision must be 'float32' for atom_risks, got {precision!r}")
     workers = threads(num_threads)
     out = call.empty((len(particles), net.width), np.float64)
-    call.kernels.atom_risks(call.network(net), start, particles, inputs, targets[0], loss, out, workers)
+    call.kernels.atom_risks(net._passed_to(call), start, particles, inputs, targets[0], loss, out, workers)
     return call.result(out)
-
-
-@dataclasses.dataclass(frozen=True)
-class ConsensusHopping(Method):
-    """Consensus hopping; only the centre, two Adam moments and the risks are kept, whatever N is.
-
-    spread and lr take a number, a schedule or any callable of (epoch from 0, epochs).
-
-    particles: N, drawn at each step; even where mirrored. Default 200.
-    spread: s, the standard deviation around the centre, above 0. Default Exponential(0.1, 0.01).
-    lr: Adam's step of the centre. None: Exponential(0.3, 0.003), a tenth of it for networks with
-        scaling "none".
-    weights: "rank" (log N/2 + 1/2 minus log rank, not below 0) or `TargetEss(fraction)` for Gibbs weights.
-    mirrored: draw pairs c ± s xi.
-    scope: "network" scores whole particles; "atom" scores the centre with one neuron replaced, neuron
-        by neuron, which is for many more parameters than particles (no output bias; only for `train`).
-    beta1, beta2, delta: Adam's.
-
-    Whatever N is, a step takes a few MB. Weights are formed within blocks of at most 2^17 particles (scope
-    "atom": 2^17 / M, but not below 256), as equal as can be, and the drift is the mean of the blocks' drifts:
-    exactly the ensemble's up to that N, and above it as good an estimate. Pairs share a block.
-
-    The result's `particles` is the centre [1, D], as is a theta given to `train` or `minimize`; `parameters`
-    is the centre too. "ess" in the history is of the last step (a mean over atoms), "alpha" that of a
-    `TargetEss` (a mean over blocks and atoms). In `minimize` the function gets all N particles at once.
-    TypeError for values of another kind and unknown names, ValueError for values out of range.
-    """
-
-    particles: int = 200
-    spread: Parameter = _SPREAD
-    lr: Parameter | None = None
-    weights: str | TargetEss = "rank"
-    mirrored: bool = True
-    scope: str = "network"
-    beta1: float = 0.9
-    beta2: float = 0.999
-    delta: float = 1e-12
-
-    _parameters: ClassVar[dict[str, Callable[[Any, str], float]]] = {"spread": positive, "lr": _nonnegative}
-    _any_function: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        self._check_parameters()
-        object.__setattr__(self, "particles", integer(self.particles, "particles", 2, WORD + 1))
-        object.__setattr__(self, "mirrored", boolean(self.mirrored, "mirrored"))
-        if not isinstance(self.weights, TargetEss):
-            choice(self.weights, "weights", ("rank",))
-        choice(self.scope, "scope", ("network", "atom"))
-        if self.mirrored and self.particles % 2:
-            raise ValueError(f"particles must be even where mirrored, got {self.particles}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= real(getattr(self, name), name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
-        _nonnegative(self.delta, "delta")
-
-    def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
-        return net.uniform(1, -1.0, 1.0, seed=seed, dtype=dtype, num_threads=threads)
-
-    def _for(self, net: TwoLayer | None) -> ConsensusHopping:
-        """This method with the step size that suits the network's scaling, or a function."""
-        if self.scope == "atom" and (net is None or net.output_bias):
-            raise ValueError(f"scope='atom' expects a network without output_bias, got {net or 'a function'}")
-        if self.lr is not None:
-            return self
-        tenth = 1.0 if net is None or net.scaling == "mean" else 0.1
-        return dataclasses.replace(self, lr=Exponential(0.3 * tenth, 0.003 * tenth))
-
-    def _stepper(self, theta: Array, setting: Setting) -> Stepper:
-        return HoppingStepper(self, theta, setting)
-
-
-class HoppingStepper(Stepper):
-    """The steps of `ConsensusHopping` on a centre [1, D]."""
-
-    def __init__(self, method: ConsensusHopping, theta: Array, setting: Setting) -> None:
-        if len(theta) != 1:
-            raise ValueError(f"theta must have shape [1, D] for ConsensusHopping, got {list(theta.shape)}")
-        super().__init__(theta, setting)
-        self.point = theta[0]
-        self._method = method
-        self._first, self._second = np.zeros_like(theta), np.zeros_like(theta)
-        self._gradient = np.empty_like(theta)
-        self._spread = self._lr = math.nan
-        # of the particles, as the ess of Gibbs weights; 0: rank weights
-        self._fraction = method.weights.fraction if isinstance(method.weights, TargetEss) else 0.0
-
-    def begin(self, values: dict[str, float]) -> None:
-        self._spread, self._lr = values["spread"], values["lr"]
-
-    def step(self, batch: Any, step: int) -> int:
-        method = self._method
-        self.ess, alpha, nonfinite = batch.hopping_gradient(
-            self.point, method.particles, self._spread, method.mirrored, self._seed, step,
-            method.scope == "atom", self._fraction, self._gradient[0],
-        )  # fmt: skip
-        if self.ess == 0:
-            raise ConsensusError(
-                f"no particle has a finite risk ({method.particles} particles): there is no consensus point"
-            )
-        if self._fraction:
-            self.alpha = alpha
-        _cpu.adam_update(
-            self.particles, self._gradient, self._first, self._second, step + 1, self._lr,
-            method.beta1, method.beta2, method.delta, self.particles, self._threads,
-        )  # fmt: skip
-        return int(nonfinite)
-
-    def state_dict(self) -> dict[str, Array]:
-        return {"first": self._first, "second": self._second}
-
-    def load_state_dict(self, state: dict[str, Array]) -> None:
-        np.copyto(self._first, state["first"])
-        np.copyto(self._second, state["second"])
 
 
 __all__ = ["ConsensusHopping", "atom_risks"]

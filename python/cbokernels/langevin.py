@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import AS_THETA
+from ._arrays import AS_THETA, call_of
 from ._checks import FLOATS, counter, real, threads
 from ._checks import seed as check_seed
-from ._dispatch import call_of
 from .network import TwoLayer, check_network
 from .risk import _targets as targets
 
@@ -56,8 +55,7 @@ def langevin_step(
     """
     call = call_of(theta, "theta")
     particles = call.array(theta, "theta", FLOATS, ("R", check_network(net).size))
-    if net.output_bias or net.scaling != "mean":
-        raise ValueError(f"net must have scaling='mean' and no output_bias, got {net}")
+    width = net._mean_field_width()
     shape, dtype = particles.shape, particles.dtype
     changed = [call.changed(theta, "theta", shape, dtype), call.changed(velocity, "velocity", shape, dtype)]
     changed.append(call.changed_or_new(gradient, "gradient", shape, dtype))
@@ -71,12 +69,12 @@ def langevin_step(
     workers = threads(num_threads)
     inputs, wanted = call.apart(inputs, q, r, g), call.apart(wanted, q, r, g)
 
-    risk, kernels, network = call.empty((len(q),), np.float64), call.kernels, call.network(net)
+    risk, kernels, network = call.empty((len(q),), np.float64), call.kernels, net._passed_to(call)
     if gradient is None:
         kernels.risk_gradient(network, q, inputs, wanted, loss, risk, g, workers)
-    kernels.langevin_drift(q, r, g, net.width, *scalars, *words, workers)
+    kernels.langevin_drift(q, r, g, width, *scalars, *words, workers)
     kernels.risk_gradient(network, q, inputs, wanted, loss, risk, g, workers)
-    kernels.langevin_kick(r, g, net.width, scalars[-1], workers)
+    kernels.langevin_kick(r, g, width, scalars[-1], workers)
     for a in changed:
         a.finish()
     return call.result(risk)

@@ -11,15 +11,15 @@ import numpy as np
 
 from . import _cpu
 from ._arrays import Array, contiguous, view
-from ._checkpoint import checkpoint as check_checkpoint
-from ._checkpoint import fingerprint
 from ._checks import WORD, boolean, integer, kind, threads
 from ._checks import seed as check_seed
-from ._loop import Options, run
-from ._method import Method, Setting, check_method
 from .methods import CBO
+from .methods.base import Method, Setting, check_method
 from .result import Result, State
-from .training import check_callback, own_particles
+from .training.checkpoint import checkpoint as check_checkpoint
+from .training.checkpoint import fingerprint
+from .training.loop import Options, run
+from .training.train import check_callback, own_particles
 
 
 class FunctionProblem:

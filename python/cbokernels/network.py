@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import _cpu
-from ._arrays import Array, like, view
+from ._arrays import Array, Call, like, view
 from ._checks import FLOATS, WORD, boolean, choice, float_dtype, integer, real, threads
 from ._checks import seed as check_seed
 from ._kinds import ACTIVATIONS
@@ -60,6 +60,20 @@ class TwoLayer:
         return _cpu.Network(
             self.inputs, self.width, self.outputs, self.activation, self.scaling, self.output_bias
         )
+
+    def _on_card(self) -> tuple[int, int, int, str, float, bool]:
+        scale = {"mean": 1 / self.width, "none": 1.0}[self.scaling]
+        return self.inputs, self.width, self.outputs, self.activation, scale, self.output_bias
+
+    def _passed_to(self, call: Call) -> Any:
+        """The network as the call's kernels take it."""
+        return self._on_card() if call.on_device else self._kernel
+
+    def _mean_field_width(self) -> int:
+        """M, which undoes the mean-field scaling in the force on a neuron; ValueError without it."""
+        if self.output_bias or self.scaling != "mean":
+            raise ValueError(f"net must have scaling='mean' and no output_bias, got {self}")
+        return self.width
 
     @functools.cached_property
     def _atom_index(self) -> Array:

@@ -18,7 +18,6 @@ from ._reference_transport import assign as assign
 from ._reference_transport import barycenter as barycenter
 from ._reference_transport import sinkhorn as sinkhorn
 from ._reference_transport import sinkhorn_barycenter as sinkhorn_barycenter
-from ._reference_transport import transport_update as transport_update
 from ._reference_transport import wasserstein2 as wasserstein2
 from ._reference_transport import wasserstein_over_wasserstein as wasserstein_over_wasserstein
 from .consensus import Consensus, non_finite
@@ -314,3 +313,23 @@ def langevin_step(
     if gradient is not None:
         gradient[...] = g
     return risks
+
+
+def transport_update(
+    atoms: Any,
+    support: Any,
+    match: Any,
+    *,
+    drift: float = 1.0,
+    diffusion: float = 1.2**0.5,
+    dt: float = 0.1,
+    seed: int = 0,
+    step: int = 0,
+    first_particle: int = 0,
+) -> Any:
+    """Atoms [N, M, K] after one step towards support[match]."""
+    atoms, support = np.asarray(atoms, float), np.asarray(support, float)
+    n, m, k = atoms.shape
+    xi = standard_normal(n, m * k, seed=seed, step=step, first_particle=first_particle)
+    noise = diffusion * math.sqrt(dt) * xi.reshape(atoms.shape)
+    return atoms - drift * dt * (atoms - support[np.asarray(match)]) + noise

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, check_shape
-from ._checkpoint import is_checkpoint, read
+from ._arrays import Array, check_shape, floats
 from ._checks import FLOATS
-from ._data import floats
 from ._extras import extra
 from ._files import checked_path, read_arrays, reading, write_arrays
+from ._records import is_checkpoint, read
 from .network import TwoLayer
 from .risk import forward
 

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _cpu
-from ._arrays import AS_THETA, Array, view
+from ._arrays import AS_THETA, HOST, Array, Call, call_of, view
 from ._checks import FLOATS, choice, float_dtype, integer, threads, unit
-from ._dispatch import HOST, Call, call_of
 from ._kinds import LOSSES, takes_labels
 from .network import TwoLayer, check_network
 
@@ -34,7 +33,7 @@ def forward(
     call.precision(precision, particles.dtype)
     workers = threads(num_threads)
     out = call.empty((len(particles), len(inputs), net.outputs), particles.dtype)
-    call.kernels.forward(call.network(net), particles, inputs, out, workers)
+    call.kernels.forward(net._passed_to(call), particles, inputs, out, workers)
     return call.result(out)
 
 
@@ -65,7 +64,7 @@ def risk(
     call.precision(precision, particles.dtype)
     workers = threads(num_threads)
     out = call.empty((len(particles),), np.float64)
-    call.kernels.risk(call.network(net), particles, inputs, targets, loss, out.reshape(-1, 1), workers)
+    call.kernels.risk(net._passed_to(call), particles, inputs, targets, loss, out.reshape(-1, 1), workers)
     return call.result(out)
 
 
@@ -94,7 +93,7 @@ def task_risks(
     workers = threads(num_threads)
     out = call.empty((len(particles), len(targets)), np.float64)
     score = call.kernels.risk if call.on_device else score_tasks
-    score(call.network(net), particles, inputs, targets, loss, out, workers)
+    score(net._passed_to(call), particles, inputs, targets, loss, out, workers)
     return call.result(out)
 
 
@@ -137,7 +136,9 @@ def risk_gradient(
     workers = threads(num_threads)
     out = call.empty((len(particles),), np.float64)
     gradient = call.empty(particles.shape, particles.dtype)
-    call.kernels.risk_gradient(call.network(net), particles, inputs, targets[0], loss, out, gradient, workers)
+    call.kernels.risk_gradient(
+        net._passed_to(call), particles, inputs, targets[0], loss, out, gradient, workers
+    )
     return call.result(out), call.result(gradient)
 
 

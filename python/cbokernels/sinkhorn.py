@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import array, like
+from ._arrays import HOST, Call, array, call_of, like
 from ._checks import integer, positive, real, threads
-from ._dispatch import HOST, Call, call_of
 from .errors import CboWarning
 from .transport import AS_ATOMS, check_atoms, check_finite, check_weights, largest
 

@@ -13,11 +13,10 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 
 from . import _cpu
-from ._arrays import Array
+from ._arrays import HOST, Array, Call, call_of
 from ._checks import FLOATS, boolean, counter, integer, real, threads
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
-from ._dispatch import HOST, Call, call_of
 
 AS_ATOMS = " as atoms are"
 _DOUBLE = (np.dtype(np.float64),)

@@ -21,11 +21,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._arrays import AS_THETA
+from ._arrays import AS_THETA, Call, call_of
 from ._checks import FLOATS, WORD, choice, counter, integer, positive, real, threads, unit
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
-from ._dispatch import Call, call_of
 from ._kinds import NOISES
 
 

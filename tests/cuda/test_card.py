@@ -7,7 +7,7 @@ import pytest
 from libraries import host, pointer, put
 
 import cbokernels as cbk
-from cbokernels._device_libraries import stream_of
+from cbokernels._arrays.libraries import stream_of
 
 NET = cbk.TwoLayer(784, 20, 10)
 

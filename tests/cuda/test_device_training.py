@@ -9,7 +9,7 @@ import pytest
 from libraries import put
 
 import cbokernels as cbk
-from cbokernels import _checkpoint, cli
+from cbokernels import _records, cli
 
 NET = cbk.TwoLayer(2, 5, 1, "tanh")
 CLASSES = cbk.TwoLayer(3, 4, 3)
@@ -255,10 +255,10 @@ def test_checkpoints_without_partners_are_refused(cuda, tmp_path, name):
     path = tmp_path / "run"
     run = {"device": "cuda", "checkpoint": path, "resume": True}
     cbk.train(NET, x, y, METHODS["transport ess"], epochs=2, **run)
-    (header, arrays), *_ = _checkpoint._records(path)
+    (header, arrays), *_ = _records.records(path)
     arrays[f"state.{name}"].flat[0] = 10**6
     with open(path, "wb") as file:
-        _checkpoint._write_record(file, header, arrays)
+        _records.write_record(file, header, arrays)
     with pytest.raises(ValueError, match=rf"{path}.*its {name} must be permutations"):
         cbk.train(NET, x, y, METHODS["transport ess"], epochs=4, **run)
 

@@ -7,8 +7,8 @@ import pytest
 from fake_cuda import Array
 
 import cbokernels as cbk
-from cbokernels._device_training import plan
-from cbokernels._method import Setting
+from cbokernels.methods.base import Setting
+from cbokernels.training.card import plan
 
 NETWORK = (2, 4, 1, "tanh", 0.25, False)
 NET = cbk.TwoLayer(2, 4, 1, "tanh")

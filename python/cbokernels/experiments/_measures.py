@@ -10,9 +10,8 @@ import numpy as np
 
 from .. import _cpu
 from .._arrays import Array
-from .._transport_method import TransportCBO
 from ..consensus import consensus
-from ..methods import CBO
+from ..methods import CBO, TransportCBO
 from ..network import TwoLayer
 from ..result import Result, State
 from ..risk import risk

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array
-from .._heavy_ball import GradientFlow, HeavyBall
-from .._method import Method
 from ..langevin import langevin_step
+from ..methods import GradientFlow, HeavyBall
+from ..methods.base import Method
 from ..network import TwoLayer
 from ..result import Result, State
 from ..risk import risk, risk_gradient
-from ..training import check_device, train
+from ..training import train
+from ..training.train import check_device
 from . import sine
 from ._common import (
     COLOURS,

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._arrays import Array
 from ..result import Result, State
-from ..training import check_device
+from ..training.train import check_device
 from . import _measures
 from ._common import (
     COLOURS,

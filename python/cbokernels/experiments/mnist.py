@@ -17,16 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from .._adam import Adam, Hybrid
 from .._arrays import Array
-from .._method import Method
-from ..hopping import ConsensusHopping
-from ..methods import CBO
+from ..methods import CBO, Adam, ConsensusHopping, Hybrid
+from ..methods.base import Method
 from ..network import TwoLayer
 from ..result import Result, State
 from ..risk import forward
 from ..schedules import Exponential
-from ..training import check_device, train
+from ..training import train
+from ..training.train import check_device
 from ._common import (
     COLOURS,
     Curve,

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array
-from .._multitask import MultiTaskCBO
+from ..methods import MultiTaskCBO
 from ..network import TwoLayer
 from ..result import Result, State
 from ..schedules import Tenfold
-from ..training import check_device, train
+from ..training import train
+from ..training.train import check_device
 from . import sine
 from ._common import (
     COLOURS,

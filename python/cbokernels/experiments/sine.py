@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 
 from .. import _cpu
-from .._adam import Adam
 from .._arrays import Array
-from .._method import Method
-from .._watch import frozen_share
-from ..hopping import ConsensusHopping
-from ..methods import CBO
+from ..methods import CBO, Adam, ConsensusHopping
+from ..methods.base import Method
 from ..network import TwoLayer
 from ..result import Result, State
 from ..schedules import Exponential, Tenfold
-from ..training import check_device, train
+from ..training import train
+from ..training.train import check_device
+from ..training.watch import frozen_share
 from ._common import (
     COLOURS,
     Curve,

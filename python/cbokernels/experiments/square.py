@@ -13,11 +13,12 @@ import numpy as np
 
 from .. import _cpu
 from .._arrays import Array
-from .._transport_method import TransportCBO
+from ..methods import TransportCBO
 from ..network import TwoLayer
 from ..result import Result, State
 from ..schedules import Geometric, Tenfold
-from ..training import check_device, train
+from ..training import train
+from ..training.train import check_device
 from ._common import (
     COLOURS,
     Curve,

@@ -14,15 +14,16 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from ._arrays import Array
-from ._checkpoint import Checkpoint, Snapshot
-from ._extras import extra
-from ._files import reading
-from ._method import Done, Method
-from ._watch import Watch
-from .errors import CboError, CboWarning
-from .network import TwoLayer
-from .result import Result, State
+from .._arrays import Array
+from .._extras import extra
+from .._files import reading
+from .._records import Snapshot
+from ..errors import CboError, CboWarning
+from ..methods.base import Done, Method
+from ..network import TwoLayer
+from ..result import Result, State
+from .checkpoint import Checkpoint
+from .watch import Watch, Watched
 
 Row = dict[str, Any]  # a row of the history, by column
 
@@ -47,14 +48,10 @@ class Options:
         return self.checkpoint is not None and (epoch == self.epochs or epoch % self.checkpoint.every == 0)
 
 
-class Runner(Protocol):
+class Runner(Watched, Protocol):
     """A method at work, on the CPU (`Stepper`) or on a card."""
 
     finishes: ClassVar[bool]  # whether epochs that were begun end, whatever becomes of the run
-
-    @property
-    def particles(self) -> Array:
-        """[N, D], as they are now."""
 
     @property
     def point(self) -> Array:
@@ -68,9 +65,6 @@ class Runner(Protocol):
 
     def variance(self) -> float:
         """Of the particles as they are now."""
-
-    def watch(self, initial_variance: float, collapse: bool) -> Watch:
-        """What warns of trouble in this run."""
 
     def state_dict(self) -> dict[str, Array]:
         """What a later step depends on besides particles and point."""
@@ -89,8 +83,10 @@ def run(problem: Any, method: Method, runner: Runner, options: Options) -> Resul
     records = Records(runner, options)
     records.begin(method)
     began -= records.seconds
-    watch = runner.watch(records.initial_variance, options.warn_collapse and method._contracts)
-    watch.consensus = method._consensus
+    watch = Watch(
+        runner, records.initial_variance, collapse=options.warn_collapse and method._contracts,
+        consensus=method._consensus,
+    )  # fmt: skip
     bar = progress_bar(options, records.epochs, problem.steps_per_epoch)
     with terminable(options.checkpoint), bar as show:
         try:

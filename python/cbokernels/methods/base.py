@@ -15,13 +15,12 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from . import _cpu
-from ._arrays import Array
-from ._checks import WORD, integer, real, unit
-from ._watch import Watch
-from .errors import ConsensusError
-from .network import TwoLayer
-from .schedules import describe, evaluate, parameter
+from .. import _cpu
+from .._arrays import Array
+from .._checks import WORD, integer, real, unit
+from ..errors import ConsensusError
+from ..network import TwoLayer
+from ..schedules import describe, evaluate, parameter
 
 Check = Callable[[Any, str], float]
 nonnegative: Check = functools.partial(real, low=0.0)
@@ -74,6 +73,12 @@ class Setting:
     tasks: int = 1
     task_axis: bool = False  # whether the caller's y has an axis of tasks, be it one
 
+    @property
+    def network(self) -> TwoLayer:
+        """Of the methods that `minimize` refuses."""
+        assert self.net is not None
+        return self.net
+
 
 class Stepper:
     """A method at work on one ensemble; `begin` and `epoch` are called once an epoch, which does a `step` for
@@ -85,6 +90,7 @@ class Stepper:
     """
 
     finishes: ClassVar[bool] = False
+    frozen: ClassVar[float | None] = None
 
     point: Array
     alpha: Any = math.nan
@@ -119,10 +125,6 @@ class Stepper:
     def variance(self) -> float:
         """Of the particles, (1/2N) Σ |theta_n - mean|²."""
         return _cpu.variance(self.particles, self._threads)
-
-    def watch(self, initial_variance: float, collapse: bool) -> Watch:
-        """What warns of trouble in this run."""
-        return Watch(self.particles, initial_variance, collapse=collapse)
 
     def begin(self, values: dict[str, float]) -> None:
         """Take this epoch's values of the method's float parameters."""

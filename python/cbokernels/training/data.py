@@ -7,30 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from . import _cpu
-from ._arrays import Array, apart, check_shape, contiguous, view
-from ._checks import choice, kind
-from ._kinds import LOSSES, takes_labels
-from ._method import Minibatches
-from .network import TwoLayer
-from .risk import _targets as targets
-from .risk import score_tasks
-from .risk import task_axes as own_axes
+from .. import _cpu
+from .._arrays import Array, apart, check_shape, floats, view
+from .._checks import choice
+from .._kinds import LOSSES, takes_labels
+from ..methods.base import Minibatches
+from ..network import TwoLayer
+from ..risk import _targets as targets
+from ..risk import score_tasks
+from ..risk import task_axes as own_axes
 
 _ORDER = 2  # stream of the random numbers that shuffle the data
-
-
-def floats(value: Any, name: str, dtype: np.dtype[Any]) -> Array:
-    """Contiguous array of `dtype`, cast from any real dtype, without NaN and infinities."""
-    a = view(value, name)
-    if a.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must hold real numbers, got {a.dtype} ({kind(value)})")
-    with np.errstate(over="ignore"):
-        a = contiguous(np.asarray(a, dtype=dtype))
-    if _cpu.largest(a) == np.inf:  # no array of flags for what is nearly always finite
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
-        raise ValueError(f"{name} must be finite as {dtype}, got {a[index]} at {list(index)}")
-    return a
 
 
 def training_data(

@@ -1,9 +1,7 @@
 """Checkpoints of a run: no save is lost to a later one that fails, and another configuration is refused.
 
-A file is a row of records. Each holds the run's state after some epoch and the history since the record
-before, so that what a save writes does not grow with the run. Records are appended until they take half as
-much as the first one; then the file is written anew, as a single record. A record that was not finished, at
-the end of a file, does not count.
+Records are appended until they take half as much as the first one; then the file is written anew, as a single
+record.
 """
 
 from __future__ import annotations
@@ -12,42 +10,27 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from . import _cpu
-from ._arrays import Array
-from ._checks import WORD, boolean, integer
-from ._files import checked_path, naming, pack, reading, sweep, try_writing, unpack, write_whole
-from ._method import Method
-from ._version import __version__
-from .errors import CboWarning
-
-_FRAME = struct.Struct("<8sQ")  # before each record: the mark and the record's length, 0 until it is whole
-_MARK = b"cbkstate"
-_STATE, _VALUES, _HISTORY = "state.", "values.", "history."
-
-Columns = dict[str, Array]  # arrays by name
+from .. import _cpu
+from .._arrays import Array
+from .._checks import WORD, boolean, integer
+from .._files import checked_path, naming, reading, sweep, try_writing, write_whole
+from .._records import Columns, Snapshot, pack_run, read, write_record
+from .._version import __version__
+from ..errors import CboWarning
+from ..methods.base import Method
 
 
 def fingerprint(array: Array) -> str:
     """Text that tells arrays apart by dtype, shape and contents."""
     digest = hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()
     return f"{array.dtype} {list(array.shape)} with digest {digest}"
-
-
-@dataclasses.dataclass
-class Snapshot:
-    """A run after some epoch: what the continuation needs."""
-
-    state: Columns  # "particles", "point", and the stepper's own
-    history: Columns
-    values: Columns  # the float parameters' values in each epoch done
 
 
 @dataclasses.dataclass
@@ -75,18 +58,13 @@ class Checkpoint:
         size = self._size()
         grown = size - self._first + sum(a.nbytes for a in state.values())
         if size and 2 * grown <= self._first:
-            self._append(size, self._arrays(state, *rows(self.epochs)))
+            self._append(size, pack_run(state, *rows(self.epochs)))
         else:
             header = {"configuration": self.configuration, "made by": _maker(), "net": self.net}
-            arrays = self._arrays(state, *rows(0))
-            write_whole(self.path, lambda file: _write_record(file, header, arrays))
+            arrays = pack_run(state, *rows(0))
+            write_whole(self.path, lambda file: write_record(file, header, arrays))
             self._first = self.path.stat().st_size
         self.epochs, self._known = epochs, _identity(self.path)
-
-    @staticmethod
-    def _arrays(state: Columns, history: Columns, values: Columns) -> Columns:
-        groups = ((_STATE, state), (_HISTORY, history), (_VALUES, values))
-        return {prefix + name: a for prefix, group in groups for name, a in group.items()}
 
     def _size(self) -> int:
         """Of the file; 0 where it is not the one that this run wrote last."""
@@ -99,7 +77,7 @@ class Checkpoint:
         try:
             with naming(self.path), open(self.path, "r+b") as file:
                 file.seek(size)
-                _write_record(file, {}, arrays)
+                write_record(file, {}, arrays)
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException:
@@ -169,70 +147,6 @@ def checkpoint(path: Any, every: Any, resume: Any) -> Checkpoint | None:
             raise ValueError("resume=True expects checkpoint to be a path, got None")
         return None
     return Checkpoint(checked_path(path, "checkpoint"), every, boolean(resume, "resume"))
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether a file begins as checkpoints do."""
-    with open(path, "rb") as file:
-        return file.read(len(_MARK)) == _MARK
-
-
-def read(path: Path) -> tuple[dict[str, Any], Snapshot]:
-    """The first record's header, and the run as the last record has it; ValueError for another file."""
-    if not is_checkpoint(path):
-        with reading(path):
-            unpack(path.read_bytes())
-        raise ValueError(f"checkpoint must be one of train or minimize, got a saved Result in {str(path)!r}")
-    with reading(path):
-        header: dict[str, Any] = {}
-        parts: dict[str, list[Array]] = {}
-        for number, (own, arrays) in enumerate(_records(path)):
-            header = header or own
-            state = {name: a for name, a in arrays.items() if name.startswith(_STATE)}
-            rows = {name: a for name, a in arrays.items() if name.startswith((_HISTORY, _VALUES))}
-            if number and rows.keys() != parts.keys():
-                raise ValueError("its records have other columns than the first")
-            for name, a in rows.items():
-                parts.setdefault(name, []).append(a)
-        columns = {name: np.concatenate(chunks) for name, chunks in parts.items()}
-        return header, Snapshot(_group(state, _STATE), _group(columns, _HISTORY), _group(columns, _VALUES))
-
-
-def _group(arrays: Columns, prefix: str) -> Columns:
-    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
-
-
-def _records(path: Path) -> Iterator[tuple[dict[str, Any], Columns]]:
-    """The records that were finished."""
-    with open(path, "rb") as file:
-        size, first = os.fstat(file.fileno()).st_size, True
-        while len(frame := file.read(_FRAME.size)) == _FRAME.size:
-            mark, length = _FRAME.unpack(frame)
-            last = file.tell() + length >= size
-            try:
-                if mark != _MARK or not 0 < length <= size - file.tell():
-                    raise ValueError("a record is not whole")
-                record = unpack(file.read(length))
-            except (OSError, MemoryError):
-                raise
-            except Exception:
-                if first or not (last or length == 0):
-                    raise
-                return
-            yield record
-            first = False
-        if first:
-            raise ValueError("it ends before its first record")
-
-
-def _write_record(file: BinaryIO, header: dict[str, Any], arrays: Columns) -> None:
-    start = file.tell()
-    file.write(_FRAME.pack(_MARK, 0))
-    pack(file, header, arrays)
-    end = file.tell()
-    file.seek(start)
-    file.write(_FRAME.pack(_MARK, end - start - _FRAME.size))
-    file.seek(end)
 
 
 def _identity(path: Path) -> tuple[int, ...]:

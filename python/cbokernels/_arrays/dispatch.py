@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from . import _arrays, _cpu, cuda
-from ._arrays import Array, InPlace
-from ._checks import precision as check_precision
-from .network import TwoLayer
+from .. import _cpu, cuda
+from .._checks import precision as check_precision
+from . import host
+from .host import Array, InPlace
 
 
 class Call:
-    """The arrays of one kernel's call in CPU memory; `_device_arrays.Call` has the same methods on a card."""
+    """The arrays of one kernel's call in CPU memory; `card.Call` has the same methods on a card."""
 
     kernels: Any = _cpu
     on_device = False
@@ -25,7 +25,7 @@ class Call:
 
     def view(self, value: Any, name: str) -> Any:
         """The array as it is."""
-        return _arrays.view(value, name)
+        return host.view(value, name)
 
     def array(
         self,
@@ -35,19 +35,19 @@ class Call:
         shape: Sequence[int | str],
         why: str = "",
     ) -> Any:
-        """As `_arrays.array`."""
-        return _arrays.array(value, name, dtypes, shape, why)
+        """As `host.array`."""
+        return host.array(value, name, dtypes, shape, why)
 
     def integers(self, value: Any, name: str, shape: Sequence[int | str], stop: int, meaning: str) -> Any:
-        """As `_arrays.integers`."""
-        return _arrays.integers(value, name, shape, stop, meaning)
+        """As `host.integers`."""
+        return host.integers(value, name, shape, stop, meaning)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """A new array."""
         return np.empty(shape, dtype)
 
     def changed(self, value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        """An array of the caller's that the kernel changes; see `_arrays.InPlace`."""
+        """An array of the caller's that the kernel changes; see `host.InPlace`."""
         return InPlace(value, name, shape, dtype)
 
     def changed_or_new(self, value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
@@ -55,20 +55,16 @@ class Call:
         return InPlace(np.empty(shape, dtype) if value is None else value, name, shape, dtype)
 
     def check_distinct(self, *changed: Any) -> None:
-        """As `_arrays.check_distinct`."""
-        _arrays.check_distinct(*changed)
+        """As `host.check_distinct`."""
+        host.check_distinct(*changed)
 
     def apart(self, a: Any, *targets: Any) -> Any:
-        """As `_arrays.apart`."""
-        return _arrays.apart(a, *targets)
+        """As `host.apart`."""
+        return host.apart(a, *targets)
 
     def apart_or_same(self, a: Any, target: Any) -> Any:
-        """As `_arrays.apart_or_same`."""
-        return _arrays.apart_or_same(a, target)
-
-    def network(self, net: TwoLayer) -> Any:
-        """The network as `kernels` takes it."""
-        return net._kernel
+        """As `host.apart_or_same`."""
+        return host.apart_or_same(a, target)
 
     def precision(self, value: Any, dtype: np.dtype[Any]) -> None:
         """The arithmetic of the kernels' matrix products."""
@@ -85,7 +81,7 @@ class Call:
 
     def result(self, a: Any) -> Any:
         """The array as the caller's library has it."""
-        return _arrays.like(self.first, a)
+        return host.like(self.first, a)
 
     def number(self, a: Any) -> Any:
         """An array [] as a result: a float, or on a card, which is not waited for, the array."""
@@ -98,7 +94,7 @@ HOST = Call(None)
 def call_of(first: Any, name: str) -> Any:
     """The call that the array `first`, the argument `name`, decides."""
     if type(first) is not np.ndarray:
-        device: Any = importlib.import_module("._device_arrays", __package__)
-        if device.on_cuda(first) and cuda.reason_against_use() is None:
-            return device.Call(first, name)
+        card: Any = importlib.import_module(".card", __package__)
+        if card.on_cuda(first) and cuda.reason_against_use() is None:
+            return card.Call(first, name)
     return Call(first)

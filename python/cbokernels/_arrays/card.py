@@ -2,7 +2,7 @@
 
 The kernels run on the stream on which the library of the first array works. They follow what the other
 arrays' libraries have been given, and these follow the kernels, so that memory is reused in order. A call
-waits only where an array's library has no stream that is known here: `_device_libraries` says which. Inputs
+waits only where an array's library has no stream that is known here: `libraries` says which. Inputs
 come through `__cuda_array_interface__` from libraries with known streams and where there is nothing else,
 otherwise through DLPack, whose producer orders its work before the stream that it is told. Nothing here moves
 an array to another device.
@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _device_libraries as libraries
-from . import _dlpack, cuda
-from ._arrays import CUDA_TYPES, Array, check_shape, dlpack_device, is_torch
-from ._checks import PRECISIONS, choice, kind
-from .network import TwoLayer
+from .. import cuda
+from .._checks import PRECISIONS, choice, kind
+from . import dlpack, libraries
+from .host import CUDA_TYPES, Array, check_shape, dlpack_device, is_torch
 
 _INT32 = np.dtype(np.int32)
 
@@ -115,7 +114,7 @@ class Changed:
 class Call:
     """The arrays of one kernel's call: all on the device of the first, used on that array's stream.
 
-    The methods are those of `_dispatch.Call`, which serves CPU arrays.
+    The methods are those of `dispatch.Call`, which serves CPU arrays.
     """
 
     on_device = True
@@ -131,7 +130,7 @@ class Call:
         self.device = self.module.device_of(memory.pointer)
         if self.device < 0 and math.prod(memory.shape):
             raise ValueError(f"{name} must lie in CUDA memory, got an address that no device knows")
-        kernels = importlib.import_module("._device", __package__).Kernels
+        kernels = importlib.import_module(".kernels", __package__).Kernels
         self.kernels = kernels(self.module, self.on, self.launched)
 
     @property
@@ -194,7 +193,7 @@ class Call:
         shape: Sequence[int | str],
         why: str = "",
     ) -> DeviceArray:
-        """Contiguous array of one of `dtypes`; `shape` as in `_arrays.array`."""
+        """Contiguous array of one of `dtypes`; `shape` as in `host.array`."""
         a = self.view(value, name)
         if a.dtype not in dtypes:
             raise TypeError(f"{name} must be {' or '.join(map(str, dtypes))}{why}, got {a.dtype}")
@@ -285,10 +284,6 @@ class Call:
         """As `apart`, but exactly the same memory needs no copy: each entry is read before it is written."""
         return a if a.pointer == target.pointer else self.apart(a, target)
 
-    def network(self, net: TwoLayer) -> Any:
-        """The network as `kernels` takes it."""
-        return importlib.import_module("._device", __package__)._network(net)
-
     def precision(self, value: Any, dtype: np.dtype[Any]) -> None:
         """The arithmetic of the kernels' matrix products."""
         if choice(value, "precision", PRECISIONS) != "float32" and dtype == np.float64:
@@ -335,7 +330,7 @@ class Call:
 
 
 def _exported(value: Any, stream: int) -> _Memory:
-    made = _dlpack.export(value, stream)
+    made = dlpack.export(value, stream)
     strides = None if made.strides is None else tuple(s * made.itemsize for s in made.strides)
     return _Memory(made.pointer, made.shape, strides, made.typestr, made.read_only, (value, made.capsule))
 

@@ -3,7 +3,7 @@
 A call is refused, and arrays share memory, as on the CPU, but for what follows.
 
 Nothing here waits for the device, save for arrays of libraries whose streams are not known
-(`_device_libraries`). What the host would have to see is therefore left to the kernels: a label, a task or a
+(`libraries`). What the host would have to see is therefore left to the kernels: a label, a task or a
 match out of range makes its risk, particle or atom NaN; `consensus` gives NaN weights and an ess of 0 where
 no particle has a finite risk, without a warning or an error, and its ess is an array; atoms and prices that
 are not finite give the identity and a NaN cost (`sinkhorn` a NaN result), weights that are no weights a NaN
@@ -21,15 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from ._device_arrays import DeviceArray
-from .network import TwoLayer
+from .card import DeviceArray
 
 _DOUBLE = np.dtype(np.float64)
-
-
-def _network(net: TwoLayer) -> tuple[int, int, int, str, float, bool]:
-    scale = {"mean": 1 / net.width, "none": 1.0}[net.scaling]
-    return net.inputs, net.width, net.outputs, net.activation, scale, net.output_bias
 
 
 def _address(a: DeviceArray | None) -> int:

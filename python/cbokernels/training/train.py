@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from . import _cpu, cuda
-from ._arrays import Array, apart, array, view
-from ._checkpoint import checkpoint as check_checkpoint
-from ._checkpoint import fingerprint
-from ._checks import FLOATS, PRECISIONS, WORD, boolean, choice, float_dtype, integer, threads
-from ._checks import precision as check_precision
-from ._checks import seed as check_seed
-from ._data import DataProblem, training_data
-from ._device_training import DeviceStepper, Orders, refuse_cuda, run_data, to_host
-from ._loop import Options, Runner, run
-from ._method import Method, Setting, check_method
-from .errors import CudaUnavailableError
-from .network import TwoLayer, check_network
-from .result import Result, State, pack_net
+from .. import _cpu, cuda
+from .._arrays import Array, apart, array, view
+from .._checks import FLOATS, PRECISIONS, WORD, boolean, choice, float_dtype, integer, threads
+from .._checks import precision as check_precision
+from .._checks import seed as check_seed
+from ..errors import CudaUnavailableError
+from ..methods.base import Method, Setting, check_method
+from ..network import TwoLayer, check_network
+from ..result import Result, State, pack_net
+from .card import DeviceStepper, Orders, refuse_cuda, run_data, to_host
+from .checkpoint import checkpoint as check_checkpoint
+from .checkpoint import fingerprint
+from .data import DataProblem, training_data
+from .loop import Options, Runner, run
 
 
 def train(

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _cpu
-from ._arrays import Array
-from ._checks import boolean, integer, real
-from ._method import Check, Method, Problem, Setting, Stepper, nonnegative, weighting
-from ._multitask import kept_task, tasks_of
-from .errors import ConsensusError
-from .methods import ConsensusStepper
-from .network import TwoLayer
-from .schedules import Geometric, Parameter, Tenfold
+from .. import _cpu
+from .._arrays import Array
+from .._checks import boolean, integer, real
+from ..errors import ConsensusError
+from ..network import TwoLayer
+from ..schedules import Geometric, Parameter, Tenfold
+from .base import Check, Method, Problem, Setting, Stepper, nonnegative, weighting
+from .consensus import ConsensusStepper
+from .multitask import kept_task, tasks_of
 
 _ALPHA = Tenfold(1e4, every=100, cap=1e7)
 _DIFFUSION = Geometric(1.2**0.5, 0.9, every=100)
@@ -129,8 +129,7 @@ class TransportStepper(ConsensusStepper):
 
     def __init__(self, method: TransportCBO, theta: Array, setting: Setting, task: Array) -> None:
         super().__init__(theta, setting, method.alpha, len(theta))
-        assert setting.net is not None  # functions have no neurons, and `minimize` refuses the method
-        self._net, self._iterations, self._alone = setting.net, method.iterations, not setting.task_axis
+        self._net, self._iterations, self._alone = setting.network, method.iterations, not setting.task_axis
         self._exact_variance = method.exact_variance
         shape, tasks = (len(theta), self._net.width, self._net._atom_size), setting.tasks
         self._networks = np.zeros((tasks, theta.shape[1]), theta.dtype)

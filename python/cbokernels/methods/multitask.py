@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ._arrays import Array, integers
-from ._checks import WORD
-from ._method import Problem, Setting, Stepper
-from .methods import CBO, CBOStepper
-from .schedules import Parameter, Tenfold
+from .._arrays import Array, integers
+from .._checks import WORD
+from ..schedules import Parameter, Tenfold
+from .base import Problem, Setting, Stepper
+from .cbo import CBO, CBOStepper
 
 _ALPHA = Tenfold(1e4, every=100, cap=1e7)
 

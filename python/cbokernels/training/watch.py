@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Protocol
 
 import numpy as np
 
-from ._arrays import Array
-from .errors import CboWarning
+from .._arrays import Array
+from ..errors import CboWarning
 
 # Collapsed: the spread of nine coordinates in ten has fallen by _SPREAD and the risk has not by _RISK. The
 # variance cannot tell: multiplicative noise keeps it large in a few coordinates of a frozen ensemble.
@@ -31,14 +32,24 @@ def frozen_limit(initial_variance: float, size: int) -> float:
     return _SPREAD * math.sqrt(2 * initial_variance / size)
 
 
+class Watched(Protocol):
+    """An ensemble at work."""
+
+    @property
+    def particles(self) -> Array:
+        """[N, D], as they are now."""
+
+    @property
+    def frozen(self) -> float | None:
+        """The share of the coordinates that are frozen, where that is known without looking at particles."""
+
+
 class Watch:
     """Looks at each epoch of a run and warns, of each kind of trouble once."""
 
-    consensus = True  # whether the risks weigh the particles
-
-    def __init__(self, particles: Array, initial_variance: float, *, collapse: bool) -> None:
-        self._particles = particles
-        self._initial_variance = initial_variance
+    def __init__(self, runner: Watched, initial_variance: float, *, collapse: bool, consensus: bool) -> None:
+        self._runner, self._initial_variance = runner, initial_variance
+        self._consensus = consensus  # whether the risks weigh the particles
         self._flight = initial_variance * _FLOWN**2 or math.inf  # variance at which it may be flying apart
         self._given: set[str] = set() if collapse else {"collapse"}
 
@@ -49,7 +60,7 @@ class Watch:
             network = "such a network goes on alone, and its parameters may become NaN"
             _warn(
                 f"epoch {epoch}: {nonfinite} risks were NaN or infinite; "
-                f"{particle if self.consensus else network}"
+                f"{particle if self._consensus else network}"
             )
         if not math.isfinite(variance):
             if self._is_new("overflow"):
@@ -75,7 +86,7 @@ class Watch:
         if "flight" in self._given or variance <= self._flight:
             return False
         self._flight = 100 * variance
-        particles, start = self._ensemble(), math.sqrt(2 * self._initial_variance)
+        particles, start = self._runner.particles, math.sqrt(2 * self._initial_variance)
         with np.errstate(over="ignore", invalid="ignore"):
             spread = particles.std(axis=0, dtype=np.float64)
         if (spread > _FLOWN * start / math.sqrt(len(spread))).mean() < _MOST:
@@ -83,7 +94,7 @@ class Watch:
         return self._is_new("flight")
 
     def _warn_of_overflow(self, epoch: int) -> None:
-        particles = self._ensemble()
+        particles = self._runner.particles
         finite = np.isfinite(particles).all(axis=1)
         broken = len(particles) - int(finite.sum())
         if broken:
@@ -96,11 +107,10 @@ class Watch:
         wider = ", or float64" if particles.dtype == np.float32 else ""
         _warn(f"epoch {epoch}: {what}: take a smaller diffusion, dt or lr{wider}", 1)
 
-    def _ensemble(self) -> Array:
-        return self._particles
-
     def _collapsed(self) -> bool:
-        particles, initial = self._particles, self._initial_variance
+        if (share := self._runner.frozen) is not None:
+            return share >= FROZEN
+        particles, initial = self._runner.particles, self._initial_variance
         if len(particles) < 2:
             return False
         # Two particles nearly always tell that there is nothing to tell, at a fraction of the price.

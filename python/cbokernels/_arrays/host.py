@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import cuda
-from ._checks import kind
-from .errors import CudaUnavailableError
+from .. import _cpu, cuda
+from .._checks import kind
+from ..errors import CudaUnavailableError
 
 Array = npt.NDArray[Any]
 AS_THETA = " as theta is"
@@ -92,6 +92,19 @@ def integers(value: Any, name: str, shape: Sequence[int | str], stop: int, meani
         where = ", ".join(map(str, index))
         raise ValueError(f"{name} must hold integers in [0, {stop}) ({meaning}), got {a[index]} at [{where}]")
     return contiguous(np.asarray(a, dtype=np.int32))
+
+
+def floats(value: Any, name: str, dtype: np.dtype[Any]) -> Array:
+    """Contiguous array of `dtype`, cast from any real dtype, without NaN and infinities."""
+    a = view(value, name)
+    if a.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold real numbers, got {a.dtype} ({kind(value)})")
+    with np.errstate(over="ignore"):
+        a = contiguous(np.asarray(a, dtype=dtype))
+    if _cpu.largest(a) == np.inf:  # no array of flags for what is nearly always finite
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
+        raise ValueError(f"{name} must be finite as {dtype}, got {a[index]} at {list(index)}")
+    return a
 
 
 def output(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], name: str = "out") -> Array:

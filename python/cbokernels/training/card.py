@@ -10,25 +10,22 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _cpu, cuda
-from ._adam import Adam, Hybrid
-from ._arrays import Array, check_shape
-from ._checkpoint import fingerprint
-from ._checks import choice
-from ._data import axes_shown, shuffle, training_data
-from ._device import _network
-from ._device_arrays import Call, DeviceArray, on_cuda
-from ._heavy_ball import GradientFlow, HeavyBall, mean_field_width
-from ._kinds import LOSSES, takes_labels
-from ._method import Done, Method, Setting
-from ._multitask import MultiTaskCBO, tasks_of
-from ._transport_method import NOT_FINITE, TransportCBO, check_coupling
-from ._watch import FROZEN, Watch, frozen_limit
-from .errors import ConsensusError
-from .hopping import ConsensusHopping
-from .methods import CBO, draw_subset
-from .network import TwoLayer
-from .schedules import TargetEss
+from .. import _cpu, cuda
+from .._arrays import Array, check_shape
+from .._arrays.card import Call, DeviceArray, on_cuda
+from .._checks import choice
+from .._kinds import LOSSES, takes_labels
+from ..errors import ConsensusError
+from ..methods import CBO, Adam, ConsensusHopping, GradientFlow, HeavyBall, Hybrid, MultiTaskCBO, TransportCBO
+from ..methods.base import Done, Method, Setting
+from ..methods.cbo import draw_subset
+from ..methods.multitask import tasks_of
+from ..methods.transport import NOT_FINITE, check_coupling
+from ..network import TwoLayer
+from ..schedules import TargetEss
+from .checkpoint import fingerprint
+from .data import axes_shown, shuffle, training_data
+from .watch import frozen_limit
 
 Numbers = dict[str, float]
 
@@ -192,20 +189,19 @@ def plan(method: Method, theta: Array, setting: Setting) -> Plan:
     if isinstance(method, ConsensusHopping):
         return _hopping(method, particles, moments)
     if isinstance(method, HeavyBall):
-        mean_field_width(setting.net)
+        setting.network._mean_field_width()
         state = {"velocity": like, "gradient": like, "motion": ((2, particles), np.float64)}
         return Plan("heavy_ball", state=state)
     if isinstance(method, GradientFlow):
-        mean_field_width(setting.net)
+        setting.network._mean_field_width()
         return Plan("gradient_flow", flowing, "additive")
     raise ValueError(f"method {type(method).__name__} has no CUDA implementation: train with device='cpu'")
 
 
 def _transport(method: TransportCBO, theta: Array, setting: Setting) -> Plan:
-    assert setting.net is not None  # `minimize` is not for a card
-    particles, tasks, width = len(theta), setting.tasks, setting.net.width
+    particles, tasks, width = len(theta), setting.tasks, setting.network.width
     state = {
-        "support": ((tasks, width, setting.net._atom_size), theta.dtype),
+        "support": ((tasks, width, setting.network._atom_size), theta.dtype),
         "match": ((particles, tasks, width), np.int64),
         "prices": ((particles, tasks, width), np.float64),
         "partners": ((particles, width), np.int32),
@@ -245,15 +241,15 @@ class DeviceStepper:
         self._has_points = self._plan.kernel in ("cbo", "hybrid", "transport")
         self._data = data
         self._run = self._module.start(
-            data.on, _network(net), self._plan.kernel, *data.addresses(), data.call is None,
+            data.on, net._on_card(), self._plan.kernel, *data.addresses(), data.call is None,
             loss, data.samples, orders.batch_size, data.tasks, data.x.ndim == 3, theta,
             self._plan.task,
             setting.seed, self._plan.noise, self._plan.solve, precision, self._plan.more, data,
         )  # fmt: skip
         self._first = 0  # epoch of this run, from 0
         self._values: dict[int, Numbers] = {}  # of epochs on their way
-        self._limit = 0.0
-        self._frozen = 0.0  # share of the coordinates, after the last epoch
+        self._limit = frozen_limit(_cpu.variance(theta, setting.threads), theta.shape[1])
+        self._frozen = 0.0
 
     @property
     def particles(self) -> Array:
@@ -278,14 +274,10 @@ class DeviceStepper:
         """Of the particles, (1/2N) Σ |theta_n - mean|²."""
         return _cpu.variance(self.particles, self._threads)
 
-    def watch(self, initial_variance: float, collapse: bool) -> Watch:
-        """What warns of trouble in this run."""
-        self._limit = frozen_limit(initial_variance, self._shape[1])
-        return DeviceWatch(self, initial_variance, collapse)
-
-    def collapsed(self) -> bool:
-        """Whether nearly all coordinates were frozen after the last epoch."""
-        return self._shape[0] > 1 and self._frozen >= FROZEN
+    @property
+    def frozen(self) -> float:
+        """As `Runner.frozen`, after the last epoch that was handed out."""
+        return self._frozen if self._shape[0] > 1 else 0.0
 
     def state_dict(self) -> dict[str, Array]:
         """As `Stepper.state_dict`."""
@@ -379,17 +371,3 @@ class DeviceStepper:
         energies = risks + kinetic
         one = {"kinetic": kinetic[0], "energy": energies[0], "dissipated": dissipated[0]}
         return {**one, "energies": energies}
-
-
-class DeviceWatch(Watch):
-    """A watch over particles on a card; what it counts may be a few epochs younger than what it saw."""
-
-    def __init__(self, stepper: DeviceStepper, initial_variance: float, collapse: bool) -> None:
-        super().__init__(np.empty((0, 1)), initial_variance, collapse=collapse)
-        self._stepper = stepper
-
-    def _ensemble(self) -> Array:
-        return self._stepper.particles
-
-    def _collapsed(self) -> bool:
-        return self._stepper.collapsed()

@@ -1,19 +1,16 @@
-"""Second- and first-order mean-field training as methods [Krichene, Caluya, Halder 2020; Mei, Montanari,
-Nguyen 2018]."""
+"""Second-order mean-field training as a method [Krichene, Caluya, Halder 2020]."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _cpu
-from ._arrays import Array
-from ._method import Check, Method, NetworksStepper, Problem, Setting, Stepper, nonnegative
-from .network import TwoLayer
-from .schedules import Parameter
+from .. import _cpu
+from .._arrays import Array
+from ..schedules import Parameter
+from .base import Check, Method, NetworksStepper, Problem, Setting, Stepper, nonnegative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,51 +56,12 @@ class HeavyBall(Method):
         return HeavyBallStepper(theta, setting)
 
 
-@dataclasses.dataclass(frozen=True)
-class GradientFlow(Method):
-    """First-order mean-field dynamics of the neurons of R independent networks [Mei, Montanari, Nguyen 2018].
-
-        d theta = -M grad R dt + sqrt(2 temperature) dB
-
-    by the explicit Euler-Maruyama scheme, one step per batch; the normals are
-    standard_normal(R, D, seed=seed, step=step, dtype=dtype) with steps counted from 0.
-
-    temperature (0: no noise), dt: finite, not negative, each a number, a schedule or a callable.
-    particles: R, at least 1 (networks given to `train` bring their own R).
-
-    A result's parameters and "risk" are network 0's; "risks" [E, R] in the history are all networks', on the
-    full data. "alpha" and "ess" are NaN. Only for `train`; ValueError for a network with scaling="none" or
-    output_bias.
-    """
-
-    temperature: Parameter = 0.0
-    dt: Parameter = 0.1
-    particles: int = 1
-
-    _parameters: ClassVar[dict[str, Check]] = {"temperature": nonnegative, "dt": nonnegative}
-    _consensus: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        self._check_parameters()
-        self._check_count("particles")
-
-    def _stepper(self, theta: Array, setting: Setting) -> Stepper:
-        return GradientFlowStepper(theta, setting)
-
-
-def mean_field_width(net: TwoLayer | None) -> int:
-    """M, the factor that undoes the mean-field scaling in the force on a neuron."""
-    if net is None or net.output_bias or net.scaling != "mean":
-        raise ValueError(f"net must have scaling='mean' and no output_bias, got {net}")
-    return net.width
-
-
 class HeavyBallStepper(NetworksStepper):
     """The steps of `HeavyBall`."""
 
     def __init__(self, theta: Array, setting: Setting) -> None:
         super().__init__(theta, setting)
-        self._width = mean_field_width(setting.net)
+        self._width = setting.network._mean_field_width()
         self._velocity = np.zeros_like(theta)
         self._kinetic, self._dissipated = np.zeros(len(theta)), np.zeros(len(theta))
         self._squares = np.empty(theta.shape)
@@ -139,25 +97,4 @@ class HeavyBallStepper(NetworksStepper):
         return {**columns, "energies": energies}
 
 
-class GradientFlowStepper(NetworksStepper):
-    """The steps of `GradientFlow`."""
-
-    def __init__(self, theta: Array, setting: Setting) -> None:
-        super().__init__(theta, setting)
-        self._width = mean_field_width(setting.net)
-        self._origin = np.zeros((1, theta.shape[1]), theta.dtype)
-
-    def step(self, batch: Any, step: int) -> int:
-        theta, temperature, dt = self.particles, self._now["temperature"], self._now["dt"]
-        batch.gradient(theta, self._risk, self._gradient)
-        # The half kick of the second-order dynamics, taken twice as large, on theta itself.
-        _cpu.langevin_kick(theta, self._gradient, 2 * self._width, dt, self._threads)
-        if temperature > 0:
-            _cpu.cbo_update(
-                theta, self._origin, None, None, 0.0, math.sqrt(2 * temperature), dt, "additive", 0.0, 0.0,
-                self._seed, step, 0, theta, self._threads,
-            )  # fmt: skip
-        return self._nonfinite()
-
-
-__all__ = ["GradientFlow", "HeavyBall"]
+__all__ = ["HeavyBall"]

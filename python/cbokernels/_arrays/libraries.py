@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import is_torch
-from ._checks import kind
+from .._checks import kind
+from .host import is_torch
 
 _ORDERED = ("torch", "cupy", "numba")
 _CURRENT = ("torch", "cupy")  # all arrays of a device on one stream, the current one

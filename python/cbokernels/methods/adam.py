@@ -1,0 +1,81 @@
+"""Adam as a method."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import _cpu
+from .._arrays import Array
+from ..network import TwoLayer
+from ..schedules import Parameter
+from .base import (
+    Check,
+    Method,
+    NetworksStepper,
+    Problem,
+    Setting,
+    Stepper,
+    decay,
+    nonnegative,
+)
+
+DECAYS: dict[str, Check] = {"beta1": decay, "beta2": decay, "delta": nonnegative}
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam(Method):
+    """Adam [Kingma, Ba 2015] on N independent networks at once, all on the same minibatches.
+
+        theta_n <- theta_n - lr s^_n / (sqrt(r^_n) + delta)
+
+    with the bias-corrected moments s^, r^ of each network's own gradients, as in `adam_update`. Steps count
+    from 1. Initial particles are drawn as PyTorch's nn.Linear draws them (`TwoLayer.torch_default`).
+
+    particles: N, at least 1 (networks given to `train` bring their own N).
+    lr, delta: finite, not negative. beta1, beta2: in [0, 1). Each takes a number, a schedule or a callable.
+
+    A result's parameters and "risk" are network 0's; "risks" [E, N] in the history are all networks', on the
+    full data. "alpha" and "ess" are NaN. Only for `train`.
+    """
+
+    particles: int = 1
+    lr: Parameter = 0.1
+    beta1: Parameter = 0.9
+    beta2: Parameter = 0.999
+    delta: Parameter = 1e-8
+
+    _parameters: ClassVar[dict[str, Check]] = {"lr": nonnegative, **DECAYS}
+    _first_step: ClassVar[int] = 1
+    _consensus: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self._check_parameters()
+        self._check_count("particles")
+
+    def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
+        return net.torch_default(self.particles, seed=seed, dtype=dtype, num_threads=threads)
+
+    def _stepper(self, theta: Array, setting: Setting) -> Stepper:
+        return AdamStepper(theta, setting)
+
+
+class AdamStepper(NetworksStepper):
+    """The steps of `Adam`."""
+
+    def __init__(self, theta: Array, setting: Setting) -> None:
+        super().__init__(theta, setting)
+        self._state.update(first=np.zeros_like(theta), second=np.zeros_like(theta))
+
+    def epoch(self, problem: Problem, epoch: int, step: int) -> int:
+        now, state, data = self._now, self._state, problem.minibatches(epoch)
+        assert data is not None  # gradients are of networks on data
+        return _cpu.adam_epoch(
+            *data, self.particles, self._gradient, state["first"], state["second"],
+            now["lr"], now["beta1"], now["beta2"], now["delta"], step, self._risk, self._threads,
+        )  # fmt: skip
+
+
+__all__ = ["Adam"]

@@ -1,0 +1,62 @@
+"""What methods with consensus points share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import _cpu
+from .._arrays import Array
+from .._checks import choice
+from .._kinds import NOISES
+from ..schedules import Parameter, TargetEss
+from .base import Setting, Stepper
+
+
+def check_noise(noise: Any, radius: Parameter | None) -> None:
+    """The rules on a method's noise, its radius already checked by itself."""
+    choice(noise, "noise", NOISES)
+    if noise == "truncated" and radius is None:
+        raise ValueError("radius is required for noise='truncated', got None")
+    if noise != "truncated" and radius is not None:
+        raise ValueError(f"radius must be None unless noise is 'truncated', got {radius!r}")
+
+
+class ConsensusStepper(Stepper):
+    """What methods with consensus points share: weights, points, effective sample sizes, for T tasks.
+
+    Everything a step needs is checked and allocated beforehand: a step only calls kernels.
+    """
+
+    def __init__(self, theta: Array, setting: Setting, alpha: Parameter, scored: int) -> None:
+        super().__init__(theta, setting)
+        tasks = setting.tasks
+        self._solve_alpha = isinstance(alpha, TargetEss)
+        self._points = np.zeros((tasks, theta.shape[1]), theta.dtype)
+        self._risk, self._weights = np.empty((scored, tasks)), np.empty((scored, tasks))
+        self._alpha, self._ess = np.empty(tasks), np.empty(tasks)
+        self.point = self._points[0]
+
+    def _gather(self, scored: Array) -> int:
+        """The points of particles `scored` from their risks; returns the number of non-finite ones."""
+        found = (self._points, self._weights, self._ess, self._threads)
+        if (target := self._target()) is not None:
+            nonfinite = _cpu.consensus_at_ess(scored, self._risk, target, self._alpha, *found)
+        else:
+            nonfinite = _cpu.consensus(scored, self._risk, self._now["alpha"], *found)
+        self._note()
+        return nonfinite
+
+    def _note(self) -> None:
+        """Take down the last step's alpha and effective sample size."""
+        self.alpha = self._tell(self._alpha) if self._solve_alpha else self._now["alpha"]
+        self.ess = self._tell(self._ess)
+
+    def _target(self) -> float | None:
+        """The effective sample size to solve alpha for, if that is asked for."""
+        return max(1.0, self._now["alpha"] * len(self._risk)) if self._solve_alpha else None
+
+    def _tell(self, values: Array) -> Any:
+        """What the history says of values [T]; with the one task of most methods, a number."""
+        return values.item()

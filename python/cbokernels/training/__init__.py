@@ -1,0 +1,5 @@
+"""Training of two-layer networks."""
+
+from .train import train
+
+__all__ = ["train"]
