@@ -8,7 +8,6 @@ from fake_cuda import Array
 
 import cbokernels as cbk
 from cbokernels.methods.base import Setting
-from cbokernels.training.card import plan
 
 NETWORK = (2, 4, 1, "tanh", 0.25, False)
 NET = cbk.TwoLayer(2, 4, 1, "tanh")
@@ -30,7 +29,7 @@ METHODS = {
 
 def planned(method):
     theta = np.zeros((1 if isinstance(method, cbk.ConsensusHopping) else PARTICLES, NET.size))
-    made = plan(method, theta, Setting(seed=0, threads=0, net=NET))
+    made = method._on_card(theta, Setting(seed=0, threads=0, net=NET))
     return made, theta, {**made.numbers(method._values(0, 3)), "limit": 0.0}
 
 

@@ -15,6 +15,7 @@ from .base import (
     Check,
     Method,
     NetworksStepper,
+    Plan,
     Problem,
     Setting,
     Stepper,
@@ -60,6 +61,14 @@ class Adam(Method):
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return AdamStepper(theta, setting)
+
+    def _on_card(self, theta: Array, setting: Setting) -> Plan:
+        return Plan("adam", state=moments(theta))
+
+
+def moments(theta: Array) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shapes and dtypes of Adam's, for a `Plan`."""
+    return {"first": (theta.shape, theta.dtype), "second": (theta.shape, theta.dtype)}
 
 
 class AdamStepper(NetworksStepper):

@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -72,12 +72,38 @@ class Setting:
     net: TwoLayer | None = None  # None: a function is minimised
     tasks: int = 1
     task_axis: bool = False  # whether the caller's y has an axis of tasks, be it one
+    precision: str = "float32"  # of matrix products on a card
 
     @property
     def network(self) -> TwoLayer:
         """Of the methods that `minimize` refuses."""
         assert self.net is not None
         return self.net
+
+
+Numbers = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a method runs on a card: the compiled run's arguments, and what its rows and arrays mean."""
+
+    kernel: str  # the compiled run's name for the method
+    numbers: Callable[[Numbers], Numbers] = dict  # the method's values in an epoch -> the compiled run's
+    noise: str = "none"
+    solve: bool = False  # whether alpha is solved for
+    task: Array | None = None
+    state: dict[str, tuple[tuple[int, ...], Any]] = dataclasses.field(default_factory=dict)
+    # shapes and dtypes of the arrays that a later step depends on besides particles and points
+    more: Mapping[str, float] = dataclasses.field(default_factory=dict)  # what the compiled run calls so
+    points: bool = False  # whether there are consensus points; else the first particle is reported
+    scored: int = 0  # particles whose risks a consensus weighs
+    subsets: Callable[[int, int], Array | None] = lambda first, steps: None
+    # which ones, [steps, scored], in the steps from `first` on; None: all
+    columns: Callable[[Array, list[float]], dict[str, Any]] = lambda risks, numbers: {}
+    # the history's columns that only this method has, from a row's risks and last numbers
+    check: Callable[[dict[str, Array]], None] = lambda state: None  # ValueError for a state that no run has
+    breakdown: str = ""  # how a step fails whose risks are not to blame
 
 
 class Stepper:
@@ -230,6 +256,16 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         """The method at work on theta [N, D], which it takes over."""
+
+    def _on_card(self, theta: Array, setting: Setting) -> Plan:
+        """The method's way on a card; ValueError where the CUDA kernels do not have it."""
+        name = type(self).__name__
+        raise ValueError(f"method {name} has no CUDA implementation: train with device='cpu'")
+
+
+def no_consensus(particles: int, where: str = "") -> str:
+    """Text of the error of a step in which all risks are NaN or infinite."""
+    return f"no particle has a finite risk{where} ({particles} particles): there is no consensus point"
 
 
 def check_method(method: Any) -> Method:

@@ -11,8 +11,8 @@ from .. import _cpu
 from .._arrays import Array
 from .._checks import choice, positive, real
 from ..schedules import Constant, Parameter, Tenfold
-from .base import Check, Method, Problem, Setting, Stepper, nonnegative, weighting
-from .consensus import ConsensusStepper, check_noise
+from .base import Check, Method, Plan, Problem, Setting, Stepper, nonnegative, weighting
+from .consensus import ConsensusStepper, check_noise, consensus_plan
 
 _SUBSETS = 3  # stream of the random numbers that choose particle batches
 _SINE_ALPHA = Tenfold(1e5, every=100, cap=1e7)
@@ -96,8 +96,26 @@ class CBO(Method):
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return CBOStepper(self, theta, setting)
 
+    def _on_card(self, theta: Array, setting: Setting) -> Plan:
+        particles, scored = len(theta), self._scored(len(theta))
+        flies, subset = self.friction is not None, scored if scored < particles else 0
 
-def draw_subset(out: Array, particles: int, seed: int, step: int) -> None:
+        def subsets(first: int, steps: int) -> Array | None:
+            if not subset:
+                return None
+            drawn = np.empty((steps, subset), np.int64)
+            for step, rows in enumerate(drawn, first):
+                _draw_subset(rows, particles, setting.seed, step)
+            return drawn
+
+        state = {"velocity": (theta.shape, theta.dtype)} if flies else {}
+        more = {"subset": subset, "subset_moves": subset > 0 and self.move == "batch", "flies": flies}
+        return consensus_plan(
+            "cbo", self.alpha, scored, noise=self.noise, state=state, more=more, subsets=subsets
+        )
+
+
+def _draw_subset(out: Array, particles: int, seed: int, step: int) -> None:
     """Some of N particles, in ascending order, into `out`, int64."""
     _cpu.permutation(out, particles, seed, step, _SUBSETS)
     out.sort()
@@ -134,8 +152,10 @@ class CBOStepper(ConsensusStepper):
         return nonfinite
 
     def step(self, batch: Any, step: int) -> int:
+        # The step of `cbo_epoch` too, which has none for functions, for tasks with inputs of their own, for
+        # batches of particles and for friction.
         if self._batch is not None:
-            draw_subset(self._batch, len(self.particles), self._seed, step)
+            _draw_subset(self._batch, len(self.particles), self._seed, step)
             self.particles.take(self._batch, 0, self._scored, "clip")
         batch.risk(self._scored, self._risk)
         nonfinite = self._gather(self._scored)

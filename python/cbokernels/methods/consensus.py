@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from .._arrays import Array
 from .._checks import choice
 from .._kinds import NOISES
 from ..schedules import Parameter, TargetEss
-from .base import Setting, Stepper
+from .base import Numbers, Plan, Setting, Stepper
 
 
 def check_noise(noise: Any, radius: Parameter | None) -> None:
@@ -21,6 +22,23 @@ def check_noise(noise: Any, radius: Parameter | None) -> None:
         raise ValueError("radius is required for noise='truncated', got None")
     if noise != "truncated" and radius is not None:
         raise ValueError(f"radius must be None unless noise is 'truncated', got {radius!r}")
+
+
+def target_ess(fraction: float, scored: int) -> float:
+    """The effective sample size that a `TargetEss` is for."""
+    return max(1.0, fraction * scored)
+
+
+def consensus_plan(
+    kernel: str, alpha: Parameter, scored: int, numbers: Callable[[Numbers], Numbers] = dict, **rest: Any
+) -> Plan:
+    """A plan with consensus points; `numbers` gets a target in the place of an alpha that is solved for."""
+    solve = isinstance(alpha, TargetEss)
+
+    def with_target(now: Numbers) -> Numbers:
+        return numbers({**now, "alpha": target_ess(now["alpha"], scored)} if solve else now)
+
+    return Plan(kernel, with_target, solve=solve, points=True, scored=scored, **rest)
 
 
 class ConsensusStepper(Stepper):
@@ -55,7 +73,7 @@ class ConsensusStepper(Stepper):
 
     def _target(self) -> float | None:
         """The effective sample size to solve alpha for, if that is asked for."""
-        return max(1.0, self._now["alpha"] * len(self._risk)) if self._solve_alpha else None
+        return target_ess(self._now["alpha"], len(self._risk)) if self._solve_alpha else None
 
     def _tell(self, values: Array) -> Any:
         """What the history says of values [T]; with the one task of most methods, a number."""

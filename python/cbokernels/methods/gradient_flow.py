@@ -11,7 +11,7 @@ import numpy as np
 from .. import _cpu
 from .._arrays import Array
 from ..schedules import Parameter
-from .base import Check, Method, NetworksStepper, Setting, Stepper, nonnegative
+from .base import Check, Method, NetworksStepper, Numbers, Plan, Setting, Stepper, nonnegative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,14 @@ class GradientFlow(Method):
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return GradientFlowStepper(theta, setting)
+
+    def _on_card(self, theta: Array, setting: Setting) -> Plan:
+        setting.network._mean_field_width()
+
+        def numbers(now: Numbers) -> Numbers:
+            return {"drift": 0.0, "diffusion": math.sqrt(2 * now["temperature"]), "dt": now["dt"]}
+
+        return Plan("gradient_flow", numbers, "additive")
 
 
 class GradientFlowStepper(NetworksStepper):

@@ -10,7 +10,7 @@ import numpy as np
 from .. import _cpu
 from .._arrays import Array
 from ..schedules import Parameter
-from .base import Check, Method, NetworksStepper, Problem, Setting, Stepper, nonnegative
+from .base import Check, Method, NetworksStepper, Plan, Problem, Setting, Stepper, nonnegative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,21 @@ class HeavyBall(Method):
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return HeavyBallStepper(theta, setting)
 
+    def _on_card(self, theta: Array, setting: Setting) -> Plan:
+        setting.network._mean_field_width()
+        like = (theta.shape, theta.dtype)
+        state = {"velocity": like, "gradient": like, "motion": ((2, len(theta)), np.float64)}
+        return Plan(
+            "heavy_ball", state=state, columns=lambda risks, n: _columns(risks, *np.split(np.array(n), 2))
+        )
+
+
+def _columns(risks: Array, kinetic: Array, dissipated: Array) -> dict[str, Any]:
+    """The history's columns that only this method has."""
+    energies = risks + kinetic
+    first = {"kinetic": kinetic[0], "energy": energies[0], "dissipated": dissipated[0]}
+    return {**first, "energies": energies}
+
 
 class HeavyBallStepper(NetworksStepper):
     """The steps of `HeavyBall`."""
@@ -92,9 +107,7 @@ class HeavyBallStepper(NetworksStepper):
 
     def report(self, problem: Problem) -> dict[str, Any]:
         columns = super().report(problem)
-        energies = columns["risks"] + self._kinetic
-        columns.update(kinetic=self._kinetic[0], energy=energies[0], dissipated=self._dissipated[0])
-        return {**columns, "energies": energies}
+        return {**columns, **_columns(columns["risks"], self._kinetic, self._dissipated)}
 
 
 __all__ = ["HeavyBall"]

@@ -11,7 +11,6 @@ for the gradient.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +21,8 @@ from .._checks import WORD, boolean, choice, integer, positive, real
 from ..errors import ConsensusError
 from ..network import TwoLayer
 from ..schedules import Exponential, Parameter, TargetEss
-from .base import Check, Method, Setting, Stepper, nonnegative
+from .adam import moments
+from .base import Check, Method, Plan, Setting, Stepper, no_consensus, nonnegative
 
 _SPREAD = Exponential(0.1, 0.01)
 
@@ -95,49 +95,55 @@ class ConsensusHopping(Method):
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return HoppingStepper(self, theta, setting)
 
+    def _on_card(self, theta: Array, setting: Setting) -> Plan:
+        _check_center(theta)
+        atoms, fixed = self.scope == "atom", {"beta1": self.beta1, "beta2": self.beta2, "delta": self.delta}
+        if atoms and setting.precision != "float32":
+            raise ValueError(f"precision must be 'float32' for scope='atom', got {setting.precision!r}")
+        drawn, solve = {"drawn": self.particles, "mirrored": self.mirrored}, self._fraction > 0
+        more = {**drawn, "atoms": atoms, "fraction": self._fraction}
+        return Plan(
+            "hopping", lambda now: {**now, **fixed}, solve=solve, state=moments(theta), more=more,
+            scored=self.particles,
+        )  # fmt: skip
+
+    @property
+    def _fraction(self) -> float:
+        """Of the particles, as the ess of Gibbs weights; 0: rank weights."""
+        return self.weights.fraction if isinstance(self.weights, TargetEss) else 0.0
+
+
+def _check_center(theta: Array) -> None:
+    if len(theta) != 1:
+        raise ValueError(f"theta must have shape [1, D] for ConsensusHopping, got {list(theta.shape)}")
+
 
 class HoppingStepper(Stepper):
     """The steps of `ConsensusHopping` on a centre [1, D]."""
 
     def __init__(self, method: ConsensusHopping, theta: Array, setting: Setting) -> None:
-        if len(theta) != 1:
-            raise ValueError(f"theta must have shape [1, D] for ConsensusHopping, got {list(theta.shape)}")
+        _check_center(theta)
         super().__init__(theta, setting)
         self.point = theta[0]
         self._method = method
-        self._first, self._second = np.zeros_like(theta), np.zeros_like(theta)
+        self._state.update(first=np.zeros_like(theta), second=np.zeros_like(theta))
         self._gradient = np.empty_like(theta)
-        self._spread = self._lr = math.nan
-        # of the particles, as the ess of Gibbs weights; 0: rank weights
-        self._fraction = method.weights.fraction if isinstance(method.weights, TargetEss) else 0.0
-
-    def begin(self, values: dict[str, float]) -> None:
-        self._spread, self._lr = values["spread"], values["lr"]
 
     def step(self, batch: Any, step: int) -> int:
-        method = self._method
+        method, now, state = self._method, self._now, self._state
         self.ess, alpha, nonfinite = batch.hopping_gradient(
-            self.point, method.particles, self._spread, method.mirrored, self._seed, step,
-            method.scope == "atom", self._fraction, self._gradient[0],
+            self.point, method.particles, now["spread"], method.mirrored, self._seed, step,
+            method.scope == "atom", method._fraction, self._gradient[0],
         )  # fmt: skip
         if self.ess == 0:
-            raise ConsensusError(
-                f"no particle has a finite risk ({method.particles} particles): there is no consensus point"
-            )
-        if self._fraction:
+            raise ConsensusError(no_consensus(method.particles))
+        if method._fraction:
             self.alpha = alpha
         _cpu.adam_update(
-            self.particles, self._gradient, self._first, self._second, step + 1, self._lr,
+            self.particles, self._gradient, state["first"], state["second"], step + 1, now["lr"],
             method.beta1, method.beta2, method.delta, self.particles, self._threads,
         )  # fmt: skip
         return int(nonfinite)
-
-    def state_dict(self) -> dict[str, Array]:
-        return {"first": self._first, "second": self._second}
-
-    def load_state_dict(self, state: dict[str, Array]) -> None:
-        np.copyto(self._first, state["first"])
-        np.copyto(self._second, state["second"])
 
 
 __all__ = ["ConsensusHopping"]

@@ -11,9 +11,9 @@ from .. import _cpu
 from .._arrays import Array
 from .._checks import positive, real
 from ..schedules import Parameter
-from .adam import DECAYS
-from .base import Check, Method, Problem, Setting, Stepper, fraction, nonnegative, weighting
-from .consensus import ConsensusStepper, check_noise
+from .adam import DECAYS, moments
+from .base import Check, Method, Numbers, Plan, Problem, Setting, Stepper, fraction, nonnegative, weighting
+from .consensus import ConsensusStepper, check_noise, consensus_plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,15 @@ class Hybrid(Method):
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return HybridStepper(self, theta, setting)
+
+    def _on_card(self, theta: Array, setting: Setting) -> Plan:
+        def mixed(now: Numbers) -> Numbers:
+            mix = now["mix"]
+            weighted = {"drift": (1 - mix) * now["drift"], "diffusion": (1 - mix) * now["diffusion"]}
+            return {n: v for n, v in {**now, **weighted, "lr": mix * now["dt"]}.items() if n != "mix"}
+
+        state = moments(theta)
+        return consensus_plan("hybrid", self.alpha, len(theta), mixed, noise=self.noise, state=state)
 
 
 class HybridStepper(ConsensusStepper):

@@ -10,7 +10,7 @@ import numpy as np
 from .._arrays import Array, integers
 from .._checks import WORD
 from ..schedules import Parameter, Tenfold
-from .base import Problem, Setting, Stepper
+from .base import Plan, Problem, Setting, Stepper
 from .cbo import CBO, CBOStepper
 
 _ALPHA = Tenfold(1e4, every=100, cap=1e7)
@@ -48,6 +48,10 @@ class MultiTaskCBO(CBO):
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return MultiTaskStepper(self, theta, setting, tasks_of(self.task, len(theta), setting.tasks))
+
+    def _on_card(self, theta: Array, setting: Setting) -> Plan:
+        task = tasks_of(self.task, len(theta), setting.tasks)
+        return dataclasses.replace(super()._on_card(theta, setting), task=task)
 
 
 def kept_task(task: Any) -> tuple[int, ...] | None:

@@ -14,13 +14,13 @@ from .._checks import boolean, integer, real
 from ..errors import ConsensusError
 from ..network import TwoLayer
 from ..schedules import Geometric, Parameter, Tenfold
-from .base import Check, Method, Problem, Setting, Stepper, nonnegative, weighting
-from .consensus import ConsensusStepper
+from .base import Check, Method, Plan, Problem, Setting, Stepper, nonnegative, weighting
+from .consensus import ConsensusStepper, consensus_plan
 from .multitask import kept_task, tasks_of
 
 _ALPHA = Tenfold(1e4, every=100, cap=1e7)
 _DIFFUSION = Geometric(1.2**0.5, 0.9, every=100)
-NOT_FINITE = "atoms have become NaN or infinite, which cannot be assigned: take a smaller diffusion or dt"
+_NOT_FINITE = "atoms have become NaN or infinite, which cannot be assigned: take a smaller diffusion or dt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +109,35 @@ class TransportCBO(Method):
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return TransportStepper(self, theta, setting, tasks_of(self.task, len(theta), setting.tasks))
 
+    def _on_card(self, theta: Array, setting: Setting) -> Plan:
+        particles, tasks, net = len(theta), setting.tasks, setting.network
 
-def check_coupling(state: dict[str, Array]) -> None:
+        def columns(_: Array, numbers: list[float]) -> dict[str, Any]:
+            *objectives, variance, fresh, moved = numbers
+            objective = np.array(objectives) if setting.task_axis else objectives[0]
+            exact = {"wasserstein_variance_exact": fresh} if self.exact_variance else {}
+            return {"objective": objective, "wasserstein_variance": variance, **exact, "moved": int(moved)}
+
+        return consensus_plan(
+            "transport",
+            self.alpha,
+            particles,
+            noise="additive",
+            task=tasks_of(self.task, particles, tasks),
+            state={
+                "support": ((tasks, net.width, net._atom_size), theta.dtype),
+                "match": ((particles, tasks, net.width), np.int64),
+                "prices": ((particles, tasks, net.width), np.float64),
+                "partners": ((particles, net.width), np.int32),
+            },
+            more={"iterations": self.iterations, "exact": self.exact_variance},
+            columns=columns,
+            check=_check_coupling,
+            breakdown=_NOT_FINITE,
+        )
+
+
+def _check_coupling(state: dict[str, Array]) -> None:
     """ValueError for a saved state whose partners are no permutations or whose numbers are not finite."""
     for name in ("match", "partners"):
         if name in state and (np.sort(state[name], axis=-1) != np.arange(state[name].shape[-1])).any():
@@ -196,11 +223,11 @@ class TransportStepper(ConsensusStepper):
         """The largest magnitude."""
         largest = _cpu.largest(self._atoms)
         if math.isinf(largest):
-            raise ConsensusError(NOT_FINITE)
+            raise ConsensusError(_NOT_FINITE)
         return largest
 
     def restore(self, particles: Array, point: Array, state: dict[str, Array]) -> None:
-        check_coupling(state)
+        _check_coupling(state)
         super().restore(particles, point, state)
 
     @staticmethod

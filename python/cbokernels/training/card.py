@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,18 +16,11 @@ from .._arrays.card import Call, DeviceArray, on_cuda
 from .._checks import choice
 from .._kinds import LOSSES, takes_labels
 from ..errors import ConsensusError
-from ..methods import CBO, Adam, ConsensusHopping, GradientFlow, HeavyBall, Hybrid, MultiTaskCBO, TransportCBO
-from ..methods.base import Done, Method, Setting
-from ..methods.cbo import draw_subset
-from ..methods.multitask import tasks_of
-from ..methods.transport import NOT_FINITE, check_coupling
+from ..methods.base import Done, Method, Numbers, Setting
 from ..network import TwoLayer
-from ..schedules import TargetEss
 from .checkpoint import fingerprint
 from .data import axes_shown, shuffle, training_data
 from .watch import frozen_limit
-
-Numbers = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,112 +132,24 @@ class Orders:
         return self._order
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How a method runs on a card."""
-
-    kernel: str  # the compiled run's name for it
-    numbers: Callable[[Numbers], Numbers] = dict  # the method's values in an epoch -> the compiled run's
-    noise: str = "none"
-    solve: bool = False
-    task: Array | None = None
-    state: dict[str, tuple[tuple[int, ...], Any]] = dataclasses.field(default_factory=dict)
-    # shapes and dtypes of the arrays that a later step depends on besides particles and points
-    more: Mapping[str, float] = dataclasses.field(default_factory=dict)  # what the compiled run calls so
-
-
-def plan(method: Method, theta: Array, setting: Setting) -> Plan:
-    """ValueError for methods, and parts of methods, that the CUDA kernels do not have."""
-    solve = isinstance(getattr(method, "alpha", None), TargetEss)
-    particles = len(theta)
-    scored = method._scored(particles) if isinstance(method, CBO) else particles
-    like = (theta.shape, theta.dtype)
-    moments = {"first": like, "second": like}
-
-    def with_target(now: Numbers) -> Numbers:
-        return {**now, "alpha": max(1.0, now["alpha"] * scored)} if solve else dict(now)
-
-    def mixed(now: Numbers) -> Numbers:
-        rest, mix = with_target(now), now["mix"]
-        del rest["mix"]
-        weighted = {"drift": (1 - mix) * now["drift"], "diffusion": (1 - mix) * now["diffusion"]}
-        return {**rest, **weighted, "lr": mix * now["dt"]}
-
-    def flowing(now: Numbers) -> Numbers:
-        return {"drift": 0.0, "diffusion": math.sqrt(2 * now["temperature"]), "dt": now["dt"]}
-
-    if isinstance(method, CBO):
-        task = None
-        if isinstance(method, MultiTaskCBO):
-            task = tasks_of(method.task, particles, setting.tasks)
-        flies, subset = method.friction is not None, scored if scored < particles else 0
-        more = {"subset": subset, "subset_moves": subset > 0 and method.move == "batch", "flies": flies}
-        return Plan("cbo", with_target, method.noise, solve, task, {"velocity": like} if flies else {}, more)
-    if isinstance(method, TransportCBO):
-        return dataclasses.replace(_transport(method, theta, setting), numbers=with_target, solve=solve)
-    if isinstance(method, Hybrid):
-        return Plan("hybrid", mixed, method.noise, solve, state=moments)
-    if isinstance(method, Adam):
-        return Plan("adam", state=moments)
-    if isinstance(method, ConsensusHopping):
-        return _hopping(method, particles, moments)
-    if isinstance(method, HeavyBall):
-        setting.network._mean_field_width()
-        state = {"velocity": like, "gradient": like, "motion": ((2, particles), np.float64)}
-        return Plan("heavy_ball", state=state)
-    if isinstance(method, GradientFlow):
-        setting.network._mean_field_width()
-        return Plan("gradient_flow", flowing, "additive")
-    raise ValueError(f"method {type(method).__name__} has no CUDA implementation: train with device='cpu'")
-
-
-def _transport(method: TransportCBO, theta: Array, setting: Setting) -> Plan:
-    particles, tasks, width = len(theta), setting.tasks, setting.network.width
-    state = {
-        "support": ((tasks, width, setting.network._atom_size), theta.dtype),
-        "match": ((particles, tasks, width), np.int64),
-        "prices": ((particles, tasks, width), np.float64),
-        "partners": ((particles, width), np.int32),
-    }
-    task = tasks_of(method.task, particles, tasks)
-    more = {"iterations": method.iterations, "exact": method.exact_variance}
-    return Plan("transport", noise="additive", task=task, state=state, more=more)
-
-
-def _hopping(method: ConsensusHopping, particles: int, moments: Any) -> Plan:
-    if particles != 1:
-        raise ValueError(f"theta must have shape [1, D] for ConsensusHopping, got {particles} rows")
-    solve = isinstance(method.weights, TargetEss)
-    fixed = {"beta1": method.beta1, "beta2": method.beta2, "delta": method.delta}
-    fraction = method.weights.fraction if isinstance(method.weights, TargetEss) else 0.0
-    drawn = {"drawn": method.particles, "mirrored": method.mirrored, "atoms": method.scope == "atom"}
-    more = {**drawn, "fraction": fraction}
-    return Plan("hopping", lambda now: {**now, **fixed}, solve=solve, state=moments, more=more)
-
-
 class DeviceStepper:
     """A method at work on a card; as `Stepper`, but arrays are copies, made when they are asked for."""
 
     finishes: ClassVar[bool] = True
 
     def __init__(
-        self, method: Method, theta: Array, setting: Setting, data: Data, loss: str, orders: Orders,
-        net: TwoLayer, precision: str,
-    ) -> None:  # fmt: skip
-        self._plan = plan(method, theta, setting)
-        if precision != "float32" and self._plan.more.get("atoms"):
-            raise ValueError(f"precision must be 'float32' for scope='atom', got {precision!r}")
+        self, method: Method, theta: Array, setting: Setting, data: Data, loss: str, orders: Orders
+    ) -> None:
+        plan = self._plan = method._on_card(theta, setting)
         self._module = cuda.module()
-        self._shape, self._dtype, self._threads = theta.shape, theta.dtype, setting.threads
-        self._seed = setting.seed
-        self._tasks, self._multitask = setting.tasks, setting.task_axis
-        self._has_points = self._plan.kernel in ("cbo", "hybrid", "transport")
+        self._shape, self._dtype, self._setting = theta.shape, theta.dtype, setting
+        self._networks = setting.tasks if method._consensus else len(theta)  # that a row has risks of
+        self._consensus = method._consensus
         self._data = data
         self._run = self._module.start(
-            data.on, net._on_card(), self._plan.kernel, *data.addresses(), data.call is None,
-            loss, data.samples, orders.batch_size, data.tasks, data.x.ndim == 3, theta,
-            self._plan.task,
-            setting.seed, self._plan.noise, self._plan.solve, precision, self._plan.more, data,
+            data.on, setting.network._on_card(), plan.kernel, *data.addresses(), data.call is None,
+            loss, data.samples, orders.batch_size, data.tasks, data.x.ndim == 3, theta, plan.task,
+            setting.seed, plan.noise, plan.solve, setting.precision, plan.more, data,
         )  # fmt: skip
         self._first = 0  # epoch of this run, from 0
         self._values: dict[int, Numbers] = {}  # of epochs on their way
@@ -259,11 +164,11 @@ class DeviceStepper:
     @property
     def point(self) -> Array:
         """A copy of what is reported: the points, or network 0."""
-        if not self._has_points:
+        if not self._plan.points:
             first: Array = self.particles[0]
             return first
-        points = self._read("points", (self._tasks, self._shape[1]), self._dtype)
-        return points if self._multitask else points[0]
+        points = self._read("points", (self._setting.tasks, self._shape[1]), self._dtype)
+        return points if self._setting.task_axis else points[0]
 
     def _read(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         out = np.empty(shape, dtype)
@@ -272,7 +177,7 @@ class DeviceStepper:
 
     def variance(self) -> float:
         """Of the particles, (1/2N) Σ |theta_n - mean|²."""
-        return _cpu.variance(self.particles, self._threads)
+        return _cpu.variance(self.particles, self._setting.threads)
 
     @property
     def frozen(self) -> float:
@@ -285,10 +190,9 @@ class DeviceStepper:
 
     def restore(self, particles: Array, point: Array, state: dict[str, Array]) -> None:
         """As `Stepper.restore`."""
-        if self._plan.kernel == "transport":
-            check_coupling(state)
+        self._plan.check(state)
         arrays = {"theta": particles, **state}
-        if self._has_points:
+        if self._plan.points:
             arrays["points"] = point
         for name, values in arrays.items():
             self._run.write(name, np.ascontiguousarray(values))
@@ -302,7 +206,7 @@ class DeviceStepper:
         for epoch in range(first, last):
             values = method._values(epoch, last)
             numbers = {**self._plan.numbers(values), "limit": self._limit}
-            subsets = self._subsets(step, orders.steps_per_epoch)
+            subsets = self._plan.subsets(step, orders.steps_per_epoch)
             self._values[epoch] = values
             self._values.pop(epoch - 2 * self._run.in_flight, None)
             self._run.submit(orders.order(epoch), subsets, step, numbers)
@@ -320,54 +224,22 @@ class DeviceStepper:
     def _row(self, epoch: int) -> Done:
         return self._done(epoch, self._run.row(epoch - self._first), self._values[epoch])
 
-    def _subsets(self, first: int, steps: int) -> Array | None:
-        """The particles that each step of an epoch scores; None: all."""
-        subset = int(self._plan.more.get("subset", 0))
-        if subset == 0:
-            return None
-        drawn = np.empty((steps, subset), np.int64)
-        for step, particles in enumerate(drawn, first):
-            draw_subset(particles, self._shape[0], self._seed, step)
-        return drawn
-
     def _done(self, epoch: int, raw: Array, values: Numbers) -> Done:
         """An epoch's row of history, from the compiled run's."""
-        plan, tasks = self._plan, self._tasks
-        consensus = self._has_points or plan.kernel == "hopping"
-        networks = tasks if consensus else self._shape[0]
-        risks, alphas, ess, rest = np.split(raw, np.cumsum([networks, tasks, tasks]))
-        variance, self._frozen, nonfinite, failed_step, failed_task, *extras = rest.tolist()
-        if failed_step >= 0 and failed_task < 0:
-            raise ConsensusError(f"epoch {epoch + 1}, step {failed_step:.0f}: {NOT_FINITE}")
+        plan, tasks = self._plan, self._setting.tasks
+        risks, alphas, ess, rest = np.split(raw, np.cumsum([self._networks, tasks, tasks]))
+        variance, self._frozen, nonfinite, failed_step, failed_task, *further = rest.tolist()
         if failed_step >= 0:
             where = f" in task {failed_task:.0f}" if tasks > 1 else ""
-            scored = plan.more.get("drawn") or plan.more.get("subset") or self._shape[0]
-            raise ConsensusError(
-                f"epoch {epoch + 1}, step {failed_step:.0f}: no particle has a finite risk{where} "
-                f"({scored} particles): there is no consensus point"
+            what = (
+                f"no particle has a finite risk{where} ({plan.scored} particles): there is no consensus point"
             )
-        if not consensus:
-            row = {"risk": risks[0].item(), "alpha": math.nan, "ess": math.nan, "variance": variance}
-            return Done(values, int(nonfinite), {**row, "risks": risks, **self._motion(risks, extras)})
-        alpha: Any = alphas if plan.solve else values.get("alpha", math.nan)
-        if not self._multitask:
-            risks, ess = risks.item(), ess.item()
-            alpha = alpha.item() if plan.solve else alpha
-        row = {"risk": risks, "alpha": alpha, "ess": ess, "variance": variance}
-        return Done(values, int(nonfinite), {**row, **self._coupling(extras)})
-
-    def _coupling(self, extras: list[float]) -> dict[str, Any]:
-        if not extras:
-            return {}
-        *objectives, variance, fresh, moved = extras
-        objective = np.array(objectives) if self._multitask else objectives[0]
-        exact = {"wasserstein_variance_exact": fresh} if self._plan.more["exact"] else {}
-        return {"objective": objective, "wasserstein_variance": variance, **exact, "moved": int(moved)}
-
-    def _motion(self, risks: Array, extras: list[float]) -> dict[str, Any]:
-        if not extras:
-            return {}
-        kinetic, dissipated = np.split(np.array(extras), 2)
-        energies = risks + kinetic
-        one = {"kinetic": kinetic[0], "energy": energies[0], "dissipated": dissipated[0]}
-        return {**one, "energies": energies}
+            what = plan.breakdown if failed_task < 0 else what
+            raise ConsensusError(f"epoch {epoch + 1}, step {failed_step:.0f}: {what}")
+        row: dict[str, Any] = {"risk": risks[0].item(), "alpha": math.nan, "ess": math.nan, "risks": risks}
+        if self._consensus:
+            alpha = alphas if plan.solve else values.get("alpha", math.nan)
+            row = {"risk": risks, "alpha": alpha, "ess": ess}
+            if not self._setting.task_axis:
+                row = {name: np.asarray(value).item() for name, value in row.items()}
+        return Done(values, int(nonfinite), {**row, "variance": variance, **plan.columns(risks, further)})

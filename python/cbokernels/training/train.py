@@ -134,10 +134,10 @@ def train(
             "precision": precision,
             "theta": fingerprint(start),
         }
-    setting = Setting(seed, cores, net, tasks, task_axis)
+    setting = Setting(seed, cores, net, tasks, task_axis, precision)
     runner: Runner
     if isinstance(problem, Orders):
-        runner = DeviceStepper(method, start, setting, data, loss, problem, net, precision)
+        runner = DeviceStepper(method, start, setting, data, loss, problem)
     else:
         runner = method._stepper(start, setting)
     options = Options(epochs, boolean(progress, "progress"), callback, store, net)
