@@ -16,7 +16,7 @@ from .._arrays.card import Call, DeviceArray, on_cuda
 from .._checks import choice
 from .._kinds import LOSSES, takes_labels
 from ..errors import ConsensusError
-from ..methods.base import Done, Method, Numbers, Setting
+from ..methods.base import Done, Method, Numbers, Setting, no_consensus
 from ..network import TwoLayer
 from .checkpoint import fingerprint
 from .data import axes_shown, shuffle, training_data
@@ -231,10 +231,7 @@ class DeviceStepper:
         variance, self._frozen, nonfinite, failed_step, failed_task, *further = rest.tolist()
         if failed_step >= 0:
             where = f" in task {failed_task:.0f}" if tasks > 1 else ""
-            what = (
-                f"no particle has a finite risk{where} ({plan.scored} particles): there is no consensus point"
-            )
-            what = plan.breakdown if failed_task < 0 else what
+            what = plan.breakdown if failed_task < 0 else no_consensus(plan.scored, where)
             raise ConsensusError(f"epoch {epoch + 1}, step {failed_step:.0f}: {what}")
         row: dict[str, Any] = {"risk": risks[0].item(), "alpha": math.nan, "ess": math.nan, "risks": risks}
         if self._consensus:
