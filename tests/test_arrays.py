@@ -103,7 +103,7 @@ LAYOUTS = {
 def test_integers_reach_the_kernels_aligned(dtype):
     labels = np.arange(7, dtype=dtype)
     other = labels if dtype == np.uint8 else misaligned(labels)
-    found = _arrays.integers(other, "y", ("S",), 7, "labels")
+    found = _arrays.HOST.integers(other, "y", ("S",), 7, "labels")
     assert found.flags.aligned
     assert found.flags.c_contiguous
     assert found.dtype == np.int32
@@ -113,7 +113,7 @@ def test_integers_reach_the_kernels_aligned(dtype):
 def test_data_reach_the_kernels_aligned(dtype):
     values = np.linspace(-1, 1, 12).reshape(4, 3).astype(dtype)
     for layout in ("misaligned", "strided", "fortran"):
-        found = _arrays.floats(LAYOUTS[layout](values), "x", np.dtype(dtype))
+        found = _arrays.HOST.floats(LAYOUTS[layout](values), "x", np.dtype(dtype))
         assert found.flags.aligned
         assert found.flags.c_contiguous
         np.testing.assert_array_equal(found, values)

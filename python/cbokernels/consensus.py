@@ -46,8 +46,9 @@ def consensus(theta: Any, risk: Any, *, alpha: float = 1e5, num_threads: int | N
     call = call_of(theta, "theta")
     particles = call.array(theta, "theta", FLOATS, ("N", "D"))
     count, size = particles.shape
-    axes = call.view(risk, "risk").shape[1:]
-    risks = call.array(risk, "risk", _RISK, (count, "T") if axes else (count,))
+    risks = call.view(risk, "risk")
+    axes = risks.shape[1:]
+    risks = call.array(risks, "risk", _RISK, (count, "T") if axes else (count,))
     alpha = real(alpha, "alpha", 0.0, infinite=True)
     workers = threads(num_threads)
     point, weights = call.empty((*axes, size), particles.dtype), call.empty((count, *axes), np.float64)

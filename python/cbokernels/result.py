@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array, check_shape, floats
+from ._arrays import HOST, Array, check_shape
 from ._checks import FLOATS
 from ._extras import extra
 from ._files import checked_path, read_arrays, reading, write_arrays
@@ -79,7 +79,7 @@ class Result:
         """
         if self.net is None:
             raise ValueError("predict expects the result of training a network, got one of minimize")
-        x = floats(x, "x", self.particles.dtype)
+        x = HOST.host(HOST.floats(x, "x", self.particles.dtype))
         if x.ndim == 3 and self.parameters.ndim == 2:
             check_shape(x, "x", (len(self.parameters), "S", self.net.inputs))
             pairs = zip(self.parameters[:, None], x, strict=True)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _cpu
-from ._arrays import AS_THETA, HOST, Array, Call, call_of, view
+from ._arrays import AS_THETA, Array, Call, Values, call_of
 from ._checks import FLOATS, choice, float_dtype, integer, threads, unit
 from ._kinds import LOSSES, takes_labels
 from .network import TwoLayer, check_network
@@ -86,20 +86,16 @@ def task_risks(
     """
     call = call_of(theta, "theta")
     particles = call.array(theta, "theta", FLOATS, ("N", check_network(net).size))
-    own = ("T",) if call.view(x, "x").ndim == 3 else ()
-    inputs = call.array(x, "x", (particles.dtype,), (*own, "S", net.inputs), AS_THETA)
+    inputs = call.view(x, "x")
+    own = ("T",) if inputs.ndim == 3 else ()
+    inputs = call.array(inputs, "x", (particles.dtype,), (*own, "S", net.inputs), AS_THETA)
     targets = _targets(net, ys, "ys", inputs.shape[:-2] or ("T",), inputs, loss, call)
     call.precision(precision, particles.dtype)
     workers = threads(num_threads)
     out = call.empty((len(particles), len(targets)), np.float64)
-    score = call.kernels.risk if call.on_device else score_tasks
+    score: Any = call.kernels.risk if call.on_device else score_tasks
     score(net._passed_to(call), particles, inputs, targets, loss, out, workers)
     return call.result(out)
-
-
-def task_axes(x: Any) -> tuple[str, ...]:
-    """The axes of inputs x before the samples: ("T",) where each task has its own, else none."""
-    return ("T",) if view(x, "x").ndim == 3 else ()
 
 
 def score_tasks(
@@ -179,22 +175,23 @@ def plan(
     return Plan(*_cpu.plan(check_network(net)._kernel, n, s, t, name, filled, single))
 
 
-def _ensemble(net: TwoLayer, theta: Any, x: Any) -> tuple[Call, Any, Any]:
+def _ensemble(net: TwoLayer, theta: Any, x: Any) -> tuple[Call, Values, Values]:
     call = call_of(theta, "theta")
     particles = call.array(theta, "theta", FLOATS, ("N", check_network(net).size))
     return call, particles, call.array(x, "x", (particles.dtype,), ("S", net.inputs), AS_THETA)
 
 
 def _targets(
-    net: TwoLayer, y: Any, name: str, tasks: tuple[int | str, ...], x: Any, loss: str, call: Call = HOST
-) -> Any:
+    net: TwoLayer, y: Any, name: str, tasks: tuple[int | str, ...], x: Values, loss: str, call: Call
+) -> Values:
     """Targets as the compiled module takes them: [T, S, C] values or [T, S] int32 labels."""
     samples = x.shape[-2]
     if takes_labels(choice(loss, "loss", LOSSES)):
         labels = call.integers(y, name, (*tasks, samples), net.outputs, "labels of the network's outputs")
         return labels.reshape(-1, samples)
     shape: tuple[int | str, ...] = (*tasks, samples)
-    if net.outputs > 1 or call.view(y, name).ndim > len(shape):
+    values = call.view(y, name)
+    if net.outputs > 1 or values.ndim > len(shape):
         shape = (*shape, net.outputs)
-    values = call.array(y, name, (x.dtype,), shape, AS_THETA)
+    values = call.array(values, name, (x.dtype,), shape, AS_THETA)
     return values.reshape(-1, samples, net.outputs)

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import HOST, Call, array, call_of, like
+from ._arrays import HOST, Call, Values, call_of, like
 from ._checks import integer, positive, real, threads
 from .errors import CboWarning
-from .transport import AS_ATOMS, check_atoms, check_finite, check_weights, largest
+from .transport import AS_ATOMS, check_atoms, check_weights, largest
 
 
 class Sinkhorn(NamedTuple):
@@ -67,11 +67,11 @@ def sinkhorn(
     iterations below 1, tolerance below 0 and num_threads below 1.
     """
     call = call_of(atoms, "atoms")
-    x = check_atoms(atoms, "atoms", call)
+    x = check_atoms(call, atoms, "atoms")
     y = call.array(support, "support", (x.dtype,), ("M'", x.shape[2]), AS_ATOMS)
     most = max(largest(call, x, "atoms"), largest(call, y, "support"))
     limits = _epsilon(epsilon), real(tolerance, "tolerance", 0.0), integer(iterations, "iterations", 1, 2**31)
-    result = _solve(x, y, most, *limits, threads(num_threads), call)
+    result = _solve(call, x, y, most, *limits, threads(num_threads))
     if not call.on_device:
         _warn(result[2], *limits[1:])
     return Sinkhorn(*(call.result(part) for part in result))
@@ -95,20 +95,20 @@ def sinkhorn_barycenter(
     in `sinkhorn`, at most 1000 of whose iterations are done for each coupling; a `CboWarning` tells of those
     in the last iteration whose error is above tolerance. TypeError and ValueError as there.
     """
-    x = check_atoms(atoms, "atoms")
-    most = check_finite(x, "atoms")
+    x = HOST.host(check_atoms(HOST, atoms, "atoms"))
+    most = largest(HOST, x, "atoms")
     beta = check_weights(weights, len(x))
     if support is None:
         y = x[int(beta.argmax())]
     else:
-        y = array(support, "support", (x.dtype,), ("M'", x.shape[2]), AS_ATOMS)
-        most = max(most, check_finite(y, "support"))
+        y = HOST.host(HOST.array(support, "support", (x.dtype,), ("M'", x.shape[2]), AS_ATOMS))
+        most = max(most, largest(HOST, y, "support"))
     limits = _epsilon(epsilon), real(tolerance, "tolerance", 0.0), 1000, threads(num_threads)
     error = np.zeros(len(x))
     for _ in range(integer(iterations, "iterations", 1, 2**31)):
         total = np.zeros(y.shape)
         for n in np.flatnonzero(beta):
-            _, projection, error[n : n + 1] = _solve(y[None], x[n], most, *limits)
+            _, projection, error[n : n + 1] = map(HOST.host, _solve(HOST, y[None], x[n], most, *limits))
             total += beta[n] * projection[0]
         y = total.astype(x.dtype)
     _warn(error, *limits[1:3])
@@ -131,15 +131,15 @@ def _epsilon(value: Any) -> float:
 
 
 def _solve(
-    x: Any,
-    y: Any,
+    call: Call,
+    x: Values,
+    y: Values,
     most: float,
     epsilon: float,
     tolerance: float,
     iterations: int,
     workers: int,
-    call: Call = HOST,
-) -> tuple[Any, Any, Any]:
+) -> tuple[Values, Values, Values]:
     cost, error = (call.empty((len(x),), np.float64) for _ in range(2))
     projection = call.empty(x.shape, x.dtype)
     call.kernels.sinkhorn(x, y, most, epsilon, tolerance, iterations, cost, error, projection, workers)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 
 from . import _cpu
-from ._arrays import HOST, Array, Call, call_of
+from ._arrays import HOST, Array, Call, Values, call_of
 from ._checks import FLOATS, boolean, counter, integer, real, threads
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
@@ -115,14 +115,14 @@ def assign(
     workers = threads(num_threads)
     prices = None if duals is None else call.changed(duals, "duals", (count, m), _DOUBLE[0])
     work = None if prices is None else prices.work
-    if prices is not None:
+    if work is not None:
         largest(call, work, "duals")
     if match is None:
         found = call.empty((count, m), np.int64)
-    elif call.on_device:
-        found = call.own_integers(match, "match", (count, m))
     else:
-        found = _permutations(call, match, count, m).astype(np.int64)
+        if not call.on_device:
+            _permutations(call, match, count, m)
+        found = call.own_integers(match, "match", (count, m))
     if work is not None:
         x, y = call.apart(x, work), call.apart(y, work)
     cost = call.empty((count,), np.float64)
@@ -152,7 +152,7 @@ def barycenter(
     or all 0, iterations below 1 and num_threads below 1.
     """
     call = call_of(atoms, "atoms")
-    x = check_atoms(atoms, "atoms", call)
+    x = check_atoms(call, atoms, "atoms")
     count, m, k = x.shape
     steps, workers = integer(iterations, "iterations", 1, 2**31), threads(num_threads)
     start = None if support is None else call.array(support, "support", (x.dtype,), (m, k), AS_ATOMS)
@@ -164,9 +164,10 @@ def barycenter(
         call.kernels.barycenter(x, beta, start is not None, y, found, history, objective)
     else:
         beta = check_weights(weights, count)
-        y = (x[int(beta.argmax())] if start is None else start).copy()
-        most = max(check_finite(x, "atoms"), check_finite(y, "support"))
-        history = history[: _cpu.barycenter(x, beta, most, y, found, history, workers)].copy()
+        y = call.copy(x[int(beta.argmax())] if start is None else start)
+        most = max(largest(call, x, "atoms"), largest(call, y, "support"))
+        done = call.kernels.barycenter(x, beta, most, y, found, history, workers)
+        history = call.host(history)[:done].copy()
         objective = history[-1]
     return Barycenter(call.result(y), call.result(found), call.number(objective), call.result(history))
 
@@ -199,7 +200,7 @@ def transport_update(
     first_particle + N above 2^32, and num_threads below 1.
     """
     call = call_of(atoms, "atoms")
-    x = check_atoms(atoms, "atoms", call)
+    x = check_atoms(call, atoms, "atoms")
     count, m, k = x.shape
     y = call.array(support, "support", (x.dtype,), (m, k), AS_ATOMS)
     partners = _permutations(call, match, count, m)
@@ -254,18 +255,18 @@ def wasserstein_over_wasserstein(atoms_a: Any, atoms_b: Any, *, num_threads: int
     return float((best * unit).mean() / unit)
 
 
-def check_atoms(value: Any, name: str, call: Call = HOST) -> Any:
+def check_atoms(call: Call, value: Any, name: str) -> Values:
     return call.array(value, name, FLOATS, ("N", "M", "K"))
 
 
-def _measures(call: Call, a: Any, name: str, b: Any, other: str) -> tuple[Any, Any, float]:
-    x = check_atoms(a, name, call)
+def _measures(call: Call, a: Any, name: str, b: Any, other: str) -> tuple[Values, Values, float]:
+    x = check_atoms(call, a, name)
     y = call.array(b, other, (x.dtype,), x.shape[1:], AS_ATOMS)
     return x, y, max(largest(call, x, name), largest(call, y, other))
 
 
-def _pairs(call: Call, atoms_a: Any, atoms_b: Any, workers: int) -> Any:
-    a = check_atoms(atoms_a, "atoms_a", call)
+def _pairs(call: Call, atoms_a: Any, atoms_b: Any, workers: int) -> Values:
+    a = check_atoms(call, atoms_a, "atoms_a")
     b = call.array(atoms_b, "atoms_b", (a.dtype,), ("N'", *a.shape[1:]), " as atoms_a are")
     most = max(largest(call, a, "atoms_a"), largest(call, b, "atoms_b"))
     out = call.empty((len(a), len(b)), np.float64)
@@ -273,12 +274,12 @@ def _pairs(call: Call, atoms_a: Any, atoms_b: Any, workers: int) -> Any:
     return out
 
 
-def largest(call: Call, a: Any, name: str) -> float:
-    """As `check_finite`; nothing is known of a card's arrays, and nothing needed."""
-    return 0.0 if call.on_device else check_finite(a, name)
+def largest(call: Call, a: Values, name: str) -> float:
+    """As `_check_finite`; nothing is known of a card's arrays, and nothing needed."""
+    return 0.0 if call.on_device else _check_finite(call.host(a), name)
 
 
-def check_finite(a: Array, name: str) -> float:
+def _check_finite(a: Array, name: str) -> float:
     """The largest magnitude in `a`."""
     most = _cpu.largest(a)
     if most == np.inf:
@@ -288,7 +289,7 @@ def check_finite(a: Array, name: str) -> float:
 
 
 def check_weights(value: Any, count: int) -> Array:
-    beta = HOST.array(value, "weights", _DOUBLE, (count,))
+    beta = HOST.host(HOST.array(value, "weights", _DOUBLE, (count,)))
     if not np.isfinite(beta).all() or beta.min() < 0:
         wrong = int(np.argmin(np.isfinite(beta) & (beta >= 0)))
         raise ValueError(f"weights must be finite and not negative, got {beta[wrong]} at [{wrong}]")
@@ -299,12 +300,12 @@ def check_weights(value: Any, count: int) -> Array:
     return np.asarray(beta / beta.sum())
 
 
-def _permutations(call: Call, value: Any, count: int, m: int) -> Any:
+def _permutations(call: Call, value: Any, count: int, m: int) -> Values:
     """match as contiguous int32 [N, M] whose rows are permutations."""
     match = call.integers(value, "match", (count, m), m, "points of support")
     if call.on_device:
         return match
-    row = _cpu.wrong_permutation(match)
+    row = _cpu.wrong_permutation(call.host(match))
     if row >= 0:
         missing = int(np.setdiff1d(np.arange(m), match[row])[0])
         raise ValueError(f"match must hold a permutation in each row, got row {row} without {missing}")

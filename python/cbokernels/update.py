@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._arrays import AS_THETA, Call, call_of
+from ._arrays import AS_THETA, Call, Changed, Values, call_of
 from ._checks import FLOATS, WORD, choice, counter, integer, positive, real, threads, unit
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
@@ -165,14 +165,14 @@ def hybrid_update(
     return call.result(target) if out is None else out
 
 
-def _particles(theta: Any) -> tuple[Call, Any]:
+def _particles(theta: Any) -> tuple[Call, Values]:
     call = call_of(theta, "theta")
     return call, call.array(theta, "theta", FLOATS, ("N", "D"))
 
 
 def _descent(
-    call: Call, theta: Any, gradient: Any, first: Any, second: Any, out: Any
-) -> tuple[Any, list[Any]]:
+    call: Call, theta: Values, gradient: Any, first: Any, second: Any, out: Any
+) -> tuple[Values, list[Changed[Values]]]:
     """The gradient, and what Adam's part writes: both moments and `out`, or a new array for it."""
     gradients = call.array(gradient, "gradient", (theta.dtype,), theta.shape, AS_THETA)
     moments = {"first": first, "second": second}
@@ -187,14 +187,15 @@ def _decays(step: Any, beta1: Any, beta2: Any, delta: Any) -> tuple[int, tuple[f
     return integer(step, "step", 1, WORD), (*betas, real(delta, "delta", 0.0))
 
 
-def _points(call: Call, point: Any, task: Any, theta: Any) -> tuple[Any, Any]:
+def _points(call: Call, point: Any, task: Any, theta: Values) -> tuple[Values, Values | None]:
     """Points [T, D] and each particle's row of them; None where there is one point for all."""
     count, size = theta.shape
+    points = call.view(point, "point")
     if task is None:
-        if call.view(point, "point").ndim == 2:
+        if points.ndim == 2:
             raise ValueError("task [N] is required for point [T, D], got None")
-        return call.array(point, "point", (theta.dtype,), (size,), AS_THETA).reshape(1, size), None
-    points = call.array(point, "point", (theta.dtype,), ("T", size), AS_THETA)
+        return call.array(points, "point", (theta.dtype,), (size,), AS_THETA).reshape(1, size), None
+    points = call.array(points, "point", (theta.dtype,), ("T", size), AS_THETA)
     return points, call.integers(task, "task", (count,), len(points), "rows of point")
 
 

@@ -1,20 +1,21 @@
 """Arrays in, arrays out, in host memory and on a card: all that is known of the libraries they come from."""
 
-from .dispatch import HOST, Call, call_of
-from .host import AS_THETA, Array, apart, array, check_shape, contiguous, floats, integers, like, view
+from .call import AS_THETA, Array, Call, Changed, Values, check_shape
+from .dispatch import HOST, call_of
+from .host import contiguous, like, view
+from .memory import on_cuda
 
 __all__ = [
     "AS_THETA",
     "HOST",
     "Array",
     "Call",
-    "apart",
-    "array",
+    "Changed",
+    "Values",
     "call_of",
     "check_shape",
     "contiguous",
-    "floats",
-    "integers",
     "like",
+    "on_cuda",
     "view",
 ]

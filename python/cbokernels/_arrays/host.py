@@ -6,18 +6,15 @@ Nothing here casts or moves an array to another device.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import _cpu, cuda
 from .._checks import kind
+from .._checks import precision as check_precision
 from ..errors import CudaUnavailableError
-
-Array = npt.NDArray[Any]
-AS_THETA = " as theta is"
+from .call import Array, BaseCall, Changed, check_shape
 
 # DLPack device types: host memory that any thread may read, and CUDA memory (plain, managed).
 _HOST, CUDA_TYPES = (1, 3), (2, 13)
@@ -70,118 +67,6 @@ def like(source: Any, array: Array) -> Any:
     return result
 
 
-def array(
-    value: Any, name: str, dtypes: Sequence[np.dtype[Any]], shape: Sequence[int | str], why: str = ""
-) -> Array:
-    """Contiguous array of one of `dtypes`; `shape` holds sizes, and letters for any size of at least 1."""
-    a = view(value, name)
-    if a.dtype not in dtypes:
-        raise TypeError(f"{name} must be {' or '.join(map(str, dtypes))}{why}, got {a.dtype}")
-    check_shape(a, name, shape)
-    return contiguous(a)
-
-
-def integers(value: Any, name: str, shape: Sequence[int | str], stop: int, meaning: str) -> Array:
-    """Contiguous int32 array of integers in [0, stop), from any integer dtype."""
-    a = view(value, name)
-    if a.dtype.kind not in "iu":
-        raise TypeError(f"{name} must hold integers, got {a.dtype}")
-    check_shape(a, name, shape)
-    if a.min() < 0 or a.max() >= stop:
-        index = np.unravel_index(int(np.argmax((a < 0) | (a >= stop))), a.shape)
-        where = ", ".join(map(str, index))
-        raise ValueError(f"{name} must hold integers in [0, {stop}) ({meaning}), got {a[index]} at [{where}]")
-    return contiguous(np.asarray(a, dtype=np.int32))
-
-
-def floats(value: Any, name: str, dtype: np.dtype[Any]) -> Array:
-    """Contiguous array of `dtype`, cast from any real dtype, without NaN and infinities."""
-    a = view(value, name)
-    if a.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must hold real numbers, got {a.dtype} ({kind(value)})")
-    with np.errstate(over="ignore"):
-        a = contiguous(np.asarray(a, dtype=dtype))
-    if _cpu.largest(a) == np.inf:  # no array of flags for what is nearly always finite
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
-        raise ValueError(f"{name} must be finite as {dtype}, got {a[index]} at {list(index)}")
-    return a
-
-
-def output(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], name: str = "out") -> Array:
-    """Writable view of an array of the caller's, which must match exactly; it may be non-contiguous."""
-    # NumPy marks what it imports through DLPack read-only, hence torch's own way in `view`.
-    a = view(value, name)
-    if a.dtype != dtype:
-        raise TypeError(f"{name} must be {dtype}, got {a.dtype}")
-    if a.shape != shape:
-        raise ValueError(f"{name} must have shape {_text(shape)}, got {_text(a.shape)}")
-    if not a.flags.writeable:
-        raise ValueError(f"{name} must be writable, got a read-only {kind(value)}")
-    return a
-
-
-class InPlace:
-    """An array of the caller's that a kernel changes: it works on `work`, then `finish` brings that back."""
-
-    def __init__(self, value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.name = name
-        self.wanted = output(value, dtype, shape, name)
-        self.work = contiguous(self.wanted)
-
-    def finish(self) -> None:
-        """Write the results into the caller's array where the kernel worked on a copy."""
-        if self.work is not self.wanted:
-            self.wanted[...] = self.work
-
-
-def check_distinct(*changed: InPlace) -> None:
-    """ValueError where two of the arrays that a kernel changes share memory."""
-    for i, b in enumerate(changed):
-        for a in changed[:i]:
-            if np.shares_memory(a.wanted, b.wanted):
-                raise ValueError(f"{b.name} must not share memory with {a.name}, got arrays that overlap")
-
-
-def apart(a: Array, *targets: Array) -> Array:
-    """`a`, or a copy of it where writing to one of `targets` might change it."""
-    return a.copy() if any(np.may_share_memory(a, target) for target in targets) else a
-
-
-def apart_or_same(a: Array, target: Array) -> Array:
-    """As `apart`, but exactly the same memory needs no copy: each entry is read before it is written."""
-    if a is target or not np.may_share_memory(a, target):
-        return a
-    return a if a.ctypes.data == target.ctypes.data else a.copy()
-
-
-def is_contiguous(a: Array) -> bool:
-    """Whether the compiled kernels can work on `a` itself."""
-    flags = a.flags
-    return flags.c_contiguous and flags.aligned
-
-
-def contiguous(a: Array) -> Array:
-    """`a` itself where it is C-contiguous and aligned, else a copy that is."""
-    return a if is_contiguous(a) else np.array(a, order="C")
-
-
-def check_shape(a: Any, name: str, shape: Sequence[int | str]) -> None:
-    """ValueError unless `a` has this shape, in which letters stand for any size of at least 1."""
-    sizes = a.shape
-    if len(sizes) == len(shape):
-        for size, wanted in zip(sizes, shape):  # noqa: B905 - equal lengths, and this runs on every call
-            if size != wanted and (size == 0 or type(wanted) is not str):
-                break
-        else:
-            return
-    empty = " with no size 0" if 0 in sizes else ""
-    raise ValueError(f"{name} must have shape {_text(shape)}{empty}, got {_text(sizes)}")
-
-
-def _text(shape: Sequence[int | str]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
-
-
 def is_torch(value: Any) -> bool:
     """Whether this is a PyTorch tensor; PyTorch is not imported for it."""
     torch = sys.modules.get("torch")
@@ -219,3 +104,78 @@ def _refuse_cuda(name: str) -> None:
             "arrays are never moved between devices"
         )
     raise CudaUnavailableError(f"{name} lies in CUDA memory, and {reason}; CPU arrays run on the CPU kernels")
+
+
+def contiguous(a: Array) -> Array:
+    """`a` itself where it is C-contiguous and aligned, else a copy that is."""
+    flags = a.flags
+    return a if flags.c_contiguous and flags.aligned else np.array(a, order="C")
+
+
+class HostCall(BaseCall[Array]):
+    """Arrays in CPU memory."""
+
+    kernels = _cpu
+    on_device = False
+    on = (0, 0)
+
+    def __init__(self, first: Any) -> None:
+        self.first = first
+
+    def view(self, value: Any, name: str) -> Array:
+        return contiguous(view(value, name))
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.empty(shape, dtype)
+
+    def copy(self, a: Array) -> Array:
+        return a.copy()
+
+    def address(self, a: Array) -> int:
+        return a.ctypes.data
+
+    def changed(self, value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Changed[Array]:
+        # NumPy marks what it imports through DLPack read-only, hence torch's own way in `view`.
+        a = view(value, name)
+        if a.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype}, got {a.dtype}")
+        check_shape(a, name, shape)
+        if not a.flags.writeable:
+            raise ValueError(f"{name} must be writable, got a read-only {kind(value)}")
+        work = contiguous(a)
+        return Changed(name, work, a, work, lambda: a)
+
+    def precision(self, value: Any, dtype: np.dtype[Any]) -> None:
+        check_precision(value)
+
+    def check_finite(self, a: Array, name: str) -> None:
+        if _cpu.largest(a) == np.inf:  # no array of flags for what is nearly always finite
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(a))[0])
+            raise ValueError(f"{name} must be finite as {a.dtype}, got {a[index]} at {list(index)}")
+
+    def check_range(self, a: Array, name: str, stop: int, meaning: str) -> None:
+        if a.min() < 0 or a.max() >= stop:
+            index = np.unravel_index(int(np.argmax((a < 0) | (a >= stop))), a.shape)
+            where = ", ".join(map(str, index))
+            raise ValueError(
+                f"{name} must hold integers in [0, {stop}) ({meaning}), got {a[index]} at [{where}]"
+            )
+
+    def host(self, a: Array) -> Array:
+        return a
+
+    def result(self, a: Array) -> Any:
+        return like(self.first, a)
+
+    def number(self, a: Array) -> Any:
+        return float(a)
+
+    def _cast(self, a: Array, name: str, dtype: Any) -> Array:
+        with np.errstate(over="ignore"):
+            return contiguous(np.asarray(a, dtype=dtype))
+
+    def _addresses(self, a: Array) -> Array:
+        return a
+
+    def _overlap(self, a: Array, b: Array) -> bool:
+        return np.may_share_memory(a, b)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .card import DeviceArray
+from .memory import DeviceArray
 
 _DOUBLE = np.dtype(np.float64)
 

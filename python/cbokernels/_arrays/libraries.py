@@ -109,13 +109,3 @@ def cast(value: Any, name: str, dtype: np.dtype[Any]) -> Any:
         namespace = value.__array_namespace__()
         return namespace.astype(value, getattr(namespace, dtype.name), copy=True)
     raise TypeError(f"{name} must be {dtype}, which {kind(value)} cannot be turned into here")
-
-
-def assign(value: Any, values: Any) -> None:
-    """Write the values of an array into another one of the same library, whatever its layout."""
-    value[...] = values
-
-
-def can_assign(value: Any) -> bool:
-    """Whether `assign` has a way."""
-    return hasattr(type(value), "__setitem__")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._arrays import Array, integers
+from .._arrays import HOST, Array
 from .._checks import WORD
 from ..schedules import Parameter, Tenfold
 from .base import Plan, Problem, Setting, Stepper
@@ -59,14 +59,14 @@ def kept_task(task: Any) -> tuple[int, ...] | None:
     if task is None:
         return None
     task = np.asarray(task) if isinstance(task, (list, tuple)) else task
-    return tuple(integers(task, "task", ("N",), WORD // 2, "tasks").tolist())
+    return tuple(HOST.host(HOST.integers(task, "task", ("N",), WORD // 2, "tasks")).tolist())
 
 
 def tasks_of(task: tuple[int, ...] | None, particles: int, tasks: int) -> Array:
     """Each particle's task [N], int32."""
     if task is None:
         return (np.arange(particles, dtype=np.int64) * tasks // particles).astype(np.int32)
-    return integers(np.array(task), "task", (particles,), tasks, "tasks")
+    return HOST.host(HOST.integers(np.array(task), "task", (particles,), tasks, "tasks"))
 
 
 class MultiTaskStepper(CBOStepper):

@@ -3,7 +3,6 @@ at earlier ones."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -11,110 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _cpu, cuda
-from .._arrays import Array, check_shape
-from .._arrays.card import Call, DeviceArray, on_cuda
-from .._checks import choice
-from .._kinds import LOSSES, takes_labels
+from .._arrays import Array
 from ..errors import ConsensusError
 from ..methods.base import Done, Method, Numbers, Setting, no_consensus
-from ..network import TwoLayer
-from .checkpoint import fingerprint
-from .data import axes_shown, shuffle, training_data
+from .data import Data, shuffle
 from .watch import frozen_limit
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Training data where the kernels find them: in host memory, to be copied once, or on a card."""
-
-    x: Array | DeviceArray
-    y: Array | DeviceArray  # [T, S, C], or int32 labels [T, S]; with or without T, or C = 1, on a card
-    tasks: int
-    call: Call | None = None  # of arrays that lie on a card; keeps them
-
-    @property
-    def on(self) -> tuple[int, int]:
-        """Device, and the stream that wrote the data."""
-        return (0, 0) if self.call is None else self.call.on
-
-    @property
-    def samples(self) -> int:
-        """S."""
-        return self.x.shape[-2]
-
-    def addresses(self) -> tuple[int, int]:
-        """Of x and y."""
-        x, y = (a.pointer if isinstance(a, DeviceArray) else a.ctypes.data for a in (self.x, self.y))
-        return x, y
-
-    def fingerprints(self) -> tuple[str, str]:
-        """Text that tells the data apart from others; brings them to the host for it."""
-        x, y = (self._host(a) for a in (self.x, self.y))
-        columns = () if y.dtype.kind == "i" else (-1,)
-        return fingerprint(x), fingerprint(y.reshape(self.tasks, self.samples, *columns))
-
-    def _host(self, a: Array | DeviceArray) -> Array:
-        if not isinstance(a, DeviceArray):
-            return a
-        assert self.call is not None  # whose array it is
-        return self.call.host(a)
-
-
-def run_data(
-    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...] | None
-) -> tuple[Data, str, bool]:
-    """The caller's data, the loss and whether there is an axis of tasks, as `training_data` finds them."""
-    if on_cuda(x):
-        return device_data(net, x, y, loss, dtype, task_axes)
-    x, y, loss, task_axis = training_data(net, x, y, loss, dtype, task_axes)
-    return Data(x, y, len(y)), loss, task_axis
-
-
-def refuse_cuda(x: Any) -> None:
-    """TypeError for data in CUDA memory."""
-    if on_cuda(x) and cuda.is_available():
-        raise TypeError("x lies in CUDA memory: train on it with device='cuda'")
-
-
-def to_host(value: Any, name: str) -> Any:
-    """An array in CUDA memory as NumPy's; anything else as it is."""
-    if value is None or not on_cuda(value):
-        return value
-    call = Call(value, name)
-    return call.host(call.view(value, name))
-
-
-def device_data(
-    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...] | None
-) -> tuple[Data, str, bool]:
-    """The twin of `training_data` for arrays in CUDA memory, checked there."""
-    call = Call(x, "x")
-    inputs = call.floats(x, "x", dtype)
-    own = ("T",) if task_axes != () and inputs.ndim == 3 else ()
-    check_shape(inputs, "x", (*own, "S", net.inputs))
-    if loss is None:
-        integral = call.view(y, "y").dtype.kind in "iu" and net.outputs > 1
-        loss = "cross_entropy" if integral else "mse"
-    labels = takes_labels(choice(loss, "loss", LOSSES))
-    if task_axes is None:
-        task_axes = own or axes_shown(net, inputs, call.view(y, "y"), loss)
-    tasks, samples = inputs.shape[:-2] or task_axes, inputs.shape[-2]
-    if labels:
-        targets = call.integers(y, "y", (*tasks, samples))
-        bad = call.module.count_outside(call.on, targets.pointer, math.prod(targets.shape), net.outputs)
-        if bad:
-            raise ValueError(
-                f"y must hold integers in [0, {net.outputs}) (labels of the network's outputs), got {bad} "
-                "others"
-            )
-    else:
-        targets = call.floats(y, "y", dtype)
-        column = net.outputs > 1 or targets.ndim > len(tasks) + 1
-        check_shape(targets, "y", (*tasks, samples, net.outputs) if column else (*tasks, samples))
-        call.check_finite(targets, "y")
-    call.check_finite(inputs, "x")
-    count = targets.shape[0] if task_axes else 1
-    return Data(inputs, targets, count, call), loss, bool(task_axes)
 
 
 class Orders:
@@ -137,19 +37,18 @@ class DeviceStepper:
 
     finishes: ClassVar[bool] = True
 
-    def __init__(
-        self, method: Method, theta: Array, setting: Setting, data: Data, loss: str, orders: Orders
-    ) -> None:
+    def __init__(self, method: Method, theta: Array, setting: Setting, data: Data, orders: Orders) -> None:
         plan = self._plan = method._on_card(theta, setting)
         self._module = cuda.module()
         self._shape, self._dtype, self._setting = theta.shape, theta.dtype, setting
         self._networks = setting.tasks if method._consensus else len(theta)  # that a row has risks of
         self._consensus = method._consensus
         self._data = data
+        call, x, y = data.call, data.x, data.y
         self._run = self._module.start(
-            data.on, setting.network._on_card(), plan.kernel, *data.addresses(), data.call is None,
-            loss, data.samples, orders.batch_size, data.tasks, data.x.ndim == 3, theta, plan.task,
-            setting.seed, plan.noise, plan.solve, setting.precision, plan.more, data,
+            call.on, setting.network._on_card(), plan.kernel, call.address(x), call.address(y),
+            not call.on_device, data.loss, data.samples, orders.batch_size, len(y), x.ndim == 3, theta,
+            plan.task, setting.seed, plan.noise, plan.solve, setting.precision, plan.more, data,
         )  # fmt: skip
         self._first = 0  # epoch of this run, from 0
         self._values: dict[int, Numbers] = {}  # of epochs on their way

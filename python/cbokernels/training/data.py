@@ -2,49 +2,73 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from .. import _cpu
-from .._arrays import Array, apart, check_shape, floats, view
+from .._arrays import Array, Call, Values, check_shape
 from .._checks import choice
 from .._kinds import LOSSES, takes_labels
 from ..methods.base import Minibatches
 from ..network import TwoLayer
 from ..risk import _targets as targets
 from ..risk import score_tasks
-from ..risk import task_axes as own_axes
+from .checkpoint import fingerprint
 
 _ORDER = 2  # stream of the random numbers that shuffle the data
 
 
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The caller's data, checked, where they lie, and what they say of themselves."""
+
+    x: Values  # [S, d] or [T, S, d]
+    y: Values  # [T, S, C] of the same dtype, or int32 labels [T, S]
+    loss: str
+    task_axis: bool  # whether the caller's y has an axis of tasks
+    call: Call  # whose arrays they are
+
+    @property
+    def samples(self) -> int:
+        """S."""
+        return self.x.shape[-2]
+
+    def fingerprints(self) -> tuple[str, str]:
+        """Text that tells x and y apart from others; brings them to the host for it."""
+        return fingerprint(self.call.host(self.x)), fingerprint(self.call.host(self.y))
+
+
 def training_data(
-    net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any], task_axes: tuple[str, ...] | None
-) -> tuple[Array, Array, str, bool]:
-    """x [S, d] or [T, S, d], y [T, S, C] of `dtype` or [T, S] int32 labels, the loss they are for, and
-    whether there is an axis of tasks.
+    call: Call, net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any],
+    task_axes: tuple[str, ...] | None,
+) -> Data:  # fmt: skip
+    """The caller's x and y, cast to `dtype`.
 
     The caller's y has the axes `task_axes`, ("T",) or none for T = 1, before the samples; x may have them.
     None: either, as x and y show.
     """
-    x = floats(x, "x", dtype)
-    own = () if task_axes == () else own_axes(x)
+    x = call.floats(x, "x", dtype)
+    own = ("T",) if task_axes != () and x.ndim == 3 else ()
     check_shape(x, "x", (*own, "S", net.inputs))
+    given = call.view(y, "y")
     if loss is None:
-        loss = "cross_entropy" if view(y, "y").dtype.kind in "iu" and net.outputs > 1 else "mse"
-    if not takes_labels(choice(loss, "loss", LOSSES)):
-        y = floats(y, "y", dtype)
+        loss = "cross_entropy" if given.dtype.kind in "iu" and net.outputs > 1 else "mse"
+    labels = takes_labels(choice(loss, "loss", LOSSES))
     if task_axes is None:
-        task_axes = own or axes_shown(net, x, view(y, "y"), loss)
-    checked = targets(net, y, "y", x.shape[:-2] or task_axes, x, loss)
-    if loss == "cross_entropy":
-        checked = apart(checked, view(y, "y"))  # they are checked once: nobody may change them afterwards
-    return x, checked, loss, bool(task_axes)
+        task_axes = own or _axes_shown(net, x, given, loss)
+    checked = given if labels else call.floats(given, "y", dtype)
+    checked = targets(net, checked, "y", x.shape[:-2] or task_axes, x, loss, call)
+    if labels and call.on_device:
+        call.check_range(checked, "y", net.outputs, "labels of the network's outputs")
+    elif labels:
+        checked = call.apart(checked, given)  # they are checked once: nobody may change them afterwards
+    return Data(x, checked, loss, bool(task_axes), call)
 
 
-def axes_shown(net: TwoLayer, x: Any, y: Any, loss: str) -> tuple[str, ...]:
+def _axes_shown(net: TwoLayer, x: Values, y: Values, loss: str) -> tuple[str, ...]:
     """("T",) where y has more axes than one task's. A column [S, 1] of one output's values is one task."""
     axes = 1 if takes_labels(loss) else 2
     if axes == 2 and net.outputs == 1 and y.ndim == 2 and (y.shape[1] != 1 or len(x) == 1 < len(y)):
@@ -96,9 +120,8 @@ class DataProblem:
     their own, x [T, S, d], take the same samples' numbers into a batch.
     """
 
-    def __init__(
-        self, net: TwoLayer, x: Array, y: Array, loss: str, *, batch_size: int | None, seed: int, threads: int
-    ) -> None:
+    def __init__(self, net: TwoLayer, data: Data, *, batch_size: int | None, seed: int, threads: int) -> None:
+        x, y, loss = data.call.host(data.x), data.call.host(data.y), data.loss
         self._whole, self._loss = DataBatch(net, x, y, loss, threads), loss
         self._seed, self._batch_size = seed, batch_size
         self._order = np.empty(0 if batch_size is None else x.shape[-2], np.int64)

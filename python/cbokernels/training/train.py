@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import _cpu, cuda
-from .._arrays import Array, apart, array, view
+from .._arrays import HOST, Array, call_of, on_cuda, view
 from .._checks import FLOATS, PRECISIONS, WORD, boolean, choice, float_dtype, integer, threads
 from .._checks import precision as check_precision
 from .._checks import seed as check_seed
@@ -17,7 +18,7 @@ from ..errors import CudaUnavailableError
 from ..methods.base import Method, Setting, check_method
 from ..network import TwoLayer, check_network
 from ..result import Result, State, pack_net
-from .card import DeviceStepper, Orders, refuse_cuda, run_data, to_host
+from .card import DeviceStepper, Orders
 from .checkpoint import checkpoint as check_checkpoint
 from .checkpoint import fingerprint
 from .data import DataProblem, training_data
@@ -101,32 +102,31 @@ def train(
         raise ValueError(f"precision must be 'float32' for dtype 'float64', got {precision!r}")
     check_callback(callback)
     store = check_checkpoint(checkpoint, every, resume)
-    problem: DataProblem | Orders
-    if device == "cuda":
-        data, loss, task_axis = run_data(net, x, y, loss, dtype, method._task_axes)
-        problem, tasks, prints = Orders(data.samples, batch_size, seed), data.tasks, data.fingerprints
-        theta = to_host(theta, "theta")
-    else:
-        refuse_cuda(x)
-        given = x, y
-        x, y, loss, task_axis = training_data(net, x, y, loss, dtype, method._task_axes)
-        if store is not None:  # which vouches for them: nobody may change them
-            x, y = (apart(a, view(own, "data")) for a, own in zip((x, y), given, strict=True))
-        problem = DataProblem(net, x, y, loss, batch_size=batch_size, seed=seed, threads=cores)
-        tasks, prints = len(y), lambda: (fingerprint(x), fingerprint(y))
+    if device == "cpu" and on_cuda(x) and cuda.is_available():
+        raise TypeError("x lies in CUDA memory: train on it with device='cuda'")
+    call = call_of(x, "x") if device == "cuda" else HOST
+    data = training_data(call, net, x, y, loss, dtype, method._task_axes)
+    if store is not None and device == "cpu":  # which vouches for them: nobody may change them
+        own = (call.apart(data.x, view(x, "x")), call.apart(data.y, view(y, "y")))
+        data = dataclasses.replace(data, x=own[0], y=own[1])
     if theta is None:
         start = method._initial(net, seed, dtype, num_threads)
     else:
-        start = own_particles(theta, net.size, dtype)
+        start = own_particles(_on_host(theta), net.size, dtype)
+    problem: DataProblem | Orders
+    if device == "cuda":
+        problem = Orders(data.samples, batch_size, seed)
+    else:
+        problem = DataProblem(net, data, batch_size=batch_size, seed=seed, threads=cores)
     check_steps(epochs, problem.steps_per_epoch, method._first_step)
     if store is not None:
         store.net = pack_net(net)
         store.configuration = {
             "net": repr(net),
-            **dict(zip("xy", prints(), strict=True)),
+            **dict(zip("xy", data.fingerprints(), strict=True)),
             "method": type(method).__name__,
             **method._description(),
-            "loss": loss,
+            "loss": data.loss,
             "batch_size": repr(batch_size),
             "seed": repr(seed),
             "device": device,
@@ -134,21 +134,27 @@ def train(
             "precision": precision,
             "theta": fingerprint(start),
         }
-    setting = Setting(seed, cores, net, tasks, task_axis, precision)
+    setting = Setting(seed, cores, net, len(data.y), data.task_axis, precision)
     runner: Runner
     if isinstance(problem, Orders):
-        runner = DeviceStepper(method, start, setting, data, loss, problem)
+        runner = DeviceStepper(method, start, setting, data, problem)
     else:
         runner = method._stepper(start, setting)
     options = Options(epochs, boolean(progress, "progress"), callback, store, net)
     return run(problem, method, runner, options)
 
 
+def _on_host(theta: Any) -> Any:
+    """An array in CUDA memory as NumPy's; anything else as it is."""
+    call = call_of(theta, "theta")
+    return call.host(call.view(theta, "theta")) if call.on_device else theta
+
+
 def own_particles(theta: Any, size: int | str, dtype: np.dtype[Any] | None = None) -> Array:
     """A copy of the caller's particles [N, D], which must be finite; of `dtype`, None for either."""
     if dtype is not None and view(theta, "theta").dtype != dtype:
         raise TypeError(f"theta must be {dtype} as the argument dtype says, got {view(theta, 'theta').dtype}")
-    copy = np.array(array(theta, "theta", FLOATS, ("N", size)), order="C")
+    copy = np.array(HOST.array(theta, "theta", FLOATS, ("N", size)), order="C")
     if _cpu.largest(copy) == np.inf:
         wrong = int(np.argmin(np.isfinite(copy).all(axis=1)))
         raise ValueError(f"theta must be finite, got NaN or infinities in particle {wrong}")
