@@ -80,6 +80,7 @@ class Result:
         if self.net is None:
             raise ValueError("predict expects the result of training a network, got one of minimize")
         x = HOST.host(HOST.floats(x, "x", self.particles.dtype))
+        HOST.check_finite(x, "x")
         if x.ndim == 3 and self.parameters.ndim == 2:
             check_shape(x, "x", (len(self.parameters), "S", self.net.inputs))
             pairs = zip(self.parameters[:, None], x, strict=True)

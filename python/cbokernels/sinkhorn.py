@@ -131,15 +131,9 @@ def _epsilon(value: Any) -> float:
 
 
 def _solve(
-    call: Call,
-    x: Values,
-    y: Values,
-    most: float,
-    epsilon: float,
-    tolerance: float,
-    iterations: int,
+    call: Call, x: Values, y: Values, most: float, epsilon: float, tolerance: float, iterations: int,
     workers: int,
-) -> tuple[Values, Values, Values]:
+) -> tuple[Values, Values, Values]:  # fmt: skip
     cost, error = (call.empty((len(x),), np.float64) for _ in range(2))
     projection = call.empty(x.shape, x.dtype)
     call.kernels.sinkhorn(x, y, most, epsilon, tolerance, iterations, cost, error, projection, workers)

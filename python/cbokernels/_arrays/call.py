@@ -136,13 +136,11 @@ class BaseCall(abc.ABC, Generic[A]):
         return a
 
     def floats(self, value: Any, name: str, dtype: np.dtype[Any]) -> A:
-        """An array of `dtype`, cast from any real dtype, without NaN and infinities."""
+        """An array of `dtype`, cast from any real dtype; see `check_finite`."""
         a = self.view(value, name)
         if a.dtype.kind not in "fiub":
             raise TypeError(f"{name} must hold real numbers, got {a.dtype} ({kind(value)})")
-        a = a if a.dtype == dtype else self._cast(a, name, dtype)
-        self.check_finite(a, name)
-        return a
+        return a if a.dtype == dtype else self._cast(a, name, dtype)
 
     def integers(self, value: Any, name: str, shape: Sequence[int | str], stop: int, meaning: str) -> A:
         """An int32 array of integers in [0, stop), from any integer dtype. What lies on a card the host does

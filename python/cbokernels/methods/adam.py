@@ -52,10 +52,6 @@ class Adam(Method):
     _first_step: ClassVar[int] = 1
     _consensus: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        self._check_parameters()
-        self._check_count("particles")
-
     def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
         return net.torch_default(self.particles, seed=seed, dtype=dtype, num_threads=threads)
 
@@ -85,6 +81,3 @@ class AdamStepper(NetworksStepper):
             *data, self.particles, self._gradient, state["first"], state["second"],
             now["lr"], now["beta1"], now["beta2"], now["delta"], step, self._risk, self._threads,
         )  # fmt: skip
-
-
-__all__ = ["Adam"]

@@ -191,10 +191,6 @@ class Stepper:
         """Take up where another run of the same kind stopped."""
         np.copyto(self.particles, particles)
         np.copyto(self.point, point)
-        self.load_state_dict(state)
-
-    def load_state_dict(self, state: dict[str, Array]) -> None:
-        """Take what `state_dict` gave."""
         for name, array in self._state.items():
             np.copyto(array, state[name])
 
@@ -226,13 +222,14 @@ class Method(abc.ABC):
     _contracts: ClassVar[bool] = False  # the whole ensemble is drawn to one point and may freeze there
     _task_axes: ClassVar[tuple[str, ...] | None] = ()  # of y before the samples; None: one for tasks or none
 
-    def _check_parameters(self) -> None:
+    def __post_init__(self) -> None:
+        self._check_count("particles")
         for name, check in self._parameters.items():
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, parameter(getattr(self, name), name, check))
 
-    def _check_count(self, name: str) -> None:
-        object.__setattr__(self, name, integer(getattr(self, name), name, 1, WORD + 1))
+    def _check_count(self, name: str, low: int = 1) -> None:
+        object.__setattr__(self, name, integer(getattr(self, name), name, low, WORD + 1))
 
     def _values(self, epoch: int, epochs: int) -> dict[str, float]:
         """The float parameters' values in an epoch."""

@@ -77,8 +77,7 @@ class CBO(Method):
     _contracts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        self._check_parameters()
-        self._check_count("particles")
+        super().__post_init__()
         check_noise(self.noise, self.radius)
         choice(self.move, "move", ("all", "batch"))
         if self.noise != "anisotropic" and self.floor not in (0.0, Constant(0.0)):
@@ -179,6 +178,3 @@ class CBOStepper(ConsensusStepper):
             velocity[rows] /= 1 + friction * dt
             np.multiply(velocity, dt, out=step)
             theta[rows] += step[rows]
-
-
-__all__ = ["CBO"]

@@ -38,10 +38,6 @@ class GradientFlow(Method):
     _parameters: ClassVar[dict[str, Check]] = {"temperature": nonnegative, "dt": nonnegative}
     _consensus: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        self._check_parameters()
-        self._check_count("particles")
-
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return GradientFlowStepper(theta, setting)
 
@@ -73,6 +69,3 @@ class GradientFlowStepper(NetworksStepper):
                 self._seed, step, 0, theta, self._threads,
             )  # fmt: skip
         return self._nonfinite()
-
-
-__all__ = ["GradientFlow"]

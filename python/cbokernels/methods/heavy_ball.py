@@ -48,10 +48,6 @@ class HeavyBall(Method):
     }
     _consensus: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        self._check_parameters()
-        self._check_count("particles")
-
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return HeavyBallStepper(theta, setting)
 
@@ -108,6 +104,3 @@ class HeavyBallStepper(NetworksStepper):
     def report(self, problem: Problem) -> dict[str, Any]:
         columns = super().report(problem)
         return {**columns, **_columns(columns["risks"], self._kinetic, self._dissipated)}
-
-
-__all__ = ["HeavyBall"]

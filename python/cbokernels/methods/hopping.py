@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import _cpu
 from .._arrays import Array
-from .._checks import WORD, boolean, choice, integer, positive, real
+from .._checks import boolean, choice, positive, real
 from ..errors import ConsensusError
 from ..network import TwoLayer
 from ..schedules import Exponential, Parameter, TargetEss
@@ -67,8 +67,8 @@ class ConsensusHopping(Method):
     _any_function: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        self._check_parameters()
-        object.__setattr__(self, "particles", integer(self.particles, "particles", 2, WORD + 1))
+        super().__post_init__()
+        self._check_count("particles", 2)
         object.__setattr__(self, "mirrored", boolean(self.mirrored, "mirrored"))
         if not isinstance(self.weights, TargetEss):
             choice(self.weights, "weights", ("rank",))
@@ -144,6 +144,3 @@ class HoppingStepper(Stepper):
             method.beta1, method.beta2, method.delta, self.particles, self._threads,
         )  # fmt: skip
         return int(nonfinite)
-
-
-__all__ = ["ConsensusHopping"]

@@ -55,8 +55,7 @@ class Hybrid(Method):
     _first_step: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        self._check_parameters()
-        self._check_count("particles")
+        super().__post_init__()
         check_noise(self.noise, self.radius)
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
@@ -92,6 +91,3 @@ class HybridStepper(ConsensusStepper):
         )  # fmt: skip
         self._note()
         return nonfinite
-
-
-__all__ = ["Hybrid"]

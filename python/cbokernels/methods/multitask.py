@@ -81,6 +81,3 @@ class MultiTaskStepper(CBOStepper):
 
     def report(self, problem: Problem) -> dict[str, Any]:
         return {"risk": problem.risks(self._points)}
-
-
-__all__ = ["MultiTaskCBO"]

@@ -95,8 +95,7 @@ class TransportCBO(Method):
     _task_axes: ClassVar[tuple[str, ...] | None] = None
 
     def __post_init__(self) -> None:
-        self._check_parameters()
-        self._check_count("particles")
+        super().__post_init__()
         object.__setattr__(self, "iterations", integer(self.iterations, "iterations", 1, 2**31))
         object.__setattr__(self, "task", kept_task(self.task))
         boolean(self.exact_variance, "exact_variance")
@@ -262,6 +261,3 @@ class TransportStepper(ConsensusStepper):
         self._assign(self._task * np.int64(len(self._atoms)) + self._own[1])
         self._match[self._own], self._prices[self._own] = match, prices
         return float(self._cost[self._own].mean() / 2)
-
-
-__all__ = ["TransportCBO"]

@@ -13,23 +13,8 @@ from .. import _cpu, cuda
 from .._arrays import Array
 from ..errors import ConsensusError
 from ..methods.base import Done, Method, Numbers, Setting, no_consensus
-from .data import Data, shuffle
+from .data import Data, Orders
 from .watch import frozen_limit
-
-
-class Orders:
-    """What the loop and a run on a card need to know of the data's division into minibatches."""
-
-    def __init__(self, samples: int, batch_size: int | None, seed: int) -> None:
-        self.batch_size = batch_size or 0
-        self.steps_per_epoch = 1 if batch_size is None else -(-samples // batch_size)
-        self._seed, self._order = seed, None if batch_size is None else np.empty(samples, np.int64)
-
-    def order(self, epoch: int) -> Array | None:
-        """The samples' order in an epoch, None for their own; valid until the next one is asked for."""
-        if self._order is not None:
-            shuffle(self._order, self._seed, epoch)
-        return self._order
 
 
 class DeviceStepper:

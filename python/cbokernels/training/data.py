@@ -65,6 +65,9 @@ def training_data(
         call.check_range(checked, "y", net.outputs, "labels of the network's outputs")
     elif labels:
         checked = call.apart(checked, given)  # they are checked once: nobody may change them afterwards
+    call.check_finite(x, "x")
+    if not labels:
+        call.check_finite(checked, "y")
     return Data(x, checked, loss, bool(task_axes), call)
 
 
@@ -74,11 +77,6 @@ def _axes_shown(net: TwoLayer, x: Values, y: Values, loss: str) -> tuple[str, ..
     if axes == 2 and net.outputs == 1 and y.ndim == 2 and (y.shape[1] != 1 or len(x) == 1 < len(y)):
         axes = 1
     return ("T",) if y.ndim > axes else ()
-
-
-def shuffle(order: Array, seed: int, epoch: int) -> None:
-    """An epoch's order of the samples into `order` [S], int64."""
-    _cpu.permutation(order, len(order), seed, epoch, _ORDER)
 
 
 class DataBatch:
@@ -113,46 +111,56 @@ class DataBatch:
         )  # fmt: skip
 
 
-class DataProblem:
-    """Training data in minibatches: each epoch one shuffled partition, the smaller last batch kept.
+class Orders:
+    """How the data are divided into minibatches: each epoch is one shuffled partition, the smaller last batch
+    kept. Without a batch size the whole data, in their own order, are each epoch's only batch."""
 
-    Without a batch size the whole data, in their own order, are each epoch's only batch. Tasks with inputs of
-    their own, x [T, S, d], take the same samples' numbers into a batch.
+    def __init__(self, samples: int, batch_size: int | None, seed: int) -> None:
+        self.batch_size = batch_size or 0  # 0: all, in their own order
+        self.steps_per_epoch = -(-samples // self.batch_size) if batch_size else 1
+        self._seed, self._order = seed, None if batch_size is None else np.empty(samples, np.int64)
+
+    def order(self, epoch: int) -> Array | None:
+        """The samples' order in an epoch, None for their own; valid until the next one is asked for."""
+        if self._order is not None:
+            _cpu.permutation(self._order, len(self._order), self._seed, epoch, _ORDER)
+        return self._order
+
+
+class DataProblem(Orders):
+    """Training data in minibatches.
+
+    Tasks with inputs of their own, x [T, S, d], take the same samples' numbers into a batch.
     """
 
-    def __init__(self, net: TwoLayer, data: Data, *, batch_size: int | None, seed: int, threads: int) -> None:
+    def __init__(self, net: TwoLayer, data: Data, batch_size: int | None, seed: int, threads: int) -> None:
+        super().__init__(data.samples, batch_size, seed)
         x, y, loss = data.call.host(data.x), data.call.host(data.y), data.loss
         self._whole, self._loss = DataBatch(net, x, y, loss, threads), loss
-        self._seed, self._batch_size = seed, batch_size
-        self._order = np.empty(0 if batch_size is None else x.shape[-2], np.int64)
         self._parts: list[tuple[Array, DataBatch]] = []
         buffers: dict[int, DataBatch] = {}
-        for start in range(0, len(self._order), batch_size or 1):
-            rows = self._order[start : start + (batch_size or 1)]
+        order = np.empty(0, np.int64) if self._order is None else self._order
+        for start in range(0, len(order), self.batch_size or 1):
+            rows = order[start : start + self.batch_size]
             if len(rows) not in buffers:
                 xb = np.empty((*x.shape[:-2], len(rows), x.shape[-1]), x.dtype)
                 yb = np.empty((len(y), len(rows), *y.shape[2:]), y.dtype)
                 buffers[len(rows)] = DataBatch(net, xb, yb, loss, threads)
             self._parts.append((rows, buffers[len(rows)]))
-        self.steps_per_epoch = max(1, len(self._parts))
 
     def minibatches(self, epoch: int) -> Minibatches | None:
         """The epoch's minibatches for a compiled epoch, which has one x for all tasks."""
         whole = self._whole
         if whole.x.ndim == 3:
             return None
-        if self._batch_size is None:
-            return Minibatches(whole.net, whole.x, whole.y, self._loss, None, len(whole.x))
-        shuffle(self._order, self._seed, epoch)
-        return Minibatches(whole.net, whole.x, whole.y, self._loss, self._order, self._batch_size)
+        size = self.batch_size or whole.x.shape[0]
+        return Minibatches(whole.net, whole.x, whole.y, self._loss, self.order(epoch), size)
 
     def batches(self, epoch: int) -> Iterator[DataBatch]:
         """The epoch's minibatches; each is valid until the next one is asked for."""
-        if not self._parts:
+        if self.order(epoch) is None:
             yield self._whole
-            return
         x, y = self._whole.x, self._whole.y
-        shuffle(self._order, self._seed, epoch)
         for rows, batch in self._parts:
             # "clip" is NumPy's only mode that writes straight into `out`; the rows are in range anyway.
             x.take(rows, x.ndim - 2, batch.x, "clip")

@@ -18,10 +18,10 @@ from ..errors import CudaUnavailableError
 from ..methods.base import Method, Setting, check_method
 from ..network import TwoLayer, check_network
 from ..result import Result, State, pack_net
-from .card import DeviceStepper, Orders
+from .card import DeviceStepper
 from .checkpoint import checkpoint as check_checkpoint
 from .checkpoint import fingerprint
-from .data import DataProblem, training_data
+from .data import DataProblem, Orders, training_data
 from .loop import Options, Runner, run
 
 
@@ -102,22 +102,21 @@ def train(
         raise ValueError(f"precision must be 'float32' for dtype 'float64', got {precision!r}")
     check_callback(callback)
     store = check_checkpoint(checkpoint, every, resume)
-    if device == "cpu" and on_cuda(x) and cuda.is_available():
+    on_card = device == "cuda"
+    if not on_card and on_cuda(x) and cuda.is_available():
         raise TypeError("x lies in CUDA memory: train on it with device='cuda'")
-    call = call_of(x, "x") if device == "cuda" else HOST
+    call = call_of(x, "x") if on_card else HOST
     data = training_data(call, net, x, y, loss, dtype, method._task_axes)
-    if store is not None and device == "cpu":  # which vouches for them: nobody may change them
+    if store is not None and not on_card:  # which vouches for them: nobody may change them
         own = (call.apart(data.x, view(x, "x")), call.apart(data.y, view(y, "y")))
         data = dataclasses.replace(data, x=own[0], y=own[1])
     if theta is None:
         start = method._initial(net, seed, dtype, num_threads)
     else:
-        start = own_particles(_on_host(theta), net.size, dtype)
-    problem: DataProblem | Orders
-    if device == "cuda":
-        problem = Orders(data.samples, batch_size, seed)
-    else:
-        problem = DataProblem(net, data, batch_size=batch_size, seed=seed, threads=cores)
+        start = own_particles(_on_host(theta) if on_card else theta, net.size, dtype)
+    problem = (
+        Orders(data.samples, batch_size, seed) if on_card else DataProblem(net, data, batch_size, seed, cores)
+    )
     check_steps(epochs, problem.steps_per_epoch, method._first_step)
     if store is not None:
         store.net = pack_net(net)
@@ -136,7 +135,7 @@ def train(
         }
     setting = Setting(seed, cores, net, len(data.y), data.task_axis, precision)
     runner: Runner
-    if isinstance(problem, Orders):
+    if on_card:
         runner = DeviceStepper(method, start, setting, data, problem)
     else:
         runner = method._stepper(start, setting)
