@@ -1,4 +1,4 @@
-// What the CUDA bindings share.  Arrays come as addresses: python/cbokernels/_arrays/kernels.py has checked dtypes, shapes, layout
+// What the CUDA bindings share.  Arrays come as addresses: python/cbokernels/_arrays has checked dtypes, shapes, layout
 // and where they lie, and keeps them alive until the call returns; stream order does the rest.
 #pragma once
 

@@ -107,8 +107,8 @@ class Plan:
 
 
 class Stepper:
-    """A method at work on one ensemble; `begin` and `epoch` are called once an epoch, which does a `step` for
-    each batch, or all of them in one call of a compiled epoch.
+    """A method at work on one ensemble; an `epoch` does a `step` for each batch, or all of them in one call
+    of compiled code.
 
     particles [N, D] and what a run reports as its parameters, point ([D], or [T, D] for T tasks), keep their
     memory over the run; alpha and ess are those of the last step. `_state` names the arrays that a later step
@@ -125,7 +125,7 @@ class Stepper:
     def __init__(self, theta: Array, setting: Setting) -> None:
         self.particles = theta
         self._seed, self._threads = setting.seed, setting.threads
-        self._now: dict[str, float] = {}
+        self._now: Numbers = {}  # the values of the method's float parameters in this epoch
         self._state: dict[str, Array] = {}
 
     def epochs(
@@ -135,7 +135,7 @@ class Stepper:
         step = method._first_step + first * problem.steps_per_epoch
         for epoch in range(first, last):
             values = method._values(epoch, last)
-            self.begin(values)
+            self._now = values
             try:
                 nonfinite = self.epoch(problem, epoch, step)
             except ConsensusError as error:
@@ -151,10 +151,6 @@ class Stepper:
     def variance(self) -> float:
         """Of the particles, (1/2N) Σ |theta_n - mean|²."""
         return _cpu.variance(self.particles, self._threads)
-
-    def begin(self, values: dict[str, float]) -> None:
-        """Take this epoch's values of the method's float parameters."""
-        self._now = values
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:
         """Do an epoch's steps, the first of which is number `step`; return the number of non-finite risks."""
