@@ -24,13 +24,12 @@ class DeviceStepper:
 
     def __init__(self, method: Method, theta: Array, setting: Setting, data: Data, orders: Orders) -> None:
         plan = self._plan = method._on_card(theta, setting)
-        self._module = cuda.module()
+        module = cuda.module()
         self._shape, self._dtype, self._setting = theta.shape, theta.dtype, setting
         self._networks = setting.tasks if method._consensus else len(theta)  # that a row has risks of
         self._consensus = method._consensus
-        self._data = data
         call, x, y = data.call, data.x, data.y
-        self._run = self._module.start(
+        self._run = module.start(
             call.on, setting.network._on_card(), plan.kernel, call.address(x), call.address(y),
             not call.on_device, data.loss, data.samples, orders.batch_size, len(y), x.ndim == 3, theta,
             plan.task, setting.seed, plan.noise, plan.solve, setting.precision, plan.more, data,
