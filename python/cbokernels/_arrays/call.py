@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -45,9 +45,9 @@ A = TypeVar("A", bound=Values)
 class Changed(Generic[A]):
     """An array of the caller's that a kernel changes: it works on `work`, then `finish` brings that back."""
 
-    def __init__(self, name: str, work: A, wanted: Any, values: Any, addresses: Callable[[], Array]) -> None:
+    def __init__(self, name: str, work: A, wanted: Any, values: Any, memory: Any) -> None:
         self.name, self.work, self._wanted, self._values = name, work, wanted, values
-        self.addresses = addresses  # a NumPy array of the same ones
+        self.memory = memory  # as `np.shares_memory` takes it
 
     def finish(self) -> None:
         """Write the results into the caller's array where the kernel worked on a copy."""
@@ -113,8 +113,8 @@ class BaseCall(abc.ABC, Generic[A]):
         """These values in another dtype."""
 
     @abc.abstractmethod
-    def _addresses(self, a: A) -> Array:
-        """A NumPy array of the same addresses, to compare and never to read."""
+    def _memory_of(self, a: A) -> Any:
+        """The array as `np.shares_memory` takes it."""
 
     @abc.abstractmethod
     def _overlap(self, a: A, b: A) -> bool:
@@ -169,13 +169,13 @@ class BaseCall(abc.ABC, Generic[A]):
         if value is not None:
             return self.changed(value, name, shape, dtype)
         a = self.empty(shape, dtype)
-        return Changed(name, a, None, None, lambda: self._addresses(a))
+        return Changed(name, a, None, None, self._memory_of(a))
 
     def check_distinct(self, *changed: Changed[A]) -> None:
         """ValueError where two of the arrays that a kernel changes share memory."""
         for i, b in enumerate(changed):
             for a in changed[:i]:
-                if np.shares_memory(a.addresses(), b.addresses()):
+                if np.shares_memory(a.memory, b.memory):
                     raise ValueError(f"{b.name} must not share memory with {a.name}, got arrays that overlap")
 
     def apart(self, a: A, *targets: A) -> A:

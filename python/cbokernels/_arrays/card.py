@@ -105,7 +105,7 @@ class CardCall(BaseCall[DeviceArray]):
             raise ValueError(f"{name} must be writable, got a read-only {kind(value)}")
         if a.source is not value and not hasattr(type(value), "__setitem__"):
             raise ValueError(f"{name} must be C-contiguous and aligned, got a {kind(value)} that is not")
-        return Changed(name, a, value, a.source, lambda: memory.host)
+        return Changed(name, a, value, a.source, memory)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         wanted = np.dtype(dtype)
@@ -156,8 +156,8 @@ class CardCall(BaseCall[DeviceArray]):
 
     number = result
 
-    def _addresses(self, a: DeviceArray) -> Array:
-        return Memory(a.pointer, a.shape, None, a.dtype.str, True, None).host
+    def _memory_of(self, a: DeviceArray) -> Any:
+        return Memory(a.pointer, a.shape, None, a.dtype.str, False, None)
 
     def _overlap(self, a: DeviceArray, b: DeviceArray) -> bool:
         return a.pointer < b.end and b.pointer < a.end

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._checks import kind
 from . import dlpack, libraries
-from .call import Array
 from .host import CUDA_TYPES, dlpack_device, is_torch
 
 
@@ -77,16 +75,15 @@ class Memory(NamedTuple):
     owner: Any
 
     @property
-    def host(self) -> Array:
-        """A NumPy array of the same addresses, to compare and never to read."""
-        interface = {
+    def __array_interface__(self) -> dict[str, Any]:
+        """The same addresses as NumPy's, to compare and never to read."""
+        return {
             "version": 3,
             "shape": self.shape,
             "strides": self.strides,
             "typestr": self.typestr,
             "data": (self.pointer, True),
         }
-        return np.asarray(SimpleNamespace(__array_interface__=interface))
 
 
 def memory_of(value: Any, name: str, stream: int) -> Memory:

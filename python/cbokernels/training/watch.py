@@ -13,7 +13,7 @@ from ..errors import CboWarning
 
 # Collapsed: the spread of nine coordinates in ten has fallen by _SPREAD and the risk has not by _RISK. The
 # variance cannot tell: multiplicative noise keeps it large in a few coordinates of a frozen ensemble.
-FROZEN, _SPREAD, _RISK = 0.9, 1e-6, 1e-6
+_FROZEN, _SPREAD, _RISK = 0.9, 1e-6, 1e-6
 # Flying apart: the spread of most coordinates has grown by _FLOWN and the risk has not fallen by _RISK.
 _FLOWN, _MOST = 1e8, 0.5
 
@@ -109,15 +109,15 @@ class Watch:
 
     def _collapsed(self) -> bool:
         if (share := self._runner.frozen) is not None:
-            return share >= FROZEN
+            return share >= _FROZEN
         particles, initial = self._runner.particles, self._initial_variance
         if len(particles) < 2:
             return False
         # Two particles nearly always tell that there is nothing to tell, at a fraction of the price.
         apart = np.abs(particles[0] - particles[len(particles) // 2])
-        if (apart <= 10 * frozen_limit(initial, particles.shape[1])).mean() < FROZEN:
+        if (apart <= 10 * frozen_limit(initial, particles.shape[1])).mean() < _FROZEN:
             return False
-        return frozen_share(particles, initial) >= FROZEN
+        return frozen_share(particles, initial) >= _FROZEN
 
     def _is_new(self, what: str) -> bool:
         new = what not in self._given
