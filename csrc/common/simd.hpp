@@ -37,13 +37,17 @@
 #else
 #define CBK_INLINE inline __attribute__((always_inline))
 #endif
+// Before a loop of at most n turns: all of them at once.  CBK_UNROLL_BY, on a card: n at a time.
+#define CBK_STRINGIZED(x) #x
 #if defined(__CUDA_ARCH__)
 #define CBK_UNROLL(n) _Pragma("unroll")
+#define CBK_UNROLL_BY(n) _Pragma(CBK_STRINGIZED(unroll n))
 #elif defined(__CUDACC__)  // nvcc's pass over the host's code
 #define CBK_UNROLL(n)
+#define CBK_UNROLL_BY(n)
 #else
-#define CBK_STRINGIZED(x) #x
 #define CBK_UNROLL(n) _Pragma(CBK_STRINGIZED(GCC unroll n))
+#define CBK_UNROLL_BY(n)
 #endif
 
 #if defined(CBK_ONE_LANE)

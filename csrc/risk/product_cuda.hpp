@@ -43,7 +43,7 @@ __device__ __forceinline__ Parts<n> parts_of(const float (&v)[n]) {
   for (int i = 0; i < n; ++i) {
     const float high = round_tf32(v[i]);
     parts.high[i] = bits<unsigned>(high);
-    parts.low[i] = precision == Precision::float32 ? bits<unsigned>(round_tf32(v[i] - high)) : 0;
+    parts.low[i] = precision == Precision::float32 ? bits<unsigned>(v[i] - high) : 0;  // tensor cores cut its end
   }
   return parts;
 }
