@@ -40,5 +40,6 @@ void register_risk(py::module_& m);
 void register_hopping(py::module_& m);
 void register_transport(py::module_& m);
 void register_training(py::module_& m);
+void register_emulation(py::module_& m);  // of the emulated module alone: tests/cuda/emulation/bind.cpp
 
 }  // namespace cbk::device

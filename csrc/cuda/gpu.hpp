@@ -1,4 +1,4 @@
-// The one header that kernels include first: CUDA with nvcc, its emulation (emulation/) with any other compiler.
+// The one header that kernels include first: CUDA with nvcc, its emulation (tests/cuda/emulation) with any other compiler.
 //
 // Rules that let one file compile both ways: shared memory through CBK_SHARED and CBK_DYNAMIC_SHARED, launches through
 // `launch`, grid barriers through `grid_sync` (grid.hpp), inline PTX in ptx.hpp alone; no return before a barrier, the whole block at the
