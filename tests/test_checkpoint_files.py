@@ -176,6 +176,14 @@ def test_a_header_that_is_nested_too_deeply(tmp_path):
         cbk.Result.load(path)
 
 
+def test_a_file_that_is_there_twice_is_refused_by_load_too(tmp_path):
+    path = tmp_path / "twice"
+    run(path)
+    path.write_bytes(2 * path.read_bytes())
+    with pytest.raises(ValueError, match="its epochs are not 1, 2, 3"):
+        cbk.Result.load(path)
+
+
 def test_the_format_before_this_one(tmp_path):
     path = tmp_path / "run"
     with open(path, "wb") as file:

@@ -143,6 +143,8 @@ class Result:
             raise ValueError(f"its parameters are {parameters.dtype} {list(parameters.shape)} of {size}")
         if not {"epoch", "risk"} <= history.keys() or len({len(a) for a in history.values()}) != 1:
             raise ValueError(f"its history has columns { ({n: list(a.shape) for n, a in history.items()}) }")
+        if not np.array_equal(history["epoch"], np.arange(1, len(history["epoch"]) + 1)):
+            raise ValueError("its epochs are not 1, 2, 3, ...")
 
 
 def pack_net(net: TwoLayer | None) -> dict[str, Any] | None:

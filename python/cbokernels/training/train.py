@@ -48,7 +48,8 @@ def train(
 ) -> Result:
     """Train networks on data x [S, d] and y with a method; return a `Result`.
 
-    method: `CBO`, `Adam`, `Hybrid`, `MultiTaskCBO`, `TransportCBO`, `HeavyBall` or `GradientFlow`.
+    method: `CBO`, `ConsensusHopping`, `MultiTaskCBO`, `TransportCBO`, `Adam`, `Hybrid`, `HeavyBall` or
+        `GradientFlow`.
 
     y: [S] (C = 1) or [S, C] for "mse", the sum over outputs of squares; [S] integers in [0, C) for
         "cross_entropy"; for `MultiTaskCBO` with an axis of T tasks before these, which x may have too,
