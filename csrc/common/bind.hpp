@@ -27,6 +27,13 @@ Kind named(const std::string& name) {
   throw py::value_error(std::string("unknown ") + Names<Kind>::what + " '" + name + "', expected one of " + known);
 }
 
+// Runs f without the GIL: what kernels do, for as long as they take.
+template <class F>
+void released(F&& f) {
+  const py::gil_scoped_release release;
+  f();
+}
+
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 

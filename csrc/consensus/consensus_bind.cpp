@@ -38,11 +38,10 @@ int64_t gather(const Array<T>& theta, const Array<double>& risk, double alpha_or
   const T* t = theta.data();
   T* p = point.mutable_data();
   RiskCheck check;
-  {
-    py::gil_scoped_release release;
+  released([&] {
     check = a ? consensus_at_ess(t, particles, size, r, tasks, alpha_or_target, a, p, w, e, num_threads)
               : consensus(t, particles, size, r, tasks, alpha_or_target, p, w, e, num_threads);
-  }
+  });
   if (check.failed >= 0) raise_no_finite_risk(check.failed, tasks, particles);
   return check.not_finite;
 }
@@ -65,8 +64,7 @@ void bound_weighted_mean(const Array<T>& theta, const Array<double>& weights, Ar
   check_shape("weights", weights, {particles});
   check_shape("point", point, {size});
   T* p = point.mutable_data();
-  py::gil_scoped_release release;
-  weighted_means(theta.data(), particles, size, weights.data(), 1, p, num_threads);
+  released([&] { weighted_means(theta.data(), particles, size, weights.data(), 1, p, num_threads); });
 }
 
 template <class T>
@@ -84,8 +82,9 @@ void register_typed(py::module_& m) {
       [](const Array<T>& theta, int num_threads) {
         const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
         const T* t = theta.data();
-        py::gil_scoped_release release;
-        return ensemble_variance(t, particles, size, num_threads);
+        double variance = 0;
+        released([&] { variance = ensemble_variance(t, particles, size, num_threads); });
+        return variance;
       },
       py::arg("theta").noconvert(), py::arg("num_threads"));
 }

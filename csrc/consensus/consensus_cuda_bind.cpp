@@ -21,10 +21,11 @@ void register_consensus(py::module_& m) {
       "alphas_for_ess",
       [](std::pair<int, Address> on, Address risk, int64_t particles, int64_t tasks, Address target, Address alphas) {
         const Where where(on);
-        py::gil_scoped_release release;
-        const OnDevice here(where.device);
-        solve_alphas(at<const double>(risk), particles, tasks, at<const double>(target), at<double>(alphas),
-                     where.stream);
+        released([&] {
+          const OnDevice here(where.device);
+          solve_alphas(at<const double>(risk), particles, tasks, at<const double>(target), at<double>(alphas),
+                       where.stream);
+        });
       },
       py::arg("on"), py::arg("risk"), py::arg("particles"), py::arg("tasks"), py::arg("target"), py::arg("alphas"));
 }

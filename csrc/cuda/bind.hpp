@@ -27,9 +27,10 @@ struct Where {  // a tuple in Python
 // f(float{}) or f(double{}), on the device, without the GIL.
 template <class F>
 void on_type(const Where& where, bool float64, F&& f) {
-  py::gil_scoped_release release;
-  const OnDevice here(where.device);
-  float64 ? f(double{}) : f(float{});
+  released([&] {
+    const OnDevice here(where.device);
+    float64 ? f(double{}) : f(float{});
+  });
 }
 
 void register_random(py::module_& m);

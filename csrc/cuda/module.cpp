@@ -47,7 +47,7 @@ PYBIND11_MODULE(CBK_MODULE, m) {
   m.def("look", &findings, py::arg("launch"));
   m.def("is_forked", &is_forked);
   m.def("held_memory", &held_memory, py::arg("device"));
-  m.def("trim_memory", &trim_memory, py::arg("device"), py::call_guard<py::gil_scoped_release>());
+  m.def("trim_memory", [](int device) { cbk::released([&] { trim_memory(device); }); }, py::arg("device"));
   m.def("device_of", &device_of, py::arg("address"));
   m.def(
       "wait_for",
@@ -60,9 +60,10 @@ PYBIND11_MODULE(CBK_MODULE, m) {
       "synchronize",
       [](std::pair<int, Address> on) {
         const Where where(on);
-        const py::gil_scoped_release release;
-        const OnDevice here(where.device);
-        synchronize(where.stream);
+        cbk::released([&] {
+          const OnDevice here(where.device);
+          synchronize(where.stream);
+        });
       },
       py::arg("on"));
   m.def(
@@ -71,9 +72,10 @@ PYBIND11_MODULE(CBK_MODULE, m) {
         const Where where(on);
         void* const to = out.mutable_data();
         const int64_t bytes = out.nbytes();
-        const py::gil_scoped_release release;
-        const OnDevice here(where.device);
-        read_memory(at<const void>(address), bytes, to, where.stream);
+        cbk::released([&] {
+          const OnDevice here(where.device);
+          read_memory(at<const void>(address), bytes, to, where.stream);
+        });
       },
       py::arg("on"), py::arg("address"), py::arg("out"));
   m.def("has_warp_groups", &has_warp_groups);

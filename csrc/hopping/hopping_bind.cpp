@@ -33,10 +33,7 @@ void check_atoms(const Array<int32_t>& atom, int64_t size, int64_t atoms) {
 template <class Step>
 py::tuple told(Step step) {
   HoppingStep result;
-  {
-    py::gil_scoped_release release;
-    result = step();
-  }
+  released([&] { result = step(); });
   return py::make_tuple(result.ess, result.alpha, result.nonfinite);
 }
 
@@ -51,11 +48,12 @@ void register_typed(py::module_& m) {
         check_shape("out", out, {particles, atoms ? net.width : 1});
         problem.draw = &draw;
         double* p = out.mutable_data();
-        py::gil_scoped_release release;
-        if (atoms)
-          atom_risks(problem, center.data(), p, num_threads);
-        else
-          risk(problem, p, num_threads);
+        released([&] {
+          if (atoms)
+            atom_risks(problem, center.data(), p, num_threads);
+          else
+            risk(problem, p, num_threads);
+        });
       },
       py::arg("net"), py::arg("center").noconvert(), py::arg("particles"), py::arg("spread"), py::arg("mirrored"),
       py::arg("seed"), py::arg("step"), py::arg("x").noconvert(), py::arg("y"), py::arg("loss"), py::arg("atoms"),
@@ -99,8 +97,7 @@ void register_typed(py::module_& m) {
         const Draw<T> draw = draw_of(center, size, particles, spread, mirrored, seed, step);
         check_shape("out", out, {particles, size});
         T* p = out.mutable_data();
-        py::gil_scoped_release release;
-        draw_ensemble(draw, size, p, num_threads);
+        released([&] { draw_ensemble(draw, size, p, num_threads); });
       },
       py::arg("center").noconvert(), py::arg("spread"), py::arg("mirrored"), py::arg("seed"), py::arg("step"),
       py::arg("out").noconvert(), py::arg("num_threads"));
@@ -115,8 +112,7 @@ void register_typed(py::module_& m) {
         problem.theta = theta.data();
         check_shape("out", out, {particles, net.width});
         double* p = out.mutable_data();
-        py::gil_scoped_release release;
-        atom_risks(problem, center.data(), p, num_threads);
+        released([&] { atom_risks(problem, center.data(), p, num_threads); });
       },
       py::arg("net"), py::arg("center").noconvert(), py::arg("theta").noconvert(), py::arg("x").noconvert(),
       py::arg("y"), py::arg("loss"), py::arg("out").noconvert(), py::arg("num_threads"));
@@ -130,11 +126,12 @@ void drift(const Array<double>& weights, const std::optional<Array<int32_t>>& at
   if (atom) check_atoms(*atom, size, atoms);
   double* p = out.mutable_data();
   const int32_t* index = atom ? atom->data() : nullptr;
-  py::gil_scoped_release release;
-  if (float32)
-    noise_drift<float>(weights.data(), rows, atoms, index, {seed, 0, step, 0}, size, p, num_threads);
-  else
-    noise_drift<double>(weights.data(), rows, atoms, index, {seed, 0, step, 0}, size, p, num_threads);
+  released([&] {
+    if (float32)
+      noise_drift<float>(weights.data(), rows, atoms, index, {seed, 0, step, 0}, size, p, num_threads);
+    else
+      noise_drift<double>(weights.data(), rows, atoms, index, {seed, 0, step, 0}, size, p, num_threads);
+  });
 }
 
 }  // namespace

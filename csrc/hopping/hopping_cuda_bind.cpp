@@ -47,10 +47,11 @@ void register_hopping(py::module_& m) {
       [](std::pair<int, Address> on, Address risk, int64_t rows, int64_t columns, bool mirrored, Address weights,
          Address ess) {
         const Where where(on);
-        py::gil_scoped_release release;
-        const OnDevice here(where.device);
-        hopping_weights(at<const double>(risk), rows, columns, mirrored, nullptr, at<double>(weights), at<double>(ess),
-                        nullptr, where.stream);
+        released([&] {
+          const OnDevice here(where.device);
+          hopping_weights(at<const double>(risk), rows, columns, mirrored, nullptr, at<double>(weights), at<double>(ess),
+                          nullptr, where.stream);
+        });
       },
       py::arg("on"), py::arg("risk"), py::arg("rows"), py::arg("columns"), py::arg("mirrored"), py::arg("weights"),
       py::arg("ess"));

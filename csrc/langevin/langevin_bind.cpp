@@ -15,9 +15,10 @@ void register_typed(py::module_& m) {
         check_shape("velocity", velocity, {networks, size});
         check_shape("gradient", gradient, {networks, size});
         T *t = theta.mutable_data(), *r = velocity.mutable_data();
-        py::gil_scoped_release release;
-        langevin_drift(t, r, gradient.data(), networks, size, factor, friction, temperature, dt, {seed, 0, step, 0},
-                       num_threads);
+        released([&] {
+          langevin_drift(t, r, gradient.data(), networks, size, factor, friction, temperature, dt, {seed, 0, step, 0},
+                         num_threads);
+        });
       },
       py::arg("theta").noconvert(), py::arg("velocity").noconvert(), py::arg("gradient").noconvert(),
       py::arg("factor"), py::arg("friction"), py::arg("temperature"), py::arg("dt"), py::arg("seed"),
@@ -28,8 +29,7 @@ void register_typed(py::module_& m) {
         const int64_t networks = rows_of("velocity", velocity), size = velocity.shape(1);
         check_shape("gradient", gradient, {networks, size});
         T* r = velocity.mutable_data();
-        py::gil_scoped_release release;
-        langevin_kick(r, gradient.data(), networks, size, factor, dt, num_threads);
+        released([&] { langevin_kick(r, gradient.data(), networks, size, factor, dt, num_threads); });
       },
       py::arg("velocity").noconvert(), py::arg("gradient").noconvert(), py::arg("factor"), py::arg("dt"),
       py::arg("num_threads"));

@@ -11,8 +11,7 @@ void register_filled(py::module_& m) {
       [](Array<T> out, uint64_t seed, uint32_t step, uint32_t stream, uint32_t first_particle, int num_threads) {
         const int64_t rows = rows_of("out", out), columns = out.shape(1);
         T* p = out.mutable_data();
-        py::gil_scoped_release release;
-        standard_normal(p, rows, columns, {seed, stream, step, first_particle}, num_threads);
+        released([&] { standard_normal(p, rows, columns, {seed, stream, step, first_particle}, num_threads); });
       },
       py::arg("out").noconvert(), py::arg("seed"), py::arg("step"), py::arg("stream"), py::arg("first_particle"),
       py::arg("num_threads"));
@@ -22,8 +21,7 @@ void register_filled(py::module_& m) {
          uint32_t first_particle, int num_threads) {
         const int64_t rows = rows_of("out", out), columns = out.shape(1);
         T* p = out.mutable_data();
-        py::gil_scoped_release release;
-        uniform(p, rows, columns, low, high, {seed, stream, step, first_particle}, num_threads);
+        released([&] { uniform(p, rows, columns, low, high, {seed, stream, step, first_particle}, num_threads); });
       },
       py::arg("out").noconvert(), py::arg("low"), py::arg("high"), py::arg("seed"), py::arg("step"),
       py::arg("stream"), py::arg("first_particle"), py::arg("num_threads"));

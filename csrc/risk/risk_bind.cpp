@@ -10,8 +10,7 @@ void bound_forward(const Network& net, const Array<T>& theta, const Array<T>& x,
   const RiskProblem<T> problem = problem_of(net, theta, x);
   check_shape("out", out, {problem.particles, problem.samples, net.outputs});
   T* p = out.mutable_data();
-  py::gil_scoped_release release;
-  forward(problem, p, num_threads);
+  released([&] { forward(problem, p, num_threads); });
 }
 
 template <class T>
@@ -21,8 +20,7 @@ void bound_risk(const Network& net, const Array<T>& theta, const Array<T>& x, co
   set_task_targets(problem, y, loss);
   check_shape("out", out, {problem.particles, problem.tasks});
   double* p = out.mutable_data();
-  py::gil_scoped_release release;
-  risk(problem, p, num_threads);
+  released([&] { risk(problem, p, num_threads); });
 }
 
 // x [S, d] or [T, S, d]; theta [T, D], y of T tasks: each network on its own.
@@ -40,8 +38,7 @@ void bound_own_risks(const Network& net, const Array<T>& theta, const Array<T>& 
   if (problem.tasks != tasks) throw py::value_error("y must have a task for each row of theta");
   check_shape("out", out, {tasks});
   double* p = out.mutable_data();
-  py::gil_scoped_release release;
-  own_risks(problem, x.ndim() == 3 ? samples * net.inputs : 0, p, num_threads);
+  released([&] { own_risks(problem, x.ndim() == 3 ? samples * net.inputs : 0, p, num_threads); });
 }
 
 template <class T>
@@ -53,8 +50,7 @@ void bound_risk_gradient(const Network& net, const Array<T>& theta, const Array<
   check_shape("gradient", gradient, {problem.particles, net.size()});
   double* p = out.mutable_data();
   T* g = gradient.mutable_data();
-  py::gil_scoped_release release;
-  risk_gradient(problem, p, g, num_threads);
+  released([&] { risk_gradient(problem, p, g, num_threads); });
 }
 
 template <class T>

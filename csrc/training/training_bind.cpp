@@ -58,10 +58,7 @@ template <class T>
 int64_t run(const Epoch<T>& epoch, const Ensemble<T>& ensemble, int num_threads) {
   if (ensemble.update.size != epoch.data.net.size()) throw py::value_error("theta is not of the network's size");
   Outcome outcome;
-  {
-    py::gil_scoped_release release;
-    outcome = run_epoch(epoch, ensemble, num_threads);
-  }
+  released([&] { outcome = run_epoch(epoch, ensemble, num_threads); });
   if (outcome.failed >= 0)
     raise_no_finite_risk(outcome.failed, epoch.data.tasks, ensemble.update.particles,
                          "step " + std::to_string(outcome.step) + ": ");

@@ -109,9 +109,10 @@ std::unique_ptr<StartedRun> start(std::pair<int, Address> on, const NetworkTuple
   const int32_t* rows = task ? task->data() : nullptr;
   const bool float64 = theta.itemsize() == 8;
   auto started = std::make_unique<StartedRun>(StartedRun{shape, std::move(owner), nullptr});
-  py::gil_scoped_release release;
-  started->run = float64 ? make_run(shape, data, static_cast<const double*>(particles), rows)
-                         : make_run(shape, data, static_cast<const float*>(particles), rows);
+  released([&] {
+    started->run = float64 ? make_run(shape, data, static_cast<const double*>(particles), rows)
+                           : make_run(shape, data, static_cast<const float*>(particles), rows);
+  });
   return started;
 }
 
@@ -142,8 +143,7 @@ void register_training(py::module_& m) {
             check_count("subsets", subsets, steps * shape.subset);
             const int64_t *samples = order ? order->data() : nullptr, *particles = subsets ? subsets->data() : nullptr;
             const EpochNumbers epoch = numbers_of(started.shape, numbers);
-            py::gil_scoped_release release;
-            started.run->submit(samples, particles, step, epoch);
+            released([&] { started.run->submit(samples, particles, step, epoch); });
           },
           arg("order"), arg("subsets"), arg("step"), arg("numbers"))
       .def(
@@ -151,10 +151,7 @@ void register_training(py::module_& m) {
           [](StartedRun& started, int64_t epoch) {
             Run& run = *started.run;
             const double* row = nullptr;
-            {
-              py::gil_scoped_release release;
-              row = run.row(epoch);
-            }
+            released([&] { row = run.row(epoch); });
             return py::array_t<double>(run.columns(), row);
           },
           arg("epoch"))
@@ -164,8 +161,7 @@ void register_training(py::module_& m) {
             Run& run = *started.run;
             check_bytes(run, name, out);
             void* to = out.mutable_data();
-            py::gil_scoped_release release;
-            run.read(name, to);
+            released([&] { run.read(name, to); });
           },
           arg("name"), arg("out"))
       .def(
@@ -174,8 +170,7 @@ void register_training(py::module_& m) {
             Run& run = *started.run;
             check_bytes(run, name, values);
             const void* from = values.data();
-            py::gil_scoped_release release;
-            run.write(name, from);
+            released([&] { run.write(name, from); });
           },
           arg("name"), arg("values"));
   m.def("start", &start, arg("on"), arg("net"), arg("method"), arg("x"), arg("y"),
@@ -195,9 +190,12 @@ void register_training(py::module_& m) {
       "count_outside",
       [](std::pair<int, Address> on, Address values, int64_t count, int64_t end) {
         const Where where(on);
-        py::gil_scoped_release release;
-        const OnDevice here(where.device);
-        return count_outside(at<const int32_t>(values), count, end, where.stream);
+        int64_t bad = 0;
+        released([&] {
+          const OnDevice here(where.device);
+          bad = count_outside(at<const int32_t>(values), count, end, where.stream);
+        });
+        return bad;
       },
       arg("on"), arg("values"), arg("count"), arg("end"));
 }

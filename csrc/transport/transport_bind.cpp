@@ -42,8 +42,7 @@ void bound_assign(const Array<T>& atoms, const Array<T>& support, double largest
                                  s.size,                 support.data(), largest,
                                  duals ? duals->mutable_data() : nullptr, guess, match.mutable_data(),
                                  cost.mutable_data(), gap ? gap->mutable_data() : nullptr};
-  py::gil_scoped_release release;
-  assign(problem, nullptr, s.particles, num_threads);
+  released([&] { assign(problem, nullptr, s.particles, num_threads); });
 }
 
 // The problems `rows` of several tasks: row t * N + n is particle n to the support of task t.
@@ -63,8 +62,7 @@ void bound_assign_rows(const Array<T>& atoms, const Array<T>& support, double la
   const AssignProblem<T> problem{atoms.data(), s.particles,          s.count, s.size,
                                  support.data(), largest,            duals.mutable_data(), true,
                                  match.mutable_data(), cost.mutable_data(), nullptr};
-  py::gil_scoped_release release;
-  assign(problem, rows.data(), problems, num_threads);
+  released([&] { assign(problem, rows.data(), problems, num_threads); });
 }
 
 template <class T>
@@ -78,8 +76,9 @@ int64_t bound_barycenter(const Array<T>& atoms, const Array<double>& weights, do
                                      s.size,                 largest,         weights.data(),
                                      support.mutable_data(), history.size(), match.mutable_data(),
                                      history.mutable_data()};
-  py::gil_scoped_release release;
-  return barycenter(problem, num_threads);
+  int64_t done = 0;
+  released([&] { done = barycenter(problem, num_threads); });
+  return done;
 }
 
 template <class T>
@@ -88,8 +87,9 @@ void bound_wasserstein2(const Array<T>& a, const Array<T>& b, double largest, Ar
   check_shape("atoms_b", b, {t.particles, s.count, s.size});
   check_shape("out", out, {s.particles, t.particles});
   double* p = out.mutable_data();
-  py::gil_scoped_release release;
-  wasserstein2(a.data(), s.particles, b.data(), t.particles, s.count, s.size, largest, p, num_threads);
+  released([&] {
+    wasserstein2(a.data(), s.particles, b.data(), t.particles, s.count, s.size, largest, p, num_threads);
+  });
 }
 
 template <class T>
@@ -112,8 +112,7 @@ void bound_update(const Array<T>& atoms, const Array<T>& support, std::optional<
   const TransportUpdate<T> update{atoms.data(),   out.mutable_data(),             s.particles,  s.count, s.size,
                                   support.data(), task ? task->data() : nullptr, match.data(), drift,   diffusion,
                                   dt,             {seed, 0, step, first_particle}};
-  py::gil_scoped_release release;
-  transport_update(update, num_threads);
+  released([&] { transport_update(update, num_threads); });
 }
 
 template <class T>
@@ -131,8 +130,7 @@ void bound_sinkhorn(const Array<T>& atoms, const Array<T>& support, double, doub
                                    epsilon,      tolerance,
                                    iterations,   cost.mutable_data(), error.mutable_data(),
                                    projection.mutable_data()};
-  py::gil_scoped_release release;
-  sinkhorn(problem, num_threads);
+  released([&] { sinkhorn(problem, num_threads); });
 }
 
 // The first row that is no permutation, or -1.
@@ -188,8 +186,7 @@ void register_transport(py::module_& m) {
         if (!std::all_of(costs.data(), costs.data() + costs.size(), [](double cost) { return std::isfinite(cost); }))
           throw py::value_error("costs must be finite");
         int32_t* p = match.mutable_data();
-        py::gil_scoped_release release;
-        assign_matrix(costs.data(), count, p);
+        released([&] { assign_matrix(costs.data(), count, p); });
       },
       py::arg("costs").noconvert(), py::arg("match").noconvert());
 }

@@ -15,8 +15,7 @@ void bound_cbo_update(const Array<T>& theta, const Array<T>& point, const std::o
     check_indices("rows", *rows, problem.particles);
     problem.rows = rows->data(), problem.row_count = rows->size();
   }
-  py::gil_scoped_release release;
-  cbo_update(problem, num_threads);
+  released([&] { cbo_update(problem, num_threads); });
 }
 
 template <class T>
@@ -28,8 +27,7 @@ void bound_hybrid_update(const Array<T>& theta, const Array<T>& point, const std
   const UpdateProblem<T> problem = update_of(theta, point, task, (1 - mix) * drift, (1 - mix) * diffusion, dt, noise,
                                               radius, seed, step, first_particle, out);
   const AdamState<T> adam = adam_of(theta, gradient, first, second, mix * dt, beta1, beta2, delta, step);
-  py::gil_scoped_release release;
-  hybrid_update(problem, adam, num_threads);
+  released([&] { hybrid_update(problem, adam, num_threads); });
 }
 
 template <class T>
@@ -39,8 +37,7 @@ void bound_adam_update(const Array<T>& theta, const Array<T>& gradient, Array<T>
   const AdamState<T> adam = adam_of(theta, gradient, first, second, lr, beta1, beta2, delta, step);
   check_shape("out", out, {theta.shape(0), theta.shape(1)});
   T* to = out.mutable_data();
-  py::gil_scoped_release release;
-  adam_update(theta.data(), to, theta.shape(0), theta.shape(1), adam, num_threads);
+  released([&] { adam_update(theta.data(), to, theta.shape(0), theta.shape(1), adam, num_threads); });
 }
 
 template <class T>
