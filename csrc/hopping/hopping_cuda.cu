@@ -96,7 +96,7 @@ CBK_KERNEL(256) noise_sums(const double* weights, int64_t rows, int64_t atoms, c
     for (int j = 0; j < 4; ++j)
       if (j < count) total[j] = fma(w[atom ? atom[i + j] : 0], double(z[j]), total[j]);
   }
-  for (int j = 0; j < 4; ++j)  // registers have no index
+  for (int j = 0; j < 4; ++j)  // constant indices keep an array in registers
     if (j < count) sums[blockIdx.y * size + i + j] = total[j];
 }
 

@@ -183,7 +183,7 @@ struct TileStream {
   }
 
   __device__ __forceinline__ float* tile(int stage) const { return staged + stage % S::count * S::size; }
-  // Behind the last stage nothing is copied, and what a thread makes of it is for nobody.
+  // After the last stage nothing is copied. Results of what lies there then are never used.
   __device__ __forceinline__ void start(int stage) const {
     if (stage < stages) {
       if (width == 4) load<4>(stage);

@@ -57,7 +57,7 @@ struct Tensor {
     CBK_UNROLL(4)
     for (int j = 0; j < part; ++j) bias[j] = *reinterpret_cast<const float2*>(biases + column + 8 * j);
     CBK_UNROLL(4)
-    for (int from = 0; from < K::column_tiles; from += part) {  // registers have no index: a choice of them has
+    for (int from = 0; from < K::column_tiles; from += part) {  // an index that varies would put the array into memory
       if (from != first) continue;
       CBK_UNROLL(2)
       for (int i = 0; i < K::row_tiles; ++i) {

@@ -94,7 +94,7 @@ CBK_KERNEL(threads) step_small(Small<T> k) {
   __syncthreads();
   average(k, w, tile, part, point);
   for (int64_t n = threadIdx.x; n < k.particles; n += threads) {
-    for (int j = 0; j < columns; ++j) {  // registers have no index
+    for (int j = 0; j < columns; ++j) {  // constant indices keep an array in registers
       if (j >= count) continue;
       const T theta = tile[n * columns + j];
       k.theta[n * k.size + i + j] = moved<form>(theta, theta - point[j], z[j], now.a, now.b, now.floor);

@@ -18,7 +18,7 @@ CBK_KERNEL(256) transport_rows(const T* atoms, const T* support, const int32_t* 
     T x[4], z[4];
     load_quad(atoms + at, quad, width, x);
     normals(Counter{key.seed, key.stream, key.step, key.first_particle + uint32_t(n)}, uint32_t(i / 4), z);
-    for (int j = 0; j < 4; ++j) {  // registers have no index
+    for (int j = 0; j < 4; ++j) {  // constant indices keep an array in registers
       if (j >= quad) continue;
       const int64_t atom = (i + j) / size, partner = match[n * count + atom];
       const T y = partner >= 0 && partner < points ? support[partner * size + (i + j) % size] : T(quiet_nan);
