@@ -31,7 +31,7 @@ Counts = collections.Counter[str]
 
 # The arguments of B's launch as launch_tensor fills them, in hexadecimal.
 LAUNCH = """
-#include "csrc/risk/batch_cuda.hpp"
+#include "csrc/risk/cuda/batch_cuda.hpp"
 #include <cstdio>
 int main() {
   struct { cbk::device::Batch<float> b; float* out; } a{};
@@ -131,7 +131,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", type=Path, default=Path("csrc/risk/tensor_cuda.cu"))
+    parser.add_argument("--source", type=Path, default=Path("csrc/risk/cuda/tensor_cuda.cu"))
     parser.add_argument(
         "--kernel", default="tensor_risks.*ELb0E", help="a regular expression of mangled names"
     )

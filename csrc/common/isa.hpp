@@ -10,7 +10,7 @@
 #include "../hopping/hopping.hpp"
 #include "../langevin/langevin.hpp"
 #include "../random/random.hpp"
-#include "../risk/piecewise.hpp"
+#include "../risk/knots/knots.hpp"
 #include "../risk/risk.hpp"
 #include "../transport/sinkhorn.hpp"
 #include "../transport/transport.hpp"

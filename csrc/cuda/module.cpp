@@ -1,6 +1,6 @@
 // The private compiled module cbokernels._cuda; or, with CBK_EMULATED_MODULE, the same kernels on the host's emulation, for
 // tests.
-#include "../risk/risk_cuda.hpp"
+#include "../risk/cuda/risk_cuda.hpp"
 #include "bind.hpp"
 
 #include <pybind11/numpy.h>

@@ -1,7 +1,7 @@
 // Risks of single neurons and the drift of drawn ensembles on the GPU; the CPU's twin is hopping_cpu.cpp.
-#include "../risk/tile_cuda.hpp"
+#include "../risk/cuda/tile_cuda.hpp"
 
-#include "../risk/risk_cuda.hpp"
+#include "../risk/cuda/risk_cuda.hpp"
 #include "hopping_cuda.hpp"
 
 namespace cbk::device {

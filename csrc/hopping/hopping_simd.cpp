@@ -3,8 +3,8 @@
 
 #include "../common/loss.hpp"
 #include "../common/philox.hpp"
-#include "../risk/outputs.hpp"
-#include "../risk/product.hpp"
+#include "../risk/direct/direct.hpp"
+#include "../risk/products/product.hpp"
 
 namespace cbk::CBK_ISA {
 namespace {

@@ -84,7 +84,7 @@ void run(const RiskProblem<T>& problem, const RiskShape& shape, double* out, T* 
   }
 }
 
-// By piecewise.hpp where that pays; the particles it declines go through the samples.
+// By knots.hpp where that pays; the particles it declines go through the samples.
 template <class T>
 bool by_knots(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, T* gradient, int num_threads) {
   if constexpr (std::is_same_v<T, float>) {

@@ -2,9 +2,9 @@
 //
 //   e_cs = (1/S) dL/dg_c,  delta_ms = s (sum_c c_cm e_cs) sigma'(z_ms)
 //   dR/dc_cm = s sum_s e_cs h_ms,  dR/db_m = sum_s delta_ms,  dR/dw_mk = sum_s delta_ms x_sk,  dR/da_c = sum_s e_cs
-#include "direct_gradient.hpp"
-#include "list_gradient.hpp"
-#include "product_gradient.hpp"
+#include "direct/direct_gradient.hpp"
+#include "lists/list_gradient.hpp"
+#include "products/product_gradient.hpp"
 
 namespace cbk::CBK_ISA {
 namespace {

@@ -51,7 +51,7 @@ struct Lists {
   Buffer<T> value;
 };
 
-// Lists of non-zero inputs as sparse.hpp reads them.
+// Lists of non-zero inputs as lists.hpp reads them.
 template <class T>
 SparseRows<T> pack_rows(const T* x, int64_t samples, int64_t inputs, int64_t range, Lists<T>& lists) {
   int32_t* const start = lists.start.data();

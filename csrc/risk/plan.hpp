@@ -31,7 +31,7 @@ RiskPlan plan_risk(const RiskShape& shape);          // where the path is not by
 bool gradient_by_knots(const RiskShape& shape);
 GradientPlan plan_gradient(const RiskShape& shape);  // where it is not
 
-// Calls run(problem, n) for the particles from n on that piecewise.hpp declined, as many at a time as may be.
+// Calls run(problem, n) for the particles from n on that knots.hpp declined, as many at a time as may be.
 template <class Run>
 void for_declined(const RiskProblem<float>& problem, const bool* exact, Run run) {
   const int64_t size = problem.net.size();

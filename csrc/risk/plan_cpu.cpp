@@ -1,5 +1,5 @@
-// How a risk problem is evaluated: by knots (piecewise.hpp), in registers (direct), by products, or from lists of non-zero
-// inputs (sparse.hpp), and in which pieces.  Only shapes and the batch's density decide, never the number of threads.
+// How a risk problem is evaluated: by knots (knots.hpp), in registers (direct), by products, or from lists of non-zero
+// inputs (lists.hpp), and in which pieces.  Only shapes and the batch's density decide, never the number of threads.
 #include "plan.hpp"
 
 #include <algorithm>
@@ -29,7 +29,7 @@ bool knots_pay(const RiskShape& shape, double pass, double knot) {
          samples / lanes * (pass * neurons + 3 * tasks * particles);
 }
 
-// Particles whose neurons fill blocks of sparse.hpp best, up to 8 of them.
+// Particles whose neurons fill blocks of lists.hpp best, up to 8 of them.
 int64_t fill_blocks(int64_t width, int64_t block) {
   int64_t best = 1;
   const auto waste = [&](int64_t group) { return double(round_up(group * width, block)) / double(group * width); };

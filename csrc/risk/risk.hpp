@@ -26,11 +26,11 @@ struct RiskPlan {
   int64_t chunks;        // chunks that are packed at once
   int64_t group;         // particles in a task
   int64_t range;         // neurons in a range
-  bool sparse = false;   // sparse.hpp: only non-zero inputs are multiplied
+  bool sparse = false;   // lists.hpp: only non-zero inputs are multiplied
 };
 
 constexpr int64_t neuron_block = 64;  // neurons of which one panel is held in L1
-constexpr int64_t sparse_tile = 128;  // samples whose sums sparse.hpp holds, whole panels
+constexpr int64_t sparse_tile = 128;  // samples whose sums lists.hpp holds, whole panels
 
 // The non-zero inputs of a chunk's samples, in ranges of inputs.
 template <class T>
@@ -69,7 +69,7 @@ struct RiskTask {
 template <class T>
 struct RiskKernels {
   int64_t lanes;
-  int64_t sparse_block;  // neurons that sparse.hpp takes at a time
+  int64_t sparse_block;  // neurons that lists.hpp takes at a time
   int64_t (*scratch_size)(const Network& net, const RiskPlan& plan);
   void (*evaluate)(const RiskTask<T>& task);
 };
@@ -79,7 +79,7 @@ struct RiskKernels {
 // the particles' type.
 struct GradientPlan {
   bool direct;    // direct_gradient.hpp: one output and at most direct_inputs
-  bool sparse;    // sparse.hpp: only non-zero inputs are multiplied
+  bool sparse;    // lists.hpp: only non-zero inputs are multiplied
   bool wide;      // where direct: too many neurons to keep anything of the first pass
   bool few;       // not direct, but one output and at most direct_inputs: forward in registers, backward by products
   int64_t group;  // particles in a task; 1 unless sparse
@@ -132,7 +132,7 @@ struct RiskProblem {
   const Draw<T>* draw = nullptr;  // an ensemble that is never stored: each group of particles is drawn where it is used
 };
 
-// By piecewise.hpp, with a flag for each particle; false where the batch does not allow it.  Sums [N, tasks] of squared
+// By knots.hpp, with a flag for each particle; false where the batch does not allow it.  Sums [N, tasks] of squared
 // errors; these of one task and the gradients [N, size] of its risk; sums [N] of particle n on task n of N.
 bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact, int num_threads);
 bool piecewise_gradient(const RiskProblem<float>& problem, double* out, float* gradient, bool* exact, int num_threads);

@@ -78,7 +78,7 @@ void run_zeroed(const RiskProblem<T>& problem, double* sums, int num_threads) {
   run<T>(problem, shape_of(problem), sums, nullptr, num_threads);
 }
 
-// The sums by piecewise.hpp where that pays; the particles it declines go through the samples.
+// The sums by knots.hpp where that pays; the particles it declines go through the samples.
 template <class T>
 bool by_knots(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, int num_threads) {
   if constexpr (std::is_same_v<T, float>) {

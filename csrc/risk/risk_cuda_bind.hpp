@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../cuda/bind.hpp"
-#include "risk_cuda.hpp"
+#include "cuda/risk_cuda.hpp"
 
 namespace cbk::device {
 

@@ -1,9 +1,9 @@
 // The inner kernels of risk.hpp, compiled once per instruction set.
 #include "../common/loss.hpp"
-#include "outputs.hpp"
-#include "product.hpp"
+#include "direct/direct.hpp"
+#include "lists/lists.hpp"
+#include "products/product.hpp"
 #include "risk.hpp"
-#include "sparse.hpp"
 
 namespace cbk::CBK_ISA {
 namespace {

@@ -1,7 +1,7 @@
 // Steps of consensus hopping on the GPU; the CPU's twins are weigh_blocks (weights_cpu.cpp) and HoppingStepper.
 #include "../hopping/hopping_cuda.hpp"
 #include "../hopping/weights_cuda.hpp"
-#include "../risk/risk_cuda.hpp"
+#include "../risk/cuda/risk_cuda.hpp"
 #include "report_cuda.hpp"
 #include "steps_cuda.hpp"
 

@@ -4,7 +4,7 @@
 
 #include "../cuda/chain.hpp"
 #include "../cuda/reduce.hpp"
-#include "../risk/risk_cuda.hpp"
+#include "../risk/cuda/risk_cuda.hpp"
 #include "../update/update_law.hpp"
 #include "small_cuda.hpp"
 

@@ -7,7 +7,7 @@
 #include "../cuda/chain.hpp"
 #include "../cuda/device.hpp"
 #include "../cuda/graph.hpp"
-#include "../risk/risk_cuda.hpp"
+#include "../risk/cuda/risk_cuda.hpp"
 #include "report_cuda.hpp"
 #include "steps_cuda.hpp"
 

@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "../risk/risk_cuda.hpp"
+#include "../risk/cuda/risk_cuda.hpp"
 #include "../update/update.hpp"
 
 namespace cbk::device {

@@ -14,7 +14,7 @@
 #include "../../csrc/hopping/weights_cuda.hpp"
 #include "../../csrc/langevin/langevin_cuda.hpp"
 #include "../../csrc/random/random_cuda.hpp"
-#include "../../csrc/risk/risk_cuda.hpp"
+#include "../../csrc/risk/cuda/risk_cuda.hpp"
 #include "../../csrc/training/training_cuda.hpp"
 #include "../../csrc/transport/transport_cuda.hpp"
 #include "../../csrc/update/update_cuda.hpp"

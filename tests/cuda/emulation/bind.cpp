@@ -1,6 +1,6 @@
 // What the Python tests want of the emulation, and ask of it.
 #include "../../../csrc/cuda/bind.hpp"
-#include "../../../csrc/risk/risk_cuda.hpp"
+#include "../../../csrc/risk/cuda/risk_cuda.hpp"
 #include "runtime.hpp"
 
 namespace cbk::device {

@@ -1,5 +1,5 @@
 // Outputs and risks on the GPU; the CPU's twin is risk_cpu.cpp.
-#include "../cuda/chain.hpp"
+#include "../../cuda/chain.hpp"
 #include "direct_cuda.hpp"
 #include "risk_cuda.hpp"
 #include "tile_cuda.hpp"

@@ -1,8 +1,8 @@
 // What the forward pass and the gradient share of the way to a network's outputs.
 #pragma once
 
-#include "../common/activation.hpp"
-#include "risk.hpp"
+#include "../../common/activation.hpp"
+#include "../risk.hpp"
 
 namespace cbk::CBK_ISA {
 

@@ -1,10 +1,10 @@
-// Gradients on a batch with many zeros: a block of neurons of one or several particles, from lists of inputs (sparse.hpp).
+// Gradients on a batch with many zeros: a block of neurons of one or several particles, from lists of inputs (lists.hpp).
 #pragma once
 
-#include "outputs.hpp"
-#include "product.hpp"
-#include "slopes.hpp"
-#include "sparse.hpp"
+#include "../direct/direct.hpp"
+#include "../products/product.hpp"
+#include "../slopes.hpp"
+#include "lists.hpp"
 
 namespace cbk::CBK_ISA {
 

@@ -1,5 +1,5 @@
 // Risks on tensor cores; risk_cuda.cu decides when.
-#include "../cuda/device.hpp"
+#include "../../cuda/device.hpp"
 #include "gradient_cuda.hpp"
 #include "tensor_cuda.hpp"
 

@@ -6,9 +6,9 @@
 // together from other registers they cost more instructions than the products.
 #pragma once
 
-#include "../cuda/ptx.hpp"
+#include "../../cuda/ptx.hpp"
 
-#include "../common/simd.hpp"
+#include "../../common/simd.hpp"
 #include "risk_cuda.hpp"
 
 namespace cbk::device {

@@ -17,7 +17,7 @@
 
 #include <cstdint>
 
-#include "../network/network.hpp"
+#include "../../network/network.hpp"
 
 namespace cbk {
 

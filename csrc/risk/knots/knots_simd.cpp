@@ -1,10 +1,10 @@
-// The inner kernels of piecewise.hpp, compiled once per instruction set.
-#include "piecewise.hpp"
+// The inner kernels of knots.hpp, compiled once per instruction set.
+#include "knots.hpp"
 
 #include <bit>
 #include <limits>
 
-#include "../common/simd.hpp"
+#include "../../common/simd.hpp"
 
 namespace cbk::CBK_ISA {
 namespace {

@@ -5,9 +5,9 @@
 // streams through L2 once each way, in order; long chunks have long runs of it and sums that are finished less often.
 #pragma once
 
-#include "outputs.hpp"
+#include "../direct/direct.hpp"
+#include "../slopes.hpp"
 #include "product.hpp"
-#include "slopes.hpp"
 
 namespace cbk::CBK_ISA {
 

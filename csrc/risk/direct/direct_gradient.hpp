@@ -5,10 +5,10 @@
 // wide for that keep nothing of the first pass, and go past the chunk again in blocks of neurons.
 #pragma once
 
-#include "../common/activation.hpp"
-#include "outputs.hpp"
-#include "product.hpp"
-#include "slopes.hpp"
+#include "../../common/activation.hpp"
+#include "../products/product.hpp"
+#include "../slopes.hpp"
+#include "direct.hpp"
 
 namespace cbk::CBK_ISA {
 

@@ -1,5 +1,5 @@
-// Sorts a batch for piecewise.hpp and runs the ensemble over it.
-#include "piecewise.hpp"
+// Sorts a batch for knots.hpp and runs the ensemble over it.
+#include "knots.hpp"
 
 #include <omp.h>
 
@@ -10,10 +10,10 @@
 #include <limits>
 #include <utility>
 
-#include "../common/isa.hpp"
-#include "../common/parallel.hpp"
-#include "../hopping/hopping.hpp"
-#include "risk.hpp"
+#include "../../common/isa.hpp"
+#include "../../common/parallel.hpp"
+#include "../../hopping/hopping.hpp"
+#include "../risk.hpp"
 
 namespace cbk {
 namespace {

@@ -1,12 +1,12 @@
 // What the risk kernels share: the work of a block, particles that are stored or drawn, losses of a tile's outputs.
 #pragma once
 
-#include "../cuda/reduce.hpp"
-#include "../cuda/rows.hpp"
+#include "../../cuda/reduce.hpp"
+#include "../../cuda/rows.hpp"
 
-#include "../common/loss.hpp"
-#include "../common/philox.hpp"
-#include "../hopping/hopping.hpp"
+#include "../../common/loss.hpp"
+#include "../../common/philox.hpp"
+#include "../../hopping/hopping.hpp"
 #include "risk_cuda.hpp"
 
 namespace cbk::device {

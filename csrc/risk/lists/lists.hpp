@@ -5,8 +5,8 @@
 // the rounding error as in product.hpp.
 #pragma once
 
-#include "../common/simd.hpp"
-#include "risk.hpp"
+#include "../../common/simd.hpp"
+#include "../risk.hpp"
 
 namespace cbk::CBK_ISA {
 

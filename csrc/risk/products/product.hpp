@@ -1,7 +1,7 @@
 // The matrix product that both layers and the gradient are made of: rows of scalars against panels of two vectors.
 #pragma once
 
-#include "../common/simd.hpp"
+#include "../../common/simd.hpp"
 
 namespace cbk::CBK_ISA {
 

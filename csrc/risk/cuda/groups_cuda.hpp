@@ -5,7 +5,7 @@
 // for float32 what that leaves, in a tile of their own.
 #pragma once
 
-#include "../cuda/wgmma.hpp"
+#include "../../cuda/wgmma.hpp"
 
 #include "product_cuda.hpp"
 

@@ -6,7 +6,7 @@
 
 #include "batch_cuda.hpp"
 
-#include "../common/activation.hpp"
+#include "../../common/activation.hpp"
 
 namespace cbk::device {
 

@@ -1,7 +1,7 @@
 // The neurons' slopes and the sums over samples that have few terms; gradient_cuda.cu says of what.
 #include "gradient_cuda.hpp"
 
-#include "../common/activation.hpp"
+#include "../../common/activation.hpp"
 
 namespace cbk::device {
 namespace {

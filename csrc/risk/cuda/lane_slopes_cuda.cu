@@ -4,7 +4,7 @@
 // anew, and nothing is stored or shuffled between lanes.
 #include "gradient_cuda.hpp"
 
-#include "../common/activation.hpp"
+#include "../../common/activation.hpp"
 
 namespace cbk::device {
 namespace {

@@ -6,9 +6,9 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "../cuda/stream.hpp"
-#include "../hopping/hopping.hpp"
-#include "risk.hpp"
+#include "../../cuda/stream.hpp"
+#include "../../hopping/hopping.hpp"
+#include "../risk.hpp"
 
 namespace cbk::device {
 

@@ -4,7 +4,7 @@
 
 #include "tile_cuda.hpp"
 
-#include "../common/activation.hpp"
+#include "../../common/activation.hpp"
 
 namespace cbk::device {
 
