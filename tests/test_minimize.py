@@ -127,8 +127,23 @@ def test_the_function_sees_the_scored_particles_read_only_and_the_point():
         calls.append(theta.shape)
         return np.arange(len(theta))
 
-    cbk.minimize(fun, start(10, 3, "float32"), cbk.CBO(particle_batch=4), steps=2)
+    cbk.minimize(fun, start(10, 3, "float32"), cbk.CBO(particle_batch=4, alpha=1.0), steps=2)
     assert calls == [(4, 3), (1, 3), (4, 3), (1, 3)]
+
+
+@pytest.mark.parametrize("batch", [None, 4])
+def test_a_point_that_is_a_particle_is_not_evaluated_again(dtype, batch):
+    calls = []
+
+    def fun(theta):
+        calls.append(theta.copy())
+        return quadratic(theta)
+
+    result = cbk.minimize(fun, start(dtype=dtype), cbk.CBO(particle_batch=batch, alpha=math.inf), steps=9)
+    assert len(calls) == 9
+    assert result.evaluations == result.nfev == 9 * (batch or 50)
+    assert result.parameters in calls[-1]
+    assert result.history["risk"].tolist() == [quadratic(theta).min() for theta in calls]
 
 
 @pytest.mark.parametrize("keep", [lambda t: t, lambda t: t[:, 1], lambda t: memoryview(t)])

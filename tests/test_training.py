@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ def test_an_ensemble_that_flies_apart_is_warned_of_once():
     assert np.abs(result.particles).max() > 1e30
 
 
-@pytest.mark.parametrize("answer", [True, np.True_])
+@pytest.mark.parametrize("answer", [True, np.True_, 1, "yes", 0.5])
 def test_callback_stops(answer):
     x, y = data()
     result = cbk.train(
@@ -138,8 +139,8 @@ def test_callback_stops(answer):
     np.testing.assert_array_equal(result.particles, same.particles)
 
 
-@pytest.mark.parametrize("answer", [None, False, 1, "yes", 0.5])
-def test_only_true_stops(answer):
+@pytest.mark.parametrize("answer", [None, False, 0, "", np.False_])
+def test_what_is_not_true_does_not_stop(answer):
     x, y = data()
     result = cbk.train(NET, x, y, cbk.CBO(particles=8), epochs=3, callback=lambda s: answer)
     assert len(result.history["epoch"]) == 3
@@ -229,9 +230,10 @@ def test_warning_of_nonfinite_risks_comes_once_with_the_count():
 
 def test_warning_of_collapse_comes_once_and_says_what_helps():
     x, y = data()
-    with pytest.warns(cbk.CboWarning, match=r"has collapsed at risk .*floor.*alpha.*diffusion") as caught:
-        cbk.train(NET, x, y, cbk.CBO(particles=20, diffusion=0.3), epochs=400)
+    with pytest.warns(cbk.CboWarning, match=r"has collapsed, .*floor.*alpha.*diffusion") as caught:
+        result = cbk.train(NET, x, y, cbk.CBO(particles=20, diffusion=0.3), epochs=400)
     assert len(caught) == 1
+    assert re.search(r"; the ensemble had collapsed in epoch \d+, at risk 0\.", result.message)
     assert caught[0].filename == __file__
 
 

@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "gpu.hpp"
+#include "owned.hpp"
 #include "rows.hpp"
 
 #if defined(__CUDACC__)
@@ -139,6 +140,20 @@ void synchronize(CudaStream stream) { check(cudaStreamSynchronize(native(stream)
 void read_memory(const void* from, int64_t bytes, void* host, CudaStream stream) {
   check(cudaMemcpyAsync(host, from, size_t(bytes), cudaMemcpyDefault, native(stream)), "copy to the host");
   check(cudaStreamSynchronize(native(stream)), "copy to the host");
+}
+
+void write_memory(void* to, int64_t bytes, const void* host, CudaStream stream) {
+  check(cudaMemcpyAsync(to, host, size_t(bytes), cudaMemcpyDefault, native(stream)), "copy from the host");
+  check(cudaStreamSynchronize(native(stream)), "copy from the host");
+}
+
+OwnedMemory::OwnedMemory(int device, int64_t bytes) : device_(device) {
+  const OnDevice here(device);
+  data_ = take_memory(size_t(bytes), false);
+}
+OwnedMemory::~OwnedMemory() {
+  const OnDevice here(device_, std::nothrow);
+  cudaFree(data_);
 }
 
 void OnDevice::enter(int device) {

@@ -2,6 +2,7 @@
 // tests.
 #include "../risk/cuda/risk_cuda.hpp"
 #include "bind.hpp"
+#include "owned.hpp"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -78,6 +79,20 @@ PYBIND11_MODULE(CBK_MODULE, m) {
         });
       },
       py::arg("on"), py::arg("address"), py::arg("out"));
+  py::class_<OwnedMemory>(m, "Memory")
+      .def(py::init<int, int64_t>(), py::arg("device"), py::arg("bytes"), py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("address", [](const OwnedMemory& memory) { return Address(memory.data()); });
+  m.def(
+      "write_memory",
+      [](std::pair<int, Address> on, Address address, const py::array& values) {
+        const Where where(on);
+        const void* const from = values.data();
+        const int64_t bytes = values.nbytes();
+        const py::gil_scoped_release release;
+        const OnDevice here(where.device);
+        write_memory(at<void>(address), bytes, from, where.stream);
+      },
+      py::arg("on"), py::arg("address"), py::arg("values"));
   m.def("has_warp_groups", &has_warp_groups);
   m.def("use_warp_groups", [](bool wanted) {  // whether they can be had: for tests and timings
     warp_groups = wanted;

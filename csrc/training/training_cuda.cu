@@ -33,12 +33,14 @@ class OwnStream {
 struct Slot {
   PinnedBuffer<char> given;  // by segments
   PinnedBuffer<double> row;
+  PinnedBuffer<char> point;
   cudaEvent_t done = nullptr;
-  Slot(int64_t bytes, int64_t columns) : given(bytes), row(columns) {
+  Slot(int64_t bytes, int64_t columns, int64_t point_bytes) : given(bytes), row(columns), point(point_bytes) {
     check(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "event");
   }
   Slot(Slot&& other) noexcept
-      : given(std::move(other.given)), row(std::move(other.row)), done(std::exchange(other.done, nullptr)) {}
+      : given(std::move(other.given)), row(std::move(other.row)), point(std::move(other.point)),
+        done(std::exchange(other.done, nullptr)) {}
   ~Slot() {
     if (done) cudaEventDestroy(done);
   }
@@ -88,6 +90,8 @@ class TrainingRun final : public Run {
     }
     check(cudaMemcpyAsync(slot.row.data(), row_.data(), size_t(columns()) * sizeof(double), cudaMemcpyDeviceToHost, stream()),
           "row");
+    check(cudaMemcpyAsync(slot.point.data(), steps_->reported(), size_t(point_bytes()), cudaMemcpyDeviceToHost, stream()),
+          "point");
     check(cudaEventRecord(slot.done, stream()), "event");
     if (submitted_++ == 0) capture(numbers);
   }
@@ -99,6 +103,13 @@ class TrainingRun final : public Run {
     return slot.row.data();
   }
   int64_t columns() const override { return columns_; }
+  void point(int64_t epoch, void* host) override {
+    row(epoch);  // waits for it
+    std::memcpy(host, slots_[size_t(epoch % in_flight)].point.data(), size_t(point_bytes()));
+  }
+  int64_t point_bytes() const override {
+    return (points() ? shape_.tasks : 1) * shape_.net.size() * int64_t(sizeof(T));
+  }
   int64_t submitted() const override { return submitted_; }
 
   void read(const std::string& name, void* host) override {
@@ -204,7 +215,7 @@ class TrainingRun final : public Run {
         y_ = DeviceBuffer<T>(samples * targets);
     }
     const int64_t given = (epoch_steps_ - tail_.steps) / body_.steps * body_.bytes + tail_.bytes;
-    for (int i = 0; i < in_flight; ++i) slots_.emplace_back(given, columns_);
+    for (int i = 0; i < in_flight; ++i) slots_.emplace_back(given, columns_, point_bytes());
   }
 
   // Whether the points are reported, or each particle for itself.

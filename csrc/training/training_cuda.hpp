@@ -78,6 +78,9 @@ class Run {
   //   work [particles] each, or transport's objectives [tasks], variances by the coupling and solved anew, atoms moved
   virtual const double* row(int64_t epoch) = 0;
   virtual int64_t columns() const = 0;
+  // What the same epoch reports: the points [tasks, size], or particle 0.
+  virtual void point(int64_t epoch, void* host) = 0;
+  virtual int64_t point_bytes() const = 0;
 
   // theta, points, first, second, velocity, gradient, kinetic, dissipated, support, match, prices, partners: those that the
   // method has.  They wait.

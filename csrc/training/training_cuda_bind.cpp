@@ -156,6 +156,17 @@ void register_training(py::module_& m) {
           },
           arg("epoch"))
       .def(
+          "point",
+          [](StartedRun& started, int64_t epoch, py::array out) {
+            Run& run = *started.run;
+            if (out.nbytes() != run.point_bytes())
+              throw py::value_error("the run's point has " + std::to_string(run.point_bytes()) + " bytes");
+            void* to = out.mutable_data();
+            py::gil_scoped_release release;
+            run.point(epoch, to);
+          },
+          arg("epoch"), arg("out"))
+      .def(
           "read",
           [](StartedRun& started, const std::string& name, py::array out) {
             Run& run = *started.run;

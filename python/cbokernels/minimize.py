@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _cpu
 from ._arrays import Array, contiguous, view
-from ._checks import WORD, boolean, integer, kind, threads
+from ._checks import WORD, boolean, choice, integer, kind, threads
 from ._checks import seed as check_seed
 from .methods import CBO
 from .methods.base import Method, Setting, check_method
@@ -19,6 +19,7 @@ from .result import Result, State
 from .training.checkpoint import checkpoint as check_checkpoint
 from .training.checkpoint import fingerprint
 from .training.loop import Options, run
+from .training.stopping import Stopping
 from .training.train import check_callback, own_particles
 
 
@@ -29,6 +30,7 @@ class FunctionProblem:
 
     def __init__(self, fun: Callable[[Array], Any], threads: int) -> None:
         self._fun, self._threads = fun, threads
+        self.evaluations = np.zeros(1, np.int64)  # points so far
         self._shown: dict[tuple[int, ...], Array] = {}  # fun's copies of ensembles, by shape
 
     def batches(self, epoch: int) -> Iterator[FunctionProblem]:
@@ -70,6 +72,7 @@ class FunctionProblem:
         """Values of fun at theta [n, D], a view that is made read-only, checked."""
         theta.flags.writeable = False
         values = self._fun(theta)
+        self.evaluations += len(theta)
         if isinstance(values, (list, tuple, int, float, np.generic)):
             values = np.asarray(values)
         values = view(values, "the result of fun")
@@ -95,30 +98,45 @@ def minimize(
     checkpoint: str | os.PathLike[str] | None = None,
     every: int = 1000,
     resume: bool = False,
+    target: float | None = None,
+    patience: int | None = None,
+    tolerance: float = 0.0,
+    on_interrupt: str = "raise",
     num_threads: int | None = None,
 ) -> Result:
     """Minimise a function of ensembles, from initial particles theta [N, D]; return a `Result`.
 
+        theta = np.random.default_rng(0).uniform(-3, 3, (200, 10))
+        result = cbk.minimize(lambda t: (t**2).sum(axis=1), theta, target=1e-6)
+        print(result.x, result.fun, result.message)
+
     fun: takes an ensemble [n, D] (NumPy, read-only, of theta's dtype; fun may keep it) and returns n real
         values, cast to float64 (TypeError for another kind, ValueError for another shape). It is called once
-        a step with the particles that are scored and once, with n = 1, at their consensus point, for the
-        history. Where it is NaN or infinite a particle has weight 0. This holds for minus infinity too, which
-        counts as a failure to evaluate and not as the best value. Nowhere finite is a `ConsensusError`.
+        a step with the particles that are scored, and once with n = 1 at their consensus point, for the
+        history, unless all weight is on one particle and the point's value thereby known. Where it is NaN or
+        infinite a particle has weight 0. This holds for minus infinity too, which counts as a failure to
+        evaluate and not as the best value. Nowhere finite is a `ConsensusError`.
     theta: float32 or float64, finite; decides the arithmetic; not modified. Its N takes the place of the
         method's; for `ConsensusHopping` the centre [1, D].
     method: a `CBO`, of any kind of noise, with or without friction, or a `ConsensusHopping` of scope
         "network", whose default lr is Exponential(0.3, 0.003) here (TypeError for methods that need data of
         a network); None: `CBO()`. An epoch of its schedules is a step here.
     steps: number of steps. seed: in [0, 2^64). progress: show a tqdm bar.
-    callback: called with a `State` after every step; the run ends there if it returns True.
+    callback: called with a `State` after every step; the run ends there if it returns anything that is true,
+        or raises StopIteration.
+    target, patience, tolerance: the run stops where the value at the consensus point ("risk" in the history)
+        is at most target, or has not fallen by more than tolerance for `patience` steps. `Result.stopped` and
+        `Result.message` say why it ended; `best` is the consensus point with the lowest value, `best_risk`
+        that value, `best_step` its step, and `evaluations` the number of points that fun was called for.
+    on_interrupt: as in `train`.
     checkpoint, every, resume: as in `train`, by steps. A checkpoint does not know fun: to resume with another
         function is the caller's mistake.
     num_threads: None is OpenMP's setting; the result does not depend on it.
 
-    The history has one row per step; `parameters` is the last consensus point. `CboWarning`, once per run
-    each: values that are NaN or infinite, particles that overflowed, an ensemble that flies apart, a
-    checkpoint that could not be written. That the ensemble contracts to a point is the aim here and no
-    warning. TypeError and ValueError for bad arguments.
+    The history has one row per step: "risk" is the value at that step's consensus point, and `parameters` the
+    last such point. `CboWarning`, once per run each: values that are NaN or infinite, particles that
+    overflowed, an ensemble that flies apart, a checkpoint that could not be written. That the ensemble
+    contracts to a point is the aim here and no warning. TypeError and ValueError for bad arguments.
     """
     if not callable(fun):
         raise TypeError(f"fun must be callable, got {kind(fun)}")
@@ -128,6 +146,8 @@ def minimize(
     seed, cores = check_seed(seed), threads(num_threads)
     steps = integer(steps, "steps", 1, WORD)
     check_callback(callback)
+    stopping = Stopping.of(target, patience, tolerance)
+    returns = choice(on_interrupt, "on_interrupt", ("raise", "return")) == "return"
     store = check_checkpoint(checkpoint, every, resume)
     method = method._for(None)
     start = own_particles(theta, "D")
@@ -141,8 +161,12 @@ def minimize(
             "dtype": str(start.dtype),
             "theta": fingerprint(start),
         }
-    options = Options(steps, boolean(progress, "progress"), callback, store, warn_collapse=False)
-    return run(FunctionProblem(fun, cores), method, stepper, options)
+    problem = FunctionProblem(fun, cores)
+    options = Options(
+        steps, boolean(progress, "progress"), callback, store, warn_collapse=False, stopping=stopping,
+        returns=returns, unit="step", state={"evaluations": problem.evaluations},
+    )  # fmt: skip
+    return run(problem, method, stepper, options)
 
 
 __all__ = ["minimize"]

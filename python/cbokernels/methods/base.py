@@ -148,6 +148,11 @@ class Stepper:
                 {**row, "alpha": self.alpha, "ess": self.ess, "variance": self.variance()},
             )
 
+    @property
+    def reported(self) -> Array:
+        """As `Runner.reported`."""
+        return self.point
+
     def variance(self) -> float:
         """Of the particles, (1/2N) Σ |theta_n - mean|²."""
         return _cpu.variance(self.particles, self._threads)

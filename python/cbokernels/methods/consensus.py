@@ -12,7 +12,7 @@ from .._arrays import Array
 from .._checks import choice
 from .._kinds import NOISES
 from ..schedules import Parameter, TargetEss
-from .base import Numbers, Plan, Setting, Stepper
+from .base import Numbers, Plan, Problem, Setting, Stepper
 
 
 def check_noise(noise: Any, radius: Parameter | None) -> None:
@@ -55,6 +55,13 @@ class ConsensusStepper(Stepper):
         self._risk, self._weights = np.empty((scored, tasks)), np.empty((scored, tasks))
         self._alpha, self._ess = np.empty(tasks), np.empty(tasks)
         self.point = self._points[0]
+        self._of_function = setting.net is None
+
+    def report(self, problem: Problem) -> dict[str, Any]:
+        # One call of the function less where the point is a particle, whose value is known.
+        if self._of_function and len(alone := np.flatnonzero(self._weights)) == 1:
+            return {"risk": float(self._risk[alone[0], 0])}
+        return super().report(problem)
 
     def _gather(self, scored: Array) -> int:
         """The points of particles `scored` from their risks; returns the number of non-finite ones."""

@@ -11,10 +11,73 @@ import numpy as np
 
 from .. import _cpu, cuda
 from .._arrays import Array
+from .._arrays.kernels import Kernels
+from .._arrays.memory import DeviceArray
 from ..errors import ConsensusError
 from ..methods.base import Done, Method, Numbers, Setting, no_consensus
+from ..network import TwoLayer
 from .data import Data, Orders
+from .metrics import Evaluation
 from .watch import frozen_limit
+
+
+class CardScored:
+    """Data on a card to evaluate points on. Arrays of the host's are copied there, once."""
+
+    def __init__(self, net: TwoLayer, data: Data, precision: str) -> None:
+        self._module, self._on, self._data = cuda.module(), data.call.on, data
+        self._x, self._y = (
+            a if isinstance(a, DeviceArray) else self._sent(np.ascontiguousarray(a)) for a in (data.x, data.y)
+        )
+        self._net, self._outputs = net._on_card(), (data.samples, net.outputs)
+        self._theta = self._new((1, net.size), data.x.dtype)
+        self._risk = self._new((1, 1), np.dtype(np.float64))
+        self._kernels = Kernels(self._module, self._on, lambda: None)
+        self._kernels.precision = precision
+        self.targets = data.call.host(data.y).view()
+        self.targets.flags.writeable = False
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Of x and y."""
+        return self._x.pointer, self._y.pointer
+
+    def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
+        memory = self._module.Memory(self._on[0], math.prod(shape) * dtype.itemsize)
+        return DeviceArray(memory.address, shape, dtype, memory, "a run's array")
+
+    def _sent(self, values: Array) -> DeviceArray:
+        a = self._new(values.shape, values.dtype)
+        self._module.write_memory(self._on, a.pointer, values)
+        return a
+
+    def _read(self, a: DeviceArray, out: Array) -> None:
+        self._module.read_memory(self._on, a.pointer, out)
+
+    def _tasks(self, theta: Array) -> Iterator[tuple[int, DeviceArray]]:
+        """Each task with its inputs, while its theta [D] of theta [T, D] is on the card."""
+        for t, row in enumerate(theta):
+            self._module.write_memory(self._on, self._theta.pointer, np.ascontiguousarray(row))
+            yield t, self._x if self._x.ndim == 2 else self._x[t]
+
+    def risks(self, theta: Array) -> Array:
+        """Risks [T] of theta [T, D], row t on task t."""
+        out, found = np.empty(len(theta)), np.empty((1, 1))
+        for t, x in self._tasks(theta):
+            y = self._y[t].reshape(1, *self._y.shape[1:])
+            self._kernels.risk(self._net, self._theta, x, y, self._data.loss, self._risk, 0)
+            self._read(self._risk, found)
+            out[t] = found[0, 0]
+        return out
+
+    def outputs(self, theta: Array) -> Array:
+        """Outputs [T, S, C] of theta [T, D], row t at the inputs of task t."""
+        out = np.empty((len(theta), *self._outputs), theta.dtype)
+        on_card = self._new((1, *self._outputs), theta.dtype)
+        for t, x in self._tasks(theta):
+            self._kernels.forward(self._net, self._theta, x, on_card, 0)
+            self._read(on_card, out[t])
+        return out
 
 
 class DeviceStepper:
@@ -22,19 +85,25 @@ class DeviceStepper:
 
     finishes: ClassVar[bool] = True
 
-    def __init__(self, method: Method, theta: Array, setting: Setting, data: Data, orders: Orders) -> None:
+    def __init__(
+        self, method: Method, theta: Array, setting: Setting, data: Data, orders: Orders,
+        evaluation: Evaluation | None = None,
+    ) -> None:  # fmt: skip
         plan = self._plan = method._on_card(theta, setting)
         module = cuda.module()
         self._shape, self._dtype, self._setting = theta.shape, theta.dtype, setting
         self._networks = setting.tasks if method._consensus else len(theta)  # that a row has risks of
         self._consensus = method._consensus
         call, x, y = data.call, data.x, data.y
+        held = None if evaluation is None else evaluation.training
+        at = held.addresses if isinstance(held, CardScored) else (call.address(x), call.address(y))
         self._run = module.start(
-            call.on, setting.network._on_card(), plan.kernel, call.address(x), call.address(y),
-            not call.on_device, data.loss, data.samples, orders.batch_size, len(y), x.ndim == 3, theta,
-            plan.task, setting.seed, plan.noise, plan.solve, setting.precision, plan.more, data,
+            call.on, setting.network._on_card(), plan.kernel, *at, not call.on_device and held is None,
+            data.loss, data.samples, orders.batch_size, len(y), x.ndim == 3, theta,
+            plan.task, setting.seed, plan.noise, plan.solve, setting.precision, plan.more, (data, held),
         )  # fmt: skip
-        self._first = 0  # epoch of this run, from 0
+        self._reported = np.empty((setting.tasks if plan.points else 1, theta.shape[1]), theta.dtype)
+        self._first = self._given = 0  # epochs, from 0: this run's first, and the last that was handed out
         self._values: dict[int, Numbers] = {}  # of epochs on their way
         self._limit = frozen_limit(_cpu.variance(theta, setting.threads), theta.shape[1])
         self._frozen = 0.0
@@ -52,6 +121,12 @@ class DeviceStepper:
             return first
         points = self._read("points", (self._setting.tasks, self._shape[1]), self._dtype)
         return points if self._setting.task_axis else points[0]
+
+    @property
+    def reported(self) -> Array:
+        """As `Runner.reported`, in the same memory each time."""
+        self._run.point(self._given - self._first, self._reported)
+        return self._reported if self._plan.points and self._setting.task_axis else self._reported[0]
 
     def _read(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         out = np.empty(shape, dtype)
@@ -105,6 +180,7 @@ class DeviceStepper:
             yield self._row(epoch)
 
     def _row(self, epoch: int) -> Done:
+        self._given = epoch
         return self._done(epoch, self._run.row(epoch - self._first), self._values[epoch])
 
     def _done(self, epoch: int, raw: Array, values: Numbers) -> Done:

@@ -186,6 +186,8 @@ def _check_history(snapshot: Snapshot) -> int:
 
 def _check_like(saved: Columns, state: Columns) -> None:
     """ValueError unless there are the same arrays, of the same kind."""
+    if "best" not in saved:
+        raise ValueError("it is of an earlier version, which kept no best point: start the run anew")
     if saved.keys() != state.keys():
         raise ValueError(f"its state must be {', '.join(state)}, got {', '.join(saved)}")
     for name, a in state.items():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import _cpu
-from .._arrays import Array, Call, Values, check_shape
+from .._arrays import HOST, Array, Call, Values, call_of, check_shape, view
 from .._checks import choice
 from .._kinds import LOSSES, takes_labels
 from ..methods.base import Minibatches
@@ -43,32 +43,50 @@ class Data:
 
 def training_data(
     call: Call, net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any],
-    task_axes: tuple[str, ...] | None,
+    task_axes: tuple[str, ...] | None, names: tuple[str, str] = ("x", "y"),
 ) -> Data:  # fmt: skip
-    """The caller's x and y, cast to `dtype`.
+    """The caller's x and y, cast to `dtype`; `names` are those that messages call them by.
 
     The caller's y has the axes `task_axes`, ("T",) or none for T = 1, before the samples; x may have them.
     None: either, as x and y show.
     """
-    x = call.floats(x, "x", dtype)
+    of_x, of_y = names
+    x = call.floats(x, of_x, dtype)
     own = ("T",) if task_axes != () and x.ndim == 3 else ()
-    check_shape(x, "x", (*own, "S", net.inputs))
-    given = call.view(y, "y")
+    check_shape(x, of_x, (*own, "S", net.inputs))
+    given = call.view(y, of_y)
     if loss is None:
         loss = "cross_entropy" if given.dtype.kind in "iu" and net.outputs > 1 else "mse"
     labels = takes_labels(choice(loss, "loss", LOSSES))
     if task_axes is None:
         task_axes = own or _axes_shown(net, x, given, loss)
-    checked = given if labels else call.floats(given, "y", dtype)
-    checked = targets(net, checked, "y", x.shape[:-2] or task_axes, x, loss, call)
+    checked = given if labels else call.floats(given, of_y, dtype)
+    checked = targets(net, checked, of_y, x.shape[:-2] or task_axes, x, loss, call)
     if labels and call.on_device:
-        call.check_range(checked, "y", net.outputs, "labels of the network's outputs")
+        call.check_range(checked, of_y, net.outputs, "labels of the network's outputs")
     elif labels:
         checked = call.apart(checked, given)  # they are checked once: nobody may change them afterwards
-    call.check_finite(x, "x")
+    call.check_finite(x, of_x)
     if not labels:
-        call.check_finite(checked, "y")
+        call.check_finite(checked, of_y)
     return Data(x, checked, loss, bool(task_axes), call)
+
+
+def validation_data(net: TwoLayer, validation: Any, training: Data, on_card: bool) -> Data:
+    """The caller's pair (x, y), of the same kinds as the training's; copies, unless they lie on a card."""
+    if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+        raise TypeError(f"validation must be a pair (x, y), got {validation!r:.80}")
+    x, y = validation
+    names = ("validation[0]", "validation[1]")
+    call = call_of(x, names[0]) if on_card else HOST
+    axes = ("T",) if training.task_axis else ()
+    data = training_data(call, net, x, y, training.loss, training.x.dtype, axes, names)
+    if len(data.y) != len(training.y):
+        raise ValueError(f"validation[1] must have {len(training.y)} tasks as y has, got {len(data.y)}")
+    if call.on_device:
+        return data
+    own = (call.apart(data.x, view(x, names[0])), call.apart(data.y, view(y, names[1])))
+    return dataclasses.replace(data, x=own[0], y=own[1])
 
 
 def _axes_shown(net: TwoLayer, x: Values, y: Values, loss: str) -> tuple[str, ...]:
@@ -85,7 +103,7 @@ class DataBatch:
     def __init__(self, net: TwoLayer, x: Array, y: Array, loss: str, threads: int) -> None:
         self.x, self.y, self._loss = x, y, loss
         self.net, self._threads = net._kernel, threads
-        self._atom_index = net._atom_index
+        self._atom_index, self._columns = net._atom_index, net.outputs
 
     def risk(self, theta: Array, out: Array) -> None:
         """Risks of theta [n, D] into out [n, T], float64."""
@@ -94,6 +112,16 @@ class DataBatch:
     def own_risks(self, theta: Array, out: Array) -> None:
         """Risks of theta [T, D], row t on task t alone, into out [T], float64."""
         _cpu.own_risks(self.net, theta, self.x, self.y, self._loss, out, self._threads)
+
+    def outputs(self, theta: Array) -> Array:
+        """Outputs [T, S, C] of theta [T, D], row t at the inputs of task t."""
+        out = np.empty((len(theta), self.x.shape[-2], self._columns), self.x.dtype)
+        if self.x.ndim == 2:
+            _cpu.forward(self.net, theta, self.x, out, self._threads)
+        else:
+            for t, own in enumerate(self.x):
+                _cpu.forward(self.net, theta[t : t + 1], own, out[t : t + 1], self._threads)
+        return out
 
     def gradient(self, theta: Array, out: Array, gradient: Array) -> None:
         """Risks of theta [n, D] on the first task into out [n], float64, and their gradients [n, D]."""
@@ -166,6 +194,17 @@ class DataProblem(Orders):
             x.take(rows, x.ndim - 2, batch.x, "clip")
             y.take(rows, 1, batch.y, "clip")
             yield batch
+
+    @property
+    def targets(self) -> Array:
+        """The full data's y, [T, S, C] values or [T, S] labels, read-only."""
+        view = self._whole.y.view()
+        view.flags.writeable = False
+        return view
+
+    def outputs(self, theta: Array) -> Array:
+        """Outputs [T, S, C] of theta [T, D] on the full data, row t at the inputs of task t."""
+        return self._whole.outputs(theta)
 
     def risks(self, theta: Array) -> Array:
         """Risks [n] of theta [n, D] on the full data; with T > 1 tasks n is T, and row t is for task t."""

@@ -21,8 +21,10 @@ from .._records import Snapshot
 from ..errors import CboError, CboWarning
 from ..methods.base import Done, Method
 from ..network import TwoLayer
-from ..result import Result, State
+from ..result import Result, State, lowest
 from .checkpoint import Checkpoint
+from .metrics import Evaluation
+from .stopping import Best, Stopping
 from .watch import Watch, Watched
 
 Row = dict[str, Any]  # a row of the history, by column
@@ -38,10 +40,26 @@ class Options:
     checkpoint: Checkpoint | None = None
     net: TwoLayer | None = None
     warn_collapse: bool = True
+    stopping: Stopping = dataclasses.field(default_factory=Stopping)
+    evaluation: Evaluation | None = None
+    returns: bool = False  # what there is when Ctrl-C ends the run
+    unit: str = "epoch"
+    state: dict[str, Array] = dataclasses.field(default_factory=dict)  # the problem's, kept in checkpoints
+
+    @property
+    def validated(self) -> bool:
+        """Whether the watched risk is a validation's."""
+        return self.evaluation is not None and self.evaluation.validation is not None
+
+    @property
+    def interval(self) -> int:
+        """Epochs from one evaluation to the next."""
+        return 1 if self.evaluation is None else self.evaluation.every
 
     def holds(self, epoch: int) -> bool:
         """Whether someone looks at the ensemble as it is after an epoch (from 1)."""
-        return self.callback is not None or epoch == self.epochs or self.saves(epoch)
+        told = self.stopping.stops and (not self.validated or epoch % self.interval == 0)
+        return told or self.callback is not None or epoch == self.epochs or self.saves(epoch)
 
     def saves(self, epoch: int) -> bool:
         """Whether an epoch is one of those that end with a checkpoint."""
@@ -56,6 +74,10 @@ class Runner(Watched, Protocol):
     @property
     def point(self) -> Array:
         """What the run reports as its parameters, as it is now."""
+
+    @property
+    def reported(self) -> Array:
+        """The same as it was after the epoch that was handed out last; valid until the next one is."""
 
     def epochs(
         self, problem: Any, method: Method, first: int, last: int, hold: Callable[[int], bool]
@@ -88,23 +110,30 @@ def run(problem: Any, method: Method, runner: Runner, options: Options) -> Resul
         consensus=method._consensus,
     )  # fmt: skip
     bar = progress_bar(options, records.epochs, problem.steps_per_epoch)
+    best = records.best
+    stopped = best.stopped
+    last = records.epochs if stopped else options.epochs  # the run that it continues may have stopped
     with terminable(options.checkpoint), bar as show:
         try:
-            for done in runner.epochs(problem, method, records.epochs, options.epochs, options.holds):
+            for done in runner.epochs(problem, method, records.epochs, last, options.holds):
                 row = records.append(done, time.perf_counter() - began)
                 risk = _middle(row["risk"])
                 watch.look(row["epoch"], done.nonfinite, row["variance"], risk, records.first_risk)
                 show(risk, _middle(row["ess"]))
-                stop = options.callback is not None and _says_stop(options.callback, runner, row)
-                if stop or options.saves(row["epoch"]):
+                stopped = best.stopped
+                if options.callback is not None and _says_stop(options.callback, runner, row, options):
+                    stopped = stopped or "callback"
+                if stopped or options.saves(row["epoch"]):
                     records.save()
-                if stop:
+                if stopped:
                     break
                 records.go_on()
-        except BaseException:
+        except BaseException as error:
             records.rescue(time.perf_counter() - began)
-            raise
-    return records.result()
+            if not (options.returns and isinstance(error, KeyboardInterrupt) and records.whole_epochs):
+                raise
+            stopped = "interrupt"
+    return records.result(method, stopped or "epochs", watch)
 
 
 @contextlib.contextmanager
@@ -134,31 +163,21 @@ def _middle(value: Any) -> float:
     return value if isinstance(value, float) else float(np.median(value))
 
 
-class _Now(State):
-    """A `State` whose particles are copied when they are looked at."""
-
-    def __init__(self, runner: Runner, row: Row) -> None:
-        names = ("epoch", "risk", "alpha", "ess", "variance")
-        self.__dict__.update({n: np.copy(row[n]) if np.ndim(row[n]) else row[n] for n in names})
-        self.__dict__.update(point=runner.point.copy(), _runner=runner)
-
-    def __getattr__(self, name: str) -> Array:
-        if name != "particles":
-            raise AttributeError(name)
-        particles: Array = self.__dict__.pop("_runner").particles.copy()
-        particles.flags.writeable = False
-        self.__dict__[name] = particles
-        return particles
-
-
-def _says_stop(callback: Callable[[State], object], runner: Runner, row: Row) -> bool:
-    state = _Now(runner, row)
-    answer = callback(state)
+def _says_stop(callback: Callable[[State], object], runner: Runner, row: Row, options: Options) -> bool:
+    names = ("epoch", "risk", "alpha", "ess", "variance")
+    fields = {name: np.copy(row[name]) if np.ndim(row[name]) else row[name] for name in names}
+    further = () if options.evaluation is None else options.evaluation.columns
+    metrics = {name: np.copy(row[name]) if np.ndim(row[name]) else row[name] for name in further}
+    state = State._later(lambda: runner.particles, point=runner.point.copy(), metrics=metrics, **fields)
+    try:
+        stop = bool(callback(state))
+    except StopIteration:
+        stop = True
     seen = weakref.ref(state)
     del state
     if (kept := seen()) is not None:
         _ = kept.particles  # who keeps the state may look at them when they are others
-    return isinstance(answer, (bool, np.bool_)) and bool(answer)
+    return stop
 
 
 class Records:
@@ -177,6 +196,7 @@ class Records:
         self._kept: dict[str, Array] = {}
         self._warned = False
         self.initial_variance = runner.variance()
+        self.best = Best(options.stopping, options.validated, options.interval, runner.point)
 
     @property
     def epochs(self) -> int:
@@ -198,20 +218,29 @@ class Records:
         snapshot = self._store.load(method, self._options.epochs, self._arrays())
         self._store.open()
         if snapshot is not None:
-            particles, point = (snapshot.state.pop(name) for name in ("particles", "point"))
+            particles, point, best = (snapshot.state.pop(name) for name in ("particles", "point", "best"))
+            for name, array in self._options.state.items():
+                np.copyto(array, snapshot.state.pop(name))
             with reading(self._store.path):
                 self._runner.restore(particles, point, snapshot.state)
+                self.best.take_up(snapshot.history, best)
             self._earlier, self._before = snapshot, len(snapshot.history["epoch"])
             self._store.epochs = self._before
+            self._resting = True
+            self.go_on()
 
     def append(self, done: Done, seconds: float) -> Row:
         """Take down an epoch that is done."""
         first = {name: done.row.pop(name) for name in ("risk", "alpha", "ess", "variance")}
         row = {"epoch": self.epochs + 1, **first, "seconds": seconds, **done.row}
+        point = self._runner.reported
+        if self._options.evaluation is not None:
+            row.update(self._options.evaluation.row(row["epoch"], point))
         if not self._rows:
             self._names = list(row), list(done.values)
             self._check_continues(row, done.values)
         self._rows.append((tuple(row.values()), tuple(done.values.values())))
+        self.best.look(row["epoch"], row, point)
         self._resting = True
         return row
 
@@ -235,9 +264,9 @@ class Records:
 
     def go_on(self) -> None:
         """The next epoch begins: keep what it will change, unless a checkpoint has it already."""
-        if self._store is None or self._runner.finishes:
+        if self._runner.finishes or (self._store is None and not self._options.returns):
             return
-        if self._store.epochs < self.epochs:
+        if self._options.returns or (self._store is not None and self._store.epochs < self.epochs):
             arrays = self._arrays()
             self._kept = self._kept or {name: np.empty_like(a) for name, a in arrays.items()}
             for name, a in arrays.items():
@@ -247,18 +276,23 @@ class Records:
 
     def rescue(self, seconds: float) -> None:
         """The run ends by an exception: save it as it was after the last epoch that is whole."""
-        if self._store is None:
+        if self._store is None and not self._options.returns:
             return
         try:
             for done in self._runner.finish(self.epochs):
                 self.append(done, seconds)
         except CboError:
+            self._kept_epochs = 0
             return  # on a card: the particles are not those of an epoch that was handed out
-        epochs, arrays = self._kept_epochs, self._kept
         if self._resting:
-            epochs, arrays = self.epochs, self._arrays()
-        if epochs > self._store.epochs:
-            self._write(self._store, epochs, arrays)
+            self._kept_epochs, self._kept = self.epochs, self._arrays()
+        if self._store is not None and self._kept_epochs > self._store.epochs:
+            self._write(self._store, self._kept_epochs, self._kept)
+
+    @property
+    def whole_epochs(self) -> int:
+        """After `rescue`: the epochs whose end is known."""
+        return self._kept_epochs
 
     def _write(self, store: Checkpoint, epochs: int, state: dict[str, Array]) -> None:
         """Save, or warn that it was not possible: the run and its result are worth more."""
@@ -277,7 +311,8 @@ class Records:
     def _arrays(self) -> dict[str, Array]:
         """All that the next epoch depends on, as it is now."""
         runner = self._runner
-        return {"particles": runner.particles, "point": runner.point, **runner.state_dict()}
+        shown = {"particles": runner.particles, "point": runner.point, "best": self.best.point}
+        return {**shown, **self._options.state, **runner.state_dict()}
 
     def _columns(self, first: int, last: int) -> tuple[dict[str, Array], dict[str, Array]]:
         """History and parameters' values of the epochs from `first` up to `last`."""
@@ -291,9 +326,28 @@ class Records:
             groups.append(columns)
         return groups[0], groups[1]
 
-    def result(self) -> Result:
-        history, _ = self._columns(0, self.epochs)
-        return Result(self._runner.point.copy(), self._runner.particles, history, self._options.net)
+    def result(self, method: Method, stopped: str, watch: Watch) -> Result:
+        """What the public function returns."""
+        done, arrays = self.epochs, self._arrays()
+        if stopped == "interrupt":
+            done, arrays = self._kept_epochs, self._kept
+        history, _ = self._columns(0, done)
+        point = arrays["point"].copy()
+        risk, epoch = lowest(history)
+        return Result(
+            point,
+            arrays["particles"],
+            history,
+            self._options.net,
+            method,
+            best=arrays["best"].copy() if epoch else point,
+            best_risk=risk,
+            best_epoch=epoch,
+            stopped=stopped,
+            message="; ".join([self.best.sentence(stopped, done, self._options.unit), *watch.notes()]),
+            success=self.best.success(stopped),
+            evaluations=int(arrays["evaluations"][0]) if "evaluations" in arrays else 0,
+        )
 
 
 @contextlib.contextmanager

@@ -18,11 +18,13 @@ from ..errors import CudaUnavailableError
 from ..methods.base import Method, Setting, check_method
 from ..network import TwoLayer, check_network
 from ..result import Result, State, pack_net
-from .card import DeviceStepper
+from .card import CardScored, DeviceStepper
 from .checkpoint import checkpoint as check_checkpoint
 from .checkpoint import fingerprint
-from .data import DataProblem, Orders, training_data
+from .data import Data, DataProblem, Orders, training_data, validation_data
 from .loop import Options, Runner, run
+from .metrics import Scored, checked_metrics, evaluation_of
+from .stopping import Stopping
 
 
 def train(
@@ -43,10 +45,22 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     every: int = 10,
     resume: bool = False,
+    validation: tuple[Any, Any] | None = None,
+    metrics: Any = (),
+    every_epochs: int = 1,
+    target: float | None = None,
+    patience: int | None = None,
+    tolerance: float = 0.0,
+    on_interrupt: str = "raise",
     num_threads: int | None = None,
     precision: str = "float32",
 ) -> Result:
     """Train networks on data x [S, d] and y with a method; return a `Result`.
+
+        net = cbk.TwoLayer(1, 100, 1)
+        result = cbk.train(net, x, y, cbk.ConsensusHopping(), validation=(x_new, y_new), patience=50)
+        print(result.message, result.best_risk)
+        outputs = result.predict(x_new, best=True)
 
     method: `CBO`, `ConsensusHopping`, `MultiTaskCBO`, `TransportCBO`, `Adam`, `Hybrid`, `HeavyBall` or
         `GradientFlow`.
@@ -62,17 +76,36 @@ def train(
         "float64".
     theta: initial particles [N, D] of that dtype, copied; None: as many as the method says, U(-1, 1), or
         for `Adam` as PyTorch draws them.
-    progress: show a tqdm bar (risk, ess, steps per second).
-    callback: called with a `State` after every epoch; the run ends there if it returns True.
+    progress: show a tqdm bar (watched risk, ess, steps per second).
+    callback: called with a `State` after every epoch; the run ends there if it returns anything that is true,
+        or raises StopIteration.
     checkpoint: a path, where the run is saved after every `every` epochs, at the end, and as its last whole
         epoch left it when an exception, Ctrl-C or SIGTERM (then a SystemExit; only in the main thread, where
         nobody handles it) ends it. OSError at once where it cannot be written; a save that fails later is a
         `CboWarning`. A save is whole or does not count, and writes as much however long the run is. The
         run then works on copies of x and y, and of its arrays (but data on a card are used where they are).
-    resume: continue the run in `checkpoint`, where there is one, to the same bits as never having stopped.
-        ValueError, naming the difference, if it is of another configuration; more epochs are no other
-        configuration unless a schedule depends on them. `CboWarning` if another version of the library or
-        another instruction set wrote it: bits may differ then.
+    resume: continue the run in `checkpoint`, where there is one, to the same bits as never having stopped,
+        and to the same stop. ValueError, naming the difference, if it is of another configuration. More
+        epochs are no other configuration unless a schedule depends on them; nor are target, patience and
+        tolerance. `CboWarning` if another version of the library or another instruction set wrote it: bits
+        may differ then.
+    validation: (x [S', d], y), other data of the same kinds, cast in the same way. Their risk is
+        "validation_risk" in the history, and it is watched in place of the training's.
+    metrics: "accuracy", "r2", "mae", a dict {name: f(y, outputs) -> float}, or several of both. Each is
+        evaluated on the data, and on the validation's as "validation_" and its name, for what `predict` of
+        that epoch's parameters would give: outputs [S, C], and y as cast, labels [S] or values [S, C].
+        Of several tasks each has a value of its own, [E, T]. "accuracy" is a share; for y [S, C] it compares
+        the largest entries. "r2" and "mae" are means over outputs.
+    every_epochs: validation and metrics are evaluated in the epochs that are its multiples, and are NaN in
+        others. "risk" is there in all. At most `epochs`.
+    target: the run stops where the watched risk is at most this.
+    patience, tolerance: it stops where the watched risk has not fallen by more than `tolerance` for
+        `patience` epochs. The watched risk (several tasks': their mean) is looked at where it is known; one
+        that is not finite has not fallen. `Result.stopped` and `Result.message` say why a run ended, and
+        `Result.best` is the point of the epoch with the lowest watched risk.
+    on_interrupt: "raise" lets Ctrl-C's KeyboardInterrupt through; with "return" the run returns the `Result`
+        of its whole epochs, stopped "interrupt" (before the first is whole it raises). It then works on
+        copies of its arrays, as with a checkpoint.
     num_threads: None is OpenMP's setting. precision: "float32", and on a card "tf32" or
         "bf16" for the matrix products of float32 networks.
 
@@ -85,9 +118,10 @@ def train(
     On a card ("cuda") data and particles stay there; the noise is the CPU's bit for bit, the risks are summed
     in another order. x, y and theta may be NumPy arrays, which are copied to the first device; or x and y lie
     on a card already (CuPy, PyTorch, ...) and are used where they are. Results are NumPy arrays all the same.
-    Without a callback up to 8 epochs are on
-    their way at a time: warnings and errors come that much later, and "seconds" are those at which a row was
-    read. TypeError and ValueError for bad arguments.
+    Validation and metrics are evaluated there too, the outputs that metrics ask for by functions on the host.
+    Without a callback, target or patience up to 8 epochs are on their way at a time: warnings and errors come
+    that much later, and "seconds" are those at which a row was read. TypeError and ValueError for bad
+    arguments.
     """
     check_network(net)
     check_method(method)
@@ -102,6 +136,8 @@ def train(
     elif choice(precision, "precision", PRECISIONS) != "float32" and dtype == np.float64:
         raise ValueError(f"precision must be 'float32' for dtype 'float64', got {precision!r}")
     check_callback(callback)
+    stopping = Stopping.of(target, patience, tolerance)
+    returns = choice(on_interrupt, "on_interrupt", ("raise", "return")) == "return"
     store = check_checkpoint(checkpoint, every, resume)
     on_card = device == "cuda"
     if not on_card and on_cuda(x) and cuda.is_available():
@@ -118,6 +154,14 @@ def train(
     problem = (
         Orders(data.samples, batch_size, seed) if on_card else DataProblem(net, data, batch_size, seed, cores)
     )
+    other = None if validation is None else validation_data(net, validation, data, on_card)
+
+    def score(of: Data) -> Scored:
+        return CardScored(net, of, precision) if on_card else DataProblem(net, of, None, seed, cores)
+
+    evaluation = evaluation_of(checked_metrics(metrics, net, data.loss), data, other, every_epochs, score)
+    if evaluation is not None and evaluation.every > epochs:
+        raise ValueError(f"every_epochs must be at most the {epochs} epochs, got {evaluation.every}")
     check_steps(epochs, problem.steps_per_epoch, method._first_step)
     if store is not None:
         store.net = pack_net(net)
@@ -133,14 +177,18 @@ def train(
             "dtype": str(dtype),
             "precision": precision,
             "theta": fingerprint(start),
+            **({} if evaluation is None else evaluation.description(other)),
         }
     setting = Setting(seed, cores, net, len(data.y), data.task_axis, precision)
     runner: Runner
     if on_card:
-        runner = DeviceStepper(method, start, setting, data, problem)
+        runner = DeviceStepper(method, start, setting, data, problem, evaluation)
     else:
         runner = method._stepper(start, setting)
-    options = Options(epochs, boolean(progress, "progress"), callback, store, net)
+    options = Options(
+        epochs, boolean(progress, "progress"), callback, store, net, stopping=stopping, evaluation=evaluation,
+        returns=returns,
+    )  # fmt: skip
     return run(problem, method, runner, options)
 
 

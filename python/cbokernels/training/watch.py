@@ -45,16 +45,24 @@ class Watched(Protocol):
 
 
 class Watch:
-    """Looks at each epoch of a run and warns, of each kind of trouble once."""
+    """Looks at each epoch of a run and warns, of each kind of trouble once.
+
+    What most runs of a kind meet, a collapse, is warned of in the same words in each, so that Python shows it
+    once for them all. `notes` has the numbers.
+    """
 
     def __init__(self, runner: Watched, initial_variance: float, *, collapse: bool, consensus: bool) -> None:
         self._runner, self._initial_variance = runner, initial_variance
         self._consensus = consensus  # whether the risks weigh the particles
         self._flight = initial_variance * _FLOWN**2 or math.inf  # variance at which it may be flying apart
         self._given: set[str] = set() if collapse else {"collapse"}
+        self._nonfinite, self._epochs = 0, 0  # risks, and epochs that had some
+        self._notes: list[str] = []
 
     def look(self, epoch: int, nonfinite: int, variance: float, risk: float, first_risk: float) -> None:
         """See to an epoch (from 1) that ended with this variance and risk."""
+        self._nonfinite += nonfinite
+        self._epochs += nonfinite > 0
         if nonfinite and self._is_new("risks"):
             particle = "such a particle has weight 0 in a consensus"
             network = "such a network goes on alone, and its parameters may become NaN"
@@ -66,6 +74,7 @@ class Watch:
             if self._is_new("overflow"):
                 self._warn_of_overflow(epoch)
         elif not risk <= _RISK * first_risk and self._flies_apart(variance):
+            self._notes.append(f"the ensemble was flying apart in epoch {epoch}")
             _warn(
                 f"epoch {epoch}: the ensemble is flying apart, most coordinates spread {_FLOWN:g} times "
                 f"as far as at the start: take a smaller diffusion or dt (isotropic noise needs it the "
@@ -73,11 +82,18 @@ class Watch:
             )
         elif risk > _RISK * first_risk and "collapse" not in self._given and self._collapsed():
             self._given.add("collapse")
+            self._notes.append(f"the ensemble had collapsed in epoch {epoch}, at risk {risk:.3g}")
             _warn(
-                f"epoch {epoch}: the ensemble has collapsed at risk {risk:.3g}, its particles are the same "
-                f"in most coordinates and can move little further: take a floor > 0 for the noise, a larger "
-                f"alpha (up to infinity) or a larger diffusion"
+                "the ensemble has collapsed, its particles are the same in most coordinates and can move "
+                "little further: take a floor > 0 for the noise, a larger alpha (up to infinity) or a larger "
+                "diffusion (result.message says in which epoch)"
             )
+
+    def notes(self) -> list[str]:
+        """What was warned of, with counts."""
+        if not self._nonfinite:
+            return self._notes
+        return [f"{self._nonfinite} risks were NaN or infinite, in {self._epochs} epochs", *self._notes]
 
     def _flies_apart(self, variance: float) -> bool:
         """Whether most coordinates do, for the first time. A few may, under multiplicative noise, in a run
@@ -94,6 +110,7 @@ class Watch:
         return self._is_new("flight")
 
     def _warn_of_overflow(self, epoch: int) -> None:
+        self._notes.append(f"the ensemble had overflowed in epoch {epoch}")
         particles = self._runner.particles
         finite = np.isfinite(particles).all(axis=1)
         broken = len(particles) - int(finite.sum())
