@@ -80,7 +80,12 @@ PYBIND11_MODULE(CBK_MODULE, m) {
       },
       py::arg("on"), py::arg("address"), py::arg("out"));
   py::class_<OwnedMemory>(m, "Memory")
-      .def(py::init<int, int64_t>(), py::arg("device"), py::arg("bytes"), py::call_guard<py::gil_scoped_release>())
+      .def(py::init([](int device, int64_t bytes) {
+             std::unique_ptr<OwnedMemory> memory;
+             cbk::released([&] { memory = std::make_unique<OwnedMemory>(device, bytes); });
+             return memory;
+           }),
+           py::arg("device"), py::arg("bytes"))
       .def_property_readonly("address", [](const OwnedMemory& memory) { return Address(memory.data()); });
   m.def(
       "write_memory",
@@ -88,9 +93,10 @@ PYBIND11_MODULE(CBK_MODULE, m) {
         const Where where(on);
         const void* const from = values.data();
         const int64_t bytes = values.nbytes();
-        const py::gil_scoped_release release;
-        const OnDevice here(where.device);
-        write_memory(at<void>(address), bytes, from, where.stream);
+        cbk::released([&] {
+          const OnDevice here(where.device);
+          write_memory(at<void>(address), bytes, from, where.stream);
+        });
       },
       py::arg("on"), py::arg("address"), py::arg("values"));
   m.def("has_warp_groups", &has_warp_groups);

@@ -162,8 +162,7 @@ void register_training(py::module_& m) {
             if (out.nbytes() != run.point_bytes())
               throw py::value_error("the run's point has " + std::to_string(run.point_bytes()) + " bytes");
             void* to = out.mutable_data();
-            py::gil_scoped_release release;
-            run.point(epoch, to);
+            released([&] { run.point(epoch, to); });
           },
           arg("epoch"), arg("out"))
       .def(
