@@ -222,6 +222,14 @@ def test_distance_of_ensembles_is_an_assignment_of_particles():
 
 X, W = np.zeros((3, 4, 2), "f4"), np.ones(3)
 MATCH = np.tile(np.arange(4), (3, 1))
+
+
+def spoiled(a, index, value):
+    a = a.copy()
+    a[index] = value
+    return a
+
+
 SPOILED = X.copy()
 SPOILED[2, 1, 1] = np.inf
 
@@ -252,6 +260,16 @@ SPOILED[2, 1, 1] = np.inf
         (lambda: cbk.transport_update(X, X[0], 0 * MATCH), ValueError, ["match", "permutation", "row 0"]),
         (lambda: cbk.transport_update(X, X[0], MATCH, dt=-1.0), ValueError, ["dt", "-1"]),
         (lambda: cbk.transport_update(X, X[0], MATCH, diffusion=np.nan), ValueError, ["diffusion", "nan"]),
+        (
+            lambda: cbk.transport_update(spoiled(X, (1, 2, 0), np.nan), X[0], MATCH),
+            ValueError,
+            ["atoms must be finite", "nan", "[1, 2, 0]"],
+        ),
+        (
+            lambda: cbk.transport_update(X, spoiled(X[0], (3, 1), np.inf), MATCH),
+            ValueError,
+            ["support must be finite", "inf", "[3, 1]"],
+        ),
         (lambda: cbk.transport_update(X, X[0], MATCH, step=-1), ValueError, ["step", "-1"]),
         (lambda: cbk.transport_update(X, X[0], MATCH, out=X[0]), ValueError, ["out", "[3, 4, 2]", "[4, 2]"]),
         (lambda: cbk.wasserstein2(X, X[:, 1:]), ValueError, ["atoms_b", "[N', 4, 2]", "[3, 3, 2]"]),

@@ -195,14 +195,17 @@ def transport_update(
     standard_normal(N, M * K, seed=seed, step=step, first_particle=first_particle, dtype=atoms.dtype), in
     atom order. out: an array of the atoms' shape and dtype, atoms itself included; it is returned.
 
-    TypeError for kinds and dtypes; ValueError for shapes, a match that is not a permutation, drift not
-    finite, diffusion or dt negative or not finite, seed outside [0, 2^64), step outside [0, 2^32),
+    TypeError for kinds and dtypes; ValueError for shapes, atoms or a support that is not finite (on a card
+    they are not looked at, and a NaN stays one), a match that is not a permutation, drift not finite,
+    diffusion or dt negative or not finite, seed outside [0, 2^64), step outside [0, 2^32),
     first_particle + N above 2^32, and num_threads below 1.
     """
     call = call_of(atoms, "atoms")
     x = check_atoms(call, atoms, "atoms")
     count, m, k = x.shape
     y = call.array(support, "support", (x.dtype,), (m, k), AS_ATOMS)
+    for values, name in ((x, "atoms"), (y, "support")):
+        largest(call, values, name)
     partners = _permutations(call, match, count, m)
     scalars = real(drift, "drift"), real(diffusion, "diffusion", 0.0), real(dt, "dt", 0.0)
     words = check_seed(seed), counter(step, "step"), check_first_particle(first_particle, count)
