@@ -22,10 +22,14 @@ from .watch import frozen_limit
 
 
 class CardScored:
-    """Data on a card to evaluate points on. Arrays of the host's are copied there, once."""
+    """Data on a card to evaluate points on. Arrays of the host's are copied there, once.
 
-    def __init__(self, net: TwoLayer, data: Data, precision: str) -> None:
-        self._module, self._on, self._data = cuda.module(), data.call.on, data
+    on: device and stream for these; arrays that lie on a card have their own.
+    """
+
+    def __init__(self, net: TwoLayer, data: Data, precision: str, on: tuple[int, int]) -> None:
+        self._module, self._data = cuda.module(), data
+        self._on = data.call.on if data.call.on_device else on
         self._x, self._y = (
             a if isinstance(a, DeviceArray) else self._sent(np.ascontiguousarray(a)) for a in (data.x, data.y)
         )

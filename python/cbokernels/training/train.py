@@ -157,7 +157,9 @@ def train(
     other = None if validation is None else validation_data(net, validation, data, on_card)
 
     def score(of: Data) -> Scored:
-        return CardScored(net, of, precision) if on_card else DataProblem(net, of, None, seed, cores)
+        if on_card:
+            return CardScored(net, of, precision, call.on)
+        return DataProblem(net, of, None, seed, cores)
 
     evaluation = evaluation_of(checked_metrics(metrics, net, data.loss), data, other, every_epochs, score)
     if evaluation is not None and evaluation.every > epochs:
