@@ -74,6 +74,59 @@ def test_bad_parameters(arguments, error, message):
         cbk.CBO(**arguments)
 
 
+METHODS = [
+    cbk.CBO(noise="truncated", radius=2, alpha=cbk.TargetEss(0.5), drift=lambda epoch, epochs: 1.0),
+    cbk.MultiTaskCBO(particles=4, task=np.array([0, 1, 1, 0])),
+    cbk.TransportCBO(task=[0, 1], iterations=np.int64(2)),
+    cbk.Adam(lr=np.float32(0.1)),
+    cbk.Hybrid(mix=1),
+    cbk.ConsensusHopping(weights=cbk.TargetEss(0.5)),
+    cbk.HeavyBall(temperature=cbk.Constant(0.1)),
+    cbk.GradientFlow(),
+]
+by_name = pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+
+
+@by_name
+def test_parameters_as_a_dictionary(method):
+    parameters = method.get_params()
+    assert list(parameters) == [field.name for field in dataclasses.fields(method)]
+    assert parameters == method.get_params(deep=False)
+    assert type(method)(**parameters) == method
+    settings = {"particles": 6, "dt" if "dt" in parameters else "beta1": 0.5}
+    changed = method.set_params(**settings)
+    assert type(changed) is type(method)
+    assert changed.get_params() == {**parameters, **settings}
+    assert method.get_params() == parameters  # it is frozen
+    assert method.set_params() == method
+
+
+@by_name
+def test_the_constructor_keeps_the_objects_of_get_params(method):
+    """Which `sklearn.base.clone` insists on."""
+    again = type(method)(**method.get_params()).get_params()
+    for name, value in method.get_params().items():
+        assert again[name] is value, name
+
+
+@by_name
+def test_clone_of_scikit_learn(method):
+    base = pytest.importorskip("sklearn.base", reason="scikit-learn is not installed")
+    assert base.clone(method) == method
+    assert base.clone(base.clone(method)) == method
+
+
+def test_set_params_refuses_what_there_is_not():
+    with pytest.raises(ValueError, match=r"parameters of CBO must be some of particles, alpha, .*, got 'lr'"):
+        cbk.CBO().set_params(dt=0.5, lr=0.1)
+    with pytest.raises(ValueError, match=r"got 'alpha__start'"):
+        cbk.CBO().set_params(alpha__start=1.0)
+    with pytest.raises(ValueError, match=r"dt must lie in \[0, inf\), got -1"):
+        cbk.CBO().set_params(dt=-1)
+    with pytest.raises(TypeError, match=r"alpha must be a real number, got '1'"):
+        cbk.CBO().set_params(alpha="1")
+
+
 @pytest.mark.parametrize("batch_size", [None, 5, 8, 23, 100])
 def test_steps_are_the_public_kernels(batch_size, dtype):
     """Batches in their order, noise counters, the point before the update: bit for bit."""

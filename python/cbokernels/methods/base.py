@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from ..errors import ConsensusError
 from ..network import TwoLayer
 from ..schedules import describe, evaluate, parameter
 
+M = TypeVar("M", bound="Method")
 Check = Callable[[Any, str], float]
 nonnegative: Check = functools.partial(real, low=0.0)
 weighting: Check = functools.partial(real, low=0.0, infinite=True)
@@ -231,6 +232,24 @@ class Method(abc.ABC):
 
     def _check_count(self, name: str, low: int = 1) -> None:
         object.__setattr__(self, name, integer(getattr(self, name), name, low, WORD + 1))
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters by name, as scikit-learn asks for them. A schedule is one value, `deep` or not."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def set_params(self: M, **parameters: Any) -> M:
+        """A method like this one but for these parameters; this one, being frozen, does not change.
+
+        ValueError for a name that it does not have, as from scikit-learn's estimators; values are checked as
+        at construction.
+        """
+        known = self.get_params()
+        for name in parameters:
+            if name not in known:
+                raise ValueError(
+                    f"parameters of {type(self).__name__} must be some of {', '.join(known)}, got {name!r}"
+                )
+        return dataclasses.replace(self, **parameters)
 
     def _values(self, epoch: int, epochs: int) -> dict[str, float]:
         """The float parameters' values in an epoch."""

@@ -58,8 +58,10 @@ def kept_task(task: Any) -> tuple[int, ...] | None:
     """A method's `task`, checked as far as it can be before the ensemble and the tasks are known."""
     if task is None:
         return None
-    task = np.asarray(task) if isinstance(task, (list, tuple)) else task
-    return tuple(HOST.host(HOST.integers(task, "task", ("N",), WORD // 2, "tasks")).tolist())
+    array = np.asarray(task) if isinstance(task, (list, tuple)) else task
+    kept = tuple(HOST.host(HOST.integers(array, "task", ("N",), WORD // 2, "tasks")).tolist())
+    same = isinstance(task, tuple) and all(type(t) is int for t in task)
+    return task if same else kept  # scikit-learn's `clone` wants back the object that it gave
 
 
 def tasks_of(task: tuple[int, ...] | None, particles: int, tasks: int) -> Array:
