@@ -5,7 +5,7 @@
     python bench/gpu/first_run.py --module DIR          # of a _cuda*.so (and _cpu*.so, kernels) built before
     python bench/gpu/first_run.py --stages targets,peers --out DIR     # some stages, into an earlier folder
     python bench/gpu/first_run.py --stages build --arch 90             # build alone; no card is needed
-    python bench/gpu/first_run.py --rehearse --out DIR  # small sizes without a card: tries the logic
+    python bench/gpu/first_run.py --rehearse --out DIR  # tries the logic on small sizes, judges nothing
 
 Needs NumPy, and PyTorch or CuPy for arrays on the card. Without an installed cbokernels that has its CUDA
 module, and without --module, also nvcc, CMake and pybind11, to build one for this card. Whatever else a stage
@@ -98,7 +98,7 @@ class Run:
         """Write the summary anew."""
         rehearsal = self.options["rehearse"]
         title = "Rehearsal: no figure means anything" if rehearsal else "First run on a card"
-        replace(self.out / "summary.md", summary(rows(self._rows), title))
+        replace(self.out / "summary.md", summary(rows(self._rows), title, judged=not rehearsal))
 
     def _stage(self, stage: Stage, limit: float) -> str:
         """What is to be said of how it ended, nothing if all is well."""
@@ -211,6 +211,8 @@ def main(words: list[str] | None = None) -> int:
         run.summarize()
         packed = shutil.make_archive(str(run.out), "gztar", run.out.parent, run.out.name)
         print(f"wrote {run.out / 'summary.md'}, and all of it into {packed}", flush=True)
+        if arguments.rehearse:
+            print("a rehearsal on small sizes without a card: it judges nothing", flush=True)
     return 0
 
 

@@ -44,8 +44,10 @@ GOALS = [
 ]
 
 
-def verdicts(rows: list[Any], shown: Callable[[Any], str]) -> Iterator[tuple[str, str, str]]:
-    """Each goal's name, what was measured, and: reached, not reached, not run. The best form counts."""
+def verdicts(
+    rows: list[Any], shown: Callable[[Any], str], judged: bool = True
+) -> Iterator[tuple[str, str, str]]:
+    """Each goal's name, its best form as measured, and: reached, not reached, not judged, not run."""
     for goal in GOALS:
         own = [r for r in rows if r.item == goal.item and r.what.startswith(goal.what)]
         told = [(r, goal.reached(r)) for r in own if goal.reached(r) is not None]
@@ -53,7 +55,8 @@ def verdicts(rows: list[Any], shown: Callable[[Any], str]) -> Iterator[tuple[str
             yield goal.name, "; ".join(r.note for r in own if r.note), "not run"
             continue
         row, reached = min(told, key=lambda pair: (not pair[1], _rank(goal, pair[0])))
-        yield goal.name, f"{row.what}: {shown(row)}", "**reached**" if reached else "**not reached**"
+        verdict = "**reached**" if reached else "**not reached**"
+        yield goal.name, f"{row.what}: {shown(row)}", verdict if judged else "not judged"
 
 
 def _rank(goal: Goal, row: Any) -> float:

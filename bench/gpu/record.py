@@ -114,13 +114,14 @@ def figures(found: list[Row]) -> Iterator[tuple[str, ...]]:
             ratio = ""
 
 
-def summary(found: list[Row], title: str) -> str:
-    """Markdown: what was aimed at, how the stages ended, what failed, and then everything."""
+def summary(found: list[Row], title: str, judged: bool = True) -> str:
+    """Markdown: what was aimed at, whether it was reached where that is `judged`, how the stages ended, what
+    failed, and then everything."""
     of: Callable[..., list[Row]] = lambda *stages: [r for r in found if r.stage in stages]  # noqa: E731
     facts = {row.what: row.note for row in of("facts") if row.what in HEAD}
     lines = [f"# {title}", "", ", ".join(f"{name} {facts[name]}" for name in HEAD if name in facts)]
     lines += ["", "## What was aimed at"]
-    lines += table("target|measured|verdict", goals.verdicts(found, shown))
+    lines += table("target|measured|verdict", goals.verdicts(found, shown, judged))
     lines += ["", "## Stages"]
     lines += table("stage|ended", ((r.item, shown(r)) for r in of("stages")))
     failed = [r for r in found if r.ok is False]
