@@ -116,7 +116,17 @@ def test_missing_package(tmp_path, module):
 
 def test_out_that_is_a_file(tmp_path):
     (tmp_path / "out").write_text("")
-    assert_one_line(run("reproduce", "sine", "--out", tmp_path / "out"), "out")
+    for out in (tmp_path / "out", tmp_path / "out" / "folder"):
+        assert_one_line(
+            run("reproduce", "sine", "--out", out), "--out must be a folder, got the file", str(out)
+        )
+
+
+@pytest.mark.parametrize("ending", [".csv", ".png"])
+def test_out_that_cannot_hold_the_results_is_told_before_the_runs(tmp_path, ending):
+    (tmp_path / f"sine{ending}").mkdir()
+    done = run("reproduce", "sine", "--out", tmp_path)
+    assert_one_line(done, "what --out is to hold must be a file, got the directory", f"sine{ending}")
 
 
 def test_quick_sine(tmp_path):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__, _cpu, cuda
+from ._files import checked_path, try_writing
 from .errors import CboError
 from .experiments import EXPERIMENTS, Options
 from .experiments._common import table
@@ -60,9 +61,14 @@ def _reproduce(arguments: argparse.Namespace) -> None:
         arguments.out,
         arguments.quick,
     )
-    options.out.mkdir(parents=True, exist_ok=True)
-    findings = EXPERIMENTS[arguments.name](options)
     stem = options.out / arguments.name
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"--out must be a folder, got the file {error.filename!r}") from error
+    for ending in (".csv", ".png"):
+        try_writing(checked_path(f"{stem}{ending}", "what --out is to hold"))
+    findings = EXPERIMENTS[arguments.name](options)
     print(table(findings))
     print("\nexpected: the paper's figures, and what a plain implementation of its parameters measured")
     print(f"wrote {stem}.csv and {stem}.png")
