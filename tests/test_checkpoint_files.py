@@ -6,6 +6,7 @@ import fcntl
 import io
 import os
 import random
+import re
 import subprocess
 import sys
 import zipfile
@@ -141,9 +142,13 @@ def test_rows_of_another_kind_are_refused(tmp_path, change):
         (npz(compression=zipfile.ZIP_DEFLATED, shape="(67108864,)", size=2**29), "its arrays are compressed"),
         (overlapping(), "its arrays announce more than it holds"),
         (npz("(" * 2000 + ")" * 2000, 0), ""),
-        (npz(name="other.npy"), "KeyError: 'cbokernels'"),
+        (npz(name="other.npy"), r"it must have a member 'cbokernels', got \['other.npy'\]"),
         (b"", ""),
-        (b"PK", ""),
+        (b"PK", r"whole npz archive, got 2 bytes that begin with b'PK'"),
+        (
+            b"Dear diary, today",
+            r"checkpoint or .* npz archive, got 17 bytes that begin with b'Dear diary, toda'",
+        ),
     ],
     ids=[
         "4 TB",
@@ -155,6 +160,7 @@ def test_rows_of_another_kind_are_refused(tmp_path, change):
         "no header",
         "empty",
         "short",
+        "text",
     ],
 )
 @pytest.mark.parametrize("framed", [True, False])
@@ -268,6 +274,13 @@ def test_a_file_that_is_moved_away_is_written_anew(tmp_path, foreign):
     result = run(path, "minimize", epochs=60, every=1, callback=callback)
     assert_same(cbk.Result.load(path), result)
     assert len(cbk.Result.load(tmp_path / "moved").history["epoch"]) == 29
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", Path("a\0b")])
+def test_no_path(path):
+    for name, act in (("checkpoint", lambda: run(path, "cbo")), ("path", lambda: cbk.Result.load(path))):
+        with pytest.raises(ValueError, match=re.escape(f"{name} must be the path of a file, got {path!r}")):
+            act()
 
 
 def test_no_regular_file(tmp_path):

@@ -31,6 +31,8 @@ def checked_path(value: Any, name: str) -> Path:
     """
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name} must be a path, got {value!r}")
+    if not os.fspath(value) or "\0" in os.fsdecode(value):
+        raise ValueError(f"{name} must be the path of a file, got {value!r}")
     path = Path(os.path.realpath(Path(value)))
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{name} must lie in an existing directory, got {str(path)!r}")
@@ -125,8 +127,10 @@ def reading(path: Path) -> Iterator[None]:
 def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     """What `pack` wrote; some exception for anything else. Takes no more memory than a few times `data`."""
     arrays = {}
-    with zipfile.ZipFile(io.BytesIO(data)) as members:
+    with _opened(data) as members:
         infos = members.infolist()
+        if f"{_HEADER}.npy" not in members.namelist():
+            raise ValueError(f"it must have a member '{_HEADER}', got {members.namelist()!r:.80}")
         if any(i.compress_type != zipfile.ZIP_STORED for i in infos):
             raise ValueError("its arrays are compressed")
         if sum(i.file_size for i in infos) > len(data):
@@ -138,6 +142,14 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     if not isinstance(header, dict) or header.get("version") != VERSION:
         raise ValueError(f"it must be of format version {VERSION}, got {header!r:.80}")
     return header, arrays
+
+
+def _opened(data: bytes) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(io.BytesIO(data))
+    except zipfile.BadZipFile:
+        got = f"{len(data)} bytes that begin with {data[:16]!r}" if data else "nothing"
+        raise ValueError(f"it must be a checkpoint or hold a whole npz archive, got {got}") from None
 
 
 def _array(member: Any, size: int) -> Array:
