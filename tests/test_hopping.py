@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 import subprocess
 import sys
 
@@ -335,9 +336,10 @@ def test_risks_that_are_not_finite():
         ({"spread": 0.0}, "spread"),
         ({"spread": -1.0}, "spread"),
         ({"lr": -0.1}, "lr"),
-        ({"weights": "best"}, "weights must be"),
         ({"scope": "layer"}, "scope must be"),
-        ({"beta1": 1.0}, r"beta1 must be in \[0, 1\), got 1.0"),
+        ({"weights": "best"}, r"weights must be 'rank' or a cbokernels.TargetEss, got 'best'"),
+        ({"beta1": 1.0}, r"beta1 must lie in \[0, 1\), got 1.0"),
+        ({"beta2": math.nan}, r"beta2 must lie in \[0, 1\), got nan"),
     ],
 )
 def test_wrong_parameters(arguments, message):

@@ -282,12 +282,15 @@ X, Y = data(6)
 THETA = NET.uniform(4, seed=0)
 NAN = X.copy()
 NAN[3, 0] = np.nan
+X3 = np.ones((6, 3))
+TASKS = "several tasks are for MultiTaskCBO and TransportCBO"
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"net": "net"}, TypeError, r"net must be a cbokernels.TwoLayer, got"),
+        ({"net": "net"}, TypeError, r"net must be a cbokernels.TwoLayer, got 'net'"),
+        ({"net": cbk.TwoLayer}, TypeError, r"net must be a cbokernels.TwoLayer, got <class"),
         ({"method": "CBO"}, TypeError, r"method must be a method such as cbokernels.CBO\(\), got 'CBO'"),
         (
             {"method": cbk.CBO},
@@ -301,7 +304,18 @@ NAN[3, 0] = np.nan
         ({"x": X.astype(complex)}, TypeError, r"x must hold real numbers, got complex128"),
         ({"x": X.tolist()}, TypeError, r"x must be an array .* got list"),
         ({"y": Y[:5]}, ValueError, r"y must have shape \[6\], got \[5\]"),
-        ({"y": np.full(6, np.inf)}, ValueError, r"y must be finite"),
+        ({"y": np.full(6, np.inf)}, ValueError, r"y must be finite as float32, got inf at \[0\]"),
+        ({"y": NAN}, ValueError, r"y must be finite as float32, got nan at \[3, 0\]"),
+        ({"y": np.stack([Y, Y])}, ValueError, rf"y must have shape \[6\], got \[2, 6\]: {TASKS}"),
+        ({"y": np.zeros((3, 6, 1))}, ValueError, rf"y must have shape \[6\], got \[3, 6, 1\]: {TASKS}"),
+        ({"x": np.stack([X, X])}, ValueError, rf"x must have shape \[S, 1\], got \[2, 6, 1\]: {TASKS}"),
+        ({"net": DIGITS, "x": X3, "y": np.zeros((2, 6, 4))}, ValueError, rf"shape \[6, 4\], got .*{TASKS}"),
+        ({"net": DIGITS, "x": X3, "y": np.zeros((2, 6), int)}, ValueError, rf"shape \[6\], got .*{TASKS}"),
+        (
+            {"net": DIGITS, "x": X3, "y": np.zeros(6)},
+            ValueError,
+            r"y must have shape \[6, 4\], or hold integers as labels for 'cross_entropy', got float64 \[6\]",
+        ),
         ({"y": Y, "loss": "cross_entropy"}, TypeError, r"y must hold integers, got float64"),
         ({"loss": "l1"}, ValueError, r"loss must be one of 'mse', 'cross_entropy', got 'l1'"),
         ({"epochs": 0}, ValueError, r"epochs must be an integer in \[1, 2\^32\), got 0"),
@@ -322,6 +336,7 @@ NAN[3, 0] = np.nan
         ({"progress": 1}, TypeError, r"progress must be True or False, got 1"),
         ({"callback": 3}, TypeError, r"callback must be callable, got 3"),
         ({"checkpoint": 3}, TypeError, r"checkpoint must be a path, got 3"),
+        ({"checkpoint": ""}, ValueError, r"checkpoint must be the path of a file, got ''"),
         (
             {"checkpoint": "no/such/folder/c.npz"},
             FileNotFoundError,

@@ -24,7 +24,7 @@ def real(value: Any, name: str, low: float = -math.inf, *, infinite: bool = Fals
     value = _number(value, name)
     if not low <= value or (math.isinf(value) and not infinite):
         end = "inf]" if infinite else "inf)"
-        start = "(-inf" if math.isinf(low) else f"[{low:g}"
+        start = "(-inf" if math.isinf(low) and not infinite else f"[{low:g}"
         raise ValueError(f"{name} must lie in {start}, {end}, got {value!r}")
     return float(value)
 
@@ -45,11 +45,11 @@ def _number(value: Any, name: str) -> float:
     return float(value)
 
 
-def positive(value: Any, name: str) -> float:
-    """A real number above 0; infinity is allowed."""
-    value = real(value, name, infinite=True)
-    if value <= 0:
-        raise ValueError(f"{name} must lie in (0, inf], got {value!r}")
+def positive(value: Any, name: str, high: float = math.inf, *, infinite: bool = True) -> float:
+    """A real number above 0 and at most `high`; infinity is allowed unless told otherwise."""
+    value = _number(value, name)
+    if not 0 < value <= high or (math.isinf(value) and not infinite):
+        raise ValueError(f"{name} must lie in (0, {high:g}{']' if infinite else ')'}, got {value!r}")
     return float(value)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import _cpu
 from ._arrays import Array, Call, like, view
-from ._checks import FLOATS, WORD, boolean, choice, float_dtype, integer, real, threads
+from ._checks import FLOATS, WORD, boolean, choice, float_dtype, integer, kind, real, threads
 from ._checks import seed as check_seed
 from ._kinds import ACTIVATIONS
 
@@ -115,8 +115,9 @@ class TwoLayer:
         All of one dtype (TypeError) and with the same leading axes (ValueError).
         """
         if (a is not None) != self.output_bias:
-            expected = "is required" if self.output_bias else "must be None"
-            raise ValueError(f"a {expected} for a network with output_bias={self.output_bias}")
+            expected = f"have shape [..., {self.outputs}]" if self.output_bias else "be None"
+            got = "None" if a is None else kind(a)
+            raise ValueError(f"a must {expected} for output_bias={self.output_bias}, got {got}")
         shapes = {"w": (self.width, self.inputs), "b": (self.width,), "c": (self.outputs, self.width)}
         parts = {"w": w, "b": b, "c": c}
         if a is not None:
@@ -205,5 +206,5 @@ class TwoLayer:
 def check_network(net: Any) -> TwoLayer:
     """TypeError unless `net` is a TwoLayer."""
     if not isinstance(net, TwoLayer):
-        raise TypeError(f"net must be a cbokernels.TwoLayer, got {type(net).__name__}")
+        raise TypeError(f"net must be a cbokernels.TwoLayer, got {net!r:.80}")
     return net

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import decimal
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from ._checks import WORD, integer, positive, real
 
 Schedule: TypeAlias = Callable[[int, int], float]
 Parameter: TypeAlias = float | Schedule
+_finite_positive = functools.partial(positive, infinite=False)
 _LARGEST = math.log(sys.float_info.max)
 _WIDE = decimal.Context(prec=30, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[])
 
@@ -111,9 +113,7 @@ class TargetEss:
     fraction: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fraction", _finite_positive(self.fraction, "fraction"))
-        if self.fraction > 1:
-            raise ValueError(f"fraction must lie in (0, 1], got {self.fraction!r}")
+        object.__setattr__(self, "fraction", positive(self.fraction, "fraction", 1.0))
 
     def __call__(self, epoch: int, epochs: int) -> float:
         return self.fraction
@@ -144,13 +144,6 @@ def evaluate(
 def describe(value: Any) -> str:
     """Text that tells parameters apart, except a user's callables, which have no text that lasts."""
     return "a callable" if callable(value) and not isinstance(value, LIBRARY) else repr(value)
-
-
-def _finite_positive(value: Any, name: str) -> float:
-    value = positive(value, name)
-    if math.isinf(value):
-        raise ValueError(f"{name} must lie in (0, inf), got {value!r}")
-    return float(value)
 
 
 def _power(start: float, factor: float, exponent: int) -> float:

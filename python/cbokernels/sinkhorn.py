@@ -127,7 +127,7 @@ def _warn(error: Any, tolerance: float, iterations: int) -> None:
 
 
 def _epsilon(value: Any) -> float:
-    return real(positive(value, "epsilon"), "epsilon", 0.0)
+    return positive(value, "epsilon", infinite=False)
 
 
 def _solve(

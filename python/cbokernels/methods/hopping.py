@@ -17,12 +17,12 @@ import numpy as np
 
 from .. import _cpu
 from .._arrays import Array
-from .._checks import boolean, choice, positive, real
+from .._checks import boolean, choice, positive
 from ..errors import ConsensusError
 from ..network import TwoLayer
 from ..schedules import Exponential, Parameter, TargetEss
 from .adam import moments
-from .base import Check, Method, Plan, Setting, Stepper, no_consensus, nonnegative
+from .base import Check, Method, Plan, Setting, Stepper, decay, no_consensus, nonnegative
 
 _SPREAD = Exponential(0.1, 0.01)
 
@@ -70,14 +70,14 @@ class ConsensusHopping(Method):
         super().__post_init__()
         self._check_count("particles", 2)
         object.__setattr__(self, "mirrored", boolean(self.mirrored, "mirrored"))
-        if not isinstance(self.weights, TargetEss):
-            choice(self.weights, "weights", ("rank",))
+        if not isinstance(self.weights, TargetEss) and self.weights != "rank":
+            wrong = ValueError if isinstance(self.weights, str) else TypeError
+            raise wrong(f"weights must be 'rank' or a cbokernels.TargetEss, got {self.weights!r:.80}")
         choice(self.scope, "scope", ("network", "atom"))
         if self.mirrored and self.particles % 2:
             raise ValueError(f"particles must be even where mirrored, got {self.particles}")
         for name in ("beta1", "beta2"):
-            if not 0 <= real(getattr(self, name), name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
+            decay(getattr(self, name), name)
         nonnegative(self.delta, "delta")
 
     def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:

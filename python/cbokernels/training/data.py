@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _cpu
 from .._arrays import HOST, Array, Call, Values, call_of, check_shape, view
+from .._arrays.call import text
 from .._checks import choice
 from .._kinds import LOSSES, takes_labels
 from ..methods.base import Minibatches
@@ -53,22 +54,25 @@ def training_data(
     of_x, of_y = names
     x = call.floats(x, of_x, dtype)
     own = ("T",) if task_axes != () and x.ndim == 3 else ()
-    check_shape(x, of_x, (*own, "S", net.inputs))
+    if task_axes != () or x.ndim != 3:
+        check_shape(x, of_x, (*own, "S", net.inputs))
     given = call.view(y, of_y)
     if loss is None:
         loss = "cross_entropy" if given.dtype.kind in "iu" and net.outputs > 1 else "mse"
     labels = takes_labels(choice(loss, "loss", LOSSES))
+    if task_axes == ():
+        _check_one_task(net, x, given, labels, names)
     if task_axes is None:
         task_axes = own or _axes_shown(net, x, given, loss)
-    checked = given if labels else call.floats(given, of_y, dtype)
-    checked = targets(net, checked, of_y, x.shape[:-2] or task_axes, x, loss, call)
+    cast = given if labels else call.floats(given, of_y, dtype)
+    checked = targets(net, cast, of_y, x.shape[:-2] or task_axes, x, loss, call)
     if labels and call.on_device:
         call.check_range(checked, of_y, net.outputs, "labels of the network's outputs")
     elif labels:
         checked = call.apart(checked, given)  # they are checked once: nobody may change them afterwards
     call.check_finite(x, of_x)
     if not labels:
-        call.check_finite(checked, of_y)
+        call.check_finite(cast, of_y)
     return Data(x, checked, loss, bool(task_axes), call)
 
 
@@ -87,6 +91,25 @@ def validation_data(net: TwoLayer, validation: Any, training: Data, on_card: boo
         return data
     own = (call.apart(data.x, view(x, names[0])), call.apart(data.y, view(y, names[1])))
     return dataclasses.replace(data, x=own[0], y=own[1])
+
+
+def _check_one_task(net: TwoLayer, x: Values, y: Values, labels: bool, names: tuple[str, str]) -> None:
+    """ValueError, with advice, for data of several tasks and for labels that are no integers."""
+    of_x, of_y = names
+    samples = x.shape[-2]
+    one: list[tuple[int, ...]] = [(samples,)] if labels or net.outputs == 1 else []
+    if not labels:
+        one.append((samples, net.outputs))
+    if x.ndim == 3 or y.shape[1:] in one:
+        x_or_y = f"{of_x} must have shape [S, {net.inputs}], got {text(x.shape)}"
+        if x.ndim != 3:
+            x_or_y = f"{of_y} must have shape {text(one[0])}, got {text(y.shape)}"
+        raise ValueError(f"{x_or_y}: several tasks are for MultiTaskCBO and TransportCBO")
+    if not labels and net.outputs > 1 and y.shape == (samples,):
+        raise ValueError(
+            f"{of_y} must have shape {text(one[0])}, or hold integers as labels for 'cross_entropy', got "
+            f"{y.dtype} {text(y.shape)}"
+        )
 
 
 def _axes_shown(net: TwoLayer, x: Values, y: Values, loss: str) -> tuple[str, ...]:
