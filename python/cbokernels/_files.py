@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import json
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ._arrays import Array
+from .errors import CboError
 
 VERSION = 2  # of the format
 _HEADER = "cbokernels"
@@ -90,6 +92,62 @@ def sweep(path: Path) -> None:
             with contextlib.suppress(OSError), open(path.with_name(found), "r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.with_name(found).unlink()
+
+
+_holders: dict[Path, object] = {}  # of locks in this process; a fork holds none of its parent's
+os.register_at_fork(after_in_child=_holders.clear)
+
+
+@contextlib.contextmanager
+def nobody_else(path: Path) -> Iterator[None]:
+    """CboError where another `nobody_else` with this path is under way, in this process or in another.
+
+    The lock is on a file beside `path`, which is removed at the end. The system gives a lock back when its
+    process ends, whatever ends it, and a fork does not inherit it. None is taken where the file system has no
+    locks.
+    """
+    lock, owner = path.with_name(f".{path.name}.lock"), os.getpid()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_alone_here(lock))
+            stack.callback(os.close, _locked(lock, path))
+        except BlockingIOError:
+            raise CboError(f"{str(path)!r} must be of one run at a time, and another run writes it") from None
+        try:
+            yield
+        finally:
+            if os.getpid() == owner:
+                with contextlib.suppress(OSError):
+                    lock.unlink()
+
+
+@contextlib.contextmanager
+def _alone_here(lock: Path) -> Iterator[None]:
+    """In this process, where closing a second descriptor of the file would give back the lock."""
+    me = object()
+    if _holders.setdefault(lock, me) is not me:
+        raise BlockingIOError
+    try:
+        yield
+    finally:
+        _holders.pop(lock, None)
+
+
+def _locked(lock: Path, path: Path) -> int:
+    """The file `lock`, open and locked; BlockingIOError where another process has locked it."""
+    while True:
+        with naming(path):
+            file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                os.close(file)
+                raise BlockingIOError from error
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(lock), os.fstat(file)):
+                return file
+        os.close(file)  # its owner has removed it in between
 
 
 def try_writing(path: Path) -> None:

@@ -16,8 +16,8 @@ from ._checks import seed as check_seed
 from .methods import CBO
 from .methods.base import Method, Setting, check_method
 from .result import Result, State
+from .training.checkpoint import alone, fingerprint
 from .training.checkpoint import checkpoint as check_checkpoint
-from .training.checkpoint import fingerprint
 from .training.loop import Options, run
 from .training.stopping import Stopping
 from .training.train import check_callback, own_particles
@@ -166,7 +166,8 @@ def minimize(
         steps, boolean(progress, "progress"), callback, store, warn_collapse=False, stopping=stopping,
         returns=returns, unit="step", state={"evaluations": problem.evaluations},
     )  # fmt: skip
-    return run(problem, method, stepper, options)
+    with alone(store):
+        return run(problem, method, stepper, options)
 
 
 __all__ = ["minimize"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import os
 import warnings
@@ -20,7 +21,7 @@ import numpy as np
 from .. import _cpu
 from .._arrays import Array
 from .._checks import WORD, boolean, integer
-from .._files import checked_path, naming, reading, sweep, try_writing, write_whole
+from .._files import checked_path, naming, nobody_else, reading, sweep, try_writing, write_whole
 from .._records import Columns, Snapshot, pack_run, read, write_record
 from .._version import __version__
 from ..errors import CboWarning
@@ -47,6 +48,7 @@ class Checkpoint:
     def __post_init__(self) -> None:
         self._first = 0  # bytes of the first record, once it is this run's
         self._known: tuple[int, ...] = ()  # the file as this run left it
+        self._process = os.getpid()
 
     def open(self) -> None:
         """OSError, before the run, where it cannot be written; remove what killed runs left behind."""
@@ -55,6 +57,8 @@ class Checkpoint:
 
     def save(self, epochs: int, state: Columns, rows: Callable[[int], tuple[Columns, Columns]]) -> None:
         """Save the run after `epochs`; rows(first) is its history and values from that epoch on."""
+        if os.getpid() != self._process:
+            raise OSError(errno.EPERM, "this process is a fork of the one whose run it is", str(self.path))
         size = self._size()
         grown = size - self._first + sum(a.nbytes for a in state.values())
         if size and 2 * grown <= self._first:
@@ -147,6 +151,11 @@ def checkpoint(path: Any, every: Any, resume: Any) -> Checkpoint | None:
             raise ValueError("resume=True expects checkpoint to be a path, got None")
         return None
     return Checkpoint(checked_path(path, "checkpoint"), every, boolean(resume, "resume"))
+
+
+def alone(store: Checkpoint | None) -> contextlib.AbstractContextManager[None]:
+    """Around a run: CboError where another one has the same checkpoint."""
+    return contextlib.nullcontext() if store is None else nobody_else(store.path)
 
 
 def _identity(path: Path) -> tuple[int, ...]:

@@ -19,8 +19,8 @@ from ..methods.base import Method, Setting, check_method
 from ..network import TwoLayer, check_network
 from ..result import Result, State, pack_net
 from .card import CardScored, DeviceStepper
+from .checkpoint import alone, fingerprint
 from .checkpoint import checkpoint as check_checkpoint
-from .checkpoint import fingerprint
 from .data import Data, DataProblem, Orders, training_data, validation_data
 from .loop import Options, Runner, run
 from .metrics import Scored, checked_metrics, evaluation_of
@@ -81,9 +81,10 @@ def train(
         or raises StopIteration.
     checkpoint: a path, where the run is saved after every `every` epochs, at the end, and as its last whole
         epoch left it when an exception, Ctrl-C or SIGTERM (then a SystemExit; only in the main thread, where
-        nobody handles it) ends it. OSError at once where it cannot be written; a save that fails later is a
-        `CboWarning`. A save is whole or does not count, and writes as much however long the run is. The
-        run then works on copies of x and y, and of its arrays (but data on a card are used where they are).
+        nobody handles it) ends it. OSError at once where it cannot be written, `CboError` where another run
+        that has not ended writes it; a save that fails later is a `CboWarning`. A save is whole or does not
+        count, and writes as much however long the run is. The run then works on copies of x and y, and of its
+        arrays (but data on a card are used where they are).
     resume: continue the run in `checkpoint`, where there is one, to the same bits as never having stopped,
         and to the same stop. ValueError, naming the difference, if it is of another configuration. More
         epochs are no other configuration unless a schedule depends on them; nor are target, patience and
@@ -191,7 +192,8 @@ def train(
         epochs, boolean(progress, "progress"), callback, store, net, stopping=stopping, evaluation=evaluation,
         returns=returns,
     )  # fmt: skip
-    return run(problem, method, runner, options)
+    with alone(store):
+        return run(problem, method, runner, options)
 
 
 def _on_host(theta: Any) -> Any:
