@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 import hypothesis
 import pytest
-
-# The tests ask for more threads than there are cores; those that wait must not take the others' time.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("fixed")

@@ -2,10 +2,13 @@
 
 #include <omp.h>
 #include <pthread.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
+#include <mutex>
 #include <vector>
 
 namespace cbk {
@@ -57,14 +60,65 @@ int startable(int threads) {
   return threads;
 }
 
+// Whether other processes want the cores too.  The system then takes them from running threads hundreds of times a second of
+// the processor's time, and a team waits at each barrier for one of its threads that does not run.
+class Crowd {
+ public:
+  bool here() {
+    const int64_t now = milliseconds(std::chrono::steady_clock::now().time_since_epoch());
+    if (now >= next_look_.load(std::memory_order_relaxed)) {
+      const std::unique_lock lock(looking_, std::try_to_lock);
+      if (lock) look(now);
+    }
+    return here_.load(std::memory_order_relaxed);
+  }
+
+ private:
+  static constexpr int64_t interval = 20, shortest_stay = 100, longest_stay = 1600;  // milliseconds
+  static constexpr int64_t quiet = 20;  // milliseconds that a thread runs before it loses its core, at least
+
+  static int64_t milliseconds(std::chrono::nanoseconds time) {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(time).count();
+  }
+  static int64_t milliseconds(const timeval& time) { return int64_t(time.tv_sec) * 1000 + time.tv_usec / 1000; }
+
+  void look(int64_t now) {
+    next_look_.store(now + interval, std::memory_order_relaxed);
+    rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage) != 0) return;
+    const int64_t ran = milliseconds(usage.ru_utime) + milliseconds(usage.ru_stime) - ran_;
+    const int64_t lost = int64_t(usage.ru_nivcsw) - lost_;
+    ran_ += ran, lost_ += lost;
+    const bool crowded = lost > 2 && lost * quiet > ran;
+    if (crowded) {
+      // threads are tried again after a while, and more seldom the more often that was too early
+      if (!here_.load(std::memory_order_relaxed)) stay_ = std::min(2 * stay_, longest_stay);
+      until_ = now + stay_;
+    } else if (!here_.load(std::memory_order_relaxed)) {
+      stay_ = std::max(stay_ / 2, shortest_stay / 2);
+    }
+    here_.store(now < until_, std::memory_order_relaxed);
+  }
+
+  std::mutex looking_;
+  std::atomic<bool> here_{false};
+  std::atomic<int64_t> next_look_{0};
+  int64_t ran_ = 0, lost_ = 0, until_ = 0, stay_ = shortest_stay / 2;
+};
+
 }  // namespace
 
-int thread_count(int num_threads, int64_t tasks) {
+int thread_count(int num_threads, int64_t tasks, double work) {
   static const int watched =
       pthread_atfork(nullptr, nullptr, [] { forked_after_parallel = parallel_before.load(); });
   if (watched != 0 || forked_after_parallel) return 1;
-  const int64_t most = std::max(64, omp_get_num_procs());
-  const int64_t wanted = std::min<int64_t>(num_threads > 0 ? num_threads : omp_get_max_threads(), most);
+  int64_t wanted = std::min(num_threads, std::max(64, omp_get_num_procs()));
+  if (num_threads == 0) {
+    constexpr double piece = 15000;  // nanoseconds: what the start and the end of a region cost, a few times
+    static Crowd crowd;
+    wanted = int64_t(std::clamp(work / piece, 1.0, double(omp_get_max_threads())));
+    if (wanted > 1 && crowd.here()) wanted = 1;
+  }
   const int threads = startable(int(std::clamp<int64_t>(tasks, 1, wanted)));
   if (threads > 1) parallel_before = true;
   return threads;

@@ -9,10 +9,17 @@
 
 namespace cbk {
 
-// Threads for so many tasks; num_threads 0: OpenMP's own setting.  1 in a process forked after a parallel region: the
-// OpenMP runtime would wait there for threads that were not forked.
+// Threads for so many tasks.  num_threads 0: at most OpenMP's own setting, each with some microseconds of the work, which
+// is a rough estimate in nanoseconds on one thread, and 1 while other processes want the cores too.
+// 1 in a process forked after a parallel region: the OpenMP runtime would wait there for threads that were not forked.
 // Never more than the system starts: OpenMP would end the process.
-int thread_count(int num_threads, int64_t tasks);
+int thread_count(int num_threads, int64_t tasks, double work);
+
+// So much each, for so many.
+template <class... Counts>
+double nanoseconds(double each, Counts... counts) {
+  return (each * ... * double(counts));
+}
 
 // An exception that leaves a parallel region ends the process.  What may throw there runs in `guard`, which keeps the first
 // one and does nothing more after it; `rethrow` is called behind the region.

@@ -113,7 +113,9 @@ void weighted_means(const T* theta, int64_t particles, int64_t size, const doubl
   const ConsensusKernels<T>& kernels = isa_table().consensus<T>();
   // a parallel region costs about as much as reading 50,000 numbers
   const int threads =
-      int64_t(rows.size()) * size < 50000 ? 1 : thread_count(num_threads, divide_up(size, consensus_block) * tasks);
+      int64_t(rows.size()) * size < 50000
+          ? 1
+          : thread_count(num_threads, divide_up(size, consensus_block) * tasks, nanoseconds(0.3, rows.size(), size));
   const int64_t share = round_up(divide_up(size * tasks, threads), 64);
   const int64_t block = std::clamp(share, consensus_block, longest_block), blocks = divide_up(size, block);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
@@ -132,7 +134,8 @@ RiskCheck gather(const T* theta, int64_t particles, int64_t size, const double* 
                  T* points, double* weights, double* ess, int num_threads) {
   const RiskCheck check{count_not_finite(risk, particles, tasks), -1};
   constexpr int64_t worth_threads = 4096;  // weights
-  const int threads = tasks > 1 && particles * tasks > worth_threads ? thread_count(num_threads, tasks) : 1;
+  const double work = nanoseconds(5, particles, tasks);
+  const int threads = tasks > 1 && particles * tasks > worth_threads ? thread_count(num_threads, tasks, work) : 1;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t t = 0; t < tasks; ++t) ess[t] = gibbs_weights(risk + t, particles, tasks, alpha(t), weights + t);
   const double* failed = std::find(ess, ess + tasks, 0.0);
@@ -161,7 +164,7 @@ double ensemble_variance(const T* theta, int64_t particles, int64_t size, int nu
   const ConsensusKernels<T>& kernels = isa_table().consensus<T>();
   const int64_t blocks = divide_up(size, consensus_block);
   std::vector<double> part(static_cast<size_t>(blocks));
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, blocks))
+#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, blocks, nanoseconds(0.5, particles, size)))
   for (int64_t b = 0; b < blocks; ++b)
     part[size_t(b)] =
         kernels.spread(theta, particles, size, b * consensus_block, std::min((b + 1) * consensus_block, size));

@@ -31,7 +31,7 @@ template <class T>
 void draw_ensemble(const Draw<T>& draw, int64_t size, T* out, int num_threads) {
   const auto kernel = isa_table().hopping<T>().draw;
   const int64_t draws = draw.mirrored ? draw.particles / 2 : draw.particles;
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, draws))
+#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, draws, nanoseconds(1, draws, size)))
   for (int64_t n = 0; n < draws; ++n)
     kernel(draw.key, uint32_t(n), draw.center, draw.spread, size, out + n * size,
            draw.mirrored ? out + (draws + n) * size : nullptr);
@@ -47,7 +47,8 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, int
                                                  std::min(problem.samples, int64_t(8192))),
                                       panel);
   const int64_t units = divide_up(problem.particles, 2);  // two particles: a pair is drawn at once
-  const int threads = thread_count(num_threads, units);
+  const double work = nanoseconds(0.02, problem.particles, problem.samples, net.width, net.inputs + net.outputs + 4);
+  const int threads = thread_count(num_threads, units, work);
   const int64_t work_size = kernels.scratch_size(net, panel);
   const int64_t scratch_size = round_up(work_size + (problem.draw ? 2 * size : 0), 64);
   Buffer<T> packed(chunk_size * row + (net.width + net.outputs) * panel), scratch(threads * scratch_size);
@@ -82,7 +83,7 @@ void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32
   const int64_t pieces = std::clamp(divide_up(rows, 64), int64_t(1), most), length = divide_up(rows, pieces);
   Buffer<double> partial(pieces * size);
   std::fill_n(partial.data(), pieces * size, 0.0);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(thread_count(num_threads, pieces * blocks))
+#pragma omp parallel for schedule(dynamic, 1) num_threads(thread_count(num_threads, pieces * blocks, nanoseconds(1, rows, size)))
   for (int64_t i = 0; i < pieces * blocks; ++i) {
     const int64_t piece = i / blocks, begin = i % blocks * noise_sum_block;
     kernels.noise_sum(key, std::min(piece * length, rows), std::min((piece + 1) * length, rows), weights, atoms, atom,

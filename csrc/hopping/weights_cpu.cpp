@@ -60,7 +60,7 @@ Weighed hopping_weights(double* risk, int64_t rows, int64_t columns, bool mirror
                         int num_threads) {
   Weighed result{0, nonfinite_rows(risk, rows, columns)};
   // a parallel region costs about as much as ranking 500 risks
-  const int threads = rows * columns < 1000 ? 1 : thread_count(num_threads, columns);
+  const int threads = rows * columns < 1000 ? 1 : thread_count(num_threads, columns, nanoseconds(20, rows, columns));
   Buffer<Ranked> scratch(threads * rows);
   Buffer<double> alpha(columns);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)

@@ -14,7 +14,7 @@ constexpr int64_t piece = 8192;
 template <class F>
 void for_pieces(int64_t rows, int64_t size, int num_threads, F&& f) {
   const int64_t pieces = divide_up(size, piece), tasks = rows * pieces;
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks))
+#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks, nanoseconds(1.5, rows, size)))
   for (int64_t i = 0; i < tasks; ++i) {
     const int64_t begin = i % pieces * piece;
     f(i / pieces, begin, std::min(begin + piece, size));

@@ -14,9 +14,9 @@ namespace {
 constexpr int64_t piece = 8192;  // coordinates of one row that one thread fills at a time
 
 template <class F>
-void for_pieces(int64_t rows, int64_t columns, int num_threads, F&& f) {
+void for_pieces(int64_t rows, int64_t columns, double each, int num_threads, F&& f) {
   const int64_t pieces = divide_up(columns, piece), tasks = rows * pieces;
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks))
+#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks, nanoseconds(each, rows, columns)))
   for (int64_t i = 0; i < tasks; ++i) {
     const int64_t begin = i % pieces * piece;
     f(i / pieces, begin, std::min(piece, columns - begin));
@@ -28,14 +28,14 @@ void for_pieces(int64_t rows, int64_t columns, int num_threads, F&& f) {
 template <class T>
 void standard_normal(T* out, int64_t rows, int64_t columns, NoiseKey key, int num_threads) {
   const RandomKernels<T>& kernels = isa_table().random<T>();
-  for_pieces(rows, columns, num_threads, [&](int64_t row, int64_t begin, int64_t count) {
+  for_pieces(rows, columns, 1.5, num_threads, [&](int64_t row, int64_t begin, int64_t count) {
     kernels.normal(key, uint32_t(row), begin, count, out + row * columns + begin);
   });
 }
 
 template <class T>
 void uniform(T* out, int64_t rows, int64_t columns, double low, double high, NoiseKey key, int num_threads) {
-  for_pieces(rows, columns, num_threads, [&](int64_t row, int64_t begin, int64_t count) {
+  for_pieces(rows, columns, 3, num_threads, [&](int64_t row, int64_t begin, int64_t count) {
     T* p = out + row * columns + begin;
     for (int64_t i = 0; i < count; i += 4) {
       const auto block = host::philox_words(key.seed, key.stream, key.step, key.first_particle + uint32_t(row),

@@ -22,7 +22,8 @@ void run(const RiskProblem<T>& problem, const RiskShape& shape, double* out, T* 
   const int64_t strips = plan.direct || plan.sparse ? 0 : divide_up(net.inputs, strip), size = net.size();
 
   const int64_t groups = divide_up(problem.particles, plan.group);
-  const int threads = thread_count(num_threads, groups * plan.chunks);
+  const double work = nanoseconds(0.02, problem.particles, problem.samples, net.width, net.inputs + net.outputs + 4);
+  const int threads = thread_count(num_threads, groups * plan.chunks, work);
   const int64_t scratch_size = round_up(kernels.scratch_size(net, plan), 64);
   const int64_t chunk_size = plan.chunk * (net.inputs + target_rows), strips_size = plan.chunk * strips * strip;
   Buffer<T> packed(plan.chunks * chunk_size), columns(plan.chunks * strips_size), scratch(threads * scratch_size);

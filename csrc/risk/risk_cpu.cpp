@@ -22,7 +22,8 @@ void run(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, T*
   const RiskPlan plan = plan_risk(shape);
 
   const int64_t groups = divide_up(problem.particles, plan.group);
-  const int threads = thread_count(num_threads, groups * plan.chunks);
+  const double work = nanoseconds(0.01, problem.particles, problem.samples, net.width, net.inputs + net.outputs + 4);
+  const int threads = thread_count(num_threads, groups * plan.chunks, work);
   const int64_t work_size = round_up(kernels.scratch_size(net, plan), 64);
   const int64_t scratch_size = work_size + (problem.draw ? round_up(plan.group * net.size(), 64) : 0);
   Buffer<T> packed(plan.chunks * plan.chunk * (net.inputs + target_rows)), scratch(threads * scratch_size);

@@ -57,7 +57,8 @@ class Minibatches {
   template <class U>
   void take(const U* from, int64_t columns, int64_t tasks, int64_t first, int64_t count, U* to) const {
     constexpr int64_t worth_threads = 32768;
-    const int threads = tasks > 1 && tasks * count > worth_threads ? thread_count(threads_, tasks) : 1;
+    const double work = nanoseconds(1, tasks, count, columns);
+    const int threads = tasks > 1 && tasks * count > worth_threads ? thread_count(threads_, tasks, work) : 1;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (int64_t t = 0; t < tasks; ++t) {
       const U* source = from + t * epoch_.data.samples * columns;

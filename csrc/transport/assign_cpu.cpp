@@ -14,7 +14,8 @@ namespace {
 
 // A parallel region costs about as much as so many reduced costs.
 int threads_for(int num_threads, int64_t problems, int64_t count) {
-  return problems * count * (count + 50) < 200000 ? 1 : thread_count(num_threads, problems);
+  const int64_t steps = problems * count * (count + 50);
+  return steps < 200000 ? 1 : thread_count(num_threads, problems, nanoseconds(0.2, steps));
 }
 
 // One problem after another on one thread, in arithmetic C.

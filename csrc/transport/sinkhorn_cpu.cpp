@@ -44,7 +44,7 @@ class Plan {
   Plan(int64_t count, int64_t points, int64_t size, int num_threads)
       : x_(Shape(count, size, 0.5, isa_table().sinkhorn.lanes)),
         y_(Shape(points, size, 0.5, isa_table().sinkhorn.lanes)),
-        threads_(count * points < 20000 ? 1 : thread_count(num_threads, count)),
+        threads_(count * points < 20000 ? 1 : thread_count(num_threads, count, nanoseconds(1, count, points))),
         most_(std::max(x_.shape.padded, y_.shape.padded)),
         terms_(threads_ * most_),
         value_(x_.shape.padded),

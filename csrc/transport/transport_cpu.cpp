@@ -17,7 +17,7 @@ template <class T>
 void average(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows, int num_threads) {
   const int64_t count = p.count, size = p.size, used = int64_t(rows.size());
   Buffer<int32_t> partner(used * count);  // of each support point
-  const int threads = used * count * size < 50000 ? 1 : thread_count(num_threads, count);
+  const int threads = used * count * size < 50000 ? 1 : thread_count(num_threads, count, nanoseconds(0.5, used, count, size));
   const int64_t own_size = round_up(size, 8);
   Buffer<double> totals(threads * own_size);
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -59,7 +59,7 @@ template <class T>
 double objective(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows, int num_threads) {
   const int64_t count = p.count, size = p.size, used = int64_t(rows.size());
   std::vector<double> part(rows.size());
-  const int threads = used * count * size < 50000 ? 1 : thread_count(num_threads, used);
+  const int threads = used * count * size < 50000 ? 1 : thread_count(num_threads, used, nanoseconds(0.5, used, count, size));
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t r = 0; r < used; ++r) {
     const int64_t n = rows[size_t(r)];
@@ -116,7 +116,7 @@ void transport_update(const TransportUpdate<T>& p, int num_threads) {
   const TransportKernels<T>& kernels = isa_table().transport<T>();
   const int64_t length = p.count * p.size, pieces = divide_up(length, piece), tasks = p.particles * pieces;
   const T a = T(-p.drift * p.dt), b = T(p.diffusion * std::sqrt(p.dt));
-  const int threads = thread_count(num_threads, tasks);
+  const int threads = thread_count(num_threads, tasks, nanoseconds(1.5, p.particles, length));
   const int64_t own_size = round_up(std::min(piece + 2 * p.size, length), 64);
   Buffer<T> partners_of(threads * own_size);
 #pragma omp parallel num_threads(threads)

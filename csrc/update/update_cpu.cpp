@@ -19,7 +19,7 @@ void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>
   // in-place steps change theta: all distances first
   Buffer<double> distance(distances ? rows : 0);
   if (distances) {
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, rows))
+#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, rows, nanoseconds(0.3, rows, size)))
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t n = particle(i);
       const double d = std::sqrt(kernels.distance2(problem.theta + n * size, point(n), size));
@@ -30,7 +30,7 @@ void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>
   const UpdateScalars k = scalars_of(problem, form);
   const AdamCoefficients<T> coefficient = adam ? coefficients(*adam) : AdamCoefficients<T>{};
   const int64_t pieces = divide_up(size, piece), tasks = rows * pieces;
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks))
+#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks, nanoseconds(1.5, rows, size)))
   for (int64_t i = 0; i < tasks; ++i) {
     const int64_t n = particle(i / pieces), begin = i % pieces * piece, at = n * size;
     const T* towards = form == UpdateForm::still ? nullptr : point(n);

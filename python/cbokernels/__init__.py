@@ -5,6 +5,7 @@ Kernels (`forward`, `risk`, `consensus`, `cbo_update`, ...) are plain functions 
 can do.
 """
 
+from . import _openmp as _openmp  # before anything that needs the compiled modules
 from . import cuda, reference
 from ._cpu import isa, isas
 from ._version import __version__ as __version__

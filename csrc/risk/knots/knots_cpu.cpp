@@ -213,9 +213,13 @@ void share_particles(const RiskProblem<float>& problem, int64_t few, Scratch& sc
   }
 }
 
+double knots_work(const RiskProblem<float>& problem) {
+  return nanoseconds(15, problem.particles, problem.net.width) + nanoseconds(0.3, problem.particles, problem.samples);
+}
+
 template <class Work>
 void for_particles(const RiskProblem<float>& problem, int64_t few, int64_t scratch_size, int num_threads, Work work) {
-  const int threads = thread_count(num_threads, divide_up(problem.particles, few));
+  const int threads = thread_count(num_threads, divide_up(problem.particles, few), knots_work(problem));
   Scratch scratch(problem, few, scratch_size, threads);
 #pragma omp parallel num_threads(threads)
   share_particles(problem, few, scratch, work);
@@ -227,7 +231,7 @@ void for_particles(const RiskProblem<float>& problem, int64_t few, int64_t scrat
 template <class Work>
 bool for_task(const RiskProblem<float>& problem, double* out, bool* exact, int64_t scratch_size, int num_threads, Work work) {
   constexpr int64_t own_samples = 4096, most = 16;
-  const int threads = thread_count(num_threads, divide_up(problem.particles, 4));
+  const int threads = thread_count(num_threads, divide_up(problem.particles, 4), knots_work(problem));
   const int64_t few = std::clamp(problem.particles / (16 * threads) * 2, int64_t(2), most);
   const bool own = problem.samples <= own_samples;
   Scratch scratch(problem, few, scratch_size, threads);
@@ -272,7 +276,7 @@ bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact,
   const int64_t stride = task_block, blocks = divide_up(tasks, stride);
   const int64_t table = 2 * stride * (samples + 1);
   Buffer<double> cross(blocks * table), squares(tasks);
-  const int threads = blocks > 1 ? thread_count(num_threads, blocks) : 1;
+  const int threads = blocks > 1 ? thread_count(num_threads, blocks, nanoseconds(3, tasks, samples)) : 1;
   const auto block_at = [&](int64_t block) {
     const int64_t first = block * stride;
     return TaskSums{cross.data() + block * table, squares.data() + first, std::min(stride, tasks - first)};
