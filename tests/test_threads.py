@@ -23,7 +23,9 @@ theta = np.zeros((20, 20))
 cbk.minimize(lambda p: (p**2).sum(axis=1), theta, steps=3, seed=1)
 net = cbk.TwoLayer(2, 10, 1)
 x = np.random.default_rng(0).random((60, 2), np.float32)
-for method in cbk.CBO(20), cbk.Adam(4), cbk.Hybrid(20), cbk.ConsensusHopping(), cbk.TransportCBO(5), cbk.HeavyBall():
+methods = [cbk.CBO(20)]
+methods += [cbk.Adam(4), cbk.Hybrid(20), cbk.ConsensusHopping(), cbk.TransportCBO(5), cbk.HeavyBall()]
+for method in methods:
     cbk.train(net, x, x[:, 0], method, epochs=2, batch_size=20)
 cbk.consensus(theta, np.arange(20.0))
 cbk.wasserstein2(np.random.default_rng(0).random((3, 5, 2)), np.random.default_rng(1).random((3, 5, 2)))
