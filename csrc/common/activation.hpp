@@ -7,6 +7,7 @@
 namespace cbk::CBK_ISA {
 
 // sigma, and its derivative: `slope` from h = sigma(z) where that is enough to know it, else `value` gives both at once.
+// Where h is close to a limit it is not enough: 1 - h^2 has lost its digits.
 template <Activation A>
 struct Sigma;
 
@@ -23,7 +24,7 @@ struct Sigma<Activation::tanh> {
   template <class V>
   static CBK_INLINE V value(V z) { return tanh(z); }
   template <class V>
-  static CBK_INLINE V slope(V h) { return mad(-h, h, splat<V>(1)); }
+  static CBK_INLINE V value(V z, V& derivative) { return tanh(z, derivative); }
 };
 
 template <>
@@ -31,7 +32,7 @@ struct Sigma<Activation::sigmoid> {
   template <class V>
   static CBK_INLINE V value(V z) { return sigmoid(z); }
   template <class V>
-  static CBK_INLINE V slope(V h) { return h * (splat<V>(1) - h); }
+  static CBK_INLINE V value(V z, V& derivative) { return sigmoid(z, derivative); }
 };
 
 template <>
@@ -39,12 +40,7 @@ struct Sigma<Activation::gelu> {
   template <class V>
   static CBK_INLINE V value(V z) { return gelu(z); }
   template <class V>
-  static CBK_INLINE V value(V z, V& derivative) {
-    V density;
-    const V cdf = normal_cdf(z, density);
-    derivative = mad(z, density, cdf);
-    return z * cdf;
-  }
+  static CBK_INLINE V value(V z, V& derivative) { return gelu(z, derivative); }
 };
 
 template <>

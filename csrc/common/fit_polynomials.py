@@ -64,41 +64,6 @@ def atanh_log(t):  # log((1+s)/(1-s)) = 2s + s R(s^2); R(t)/t below
     return mp.nsum(lambda k: 2 * t ** (k - 1) / (2 * k + 1), [1, mp.inf]) if t else mp.mpf(2) / 3
 
 
-def rational(f, high, degree, below, rounds=60, count=140):
-    """P and monic Q of these degrees, lowest first, such that P/Q is relatively close to f on [0, high].
-
-    Linearised least squares, the weights shifted towards the largest errors (Lawson's iteration).
-    """
-    nodes = [high * ((1 + mp.cos(mp.pi * (2 * i + 1) / (2 * count))) / 2) ** 2 for i in range(count)]
-    values, before, weights = [f(x) for x in nodes], [mp.mpf(1)] * count, [mp.mpf(1) / count] * count
-    best = (mp.inf, [], [])
-    for _ in range(rounds):
-        rows, right = [], []
-        for x, y, q, w in zip(nodes, values, before, weights, strict=True):
-            scale = mp.sqrt(w) / (y * q)
-            above, under = ([scale * (x / high) ** k for k in range(n + 1)] for n in (degree, below))
-            rows.append(above + [-y * u for u in under[1:]])
-            right.append(scale * y)
-        a = mp.matrix(rows)
-        c = list(mp.lu_solve(a.T * a, a.T * mp.matrix(right)))
-        numerator = [c[k] / high**k for k in range(degree + 1)]
-        denominator = [mp.mpf(1)] + [c[degree + k] / high**k for k in range(1, below + 1)]
-        before = [mp.polyval(denominator[::-1], x) for x in nodes]
-        errors = [
-            abs(mp.polyval(numerator[::-1], x) / q / y - 1)
-            for x, q, y in zip(nodes, before, values, strict=True)
-        ]
-        if max(errors) < best[0]:
-            best = (max(errors), numerator, denominator)
-        weights = [w * e for w, e in zip(weights, errors, strict=True)]
-        total = sum(weights)
-        weights = [w / total for w in weights]
-    error, numerator, denominator = best
-    return error, [c / denominator[-1] for c in numerator], [c / denominator[-1] for c in denominator]
-
-
-TANH_END = mp.mpf("7.9")
-
 TABLE = [
     # name, function, interval, degree for float, degree for double, meaning
     (
@@ -125,6 +90,14 @@ TABLE = [
         2,
         6,
         "cos x = 1 - x^2/2 + x^4 p(x^2), |x| <= pi/4",
+    ),
+    (
+        "TANH",
+        remainder(mp.tanh, 3, True),
+        (mp.mpf(0), (3 * LN2 / 8) ** 2),
+        2,
+        6,
+        "tanh x = x + x^3 p(x^2), |x| <= 3 ln(2)/8",
     ),
     ("EXP", remainder(mp.exp, 2), (-LN2 / 2, LN2 / 2), 4, 10, "e^r = 1 + r + r^2 p(r), |r| <= ln(2)/2"),
     (
@@ -157,15 +130,5 @@ for kind, index in (("float", 3), ("double", 4)):
         c = chebyshev(f, low, high, degree)
         print(f"  // {meaning}; error of p {mp.nstr(report(f, c, low, high), 2)}")
         show(kind, f"{name}[{len(c)}]", reversed(c))
-    if kind == "float":
-        error, numerator, denominator = rational(
-            lambda t: mp.tanh(mp.sqrt(t)) / mp.sqrt(t), TANH_END**2, 3, 4
-        )
-        print(
-            f"  // tanh x = x p(x^2) / q(x^2), |x| <= {mp.nstr(TANH_END, 3)}, q without its leading 1; "
-            f"error {mp.nstr(error, 2)}"
-        )
-        show(kind, "TANH_P[4]", reversed(numerator))
-        show(kind, "TANH_Q[4]", reversed(denominator[:-1]))
     print("};\n")
 print("}  // namespace cbk::CBK_ISA::tables")

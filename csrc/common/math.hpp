@@ -38,18 +38,6 @@ CBK_INLINE V horner(V x) {
   return horner<table>(x, Powers<table>{});
 }
 
-// The leading coefficient is 1 and not in the table: one addition in place of a multiply-add.
-template <const auto& table, class V, int... i>
-CBK_INLINE V monic(V x, std::integer_sequence<int, i...>) {
-  V p = x + splat<V>(coefficient<table, 0>);
-  ((p = mad(p, x, splat<V>(coefficient<table, i + 1>))), ...);
-  return p;
-}
-template <const auto& table, class V>
-CBK_INLINE V monic(V x) {
-  return monic<table>(x, Powers<table>{});
-}
-
 // log(1 + f) + e ln 2 for f in [-1/4, 1/2] and integral e.
 CBK_INLINE F32 log1p_core(F32 f, F32 e) {
   const F32 f2 = f * f;
@@ -109,6 +97,21 @@ CBK_INLINE void sincos_core(V x, V& sine, V& cosine) {
   cosine = fma(polynomial<T::COS>(x2), x2 * x2, fma(x2, splat<V>(Scalar<V>(-0.5)), splat<V>(1)));
 }
 
+// sqrt(a^2 + b^2), also where the squares are no normal numbers: both are scaled by a power of two, which rounds nothing.
+template <class V>
+CBK_INLINE V hypotenuse(V a, V b) {
+  using T = Scalar<V>;
+  using W = Word<V>;
+  constexpr bool single = sizeof(T) == 4;
+  constexpr int mantissa = single ? 23 : 52, top = single ? 255 : 2047;
+  const V largest = max(max(splat<V>(single ? T(0x1p-125) : T(0x1p-1021)), abs(a)), abs(b));
+  // without its last bit the exponent of infinity leaves a factor above 0
+  const W exponent = bits<W>(largest) >> (mantissa + 1) << (mantissa + 1), one = (W{} + 1) << mantissa;
+  const V down = bits<V>(one * top - exponent), up = bits<V>(exponent - one);
+  a = a * down, b = b * down;
+  return sqrt(fma(a, a, b * b)) * up;
+}
+
 // e^x - 1 = 2^n p + (2^n - 1) with p = e^r - 1, x = n ln 2 + r; x is clamped to where 2^n is a normal number.
 template <class V>
 CBK_INLINE V reduce_exp(V x, V& scale) {
@@ -137,21 +140,57 @@ CBK_INLINE V expm1(V x) {
   return mad(scale, p, scale - Scalar<V>(1));
 }
 
-CBK_INLINE F64 tanh(F64 x) {
-  const F64 t = expm1(abs(x) * -2.0);
-  return copysign(t / (t + 2.0), x);
-}
-
-// A quotient of polynomials costs less than tables in registers: the permutations take the multiply-adds' ports.
-CBK_INLINE F32 tanh(F32 x) {
-  using Table = tables::Table<float>;
-  const F32 z = min(splat<F32>(7.9f), max(splat<F32>(-7.9f), x)), t = z * z;
-  return quotient(z * horner<Table::TANH_P>(t), monic<Table::TANH_Q>(t));
+// tanh |x| = part / (part + rest), and 1 - tanh |x| = rest / (part + rest) without cancellation.
+//
+// |x| = n ln(2)/2 + r and tau = tanh r give part = ((2^n - 1) + (2^n + 1) tau) / 2 and rest = 1 - tau.  r is in [-1/8, 3/8] ln 2:
+// so that n = 0, where all is exact but tau, reaches to tanh = 1/4.  The divisor is formed as a sum, so that the rounding
+// of `part` hardly counts where tanh is close to 1.  |x| is cut where the slope, about 4 exp(-2 |x|), passes 1e-30 or 1e-290:
+// its products with smaller ones would be subnormal numbers, which many processors are slow at.
+template <class V>
+CBK_INLINE V tanh_part(V x, V& rest) {
+  using T = Scalar<V>;
+  constexpr bool single = sizeof(T) == 4;
+  constexpr int mantissa = single ? 23 : 52;
+  // a sum with this has halves in its last bit and the exponent of 2^n / 2 above it
+  constexpr T shift = single ? T(6291456 + 126) : T(3377699720527872 + 1022);
+  const V z = min(splat<V>(single ? T(36) : T(340)), abs(x));
+  const V nearest = mad(z, splat<V>(T(2.88539008177792681472)), splat<V>(shift));
+  const V below = bits<V>(bits<Word<V>>(nearest) & ~(Word<V>{} + 1));
+  const V half_power = bits<V>(bits<Word<V>>(below) << (mantissa - 1));
+  const V r = mad(below - shift, splat<V>(T(-0.34657359027997265471)), z), t = r * r;
+  const V tau = mad(horner<tables::Table<T>::TANH>(t), t * r, r);
+  rest = T(1) - tau;
+  return mad(half_power + T(0.5), tau, half_power - T(0.5));
 }
 
 template <class V>
+CBK_INLINE V tanh(V x) {
+  V rest;
+  const V part = tanh_part(x, rest);
+  return copysign(near_quotient(part, part + rest), x);
+}
+
+// With 1 - tanh^2, from one division: the value has half a unit more of rounding.
+template <class V>
+CBK_INLINE V tanh(V x, V& derivative) {
+  V rest;
+  const V part = tanh_part(x, rest), inverse = quotient(splat<V>(1), part + rest), gap = rest * inverse;
+  derivative = gap * (Scalar<V>(2) - gap);
+  return copysign(part * inverse, x);
+}
+
+// 1 / (1 + e) of e = exp(-x), and e / (1 + e)^2.  1 + e is rounded once as a whole.
+template <class V>
+CBK_INLINE V sigmoid(V x, V& derivative) {
+  V scale;
+  const V p = reduce_exp(-x, scale), h = near_quotient(splat<V>(1), scale + mad(scale, p, splat<V>(1)));
+  derivative = mad(scale, p, scale) * h * h;
+  return h;
+}
+template <class V>
 CBK_INLINE V sigmoid(V x) {
-  return quotient(splat<V>(1), exp(-x) + Scalar<V>(1));
+  V derivative;
+  return sigmoid(x, derivative);
 }
 
 // max(x, 0) + log(1 + exp(-|x|)).
@@ -174,10 +213,19 @@ CBK_INLINE V normal_cdf(V x, V& density) {
   return x < T(0) ? tail : T(1) - tail;
 }
 
+// x Phi(x), and Phi(x) + x phi(x); what is 0 far out is so for infinite x too.
+template <class V>
+CBK_INLINE V gelu(V x, V& derivative) {
+  using T = Scalar<V>;
+  V density;
+  const V cdf = normal_cdf(x, density), low = max(splat<V>(T(-56)), x);
+  derivative = mad(min(splat<V>(T(56)), low), density, cdf);
+  return low * cdf;
+}
 template <class V>
 CBK_INLINE V gelu(V x) {
-  V density;
-  return x * normal_cdf(x, density);
+  V derivative;
+  return gelu(x, derivative);
 }
 
 }  // namespace cbk::CBK_ISA

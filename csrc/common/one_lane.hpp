@@ -27,13 +27,17 @@ struct Traits;
 template <>
 struct Traits<float> {
   using Int = int32_t;
+  using Word = uint32_t;
 };
 template <>
 struct Traits<double> {
   using Int = int64_t;
+  using Word = uint64_t;
 };
 template <class V>
 using Int = typename Traits<V>::Int;
+template <class V>
+using Word = typename Traits<V>::Word;
 
 template <class T>
 CBK_INLINE T load(const T* p) {
@@ -102,6 +106,17 @@ CBK_INLINE V quotient(V a, V b) {
 #endif
   return a / b;
 }
+// a / b to one unit in the last place, where neither 1 / b nor the remainder is below 2^-126.
+template <class V>
+CBK_INLINE V near_quotient(V a, V b) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(V) == sizeof(float)) {
+    const V inverse = quotient(V(1), b), q = a * inverse;
+    return fma(fma(-q, b, a), inverse, q);
+  }
+#endif
+  return a / b;
+}
 // 2^t for t in [-126, 0], or NaN, to two units in the last place: one instruction.
 CBK_INLINE float exp2_near(float t) {
 #if defined(__CUDA_ARCH__)
@@ -136,7 +151,7 @@ CBK_INLINE double to_float(int64_t a) { return double(a); }
 template <class V>
 CBK_INLINE V exp2_integer(V n) {
   constexpr int mantissa = sizeof(V) == 4 ? 23 : 52, bias = sizeof(V) == 4 ? 127 : 1023;
-  return bits<V>(Int<V>(bits<std::make_unsigned_t<Int<V>>>(to_int(n) + bias) << mantissa));
+  return bits<V>(bits<Word<V>>(to_int(n) + bias) << mantissa);
 }
 
 CBK_INLINE uint64_t multiply_low(uint64_t a, uint64_t b) { return uint64_t(uint32_t(a)) * uint32_t(b); }

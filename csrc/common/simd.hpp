@@ -84,23 +84,27 @@ using U64 = Vector<uint64_t>;
 template <class T>
 constexpr int lanes = register_bytes / int(sizeof(T));
 
-// The scalar type of a vector, and the signed integers of the same width (the type of its comparisons).
+// The scalar type of a vector, and the integers of the same width: signed (the type of its comparisons) and unsigned.
 template <class V>
 struct Traits;
 template <>
 struct Traits<F32> {
   using Scalar = float;
   using Int = I32;
+  using Word = U32;
 };
 template <>
 struct Traits<F64> {
   using Scalar = double;
   using Int = I64;
+  using Word = U64;
 };
 template <class V>
 using Scalar = typename Traits<V>::Scalar;
 template <class V>
 using Int = typename Traits<V>::Int;
+template <class V>
+using Word = typename Traits<V>::Word;
 
 template <class T>
 CBK_INLINE Vector<T> load(const T* p) {
@@ -233,6 +237,10 @@ CBK_INLINE F64 sqrt(F64 a) {
 
 template <class V>
 CBK_INLINE V quotient(V a, V b) {
+  return a / b;
+}
+template <class V>
+CBK_INLINE V near_quotient(V a, V b) {
   return a / b;
 }
 template <class V>

@@ -37,8 +37,8 @@ struct UpdateRow {
   T* out;
   int64_t begin, end;  // coordinates; begin is a multiple of 64
   T a;                 // -lambda dt
-  T b;                 // multiplied: sigma sqrt(dt); floored: sigma^2 dt; added: the normals' factor
-  T floor;             // floored: floor^2 dt
+  T b;                 // multiplied, floored: sigma sqrt(dt); added: the normals' factor
+  T floor;             // floored: floor sqrt(dt)
   const T* gradient;   // nullptr: no Adam
   T *first, *second;
   AdamCoefficients<T> adam;

@@ -27,7 +27,7 @@ void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>
     }
   }
 
-  const UpdateScalars k = scalars_of(problem, form);
+  const UpdateScalars k = scalars_of(problem);
   const AdamCoefficients<T> coefficient = adam ? coefficients(*adam) : AdamCoefficients<T>{};
   const int64_t pieces = divide_up(size, piece), tasks = rows * pieces;
 #pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks, nanoseconds(1.5, rows, size)))

@@ -131,7 +131,7 @@ void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, con
 
 template <class T>
 StepNumbers<T> numbers_of(const UpdateProblem<T>& problem, const AdamState<T>* adam) {
-  const UpdateScalars scalars = scalars_of(problem, form_of(problem.noise, problem.diffusion, problem.floor));
+  const UpdateScalars scalars = scalars_of(problem);
   return {T(scalars.a), T(scalars.b), T(scalars.floor), scalars.b,
           problem.noise == Noise::truncated ? problem.radius : infinity,
           adam ? coefficients(*adam) : AdamCoefficients<T>{}, problem.key.step};

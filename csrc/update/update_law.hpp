@@ -34,10 +34,9 @@ struct UpdateScalars {
 };
 
 template <class T>
-UpdateScalars scalars_of(const UpdateProblem<T>& problem, UpdateForm form) {
-  const double amplitude = problem.diffusion * std::sqrt(problem.dt);
-  return {-problem.drift * problem.dt, form == UpdateForm::floored ? amplitude * amplitude : amplitude,
-          problem.floor * problem.floor * problem.dt};
+UpdateScalars scalars_of(const UpdateProblem<T>& problem) {
+  const double root = std::sqrt(problem.dt);
+  return {-problem.drift * problem.dt, problem.diffusion * root, problem.floor * root};
 }
 
 }  // namespace cbk

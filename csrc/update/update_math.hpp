@@ -1,7 +1,7 @@
 // One coordinate's step of update.hpp, on a vector or on one number.
 #pragma once
 
-#include "../common/simd.hpp"
+#include "../common/math.hpp"
 #include "update.hpp"
 
 namespace cbk::CBK_ISA {
@@ -11,7 +11,7 @@ CBK_INLINE V moved(V theta, V delta, V z, V a, V b, V floor) {
   if constexpr (form == UpdateForm::multiplied) {
     return fma(fma(b, z, a), delta, theta);
   } else if constexpr (form == UpdateForm::floored) {
-    return fma(sqrt(fma(b * delta, delta, floor)), z, fma(a, delta, theta));
+    return fma(hypotenuse(b * delta, floor), z, fma(a, delta, theta));
   } else if constexpr (form == UpdateForm::added) {
     return fma(b, z, fma(a, delta, theta));
   } else if constexpr (form == UpdateForm::quiet) {

@@ -27,19 +27,25 @@ from .network import TwoLayer
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 _erfc = np.vectorize(math.erfc, otypes=[float])
 
+
+def _tilted_density(z: Any) -> Any:
+    return z * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+
+
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": lambda z: np.maximum(z, 0),
     "tanh": np.tanh,
     "sigmoid": lambda z: np.exp(-np.logaddexp(0, -z)),
-    "gelu": lambda z: z * 0.5 * _erfc(-z / math.sqrt(2)),  # erfc keeps the negative tail's digits
+    # erfc keeps the negative tail's digits, and is 0 from -40 down
+    "gelu": lambda z: np.maximum(z, -40) * 0.5 * _erfc(-z / math.sqrt(2)),
     "softplus": lambda z: np.logaddexp(0, z),
     "identity": lambda z: z,
 }
 DERIVATIVES: dict[str, Callable[[Any], Any]] = {
     "relu": lambda z: np.where(z > 0, 1.0, 0.0),
-    "tanh": lambda z: 1 - np.tanh(z) ** 2,
+    "tanh": lambda z: np.exp(2 * (math.log(2) - np.abs(z) - np.log1p(np.exp(-2 * np.abs(z))))),
     "sigmoid": lambda z: np.exp(-np.logaddexp(0, -z) - np.logaddexp(0, z)),
-    "gelu": lambda z: 0.5 * _erfc(-z / math.sqrt(2)) + z * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi),
+    "gelu": lambda z: 0.5 * _erfc(-z / math.sqrt(2)) + _tilted_density(np.clip(z, -40, 40)),
     "softplus": lambda z: np.exp(-np.logaddexp(0, -z)),
     "identity": np.ones_like,
 }
@@ -222,7 +228,7 @@ def cbo_update(
     xi = standard_normal(*theta.shape, seed=seed, step=step, first_particle=first_particle)
     length = np.sqrt((difference**2).sum(-1, keepdims=True))
     if noise == "anisotropic":
-        spread = np.sqrt((diffusion * difference) ** 2 + floor**2) if floor else diffusion * difference
+        spread = np.hypot(diffusion * difference, floor) if floor else diffusion * difference
     elif noise == "isotropic":
         spread = diffusion * length
     elif noise == "truncated":
