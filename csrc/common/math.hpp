@@ -81,11 +81,14 @@ CBK_INLINE V log(V x) {
 // log(1 + t) for t >= 0, relatively exact near 0.
 template <class V>
 CBK_INLINE V log1p(V t) {
+  using T = Scalar<V>;
   V e;
-  const V f = split_exponent(t + Scalar<V>(1), e);
-  const auto small = t <= Scalar<V>(0.25);
+  V f = split_exponent(t + T(1), e);
+  // up to 1 what the sum rounds off would show
+  f = t <= T(1) ? mad(t, splat<V>(T(0.5)), splat<V>(T(-0.5))) : f;
+  const auto small = t <= T(0.5);
   const V r = log1p_core(small ? t : f, small ? V{} : e);
-  return t < Scalar<V>(1e30) ? r : t;  // infinity and NaN pass through
+  return t < T(1e30) ? r : t;  // infinity and NaN pass through
 }
 
 // sin and cos of x in [-pi/4, pi/4].
