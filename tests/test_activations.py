@@ -14,7 +14,14 @@ from test_risk import ACTIVATIONS
 import cbokernels as cbk
 from cbokernels import reference
 
-LARGEST = {"relu": 0, "tanh": 2, "sigmoid": 2, "gelu": 8, "softplus": 2, "identity": 0}  # units in the last place
+LARGEST = {
+    "relu": 0,
+    "tanh": 2,
+    "sigmoid": 2,
+    "gelu": 8,
+    "softplus": 2,
+    "identity": 0,
+}  # units in the last place
 RELATIVE = {"float32": 1e-5, "float64": 1e-12}  # of slopes
 EXACT = {"float32": 2e-6, "float64": 4e-15}
 
@@ -76,13 +83,21 @@ def test_on_every_instruction_set(isa):
 @pytest.mark.parametrize("path", ["direct", "products"])
 def test_infinity_and_nan(dtype, path):
     z = np.array([-np.inf, np.inf, np.nan], dtype)
-    limits = {"tanh": (-1, 1), "sigmoid": (0, 1), "gelu": (0, np.inf), "softplus": (0, np.inf), "relu": (0, np.inf)}
+    limits = {
+        "tanh": (-1, 1),
+        "sigmoid": (0, 1),
+        "gelu": (0, np.inf),
+        "softplus": (0, np.inf),
+        "relu": (0, np.inf),
+    }
     for activation, (low, high) in limits.items():
         found = ulps.values(activation, z, path)
         np.testing.assert_allclose(found, [low, high, np.nan], rtol=0, atol=1e-37, err_msg=activation)
         # where the value is infinite the risk is, and its gradient says nothing of the slope
         finite = z[:1] if np.isinf(high) else z[:2]
-        np.testing.assert_allclose(ulps.slopes(activation, finite, path), 0, rtol=0, atol=1.1e-30, err_msg=activation)
+        np.testing.assert_allclose(
+            ulps.slopes(activation, finite, path), 0, rtol=0, atol=1.1e-30, err_msg=activation
+        )
         assert np.isnan(ulps.slopes(activation, z[2:], path)).all() or activation == "relu"
 
 
@@ -96,7 +111,9 @@ def test_tanh_of_small_numbers_is_the_number(dtype, path):
 
 @pytest.mark.parametrize("path", ["direct", "products"])
 def test_tanh_saturates(dtype, path):
-    z = np.array([9.2, 10, 20, 30, 50, 1e3, 1e30, np.inf] if dtype == "float32" else [19.2, 30, 1e3, 1e300, np.inf])
+    z = np.array(
+        [9.2, 10, 20, 30, 50, 1e3, 1e30, np.inf] if dtype == "float32" else [19.2, 30, 1e3, 1e300, np.inf]
+    )
     z = z.astype(dtype)
     np.testing.assert_array_equal(ulps.values("tanh", z, path), np.ones_like(z))
     np.testing.assert_array_equal(ulps.values("tanh", -z, path), -np.ones_like(z))
