@@ -19,7 +19,7 @@ def blocks(page):
 
 
 def test_there_are_blocks():
-    assert sum(len(blocks(page)) for page in PAGES) > 5
+    assert all(blocks(page) for page in PAGES if page.name in ("README.md", "TRAINING.md"))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)

@@ -278,7 +278,7 @@ def interrupting(epoch):
     return look
 
 
-@pytest.mark.parametrize("name", [n for n in faults.CASES if n != "flow"])
+@pytest.mark.parametrize("name", faults.CASES)
 def test_ctrl_c_returns_the_epochs_that_are_whole(tmp_path, name):
     result = faults.run(name, epochs=30, on_interrupt="return", callback=interrupting(6))
     assert (result.nit, result.stopped, result.success) == (6, "interrupt", False)

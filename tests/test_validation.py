@@ -247,3 +247,8 @@ def test_bad_arguments_of_labels_and_tasks():
             NET, X, np.stack([Y, Y]), cbk.MultiTaskCBO(particles=6), epochs=1,
             validation=(X, np.stack([Y, Y, Y])),
         )  # fmt: skip
+
+
+def test_the_bar_shows_the_watched_risk(capfd):
+    result = cbk.train(NET, X, Y, METHODS["cbo"], epochs=3, validation=(X_NEW, Y_NEW), progress=True)
+    assert f"risk {result.history['validation_risk'][-1]:.3g}," in capfd.readouterr().err

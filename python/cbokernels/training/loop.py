@@ -119,7 +119,7 @@ def run(problem: Any, method: Method, runner: Runner, options: Options) -> Resul
                 row = records.append(done, time.perf_counter() - began)
                 risk = _middle(row["risk"])
                 watch.look(row["epoch"], done.nonfinite, row["variance"], risk, records.first_risk)
-                show(risk, _middle(row["ess"]))
+                show(best.last, _middle(row["ess"]))
                 stopped = best.stopped
                 if options.callback is not None and _says_stop(options.callback, runner, row, options):
                     stopped = stopped or "callback"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
 from collections.abc import Callable, Mapping
@@ -104,7 +105,7 @@ class Evaluation:
     every: int
     task_axis: bool  # whether there is a value of each task
 
-    @property
+    @functools.cached_property
     def columns(self) -> list[str]:
         """Names of the history's columns."""
         prefixes = [""] if self.validation is None else ["", "validation_"]
@@ -115,18 +116,30 @@ class Evaluation:
 
     def row(self, epoch: int, point: Array) -> dict[str, Any]:
         """The columns of an epoch (from 1) with this point, [D] or [T, D]; NaN where it is not its turn."""
-        theta = np.atleast_2d(point)
+        theta = point if self.task_axis else point[None]
         if epoch % self.every:
             return dict.fromkeys(self.columns, np.full(len(theta), math.nan) if self.task_axis else math.nan)
-        found: dict[str, Any] = {}
+        row: dict[str, Any] = {}
         if self.validation is not None:
-            found["validation_risk"] = self.validation.risks(theta)
-        for prefix, scored in (("", self.training), ("validation_", self.validation)):
-            if self.metrics and scored is not None:
-                pairs = list(zip(scored.targets, scored.outputs(theta), strict=True))
-                for name, metric in self.metrics.items():
-                    found[prefix + name] = [_number(metric(y, outputs), name) for y, outputs in pairs]
-        return {n: np.array(found[n]) if self.task_axis else float(found[n][0]) for n in self.columns}
+            row["validation_risk"] = self._told(self.validation.risks(theta))
+        if self.metrics:
+            row.update(dict.fromkeys(self.columns[len(row) :]))  # in their order
+            self._measure(theta, "", self.training, row)
+            self._measure(theta, "validation_", self.validation, row)
+        return row
+
+    def _measure(self, theta: Array, prefix: str, scored: Scored | None, row: dict[str, Any]) -> None:
+        """The metrics on one set of data, into a row."""
+        if scored is None:
+            return
+        pairs = list(zip(scored.targets, scored.outputs(theta), strict=True))
+        for name, metric in self.metrics.items():
+            values = [_number(metric(y, outputs), name) for y, outputs in pairs]
+            row[prefix + name] = self._told(np.array(values))
+
+    def _told(self, values: Array) -> Any:
+        """Values [T] as the history has them."""
+        return values if self.task_axis else values.item()
 
     def description(self, validation: Data | None) -> dict[str, str]:
         """Text by which a checkpoint recognises the run."""

@@ -54,6 +54,7 @@ class Best:
         self._every = every if validated else 1  # epochs without a validation tell nothing
         self.point = np.zeros_like(point)  # the best one, once there is one
         self.risk, self.epoch = math.nan, 0  # NaN and 0 as long as there is none
+        self.last = math.nan  # the watched risk where it was last known
         self._lowest = math.inf
         self._level, self._since = math.inf, 0  # the risk that last fell by more than the tolerance; when
         self.stopped = ""  # "target" or "patience" once it is time
@@ -64,7 +65,7 @@ class Best:
             return
         watched = row["validation_risk" if self._validated else "risk"]
         risk = watched if type(watched) is float else float(np.mean(watched))
-        finite = math.isfinite(risk)
+        finite, self.last = math.isfinite(risk), risk
         if finite and risk < self._lowest:
             self._lowest = self.risk = risk
             self.epoch = epoch
