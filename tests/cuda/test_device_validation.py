@@ -10,6 +10,7 @@ import pytest
 from libraries import host, put
 
 import cbokernels as cbk
+from cbokernels import _records
 
 NET = cbk.TwoLayer(2, 5, 1, "tanh")
 CLASSES = cbk.TwoLayer(3, 4, 3)
@@ -140,3 +141,31 @@ def test_ctrl_c_returns_the_epochs_that_are_done(cuda):
     np.testing.assert_array_equal(result.particles, expected.particles)
     np.testing.assert_array_equal(result.history["validation_risk"], expected.history["validation_risk"])
     np.testing.assert_array_equal(result.best, expected.best)
+
+
+def test_resumed_prices_of_any_size_count(cuda, tmp_path):
+    path, method = tmp_path / "run", METHODS["transport"]
+    whole = run(method, epochs=8)
+    run(method, epochs=3, checkpoint=path)
+    *_, (header, arrays) = _records.records(path)
+    arrays["state.prices"] = np.full_like(arrays["state.prices"], 1e300)
+    with open(path, "wb") as file:
+        _records.write_record(file, header, arrays)
+    resumed = run(method, epochs=8, checkpoint=path, resume=True)
+    np.testing.assert_array_equal(resumed.particles, whole.particles)
+    np.testing.assert_array_equal(resumed.best, whole.best)
+    assert (resumed.best_epoch, resumed.message) == (whole.best_epoch, whole.message)
+
+
+def test_the_data_are_sent_once(emulated, monkeypatch):
+    sent = []
+
+    def count(on, address, values):
+        sent.append(values.shape)
+        emulated.module.write_memory(on, address, values)
+
+    monkeypatch.setattr(emulated, "write_memory", count, raising=False)
+    run(validation=(X_NEW, Y_NEW), metrics="mae", epochs=5)
+    points = [shape for shape in sent if shape == (NET.size,)]
+    assert sorted(set(sent) - {(NET.size,)}) == [(1, 11, 1), (1, 23, 1), (11, 2), (23, 2)]
+    assert len(sent) == 4 + len(points)
