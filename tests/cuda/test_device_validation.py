@@ -169,3 +169,16 @@ def test_the_data_are_sent_once(emulated, monkeypatch):
     points = [shape for shape in sent if shape == (NET.size,)]
     assert sorted(set(sent) - {(NET.size,)}) == [(1, 11, 1), (1, 23, 1), (11, 2), (23, 2)]
     assert len(sent) == 4 + len(points)
+
+
+def test_the_error_of_a_metric_is_the_runs(cuda, tmp_path):
+    def fails(y, outputs):
+        calls.append(len(y))
+        if len(calls) == 3:
+            raise ZeroDivisionError("mine")
+        return 1 / (len(calls) < 3)
+
+    calls = []
+    with pytest.raises(ZeroDivisionError, match="mine") as error:
+        run(metrics={"mine": fails}, checkpoint=tmp_path / "run")
+    assert error.value.__context__ is None

@@ -18,7 +18,7 @@ from .._arrays import Array
 from .._extras import extra
 from .._files import reading
 from .._records import Snapshot
-from ..errors import CboError, CboWarning
+from ..errors import CboWarning
 from ..methods.base import Done, Method
 from ..network import TwoLayer
 from ..result import Result, State, lowest
@@ -99,7 +99,7 @@ class Runner(Watched, Protocol):
 
 
 def run(problem: Any, method: Method, runner: Runner, options: Options) -> Result:
-    """Run to the last epoch, or until the callback says True. To be called by the public function itself:
+    """Run to the last epoch, or until something stops the run. To be called by the public function itself:
     the warnings point at its caller."""
     began = time.perf_counter()
     records = Records(runner, options)
@@ -164,10 +164,10 @@ def _middle(value: Any) -> float:
 
 
 def _says_stop(callback: Callable[[State], object], runner: Runner, row: Row, options: Options) -> bool:
-    names = ("epoch", "risk", "alpha", "ess", "variance")
-    fields = {name: np.copy(row[name]) if np.ndim(row[name]) else row[name] for name in names}
-    further = () if options.evaluation is None else options.evaluation.columns
-    metrics = {name: np.copy(row[name]) if np.ndim(row[name]) else row[name] for name in further}
+    """Call the callback after an epoch; whether the run is to end."""
+    own = {name: np.copy(value) if np.ndim(value) else value for name, value in row.items()}
+    metrics = {} if options.evaluation is None else {name: own[name] for name in options.evaluation.columns}
+    fields = {name: own[name] for name in ("epoch", "risk", "alpha", "ess", "variance")}
     state = State._later(lambda: runner.particles, point=runner.point.copy(), metrics=metrics, **fields)
     try:
         stop = bool(callback(state))
@@ -281,9 +281,9 @@ class Records:
         try:
             for done in self._runner.finish(self.epochs):
                 self.append(done, seconds)
-        except CboError:
+        except Exception:  # on a card: the particles are not those of an epoch that was handed out
             self._kept_epochs = 0
-            return  # on a card: the particles are not those of an epoch that was handed out
+            return
         if self._resting:
             self._kept_epochs, self._kept = self.epochs, self._arrays()
         if self._store is not None and self._kept_epochs > self._store.epochs:

@@ -53,7 +53,6 @@ class Best:
         self._stopping, self._validated = stopping, validated
         self._every = every if validated else 1  # epochs without a validation tell nothing
         self.point = np.zeros_like(point)  # the best one, once there is one
-        self.risk, self.epoch = math.nan, 0  # NaN and 0 as long as there is none
         self.last = math.nan  # the watched risk where it was last known
         self._lowest = math.inf
         self._level, self._since = math.inf, 0  # the risk that last fell by more than the tolerance; when
@@ -67,8 +66,7 @@ class Best:
         risk = watched if type(watched) is float else float(np.mean(watched))
         finite, self.last = math.isfinite(risk), risk
         if finite and risk < self._lowest:
-            self._lowest = self.risk = risk
-            self.epoch = epoch
+            self._lowest = risk
             if point is not None:
                 np.copyto(self.point, point)
         target, patience = self._stopping.target, self._stopping.patience
@@ -104,4 +102,4 @@ class Best:
         """Whether a run that stopped for this reason has done what it was to do."""
         if self._stopping.target is not None:
             return self._lowest <= self._stopping.target
-        return stopped != "interrupt" and self.epoch > 0
+        return stopped != "interrupt" and self._lowest < math.inf
