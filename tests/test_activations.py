@@ -1,4 +1,4 @@
-"""Each activation by itself, against SciPy and NumPy in float64, and its slope where it is close to a limit."""
+"""Each activation by itself, against SciPy and NumPy in float64, and its slope close to a limit."""
 
 import json
 import os
