@@ -353,10 +353,10 @@ LABELS = np.zeros(6, int)
         ({"y": Y[:, 0]}, ValueError, ["y", "[6, 2]", "[6]"]),
         ({"y": Y.astype("f8")}, TypeError, ["y", "float32", "float64"]),
         ({"y": LABELS}, TypeError, ["y", "float32", "int64"]),
-        ({"y": Y.tolist()}, TypeError, ["y", "array", "list"]),
+        ({"y": "Y"}, TypeError, ["y", "array", "str"]),
         ({"loss": "mae"}, ValueError, ["loss", "'mse'", "'cross_entropy'", "'mae'"]),
         ({"loss": "cross_entropy"}, TypeError, ["y", "integers", "float32"]),
-        ({"loss": "cross_entropy", "y": LABELS > 0}, TypeError, ["y", "integers", "bool"]),
+        ({"loss": "cross_entropy", "y": LABELS.astype(complex)}, TypeError, ["y", "integers", "complex"]),
         ({"loss": "cross_entropy", "y": LABELS[1:]}, ValueError, ["y", "[6]", "[5]"]),
         (
             {"loss": "cross_entropy", "y": np.array([0, 0, 2, 0, 0, 0])},

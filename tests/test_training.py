@@ -302,7 +302,7 @@ TASKS = "several tasks are for MultiTaskCBO and TransportCBO"
         ({"x": NAN}, ValueError, r"x must be finite as float32, got nan at \[3, 0\]"),
         ({"x": X * 1e300}, ValueError, r"x must be finite as float32, got inf"),
         ({"x": X.astype(complex)}, TypeError, r"x must hold real numbers, got complex128"),
-        ({"x": X.tolist()}, TypeError, r"x must be an array .* got list"),
+        ({"x": "X"}, TypeError, r"x must be an array .* got str"),
         ({"y": Y[:5]}, ValueError, r"y must have shape \[6\], got \[5\]"),
         ({"y": np.full(6, np.inf)}, ValueError, r"y must be finite as float32, got inf at \[0\]"),
         ({"y": NAN}, ValueError, r"y must be finite as float32, got nan at \[3, 0\]"),

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _cpu
+from . import _cpu, _modules
 from ._arrays import Array, Call, like, view
 from ._checks import FLOATS, WORD, boolean, choice, float_dtype, integer, kind, real, threads
 from ._checks import seed as check_seed
@@ -29,7 +29,7 @@ SCALINGS = ("mean", "none")
 class TwoLayer:
     """A two-layer network's shape; it holds no parameters.
 
-    inputs, width, outputs: d, M and C, each at least 1.
+    inputs, width, outputs: d, M and C, each at least 1; outputs is 1 unless it is said.
     activation: "relu" (default), "tanh", "sigmoid", "gelu" (exact, by erf), "softplus" or "identity".
     scaling: "mean" (default) divides the sum over neurons by M, the mean-field scaling; "none" does not.
     output_bias: whether theta ends with one bias per output (default False).
@@ -39,7 +39,7 @@ class TwoLayer:
 
     inputs: int
     width: int
-    outputs: int
+    outputs: int = 1
     activation: str = "relu"
     scaling: str = "mean"
     output_bias: bool = False
@@ -100,7 +100,10 @@ class TwoLayer:
 
         TypeError unless theta is a float32 or float64 array, ValueError unless its last axis has D entries.
         """
-        lead = self._check(theta, "theta", (self.size,), f"[..., {self.size}]")
+        return self._parts(theta, self._check(theta, "theta", (self.size,), f"[..., {self.size}]"))
+
+    def _parts(self, theta: Any, lead: tuple[int, ...]) -> tuple[Any, Any, Any, Any]:
+        """As `unpack`, of a theta that has been checked, with these leading axes."""
         w, b, c = self._ends
         return (
             theta[..., :w].reshape(*lead, self.width, self.inputs),
@@ -111,6 +114,9 @@ class TwoLayer:
 
     def pack(self, w: Any, b: Any, c: Any, a: Any = None) -> Any:
         """theta [..., D], new, from w [..., M, d], b [..., M], c [..., C, M] and, with output_bias, a.
+
+        The weights of two nn.Linear are those of scaling="none"; under the default, "mean", their sum is
+        divided by M once more. `from_torch` takes a module as it is.
 
         All of one dtype (TypeError) and with the same leading axes (ValueError).
         """
@@ -133,6 +139,34 @@ class TwoLayer:
                 raise ValueError(f"{name} must have shape {[*lead, *shapes[name]]}, got {list(part.shape)}")
             flat.append(part.reshape(*lead, math.prod(shapes[name])))
         return like(w, np.concatenate(flat, axis=-1))
+
+    @classmethod
+    def from_torch(cls, module: Any) -> tuple[TwoLayer, Any]:
+        """The network of a PyTorch module, with scaling="none", and its parameters: (net, theta [1, D]).
+
+        module: a torch.nn.Sequential of Linear, activation, Linear. The activation is ReLU, Tanh, Sigmoid,
+        GELU(approximate="none"), Softplus() or Identity. A first Linear without bias has biases of 0 here.
+        theta is a new tensor on the module's device, of its dtype; the outputs are the module's.
+
+        ValueError for any other module, TypeError unless its parameters are float32 or float64.
+        """
+        *layers, output_bias, theta = _modules.read(module)
+        return cls(*layers, scaling="none", output_bias=output_bias), theta
+
+    def to_torch(self, theta: Any) -> Any:
+        """A torch.nn.Sequential(Linear, activation, Linear) with the outputs of theta [D].
+
+        Its parameters are new tensors of theta's dtype where theta lies; the scaling goes into the last layer.
+        Drawing no random numbers, it leaves PyTorch's generators as they are.
+
+        TypeError unless theta is a float32 or float64 array, ValueError unless its shape is [D] (of an
+        ensemble take one network, theta[n]).
+        """
+        own = _modules.tensor(theta)
+        if tuple(own.shape) != (self.size,):
+            raise ValueError(f"theta must have shape [{self.size}], one network's, got {list(own.shape)}")
+        w, b, c, a = self._parts(own, ())
+        return _modules.write(self.activation, w, b, c / self.width if self.scaling == "mean" else c, a)
 
     def atoms(self, theta: Any) -> Any:
         """Atoms [..., M, d + 1 + C], new: (w, b, c) of each neuron of theta [..., D].

@@ -14,6 +14,7 @@ from ._arrays import HOST, Array, check_shape
 from ._checks import FLOATS, boolean
 from ._extras import extra
 from ._files import checked_path, read_arrays, reading, write_arrays
+from ._inputs import readable
 from ._records import is_checkpoint, read
 from .methods.base import Method
 from .network import TwoLayer
@@ -212,7 +213,7 @@ class Result:
     def _inputs(self, x: Any, function: str) -> tuple[TwoLayer, Array]:
         if self.net is None:
             raise ValueError(f"{function} expects the result of training a network, got one of minimize")
-        inputs = HOST.host(HOST.floats(x, "x", self.particles.dtype))
+        inputs = HOST.host(HOST.floats(readable(x, "x"), "x", self.particles.dtype))
         HOST.check_finite(inputs, "x")
         return self.net, inputs
 

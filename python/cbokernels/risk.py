@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _cpu
-from ._arrays import AS_THETA, Array, Call, Values, call_of
+from ._arrays import AS_THETA, Array, Call, Values, call_of, text
 from ._checks import FLOATS, choice, float_dtype, integer, threads, unit
+from ._inputs import read_as, readable
 from ._kinds import LOSSES, takes_labels
 from .network import TwoLayer, check_network
 
@@ -25,6 +26,8 @@ def forward(
     net: TwoLayer, theta: Any, x: Any, *, precision: str = "float32", num_threads: int | None = None
 ) -> Any:
     """Outputs [N, S, C] of networks theta [N, D] on inputs x [S, d], all of theta's dtype.
+
+    x may also be a list or a data frame, which is read into theta's dtype; arrays are never cast.
 
     TypeError unless theta is float32 or float64 and x shares its dtype; ValueError for other shapes,
     empty axes, a precision (see `risk`) that there is not and num_threads below 1.
@@ -49,8 +52,10 @@ def risk(
 ) -> Any:
     """Risks [N], float64, of networks theta [N, D] on inputs x [S, d] and targets y.
 
-    loss="mse": y [S] (one output) or [S, C], of theta's dtype. loss="cross_entropy": y [S], labels in [0, C)
-    of any integer dtype. The same bits for any number of threads. Exact zeros of x may be skipped.
+    loss="mse": y [S] or [S, 1] (one output) or [S, C], of theta's dtype. loss="cross_entropy": y [S] or
+    [S, 1], labels in [0, C) of any integer or boolean dtype. x and y may also be lists or frames of pandas or
+    Polars, which are read into theta's dtype; arrays are never cast. The same bits for any number of threads.
+    Exact zeros of x may be skipped.
 
     precision: of float32's matrix products on a card, "float32" (as accurate as fp32 arithmetic), "tf32" or
     "bf16" (their factors rounded to 11 or 8 bits, where tensor cores are used); CPU and float64 arrays have
@@ -86,7 +91,7 @@ def task_risks(
     """
     call = call_of(theta, "theta")
     particles = call.array(theta, "theta", FLOATS, ("N", check_network(net).size))
-    inputs = call.view(x, "x")
+    inputs = call.view(read_as(x, "x", particles.dtype), "x")
     own = ("T",) if inputs.ndim == 3 else ()
     inputs = call.array(inputs, "x", (particles.dtype,), (*own, "S", net.inputs), AS_THETA)
     targets = _targets(net, ys, "ys", inputs.shape[:-2] or ("T",), inputs, loss, call)
@@ -178,7 +183,8 @@ def plan(
 def _ensemble(net: TwoLayer, theta: Any, x: Any) -> tuple[Call, Values, Values]:
     call = call_of(theta, "theta")
     particles = call.array(theta, "theta", FLOATS, ("N", check_network(net).size))
-    return call, particles, call.array(x, "x", (particles.dtype,), ("S", net.inputs), AS_THETA)
+    inputs = read_as(x, "x", particles.dtype)
+    return call, particles, call.array(inputs, "x", (particles.dtype,), ("S", net.inputs), AS_THETA)
 
 
 def _targets(
@@ -186,11 +192,19 @@ def _targets(
 ) -> Values:
     """Targets as the compiled module takes them: [T, S, C] values or [T, S] int32 labels."""
     samples = x.shape[-2]
-    if takes_labels(choice(loss, "loss", LOSSES)):
-        labels = call.integers(y, name, (*tasks, samples), net.outputs, "labels of the network's outputs")
-        return labels.reshape(-1, samples)
     shape: tuple[int | str, ...] = (*tasks, samples)
-    values = call.view(y, name)
+    if takes_labels(choice(loss, "loss", LOSSES)):
+        values = call.view(readable(y, name), name)
+        if values.ndim == len(shape) + 1 and values.shape[-1] == 1:
+            values = values.reshape(*values.shape[:-1])
+        labels = call.integers(values, name, shape, net.outputs, "labels of the network's outputs")
+        return labels.reshape(-1, samples)
+    values = call.view(read_as(y, name, x.dtype), name)
+    if net.outputs > 1 and values.ndim == len(shape) and values.dtype == x.dtype:
+        raise ValueError(
+            f"{name} must have shape {text((*shape, net.outputs))} for loss {loss!r}, got "
+            f"{text(values.shape)}: if it holds class labels, give them as integers and loss 'cross_entropy'"
+        )
     if net.outputs > 1 or values.ndim > len(shape):
         shape = (*shape, net.outputs)
     values = call.array(values, name, (x.dtype,), shape, AS_THETA)

@@ -143,9 +143,9 @@ class BaseCall(abc.ABC, Generic[A]):
         return a if a.dtype == dtype else self._cast(a, name, dtype)
 
     def integers(self, value: Any, name: str, shape: Sequence[int | str], stop: int, meaning: str) -> A:
-        """An int32 array of integers in [0, stop), from any integer dtype. What lies on a card the host does
+        """An int32 array of integers in [0, stop), from any integer dtype or booleans. What lies on a card the host does
         not see: there the range is the kernel's to check."""
-        a = self._integers(value, name, shape)
+        a = self._integers(value, name, shape, "iub")
         if not self.on_device:
             self.check_range(a, name, stop, meaning)
         return a if a.dtype == np.int32 else self._cast(a, name, np.dtype(np.int32))
@@ -155,9 +155,9 @@ class BaseCall(abc.ABC, Generic[A]):
         a = self._integers(value, name, shape)
         return self.copy(a) if a.dtype == np.int64 else self._cast(a, name, np.dtype(np.int64))
 
-    def _integers(self, value: Any, name: str, shape: Sequence[int | str]) -> A:
+    def _integers(self, value: Any, name: str, shape: Sequence[int | str], kinds: str = "iu") -> A:
         a = self.view(value, name)
-        if a.dtype.kind not in "iu":
+        if a.dtype.kind not in kinds:
             raise TypeError(f"{name} must hold integers, got {a.dtype}")
         check_shape(a, name, shape)
         return a

@@ -19,6 +19,13 @@ from .call import Array, BaseCall, Changed, check_shape
 # DLPack device types: host memory that any thread may read, and CUDA memory (plain, managed).
 _HOST, CUDA_TYPES = (1, 3), (2, 13)
 
+_BRIDGE = "cbokernels.torch.risk, which is differentiable by theta and can be mapped over it"
+NO_GRAD = f"must not require grad, got a tensor that does: detach it first, or take {_BRIDGE}"
+NOT_MAPPED = (
+    "must be a tensor with memory of its own, got one inside of torch.func (vmap, grad): kernels take whole "
+    f"ensembles [N, D] without it; or take {_BRIDGE}"
+)
+
 
 def view(value: Any, name: str) -> Array:
     """NumPy view of a CPU array of any library, without a copy."""
@@ -73,16 +80,24 @@ def is_torch(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def is_mapped(tensor: Any) -> bool:
+    """Whether a tensor stands for many, or for one that is being differentiated, inside of torch.func."""
+    functorch = getattr(sys.modules["torch"]._C, "_functorch", None)
+    return bool(functorch is not None and functorch.is_functorch_wrapped_tensor(tensor))
+
+
 def _from_torch(tensor: Any, name: str) -> Array:
     if tensor.device.type == "cuda":
         _refuse_cuda(name)
     if tensor.device.type != "cpu":
         raise TypeError(f"{name} must lie in CPU memory, got a tensor on {tensor.device}")
     if tensor.requires_grad:
-        raise TypeError(f"{name} must not require grad, got a tensor that does: detach it first")
+        raise TypeError(f"{name} {NO_GRAD}")
     try:
         result: Array = tensor.numpy()
     except (RuntimeError, TypeError) as error:
+        if is_mapped(tensor):
+            raise TypeError(f"{name} {NOT_MAPPED}") from error
         raise TypeError(
             f"{name} must be a dense float32, float64 or integer tensor, got {tensor.layout} {tensor.dtype}"
         ) from error

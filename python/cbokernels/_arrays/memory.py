@@ -14,7 +14,7 @@ import numpy as np
 
 from .._checks import kind
 from . import dlpack, libraries
-from .host import CUDA_TYPES, dlpack_device, is_torch
+from .host import CUDA_TYPES, NO_GRAD, NOT_MAPPED, dlpack_device, is_mapped, is_torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +89,15 @@ class Memory(NamedTuple):
 def memory_of(value: Any, name: str, stream: int) -> Memory:
     """Where an array lies, for use on `stream`."""
     if is_torch(value) and value.requires_grad:
-        raise TypeError(f"{name} must not require grad, got a tensor that does: detach it first")
+        raise TypeError(f"{name} {NO_GRAD}")
     try:
         exports = not libraries.is_ordered(value) and hasattr(value, "__dlpack__")
         interface = None if exports else getattr(value, "__cuda_array_interface__", None)
         if interface is None:
             return _exported(value, stream or 1)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        if is_torch(value) and is_mapped(value):
+            raise TypeError(f"{name} {NOT_MAPPED}") from error
         raise TypeError(f"{name} cannot be read, got {kind(value)}: {error}") from error
     if interface.get("mask") is not None:
         raise TypeError(f"{name} must be an array without a mask, got {kind(value)}")

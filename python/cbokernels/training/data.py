@@ -58,7 +58,7 @@ def training_data(
         check_shape(x, of_x, (*own, "S", net.inputs))
     given = call.view(y, of_y)
     if loss is None:
-        loss = "cross_entropy" if given.dtype.kind in "iu" and net.outputs > 1 else "mse"
+        loss = "cross_entropy" if given.dtype.kind in "iub" and net.outputs > 1 else "mse"
     labels = takes_labels(choice(loss, "loss", LOSSES))
     if task_axes == ():
         _check_one_task(net, x, given, labels, names)
@@ -113,10 +113,11 @@ def _check_one_task(net: TwoLayer, x: Values, y: Values, labels: bool, names: tu
 
 
 def _axes_shown(net: TwoLayer, x: Values, y: Values, loss: str) -> tuple[str, ...]:
-    """("T",) where y has more axes than one task's. A column [S, 1] of one output's values is one task."""
-    axes = 1 if takes_labels(loss) else 2
-    if axes == 2 and net.outputs == 1 and y.ndim == 2 and (y.shape[1] != 1 or len(x) == 1 < len(y)):
-        axes = 1
+    """("T",) where y has more axes than one task's. A column [S, 1] of one output's values, or of labels, is
+    one task."""
+    axes = 2
+    if takes_labels(loss) or net.outputs == 1:
+        axes = 2 if y.ndim == 2 and y.shape[1] == 1 and not len(x) == 1 < len(y) else 1
     return ("T",) if y.ndim > axes else ()
 
 

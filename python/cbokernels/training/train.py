@@ -14,10 +14,12 @@ from .._arrays import HOST, Array, call_of, on_cuda, view
 from .._checks import FLOATS, PRECISIONS, WORD, boolean, choice, float_dtype, integer, threads
 from .._checks import precision as check_precision
 from .._checks import seed as check_seed
+from .._inputs import readable
 from ..errors import CudaUnavailableError
 from ..methods.base import Method, Setting, check_method
 from ..network import TwoLayer, check_network
 from ..result import Result, State, pack_net
+from .advice import advise
 from .card import CardScored, DeviceStepper
 from .checkpoint import alone, fingerprint
 from .checkpoint import checkpoint as check_checkpoint
@@ -65,10 +67,12 @@ def train(
     method: `CBO`, `ConsensusHopping`, `MultiTaskCBO`, `TransportCBO`, `Adam`, `Hybrid`, `HeavyBall` or
         `GradientFlow`.
 
-    y: [S] (C = 1) or [S, C] for "mse", the sum over outputs of squares; [S] integers in [0, C) for
-        "cross_entropy"; for `MultiTaskCBO` with an axis of T tasks before these, which x may have too,
-        for `TransportCBO` with or without. x, and y for "mse", are cast to `dtype` once and must be finite.
-    loss: "mse" or "cross_entropy"; None: cross entropy when y holds integers and C > 1, else mse.
+    x: arrays of any real dtype, lists, or frames of pandas or Polars; y too.
+    y: [S] or [S, 1] (C = 1) or [S, C] for "mse", the sum over outputs of squares; [S] or [S, 1] integers in
+        [0, C), or booleans, for "cross_entropy"; for `MultiTaskCBO` with an axis of T tasks before these,
+        which x may have too, for `TransportCBO` with or without. x, and y for "mse", are cast to `dtype` once
+        and must be finite.
+    loss: "mse" or "cross_entropy"; None: cross entropy when y holds integers or booleans and C > 1, else mse.
     batch_size: samples per step, S'. Each epoch is one shuffled partition of the data, a smaller last batch
         kept, one step per batch. None: the whole data in their own order, one step per epoch.
     seed: in [0, 2^64). The same seed gives the same bits for any number of threads.
@@ -114,7 +118,8 @@ def train(
     that flies apart, most of its coordinates' standard deviations 10^8 times the initial ones; a checkpoint
     that could not be written; an ensemble that collapsed, which is to say that the standard deviation of nine
     coordinates in ten fell below 1e-6 of the initial one. The last and the third of these only while the risk
-    is above 1e-6 of the first epoch's. `ConsensusError` when no particle has a finite risk.
+    is above 1e-6 of the first epoch's. Also, before the run, of columns of x, and of y, that are not scaled or
+    constant, and of integer labels that would be taken as values. `ConsensusError` when no particle has a finite risk.
 
     On a card ("cuda") data and particles stay there; the noise is the CPU's bit for bit, the risks are summed
     in another order. x, y and theta may be NumPy arrays, which are copied to the first device; or x and y lie
@@ -141,10 +146,12 @@ def train(
     returns = choice(on_interrupt, "on_interrupt", ("raise", "return")) == "return"
     store = check_checkpoint(checkpoint, every, resume)
     on_card = device == "cuda"
+    x, y = readable(x, "x"), readable(y, "y")
     if not on_card and on_cuda(x) and cuda.is_available():
         raise TypeError("x lies in CUDA memory: train on it with device='cuda'")
     call = call_of(x, "x") if on_card else HOST
     data = training_data(call, net, x, y, loss, dtype, method._task_axes)
+    advise(data, call.view(y, "y"), net, loss)
     if store is not None and not on_card:  # which vouches for them: nobody may change them
         own = (call.apart(data.x, view(x, "x")), call.apart(data.y, view(y, "y")))
         data = dataclasses.replace(data, x=own[0], y=own[1])

@@ -1,0 +1,63 @@
+"""The risk of networks as an objective function for CBXpy, which has many more dynamics of this kind.
+
+    f = cbokernels.cbx.objective(net, x, y)
+    cbx.dynamics.CBO(f, f_dim="3D", x=particles).optimize()    # particles (M, N, D)
+
+CBXpy itself is not needed to make one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._arrays import call_of
+from ._checks import choice
+from ._inputs import readable
+from ._kinds import LOSSES, takes_labels
+from .network import TwoLayer, check_network
+from .risk import risk
+
+
+class Objective:
+    """Risks (M, N) of networks (M, N, D), one row for each of M runs, as `objective` describes them."""
+
+    def __init__(self, net: TwoLayer, x: Any, y: Any, loss: str, num_threads: int | None) -> None:
+        self.net, self._loss, self._threads = check_network(net), choice(loss, "loss", LOSSES), num_threads
+        self._x, self._y = readable(x, "x"), readable(y, "y")
+        self._cast: dict[str, tuple[Any, Any]] = {}  # x and y by the dtype that they have been cast to
+
+    def __call__(self, particles: Any) -> Any:
+        """Risks [...], float64, of particles [..., D], where these lie and in their array type."""
+        size, shape = self.net.size, tuple(particles.shape)
+        if shape[-1:] != (size,):
+            raise ValueError(f"particles must have shape [..., {size}], got {list(shape)}")
+        theta = particles.reshape(-1, size)
+        x, y = self._data(theta)
+        risks = risk(self.net, theta, x, y, loss=self._loss, num_threads=self._threads)
+        return risks.reshape(shape[:-1])
+
+    def _data(self, theta: Any) -> tuple[Any, Any]:
+        key = f"{type(theta)} {theta.dtype}"
+        if key not in self._cast:
+            call = call_of(theta, "particles")
+            dtype = call.view(theta, "particles").dtype
+            labels = takes_labels(self._loss)
+            x = call.result(call.floats(self._x, "x", dtype))
+            y = self._y if labels else call.result(call.floats(self._y, "y", dtype))
+            self._cast[key] = x, y
+        return self._cast[key]
+
+
+def objective(net: TwoLayer, x: Any, y: Any, *, loss: str = "mse", num_threads: int | None = None) -> Objective:
+    """A function from particles (M, N, D) to their risks (M, N), float64, for CBXpy with f_dim="3D".
+
+    The particles' dtype, float64 unless CBXpy is given others, decides the arithmetic; x [S, d] and y are cast
+    to it once. They, loss and num_threads are otherwise as in `cbokernels.risk`. The function takes arrays
+    [..., D] of any number of axes, NumPy's or PyTorch's, with x and y on the same device.
+
+    ValueError for an unknown loss, and those of `cbokernels.risk` when the function is called.
+    """
+    return Objective(net, x, y, loss, num_threads)
+
+
+__all__ = ["objective"]
