@@ -156,8 +156,8 @@ class TwoLayer:
     def to_torch(self, theta: Any) -> Any:
         """A torch.nn.Sequential(Linear, activation, Linear) with the outputs of theta [D].
 
-        Its parameters are new tensors of theta's dtype where theta lies; the scaling goes into the last layer.
-        Drawing no random numbers, it leaves PyTorch's generators as they are.
+        Its parameters are new tensors of theta's dtype where theta lies; the scaling goes into the last
+        layer. No random numbers are drawn.
 
         TypeError unless theta is a float32 or float64 array, ValueError unless its shape is [D] (of an
         ensemble take one network, theta[n]).

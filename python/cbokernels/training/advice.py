@@ -12,8 +12,8 @@ from ..errors import CboWarning
 from ..network import TwoLayer
 from .data import Data
 
-# Networks start with weights of size 1 and find it hard to leave them far behind. Bytes of pictures are trained
-# on all the same.
+# Networks start with weights of size 1 and find it hard to leave them far behind. Bytes of pictures are
+# trained on all the same.
 _LARGE, _SMALL = 300.0, 1e-3
 _LARGE_TARGET = 100.0
 _OFFSET = 100.0  # mean over standard deviation, from which a neuron's kink does not reach the data

@@ -118,8 +118,9 @@ def train(
     that flies apart, most of its coordinates' standard deviations 10^8 times the initial ones; a checkpoint
     that could not be written; an ensemble that collapsed, which is to say that the standard deviation of nine
     coordinates in ten fell below 1e-6 of the initial one. The last and the third of these only while the risk
-    is above 1e-6 of the first epoch's. Also, before the run, of columns of x, and of y, that are not scaled or
-    constant, and of integer labels that would be taken as values. `ConsensusError` when no particle has a finite risk.
+    is above 1e-6 of the first epoch's. Also, before the run: columns of x, or y, of a size that training can
+    hardly reach; constant columns far from 0; class labels that would be taken as values. `ConsensusError`
+    when no particle has a finite risk.
 
     On a card ("cuda") data and particles stay there; the noise is the CPU's bit for bit, the risks are summed
     in another order. x, y and theta may be NumPy arrays, which are copied to the first device; or x and y lie
