@@ -94,7 +94,10 @@ def _bias(torch: Any, linear: Any) -> Any:
 def _activation(nn: Any, module: Any) -> str:
     classes = _classes(nn)
     name = next((name for name, cls in classes.items() if _is(module, cls)), None)
-    exact = {"gelu": {"approximate": "none"}, "softplus": {"beta": 1, "threshold": 20}}
+    exact: dict[str, dict[str, Any]] = {
+        "gelu": {"approximate": "none"},
+        "softplus": {"beta": 1, "threshold": 20},
+    }
     if name is None:
         known = ", ".join(cls.__name__ for cls in classes.values())
         raise ValueError(f"module must have one of the activations {known}, got {module}")
@@ -105,6 +108,5 @@ def _activation(nn: Any, module: Any) -> str:
 
 
 def _kinds(module: Any) -> str:
-    children = getattr(module, "children", lambda: [])()
-    inside = ", ".join(type(child).__name__ for child in children)
+    inside = ", ".join(type(child).__name__ for child in getattr(module, "children", list)())
     return f"{type(module).__name__} of {inside}" if inside else repr(module)[:80]

@@ -54,8 +54,8 @@ def objective(
     """A function from particles (M, N, D) to their risks (M, N), float64, for CBXpy with f_dim="3D".
 
     The particles' dtype, float64 unless CBXpy is given others, decides the arithmetic; x [S, d] and y are
-    cast to it once. They, loss and num_threads are otherwise as in `cbokernels.risk`. The function takes arrays
-    [..., D] of any number of axes, NumPy's or PyTorch's, with x and y on the same device.
+    cast to it once. They, loss and num_threads are otherwise as in `cbokernels.risk`. The function takes
+    arrays [..., D] of any number of axes, NumPy's or PyTorch's, with x and y on the same device.
 
     ValueError for an unknown loss, and those of `cbokernels.risk` when the function is called.
     """

@@ -150,8 +150,12 @@ class TwoLayer:
 
         ValueError for any other module, TypeError unless its parameters are float32 or float64.
         """
-        *layers, output_bias, theta = _modules.read(module)
-        return cls(*layers, scaling="none", output_bias=output_bias), theta
+        found = _modules.read(module)
+        net = cls(
+            found.inputs, found.width, found.outputs, found.activation, scaling="none",
+            output_bias=found.output_bias,
+        )  # fmt: skip
+        return net, found.theta
 
     def to_torch(self, theta: Any) -> Any:
         """A torch.nn.Sequential(Linear, activation, Linear) with the outputs of theta [D].

@@ -3,8 +3,8 @@
     CBOClassifier(method="hopping", width=50).fit(x, y).predict_proba(x)
     CBORegressor(ensemble=50).fit(x, y).predict(x, return_std=True)
 
-They go where scikit-learn's go: into pipelines and grid searches (`method__alpha` too), with frames and labels
-of any kind.
+They go where scikit-learn's go: into pipelines and grid searches (`method__alpha` too), with frames and
+labels of any kind.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _RECIPES = {
         30, 64, False,
     ),
     "hybrid": _Recipe(lambda n: Hybrid(particles=50, dt=Exponential(0.1, 0.01)), 20, 64, False),
-    "cbo": _Recipe(lambda n: CBO(alpha=np.inf, floor=Exponential(0.1, 0.001)), 300, None, False),
+    "cbo": _Recipe(lambda n: CBO(alpha=np.inf, floor=Exponential(0.1, 0.001)), 200, None, False),
 }  # fmt: skip
 _NAMES = {Adam: "adam", ConsensusHopping: "hopping", Hybrid: "hybrid", CBO: "cbo"}
 
@@ -71,7 +71,7 @@ class _Networks(BaseEstimator):  # type: ignore[misc]
         activation: str = "relu",
         ensemble: int = 1,
         epochs: int | None = None,
-        batch_size: int | str | None = "auto",
+        batch_size: Any = "auto",
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
@@ -97,13 +97,14 @@ class _Networks(BaseEstimator):  # type: ignore[misc]
     def set_params(self, **params: Any) -> _Networks:
         """Set parameters; `method__<name>` sets one of the method's, a name being the method that it means.
 
-        A method does not change: the estimator gets a new one. ValueError for names that there are not.
+        A method does not change: the estimator gets a new one. ValueError for names that the estimator does
+        not have, TypeError for names that the method does not have.
         """
         nested = {key: params.pop(key) for key in list(params) if key.startswith("method__")}
         super().set_params(**params)
         if nested:
             changes = {key.removeprefix("method__"): value for key, value in nested.items()}
-            self.method = self._chosen()[0].set_params(**changes)
+            self.method = dataclasses.replace(self._chosen()[0], **changes)
         return self
 
     def _chosen(self) -> tuple[Method, _Recipe]:
@@ -115,7 +116,7 @@ class _Networks(BaseEstimator):  # type: ignore[misc]
             if name is None:
                 known = ", ".join(cls.__name__ for cls in _NAMES)
                 raise ValueError(f"method must be one of {known}, or a name, got {type(method).__name__}")
-            if name == "adam" and ensemble > 1:
+            if isinstance(method, Adam) and ensemble > 1:
                 method = dataclasses.replace(method, particles=ensemble)
         else:
             name = choice(method, "method", tuple(_RECIPES))
@@ -219,7 +220,7 @@ class CBORegressor(RegressorMixin, _Networks):  # type: ignore[misc]
         own, whose parameters are then also `method__alpha` and so on.
     width: hidden neurons. activation: as in `TwoLayer`.
     ensemble: independent networks that "adam" trains at once, on the same batches, from different starts.
-    epochs: None is what suits the method: 50, 30, 300 and 20 in the order above. batch_size: "auto" is
+    epochs: None is what suits the method: 50, 30, 200 and 20 in the order above. batch_size: "auto" is
         64, for "cbo" all; None is all.
     early_stopping: keep back `validation_fraction` of the samples and take the networks that were best on
         them; stop when their risk has not fallen by more than `tol` for `n_iter_no_change` epochs.
@@ -296,7 +297,8 @@ class CBOClassifier(ClassifierMixin, _Networks):  # type: ignore[misc]
 
     def _of_network(self, outputs: Array) -> Array:
         likely = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
-        return likely / likely.sum(axis=-1, keepdims=True)
+        shares: Array = likely / likely.sum(axis=-1, keepdims=True)
+        return shares
 
 
 __all__ = ["CBOClassifier", "CBORegressor"]

@@ -38,8 +38,8 @@ def risk(
 
     The risks are independent, so that row n of theta's gradient is d risks[n] / d theta[n] times the gradient
     that comes in for risks[n]. Where theta requires grad they are computed in the forward pass, with the
-    risks; backward multiplies. There are no second derivatives: CboError where one is asked for. `torch.func.grad`
-    and `vmap` over theta work, though theta is an ensemble already.
+    risks; backward multiplies. There are no second derivatives: CboError where one is asked for.
+    `torch.func.grad` and `vmap` over theta work, though theta is an ensemble already.
 
     TypeError where theta is no tensor or x or y require grad, and the errors of `cbokernels.risk`.
     """

@@ -143,7 +143,7 @@ class BaseCall(abc.ABC, Generic[A]):
         return a if a.dtype == dtype else self._cast(a, name, dtype)
 
     def integers(self, value: Any, name: str, shape: Sequence[int | str], stop: int, meaning: str) -> A:
-        """An int32 array of integers in [0, stop), from any integer dtype or booleans. What lies on a card the
+        """An int32 array of integers in [0, stop), from integers or booleans. What lies on a card the
         host does not see: there the range is the kernel's to check."""
         a = self._integers(value, name, shape, "iub")
         if not self.on_device:

@@ -69,7 +69,8 @@ def _trouble(x: Array) -> str:
 def _root_mean_square(x: Array) -> Array:
     """Of the columns, float64."""
     with np.errstate(over="ignore"):
-        return np.sqrt(np.einsum("sd,sd->d", x, x, dtype=np.float64) / len(x))
+        size: Array = np.sqrt(np.einsum("sd,sd->d", x, x, dtype=np.float64) / len(x))
+    return size
 
 
 def _named(columns: Array) -> str:
