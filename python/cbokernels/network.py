@@ -145,7 +145,8 @@ class TwoLayer:
         """The network of a PyTorch module, with scaling="none", and its parameters: (net, theta [1, D]).
 
         module: a torch.nn.Sequential of Linear, activation, Linear. The activation is ReLU, Tanh, Sigmoid,
-        GELU(approximate="none"), Softplus() or Identity. A first Linear without bias has biases of 0 here.
+        GELU(approximate="none"), Softplus() (PyTorch's is linear from 20 on, 2e-9 below the exact one) or
+        Identity. A first Linear without bias has biases of 0 here.
         theta is a new tensor on the module's device, of its dtype; the outputs are the module's.
 
         ValueError for any other module, TypeError unless its parameters are float32 or float64.
