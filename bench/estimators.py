@@ -4,8 +4,8 @@
     python bench/estimators.py [--sets diabetes wine] [--seeds 5] [--width 100]
 
 Five folds, shuffled anew for each seed. The MLPs have their default settings, on data standardised as the
-estimators do it inside, targets too. A score is R² or accuracy on the fold left out: mean and standard deviation
-over folds and seeds. Seconds are of a fit; that of 50 MLPs is 50 times one's.
+estimators do it inside, targets too. A score is R² or accuracy on the fold left out: mean and standard
+deviation over folds and seeds. Seconds are of a fit; that of 50 MLPs is 50 times one's.
 """
 
 from __future__ import annotations

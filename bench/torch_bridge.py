@@ -1,4 +1,4 @@
-"""Training steps of 200 networks in PyTorch, workload A: cbokernels.torch.risk, torch.func, a loop of modules.
+"""Training steps of 200 networks in PyTorch, workload A: the bridge, torch.func, a loop of modules.
 
     pip install torch && python bench/torch_bridge.py [--networks 200] [--rounds 20] [--threads 2]
 
