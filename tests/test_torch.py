@@ -232,7 +232,10 @@ def test_torch_func(loss):
         torch.func.vmap(torch.func.grad(one), 1)(theta.T.contiguous()), slopes, **close
     )
     many = torch.func.vmap(lambda t: bridge.risk(net, t, x, y[loss], loss=loss))
-    torch.testing.assert_close(many(torch.stack([theta, theta.flip(0)]))[1], expected.flip(0), **close)
+    pair = [theta, theta.flip(0)]
+    torch.testing.assert_close(many(torch.stack(pair))[1], expected.flip(0), **close)
+    second = torch.func.vmap(lambda t: bridge.risk(net, t, x, y[loss], loss=loss), 1)
+    torch.testing.assert_close(second(torch.stack(pair, 1))[1], expected.flip(0), **close)
     jacobian = torch.func.jacrev(lambda t: bridge.risk(net, t, x, y[loss], loss=loss))(theta)
     torch.testing.assert_close(jacobian, torch.diag_embed(slopes.T).permute(1, 2, 0), **close)
 
