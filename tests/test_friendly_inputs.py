@@ -62,7 +62,11 @@ def test_frames(library, tmp_path):
     np.testing.assert_array_equal(labelled(inputs, frame["l"]), labelled(X, LABELS))
     saved = trained(NET, inputs, frame["y"], checkpoint=tmp_path / "run.cbk")
     np.testing.assert_array_equal(saved, expected)
-    result = cbk.train(NET, X, VALUES, cbk.CBO(particles=6), epochs=1)
+    other = {"validation": (inputs, frame["y"]), "metrics": ["r2", "mae"]}
+    result = cbk.train(NET, X, VALUES, cbk.CBO(particles=6), epochs=1, **other)
+    same = cbk.train(NET, X, VALUES, cbk.CBO(particles=6), epochs=1, validation=(X, VALUES), metrics=["r2"])
+    for name in ("validation_risk", "validation_r2"):
+        np.testing.assert_array_equal(result.history[name], same.history[name])
     np.testing.assert_array_equal(result.predict(inputs), result.predict(X))
     np.testing.assert_array_equal(result.predict(X.tolist()), result.predict(X))
 
@@ -139,6 +143,8 @@ def test_columns_are_no_tables_of_targets():
     """[S, 1] means [S], and never an outer difference [S, S]."""
     np.testing.assert_array_equal(trained(NET, X, VALUES[:, None]), trained(NET, X, VALUES))
     np.testing.assert_array_equal(labelled(X, LABELS[:, None]), labelled(X, LABELS))
+    np.testing.assert_array_equal(trained(NET, X[:1], VALUES[:1, None]), trained(NET, X[:1], VALUES[:1]))
+    np.testing.assert_array_equal(labelled(X[:1], LABELS[:1, None]), labelled(X[:1], LABELS[:1]))
     theta, x, two = NET.uniform(5, seed=1), X.astype("f4"), TWO.uniform(5, seed=1)
     expected = cbk.reference.risk(NET, theta.astype(float), X, VALUES)
     np.testing.assert_allclose(cbk.risk(NET, theta, x, VALUES[:, None].astype("f4")), expected, rtol=1e-5)
@@ -158,13 +164,13 @@ def test_a_column_of_labels_is_one_task_for_transport():
 
 
 def test_float_labels_are_told_of_integers():
+    theta, x = TWO.uniform(2, seed=0), X.astype("f4")
     for call in (
         lambda: trained(TWO, X, LABELS.astype(float), loss=None),
-        lambda: cbk.risk(TWO, TWO.uniform(2, seed=0), X.astype("f4"), LABELS.astype("f4")),
+        lambda: cbk.risk(TWO, theta, x, LABELS.astype("f4")),
+        lambda: cbk.risk_gradient(TWO, theta, x, LABELS.astype(float).tolist()),
     ):
-        message = (
-            r"y must have shape \[24, 2\] for loss 'mse', got \[24\]: .*class labels.*integers.*cross_entropy"
-        )
+        message = r"y must have shape \[24, 2\], or hold integers as labels for 'cross_entropy', got float"
         with pytest.raises(ValueError, match=message):
             call()
 

@@ -193,7 +193,8 @@ def test_parameters_of_the_method_are_set():
     assert model.method == cbk.Adam(lr=0.01, beta1=0.5)
     assert given.beta1 == 0.9
     assert CBORegressor().set_params(method="hopping", method__particles=6).method.particles == 6
-    with pytest.raises(TypeError, match="alpha"):
+    assert CBORegressor(given).get_params()["method__beta1"] == 0.9
+    with pytest.raises(ValueError, match="parameters of Adam must be some of .* got 'alpha'"):
         CBORegressor("adam").set_params(method__alpha=1.0)
     with pytest.raises(ValueError, match="Invalid parameter 'lr'"):
         CBORegressor("adam").set_params(lr=1.0)

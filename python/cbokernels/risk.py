@@ -202,8 +202,8 @@ def _targets(
     values = call.view(read_as(y, name, x.dtype), name)
     if net.outputs > 1 and values.ndim == len(shape) and values.dtype == x.dtype:
         raise ValueError(
-            f"{name} must have shape {text((*shape, net.outputs))} for loss {loss!r}, got "
-            f"{text(values.shape)}: if it holds class labels, give them as integers and loss 'cross_entropy'"
+            f"{name} must have shape {text((*shape, net.outputs))}, or hold integers as labels for "
+            f"'cross_entropy', got {values.dtype} {text(values.shape)}"
         )
     if net.outputs > 1 or values.ndim > len(shape):
         shape = (*shape, net.outputs)

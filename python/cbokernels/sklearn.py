@@ -97,14 +97,13 @@ class _Networks(BaseEstimator):  # type: ignore[misc]
     def set_params(self, **params: Any) -> _Networks:
         """Set parameters; `method__<name>` sets one of the method's, a name being the method that it means.
 
-        A method does not change: the estimator gets a new one. ValueError for names that the estimator does
-        not have, TypeError for names that the method does not have.
+        A method does not change: the estimator gets a new one. ValueError for names that there are not.
         """
         nested = {key: params.pop(key) for key in list(params) if key.startswith("method__")}
         super().set_params(**params)
         if nested:
             changes = {key.removeprefix("method__"): value for key, value in nested.items()}
-            self.method = dataclasses.replace(self._chosen()[0], **changes)
+            self.method = self._chosen()[0].set_params(**changes)
         return self
 
     def _chosen(self) -> tuple[Method, _Recipe]:

@@ -12,6 +12,7 @@ from .. import _cpu
 from .._arrays import HOST, Array, Call, Values, call_of, check_shape, view
 from .._arrays.call import text
 from .._checks import choice
+from .._inputs import readable
 from .._kinds import LOSSES, takes_labels
 from ..methods.base import Minibatches
 from ..network import TwoLayer
@@ -80,7 +81,7 @@ def validation_data(net: TwoLayer, validation: Any, training: Data, on_card: boo
     """The caller's pair (x, y), of the same kinds as the training's; copies, unless they lie on a card."""
     if not isinstance(validation, (tuple, list)) or len(validation) != 2:
         raise TypeError(f"validation must be a pair (x, y), got {validation!r:.80}")
-    x, y = validation
+    x, y = readable(validation[0], "validation[0]"), readable(validation[1], "validation[1]")
     names = ("validation[0]", "validation[1]")
     call = call_of(x, names[0]) if on_card else HOST
     axes = ("T",) if training.task_axis else ()
@@ -100,7 +101,7 @@ def _check_one_task(net: TwoLayer, x: Values, y: Values, labels: bool, names: tu
     one: list[tuple[int, ...]] = [(samples,)] if labels or net.outputs == 1 else []
     if not labels:
         one.append((samples, net.outputs))
-    if x.ndim == 3 or y.shape[1:] in one:
+    if x.ndim == 3 or (y.shape[1:] in one and y.shape != (samples, 1)):
         x_or_y = f"{of_x} must have shape [S, {net.inputs}], got {text(x.shape)}"
         if x.ndim != 3:
             x_or_y = f"{of_y} must have shape {text(one[0])}, got {text(y.shape)}"
