@@ -151,7 +151,7 @@ def test_columns_are_no_tables_of_targets():
     expected = cbk.risk(TWO, two, x, LABELS, loss="cross_entropy")
     np.testing.assert_array_equal(cbk.risk(TWO, two, x, LABELS[:, None], loss="cross_entropy"), expected)
     for y in (VALUES[None], np.stack([VALUES, VALUES], 1)):
-        with pytest.raises(ValueError, match=r"y must have shape \[24, 1\], got"):
+        with pytest.raises(ValueError, match=r"y must have shape \[24(, 1)?\], got"):
             trained(NET, X, y)
     with pytest.raises(ValueError, match=r"y must have shape \[24\], got \[24, 2\]"):
         labelled(X, np.stack([LABELS, LABELS], 1))

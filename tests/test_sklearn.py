@@ -194,7 +194,7 @@ def test_parameters_of_the_method_are_set():
     assert given.beta1 == 0.9
     assert CBORegressor().set_params(method="hopping", method__particles=6).method.particles == 6
     assert CBORegressor(given).get_params()["method__beta1"] == 0.9
-    with pytest.raises(ValueError, match="parameters of Adam must be some of .* got 'alpha'"):
+    with pytest.raises(ValueError, match=r"parameters of Adam must be some of .* got 'alpha'"):
         CBORegressor("adam").set_params(method__alpha=1.0)
     with pytest.raises(ValueError, match="Invalid parameter 'lr'"):
         CBORegressor("adam").set_params(lr=1.0)
