@@ -167,6 +167,23 @@ def test_labels_of_any_integer_type(emulated):
         np.testing.assert_array_equal(result, results[0])
 
 
+@pytest.mark.parametrize("library", [Array, Capsule])
+@pytest.mark.parametrize("kind", ["bool", "int32", "int64"])
+def test_labels_may_be_booleans_and_columns(emulated, library, kind):
+    theta, x, _ = arrays()
+    labels = np.arange(9) % 2
+    expected = cbk.risk(NET, theta, x, labels, loss="cross_entropy")
+    for y in (labels, labels[:, None]):
+        on = [library(a) for a in (theta, x, y.astype(kind))]
+        np.testing.assert_allclose(cbk.risk(NET, *on, loss="cross_entropy").array, expected, rtol=1e-5)
+
+
+def test_lists_are_read_where_the_kernels_run(emulated):
+    theta, x, y = arrays()
+    with pytest.raises(TypeError, match=r"x must lie in CUDA memory as theta does, got numpy"):
+        cbk.risk(NET, Array(theta), x.tolist(), Array(y))
+
+
 def test_a_narrowing_library_is_told(emulated):
     class Narrow(Array):
         def __array_namespace__(self):

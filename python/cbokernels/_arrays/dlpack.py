@@ -9,6 +9,7 @@ import ctypes
 from typing import Any, NamedTuple
 
 _READ_ONLY = 1
+_KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # NumPy's letters of DLPack's type codes
 
 
 class _Tensor(ctypes.Structure):
@@ -68,7 +69,7 @@ def export(value: Any, stream: int) -> Imported:
         tensor, read_only = managed.tensor, bool(managed.flags & _READ_ONLY)
     else:
         tensor, read_only = _Tensor.from_address(pointer_of(capsule, b"dltensor")), True
-    kind = "iuf"[tensor.code] if tensor.code < 3 and tensor.lanes == 1 else "V"
+    kind = _KINDS.get(tensor.code, "V") if tensor.lanes == 1 else "V"
     shape = tuple(tensor.shape[: tensor.ndim])
     strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else None
     pointer = (tensor.data or 0) + tensor.byte_offset
