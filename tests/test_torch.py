@@ -27,7 +27,9 @@ def module(activation="tanh", dtype="float32", outputs=2, bias=True, seed=0):
     torch.manual_seed(seed)
     kinds = {"dtype": getattr(torch, dtype)}
     return nn.Sequential(
-        nn.Linear(3, 5, **kinds), ACTIVATIONS[activation](), nn.Linear(5, outputs, bias=bias, **kinds)
+        nn.Linear(3, 5, **kinds),
+        ACTIVATIONS[activation](),
+        nn.Linear(5, outputs, bias=bias, **kinds),
     )
 
 
@@ -161,6 +163,13 @@ def test_wrong_parameters_are_named():
         net.to_torch(np.zeros(25, int))
     with pytest.raises(TypeError, match="theta must be an array"):
         net.to_torch([0.0] * 25)
+
+
+def test_activations_without_a_module_are_told(monkeypatch):
+    monkeypatch.setattr("cbokernels._modules._classes", lambda nn: {"relu": nn.ReLU})
+    net = cbk.TwoLayer(3, 5, activation="tanh")
+    with pytest.raises(ValueError, match="to_torch expects one of the activations relu, got 'tanh'"):
+        net.to_torch(net.uniform(1, seed=0)[0])
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -60,6 +60,9 @@ def read(module: Any) -> Layers:
 def write(activation: str, w: Any, b: Any, c: Any, a: Any) -> Any:
     """A Sequential of copies of w [M, d], b [M], c [C, M] and a [C] or None; it draws no random numbers."""
     torch = extra("torch", "to_torch", "torch")
+    classes = _classes(torch.nn)
+    if activation not in classes:
+        raise ValueError(f"to_torch expects one of the activations {', '.join(classes)}, got {activation!r}")
     kinds = {"dtype": w.dtype, "device": w.device}
     skip = torch.nn.utils.skip_init
     first = skip(torch.nn.Linear, *w.shape[::-1], **kinds)
@@ -69,7 +72,7 @@ def write(activation: str, w: Any, b: Any, c: Any, a: Any) -> Any:
         for parameter, value in values:
             if parameter is not None:
                 parameter.copy_(value)
-    return torch.nn.Sequential(first, _classes(torch.nn)[activation](), last)
+    return torch.nn.Sequential(first, classes[activation](), last)
 
 
 def tensor(theta: Any) -> Any:
