@@ -10,6 +10,8 @@ namespace cbk::CBK_ISA {
 
 enum Stream : uint32_t { stream_update = 0, stream_initial = 1, stream_batches = 2, stream_particles = 3 };
 
+constexpr uint32_t philox0 = 0xD2511F53u, philox1 = 0xCD9E8D57u;  // the multipliers
+
 struct Block {
   uint32_t word[4];
 };
@@ -31,7 +33,7 @@ CBK_INLINE Halves multiply_wide(uint32_t a, uint32_t b) {
 CBK_INLINE Block philox(Block c, uint32_t key0, uint32_t key1) {
   CBK_UNROLL(10)
   for (int round = 0; round < 10; ++round) {
-    const Halves p0 = multiply_wide(c.word[0], 0xD2511F53u), p1 = multiply_wide(c.word[2], 0xCD9E8D57u);
+    const Halves p0 = multiply_wide(c.word[0], philox0), p1 = multiply_wide(c.word[2], philox1);
     c = {{p1.high ^ c.word[1] ^ key0, p1.low, p0.high ^ c.word[3] ^ key1, p0.low}};
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
@@ -69,6 +71,38 @@ CBK_INLINE U32 merge_halves(U64 even, U64 odd) {
 #endif
 }
 
+// The rounds that are left, with one pair of keys each after the first; the words are of blocks that become even and odd
+// lanes.
+template <int rounds>
+CBK_INLINE Words last_rounds(U64 (&w0)[2], U64 (&w1)[2], U64 (&w2)[2], U64 (&w3)[2], const U64 (&key)[rounds][2]) {
+  U64 p0[2], p1[2];
+  CBK_UNROLL(10)
+  for (int r = 1; r < rounds; ++r) {
+    for (int k = 0; k < 2; ++k) p0[k] = multiply_low(w0[k], U64{} + philox0), p1[k] = multiply_low(w2[k], U64{} + philox1);
+    if (r == rounds - 1) break;
+    for (int k = 0; k < 2; ++k) {
+      w0[k] = (p1[k] >> 32) ^ (w1[k] ^ key[r][0]), w2[k] = (p0[k] >> 32) ^ (w3[k] ^ key[r][1]);
+      w1[k] = p1[k], w3[k] = p0[k];
+    }
+  }
+  // the last round puts both blocks' words into one register before it is done with them
+  const auto& last = key[rounds - 1];
+  return {{merge_halves((p1[0] >> 32) ^ w1[0], p1[1] ^ (w1[1] << 32)) ^ bits<U32>(last[0]),
+           merge_halves(p1[0], p1[1] << 32),
+           merge_halves((p0[0] >> 32) ^ w3[0], p0[1] ^ (w3[1] << 32)) ^ bits<U32>(last[1]),
+           merge_halves(p0[0], p0[1] << 32)}};
+}
+
+// The keys of `rounds` rounds, spread over the lanes; the last one's for last_rounds.
+template <int rounds>
+void spread_keys(uint64_t k0, uint64_t k1, U64 (&key)[rounds][2]) {
+  for (int r = 0; r < rounds; ++r) {
+    key[r][0] = U64{} + k0, key[r][1] = U64{} + k1;
+    k0 = uint32_t(k0 + 0x9E3779B9u), k1 = uint32_t(k1 + 0xBB67AE85u);
+  }
+  for (U64& k : key[rounds - 1]) k |= k << 32;
+}
+
 // The rounds of one row: the keys stand spread in memory, and of the first three rounds, whose words but one are the
 // row's, what the block does not change is computed once.
 class PhiloxRow {
@@ -87,8 +121,7 @@ class PhiloxRow {
     third0_ = U64{} + ((p1 >> 32) ^ k0), third2_ = U64{} + (p0 ^ k1);
     next_key();
     fourth0_ = U64{} + (p1 ^ k0);
-    for (int r = 0; r < rounds; ++r, next_key()) key_[r][0] = U64{} + k0, key_[r][1] = U64{} + k1;
-    for (U64& k : key_[rounds - 1]) k |= k << 32;
+    spread_keys(k0, k1, key_);
   }
 
   // The words of lanes<float> consecutive blocks from `first` on, in the order of lane_block.
@@ -104,27 +137,56 @@ class PhiloxRow {
       w0[k] = (p1[k] >> 32) ^ fourth0_, w2[k] = (p0[k] >> 32) ^ (w3[k] ^ key_[0][1]);
       w1[k] = p1[k], w3[k] = p0[k];
     }
-    CBK_UNROLL(8)
-    for (int r = 1; r < rounds; ++r) {
-      for (int k = 0; k < 2; ++k) p0[k] = by(w0[k], m0), p1[k] = by(w2[k], m1);
-      if (r == rounds - 1) break;
-      for (int k = 0; k < 2; ++k) {
-        w0[k] = (p1[k] >> 32) ^ (w1[k] ^ key_[r][0]), w2[k] = (p0[k] >> 32) ^ (w3[k] ^ key_[r][1]);
-        w1[k] = p1[k], w3[k] = p0[k];
-      }
-    }
-    // the last round puts both blocks' words into one register before it is done with them
-    const auto& last = key_[rounds - 1];
-    return {{merge_halves((p1[0] >> 32) ^ w1[0], p1[1] ^ (w1[1] << 32)) ^ bits<U32>(last[0]),
-             merge_halves(p1[0], p1[1] << 32),
-             merge_halves((p0[0] >> 32) ^ w3[0], p0[1] ^ (w3[1] << 32)) ^ bits<U32>(last[1]),
-             merge_halves(p0[0], p0[1] << 32)}};
+    return last_rounds(w0, w1, w2, w3, key_);
   }
 
  private:
   static constexpr int rounds = 7;  // from the fourth on
-  static constexpr uint64_t m0 = 0xD2511F53u, m1 = 0xCD9E8D57u;
+  static constexpr uint64_t m0 = philox0, m1 = philox1;
   U64 before_block_, second0_, third0_, third2_, fourth0_, key_[rounds][2];
+};
+
+// The rounds of several rows, each of the same few blocks, `most` of them together: a lane has a particle and a block of its
+// own.
+template <int64_t most>
+class PhiloxRows {
+ public:
+  // Row r is of particle counter.particle + particle[r].
+  PhiloxRows(const Counter& counter, const uint32_t* particle, int64_t rows, int64_t blocks) {
+    int place[lanes<float>];  // of a block among those of the even lanes, and behind them those of the odd ones
+    for (int lane = 0; lane < lanes<float>; ++lane)
+      place[lane_block(lane)] = lane % 2 * lanes<double> + lane / 2;
+    int64_t i = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      const uint32_t number = counter.particle + particle[row];
+      for (int64_t block = 0; block < blocks; ++block, ++i) {
+        const int64_t at = i - i % lanes<float> + place[i % lanes<float>];
+        particle_[at] = number, block_[at] = uint64_t(block);
+      }
+    }
+    for (; i % lanes<float> != 0; ++i) {
+      const int64_t at = i - i % lanes<float> + place[i % lanes<float>];
+      particle_[at] = block_[at] = 0;
+    }
+    const uint64_t p0 = multiply_low(uint64_t(counter.stream), philox0);
+    spread_keys(uint32_t(counter.seed), counter.seed >> 32, key_);
+    first0_ = key_[0][0] ^ uint64_t(counter.step), first2_ = key_[0][1] ^ (p0 >> 32), first3_ = U64{} + p0;
+  }
+
+  // The words of lanes<float> consecutive ones of all rows' blocks, in the order of lane_block.
+  CBK_INLINE Words words(uint32_t first) const {
+    U64 w0[2], w1[2], w2[2], w3[2];
+    for (int k = 0; k < 2; ++k) {
+      const int64_t at = first + k * lanes<double>;
+      w1[k] = multiply_low(load(particle_ + at), U64{} + philox1);
+      w0[k] = (w1[k] >> 32) ^ first0_, w2[k] = load(block_ + at) ^ first2_, w3[k] = first3_;
+    }
+    return last_rounds(w0, w1, w2, w3, key_);
+  }
+
+ private:
+  U64 first0_, first2_, first3_, key_[10][2];
+  uint64_t particle_[most], block_[most];
 };
 
 #endif
@@ -233,18 +295,20 @@ CBK_INLINE void transpose_groups(F32 (&z)[4]) {
 }
 #endif
 
-// The normals of one row, noise_block consecutive coordinates a call; the first of all is a multiple of 4.
+// The normals of one row, noise_block consecutive coordinates a call; the first of all is a multiple of 4.  With the words of
+// several rows their blocks follow each other.
 constexpr int noise_block = 4 * lanes<float>;
-template <class T>
+template <class T, class Philox = PhiloxRow>
 class NoiseRow;
 
 // Some blocks ahead, stage by stage: a processor sees no further than a few dozen instructions that wait, and the
 // stages' chains are long.
-template <>
-class NoiseRow<float> {
+template <class Philox>
+class NoiseRow<float, Philox> {
  public:
-  NoiseRow(const Counter& counter, int64_t begin, int64_t count)
-      : philox_(counter), block_(uint32_t(begin / 4)), left_((count + noise_block - 1) / noise_block) {}
+  template <class From = Counter>
+  NoiseRow(const From& from, int64_t begin, int64_t count)
+      : philox_(from), block_(uint32_t(begin / 4)), left_((count + noise_block - 1) / noise_block) {}
 
   CBK_INLINE void next(F32 (&z)[4]) {
     if (at_ == filled_) fill();
@@ -270,7 +334,7 @@ class NoiseRow<float> {
       for (int j = 0; j < 2; ++j) radius_[i][j] = normal_radius(radius_[i][j], exponent[i][j]);
   }
 
-  PhiloxRow philox_;
+  Philox philox_;
   F32 radius_[most][2];
   U32 angle_[most][2];
   uint32_t block_;
@@ -279,10 +343,11 @@ class NoiseRow<float> {
 };
 
 // float64 evaluates the same words in double.
-template <>
-class NoiseRow<double> {
+template <class Philox>
+class NoiseRow<double, Philox> {
  public:
-  NoiseRow(const Counter& counter, int64_t begin, int64_t) : philox_(counter), block_(uint32_t(begin / 4)) {}
+  template <class From = Counter>
+  NoiseRow(const From& from, int64_t begin, int64_t) : philox_(from), block_(uint32_t(begin / 4)) {}
 
   CBK_INLINE void next(F64 (&z)[8]) {
     constexpr int half = lanes<double>;
@@ -310,7 +375,7 @@ class NoiseRow<double> {
   }
 
  private:
-  PhiloxRow philox_;
+  Philox philox_;
   uint32_t block_;
 };
 

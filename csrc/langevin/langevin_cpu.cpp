@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "../common/isa.hpp"
 #include "../common/parallel.hpp"
@@ -29,6 +30,20 @@ void langevin_drift(T* theta, T* velocity, const T* gradient, int64_t networks, 
   const LangevinKernels<T>& kernels = isa_table().langevin<T>();
   const LangevinCoefficients<T> k{T(-0.5 * dt * factor), T(0.5 * dt), T(std::exp(-friction * dt)),
                                   T(std::sqrt(temperature * -std::expm1(-2 * friction * dt)))};
+  if (size < short_row && k.noise > 0) {
+    const int64_t together = rows_drawn(size), groups = divide_up(networks, together);
+#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, groups, nanoseconds(3, networks, size)))
+    for (int64_t group = 0; group < groups; ++group) {
+      const int64_t first = group * together, count = std::min(together, networks - first), at = first * size;
+      uint32_t network[drawn_blocks];
+      std::iota(network, network + count, uint32_t(first));
+      alignas(64) T noise[4 * drawn_blocks];
+      isa_table().random<T>().short_rows(key, network, count, size, noise);
+      kernels.drawn(k, theta + at, velocity + at, gradient + at, count * size, noise);
+    }
+    return;
+  }
+  if (!(k.noise > 0)) size *= networks, networks = 1;  // each coordinate by itself: one long row
   for_pieces(networks, size, num_threads, [&](int64_t n, int64_t begin, int64_t end) {
     const int64_t at = n * size;
     kernels.drift(k, theta + at, velocity + at, gradient + at, begin, end, key, uint32_t(n));
@@ -39,8 +54,8 @@ template <class T>
 void langevin_kick(T* velocity, const T* gradient, int64_t networks, int64_t size, double factor, double dt,
                    int num_threads) {
   const T kick = T(-0.5 * dt * factor);
-  for_pieces(networks, size, num_threads, [&](int64_t n, int64_t begin, int64_t end) {
-    for (int64_t i = n * size + begin; i < n * size + end; ++i) velocity[i] += kick * gradient[i];
+  for_pieces(1, networks * size, num_threads, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) velocity[i] += kick * gradient[i];
   });
 }
 

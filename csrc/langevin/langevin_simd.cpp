@@ -17,6 +17,17 @@ CBK_INLINE void drift_block(const LangevinCoefficients<T>& k, T* theta, T* veloc
   }
 }
 
+// An incomplete block goes through a padded copy.
+template <class T, int N>
+CBK_INLINE void drift_rest(const LangevinCoefficients<T>& k, T* theta, T* velocity, const T* gradient, int64_t count,
+                           const Vector<T> (&z)[N]) {
+  T q[N * lanes<T>] = {}, r[N * lanes<T>] = {}, g[N * lanes<T>] = {};
+  const size_t bytes = size_t(count) * sizeof(T);
+  std::memcpy(q, theta, bytes), std::memcpy(r, velocity, bytes), std::memcpy(g, gradient, bytes);
+  drift_block(k, q, r, g, z);
+  std::memcpy(theta, q, bytes), std::memcpy(velocity, r, bytes);
+}
+
 template <class T>
 void drift(const LangevinCoefficients<T>& k, T* theta, T* velocity, const T* gradient, int64_t begin, int64_t end,
            NoiseKey key, uint32_t network) {
@@ -28,19 +39,28 @@ void drift(const LangevinCoefficients<T>& k, T* theta, T* velocity, const T* gra
     if (end - i < noise_block) break;
     drift_block(k, theta + i, velocity + i, gradient + i, z);
   }
-  if (i >= end) return;
-  T q[noise_block] = {}, r[noise_block] = {}, g[noise_block] = {};
-  const size_t bytes = size_t(end - i) * sizeof(T);
-  std::memcpy(q, theta + i, bytes), std::memcpy(r, velocity + i, bytes), std::memcpy(g, gradient + i, bytes);
-  drift_block(k, q, r, g, z);
-  std::memcpy(theta + i, q, bytes), std::memcpy(velocity + i, r, bytes);
+  if (i < end) drift_rest(k, theta + i, velocity + i, gradient + i, end - i, z);
+}
+
+template <class T>
+void drawn(const LangevinCoefficients<T>& k, T* theta, T* velocity, const T* gradient, int64_t count, const T* noise) {
+  constexpr int block = lanes<T>;
+  Vector<T> z[1];
+  int64_t i = 0;
+  for (; i + block <= count; i += block) {
+    z[0] = load(noise + i);
+    drift_block(k, theta + i, velocity + i, gradient + i, z);
+  }
+  if (i == count) return;
+  z[0] = load(noise + i);
+  drift_rest(k, theta + i, velocity + i, gradient + i, count - i, z);
 }
 
 }  // namespace
 
 template <class T>
 LangevinKernels<T> langevin_kernels() {
-  return {drift<T>};
+  return {drift<T>, drawn<T>};
 }
 template LangevinKernels<float> langevin_kernels();
 template LangevinKernels<double> langevin_kernels();

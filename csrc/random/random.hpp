@@ -11,10 +11,16 @@ struct NoiseKey {
   uint32_t stream, step, first_particle;
 };
 
+// Rows shorter than this are drawn several at a time, as many as have so many blocks of four coordinates at most.
+constexpr int64_t short_row = 257, drawn_blocks = 256;
+inline int64_t rows_drawn(int64_t size) { return drawn_blocks / ((size + 3) / 4); }
+
 template <class T>
 struct RandomKernels {
   // out[i] = normal of coordinate begin + i; begin is a multiple of 64.
   void (*normal)(NoiseKey key, uint32_t particle, int64_t begin, int64_t count, T* out);
+  // out[rows, size], row r of particle[r]; rows <= rows_drawn(size).
+  void (*short_rows)(NoiseKey key, const uint32_t* particle, int64_t rows, int64_t size, T* out);
 };
 
 template <class T>

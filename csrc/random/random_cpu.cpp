@@ -28,6 +28,17 @@ void for_pieces(int64_t rows, int64_t columns, double each, int num_threads, F&&
 template <class T>
 void standard_normal(T* out, int64_t rows, int64_t columns, NoiseKey key, int num_threads) {
   const RandomKernels<T>& kernels = isa_table().random<T>();
+  if (columns < short_row) {
+    const int64_t together = rows_drawn(columns), groups = divide_up(rows, together);
+#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, groups, nanoseconds(3, rows, columns)))
+    for (int64_t group = 0; group < groups; ++group) {
+      const int64_t first = group * together, count = std::min(together, rows - first);
+      uint32_t particle[drawn_blocks];
+      std::iota(particle, particle + count, uint32_t(first));
+      kernels.short_rows(key, particle, count, columns, out + first * columns);
+    }
+    return;
+  }
   for_pieces(rows, columns, 1.5, num_threads, [&](int64_t row, int64_t begin, int64_t count) {
     kernels.normal(key, uint32_t(row), begin, count, out + row * columns + begin);
   });

@@ -110,12 +110,45 @@ int64_t barycenter(const BarycenterProblem<T>& p, int num_threads) {
   return done;
 }
 
+namespace {
+
+// Particles of few coordinates, several together.
+template <class T>
+void update_short(const TransportUpdate<T>& p, T a, T b, int num_threads) {
+  const int64_t length = p.count * p.size, together = rows_drawn(length), groups = divide_up(p.particles, together);
+  UpdateRow<T> row{};
+  row.a = a;
+#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, groups, nanoseconds(3, p.particles, length)))
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t first = group * together, count = std::min(together, p.particles - first), at = first * length;
+    alignas(64) T noise[4 * drawn_blocks], towards[4 * drawn_blocks], factor[4 * drawn_blocks];
+    uint32_t particle[drawn_blocks];
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t n = first + i;
+      particle[i] = uint32_t(n);
+      const T* support = p.support + (p.task ? p.task[n] * length : 0);
+      partners(support, p.match + n * p.count, p.count, p.size, towards + i * length);
+    }
+    if (b != 0)
+      isa_table().random<T>().short_rows(p.key, particle, count, length, noise);
+    else
+      std::fill_n(noise, std::size(noise), T(0));
+    std::fill_n(factor, std::size(factor), b);
+    UpdateRow<T> own = row;
+    own.theta = p.atoms + at, own.point = towards, own.out = p.out + at, own.end = count * length;
+    isa_table().update<T>().drawn(UpdateForm::added, own, noise, factor);
+  }
+}
+
+}  // namespace
+
 template <class T>
 void transport_update(const TransportUpdate<T>& p, int num_threads) {
   constexpr int64_t piece = 8192;  // coordinates that one thread moves at a time
   const TransportKernels<T>& kernels = isa_table().transport<T>();
   const int64_t length = p.count * p.size, pieces = divide_up(length, piece), tasks = p.particles * pieces;
   const T a = T(-p.drift * p.dt), b = T(p.diffusion * std::sqrt(p.dt));
+  if (length < short_row) return update_short(p, a, b, num_threads);
   const int threads = thread_count(num_threads, tasks, nanoseconds(1.5, p.particles, length));
   const int64_t own_size = round_up(std::min(piece + 2 * p.size, length), 64);
   Buffer<T> partners_of(threads * own_size);

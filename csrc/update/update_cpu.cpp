@@ -1,4 +1,7 @@
+#include <omp.h>
+
 #include <algorithm>
+#include <cstring>
 
 #include "../common/isa.hpp"
 #include "../common/parallel.hpp"
@@ -8,36 +11,149 @@ namespace cbk {
 namespace {
 
 template <class T>
+int64_t row_count(const UpdateProblem<T>& problem) {
+  return problem.rows ? problem.row_count : problem.particles;
+}
+template <class T>
+int64_t particle_of(const UpdateProblem<T>& problem, int64_t row) {
+  return problem.rows ? problem.rows[row] : row;
+}
+template <class T>
+const T* point_of(const UpdateProblem<T>& problem, int64_t particle) {
+  return problem.point + (problem.task ? problem.task[particle] : 0) * problem.size;
+}
+
+// The first particle's row, without its end and point.
+template <class T>
+UpdateRow<T> first_row(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>* adam) {
+  const UpdateScalars k = scalars_of(problem);
+  UpdateRow<T> row{};
+  row.theta = problem.theta, row.out = problem.out;
+  row.a = T(k.a), row.b = T(k.b), row.floor = T(k.floor);
+  if (adam) {
+    row.gradient = adam->gradient, row.first = adam->first, row.second = adam->second;
+    row.adam = coefficients(*adam);
+  }
+  return row;
+}
+
+// The same of a row that is so many numbers further on.
+template <class T>
+UpdateRow<T> behind(UpdateRow<T> row, int64_t numbers) {
+  row.theta += numbers, row.out += numbers;
+  if (row.gradient) row.gradient += numbers, row.first += numbers, row.second += numbers;
+  return row;
+}
+
+// What memmove takes for a call is more than a short row takes.
+template <class T>
+void copy_short(const T* from, int64_t size, T* to) {
+  int64_t i = 0;
+  for (; i + 4 <= size; i += 4) std::memcpy(to + i, from + i, 4 * sizeof(T));
+  switch (size - i) {
+    case 3: to[i + 2] = from[i + 2]; [[fallthrough]];
+    case 2: to[i + 1] = from[i + 1]; [[fallthrough]];
+    case 1: to[i] = from[i];
+  }
+}
+
+// One thread's memory for rows that are moved together: what is one for a row is spread over its coordinates.
+template <class T>
+class Together {
+ public:
+  static int64_t size(int64_t row) { return 4 * length(row); }
+  Together(T* memory, const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>* adam)
+      : problem_(problem), form_(form), row_(first_row(problem, form, adam)), b_(scalars_of(problem).b),
+        noise_(memory), towards_(noise_ + length(problem.size)), factor_(towards_ + length(problem.size)),
+        moving_(factor_ + length(problem.size)) {
+    std::fill_n(factor_, length(problem.size), row_.b);
+    if (!problem.task)
+      for (int64_t i = 0; i < rows_drawn(problem.size); ++i) copy_short(problem.point, problem.size, towards_ + i * problem.size);
+  }
+
+  void move(int64_t first, int64_t count) {
+    const int64_t size = problem_.size;
+    uint32_t particle[drawn_blocks];
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t n = particle_of(problem_, first + i);
+      particle[i] = uint32_t(n);
+      if (problem_.task) copy_short(point_of(problem_, n), size, towards_ + i * size);
+      if (problem_.rows) copy_short(problem_.theta + n * size, size, moving_ + i * size);
+    }
+    UpdateRow<T> row = behind(row_, first * size);
+    if (problem_.rows) row.theta = row.out = moving_;
+    row.point = towards_, row.end = count * size;
+    if (by_distance(problem_.noise)) spread_distances(row.theta, count);
+    if (form_ != UpdateForm::quiet) isa_table().random<T>().short_rows(problem_.key, particle, count, size, noise_);
+    isa_table().update<T>().drawn(form_, row, noise_, factor_);
+    if (problem_.rows)
+      for (int64_t i = 0; i < count; ++i) copy_short(moving_ + i * size, size, problem_.out + problem_.rows[first + i] * size);
+  }
+
+ private:
+  static int64_t length(int64_t row) { return round_up(rows_drawn(row) * row, 64); }
+
+  void spread_distances(const T* theta, int64_t count) {
+    double distance2[drawn_blocks];
+    isa_table().update<T>().distances2(theta, towards_, count, problem_.size, distance2);
+    for (int64_t i = 0; i < count; ++i) {
+      const double d = std::sqrt(distance2[i]);
+      const T b = T(b_ * (problem_.noise == Noise::truncated ? std::min(d, problem_.radius) : d));
+      for (T* to = factor_ + i * problem_.size; to != factor_ + (i + 1) * problem_.size; ++to) *to = b;
+    }
+  }
+
+  const UpdateProblem<T>& problem_;
+  const UpdateForm form_;
+  const UpdateRow<T> row_;
+  const double b_;
+  T *const noise_, *const towards_, *const factor_, *const moving_;
+};
+
+template <class T>
+void update_short(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>* adam, int num_threads) {
+  const int64_t rows = row_count(problem), together = rows_drawn(problem.size), groups = divide_up(rows, together);
+  const int threads = thread_count(num_threads, groups, nanoseconds(3, rows, problem.size));
+  const int64_t own_size = Together<T>::size(problem.size);
+  Buffer<T> memory(threads * own_size);
+#pragma omp parallel num_threads(threads)
+  {
+    Together<T> own(memory.data() + omp_get_thread_num() * own_size, problem, form, adam);
+#pragma omp for schedule(static)
+    for (int64_t group = 0; group < groups; ++group)
+      own.move(group * together, std::min(together, rows - group * together));
+  }
+}
+
+template <class T>
 void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>* adam, int num_threads) {
+  if (problem.size < short_row && form != UpdateForm::still) return update_short(problem, form, adam, num_threads);
   constexpr int64_t piece = 8192;  // coordinates; a row longer than this is shared by several threads
   const UpdateKernels<T>& kernels = isa_table().update<T>();
   const bool distances = by_distance(problem.noise);
-  const int64_t rows = problem.rows ? problem.row_count : problem.particles, size = problem.size;
-  const auto particle = [&](int64_t i) { return problem.rows ? problem.rows[i] : i; };
-  const auto point = [&](int64_t n) { return problem.point + (problem.task ? problem.task[n] : 0) * size; };
+  const int64_t rows = row_count(problem), size = problem.size;
 
   // in-place steps change theta: all distances first
   Buffer<double> distance(distances ? rows : 0);
   if (distances) {
 #pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, rows, nanoseconds(0.3, rows, size)))
     for (int64_t i = 0; i < rows; ++i) {
-      const int64_t n = particle(i);
-      const double d = std::sqrt(kernels.distance2(problem.theta + n * size, point(n), size));
+      const int64_t n = particle_of(problem, i);
+      const double d = std::sqrt(kernels.distance2(problem.theta + n * size, point_of(problem, n), size));
       distance.data()[i] = problem.noise == Noise::truncated ? std::min(d, problem.radius) : d;
     }
   }
 
-  const UpdateScalars k = scalars_of(problem);
-  const AdamCoefficients<T> coefficient = adam ? coefficients(*adam) : AdamCoefficients<T>{};
+  const UpdateRow<T> whole = first_row(problem, form, adam);
+  const double b = scalars_of(problem).b;
   const int64_t pieces = divide_up(size, piece), tasks = rows * pieces;
 #pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks, nanoseconds(1.5, rows, size)))
   for (int64_t i = 0; i < tasks; ++i) {
-    const int64_t n = particle(i / pieces), begin = i % pieces * piece, at = n * size;
-    const T* towards = form == UpdateForm::still ? nullptr : point(n);
-    UpdateRow<T> row{problem.theta + at, towards, problem.out + at, begin, std::min(begin + piece, size), T(k.a), T(k.b),
-                     T(k.floor), nullptr, nullptr, nullptr, coefficient};
-    if (distances) row.b = T(k.b * distance.data()[i / pieces]);
-    if (adam) row.gradient = adam->gradient + at, row.first = adam->first + at, row.second = adam->second + at;
+    const int64_t n = particle_of(problem, i / pieces), begin = i % pieces * piece;
+    UpdateRow<T> row = behind(whole, n * size);
+    row.begin = begin, row.end = std::min(begin + piece, size);
+    if (form != UpdateForm::still) row.point = point_of(problem, n);
+    if (distances) row.b = T(b * distance.data()[i / pieces]);
     kernels.row(form, row, problem.key, uint32_t(n));
   }
 }
@@ -58,8 +174,8 @@ template <class T>
 void adam_update(const T* theta, T* out, int64_t particles, int64_t size, const AdamState<T>& adam,
                  int num_threads) {
   UpdateProblem<T> problem{};
-  problem.theta = theta, problem.out = out, problem.particles = particles, problem.size = size;
-  problem.noise = Noise::none;
+  problem.theta = theta, problem.out = out, problem.noise = Noise::none;
+  problem.particles = 1, problem.size = particles * size;  // each coordinate by itself: one long row
   update(problem, UpdateForm::still, &adam, num_threads);
 }
 

@@ -5,9 +5,9 @@
 namespace cbk::CBK_ISA {
 namespace {
 
-// noise_block coordinates from `at` on of a row whose pointers start there.
+// N vectors from `at` on of a row whose pointers start there; factor: nullptr, or each coordinate's b.
 template <UpdateForm form, bool adam, class T, int N>
-CBK_INLINE void update_block(const UpdateRow<T>& row, int64_t at, const Vector<T> (&z)[N]) {
+CBK_INLINE void update_block(const UpdateRow<T>& row, int64_t at, const Vector<T> (&z)[N], const T* factor) {
   using V = Vector<T>;
   constexpr int ahead = 2048, line = 64;  // bytes; while normals are drawn, memory would rest
   for (int p = 0; p < N * register_bytes; p += line)
@@ -22,7 +22,31 @@ CBK_INLINE void update_block(const UpdateRow<T>& row, int64_t at, const Vector<T
       start = descended(theta, load(row.gradient + at), first, second, row.adam);
       store(row.first + at, first), store(row.second + at, second);
     }
-    store(row.out + at, moved<form>(start, delta, z[j], splat<V>(row.a), splat<V>(row.b), splat<V>(row.floor)));
+    const V b = factor ? load(factor + at) : splat<V>(row.b);
+    store(row.out + at, moved<form>(start, delta, z[j], splat<V>(row.a), b, splat<V>(row.floor)));
+  }
+}
+
+// The last, incomplete block goes through a padded copy.
+template <UpdateForm form, bool adam, class T, int N>
+CBK_INLINE void update_rest(const UpdateRow<T>& row, int64_t at, const Vector<T> (&z)[N], const T* factor) {
+  constexpr int block = N * lanes<T>;
+  const size_t bytes = size_t(row.end - at) * sizeof(T);
+  T theta[block] = {}, point[block] = {}, gradient[block] = {}, first[block] = {}, second[block] = {};
+  UpdateRow<T> copy = row;
+  copy.theta = copy.out = static_cast<T*>(std::memcpy(theta, row.theta + at, bytes));
+  copy.point = point;
+  if constexpr (form != UpdateForm::still) std::memcpy(point, row.point + at, bytes);
+  if constexpr (adam) {
+    copy.gradient = static_cast<T*>(std::memcpy(gradient, row.gradient + at, bytes));
+    copy.first = static_cast<T*>(std::memcpy(first, row.first + at, bytes));
+    copy.second = static_cast<T*>(std::memcpy(second, row.second + at, bytes));
+  }
+  update_block<form, adam>(copy, 0, z, factor);
+  std::memcpy(row.out + at, theta, bytes);
+  if constexpr (adam) {
+    std::memcpy(row.first + at, first, bytes);
+    std::memcpy(row.second + at, second, bytes);
   }
 }
 
@@ -30,56 +54,59 @@ CBK_INLINE void update_block(const UpdateRow<T>& row, int64_t at, const Vector<T
 template <UpdateForm form, bool adam, class T>
 void update_row(const UpdateRow<T> row, const Counter& counter) {
   constexpr bool noisy = form != UpdateForm::quiet && form != UpdateForm::still;
+  constexpr const T* same_b = nullptr;
   NoiseRow<T> noise(counter, row.begin, row.end - row.begin);
   Vector<T> z[noise_block / lanes<T>] = {};
   int64_t i = row.begin;
   for (; i + noise_block <= row.end; i += noise_block) {
     if constexpr (noisy) noise.next(z);
-    update_block<form, adam>(row, i, z);
+    update_block<form, adam>(row, i, z, same_b);
   }
   if (i == row.end) return;
-  // the last, incomplete block goes through a padded copy
   if constexpr (noisy) noise.next(z);
-  const size_t bytes = size_t(row.end - i) * sizeof(T);
-  T theta[noise_block] = {}, point[noise_block] = {}, gradient[noise_block] = {}, first[noise_block] = {},
-    second[noise_block] = {};
-  UpdateRow<T> copy = row;
-  copy.theta = copy.out = static_cast<T*>(std::memcpy(theta, row.theta + i, bytes));
-  copy.point = point;
-  if constexpr (form != UpdateForm::still) std::memcpy(point, row.point + i, bytes);
-  if constexpr (adam) {
-    copy.gradient = static_cast<T*>(std::memcpy(gradient, row.gradient + i, bytes));
-    copy.first = static_cast<T*>(std::memcpy(first, row.first + i, bytes));
-    copy.second = static_cast<T*>(std::memcpy(second, row.second + i, bytes));
-  }
-  update_block<form, adam>(copy, 0, z);
-  std::memcpy(row.out + i, theta, bytes);
-  if constexpr (adam) {
-    std::memcpy(row.first + i, first, bytes);
-    std::memcpy(row.second + i, second, bytes);
-  }
+  update_rest<form, adam>(row, i, z, same_b);
 }
 
-template <UpdateForm form, class T>
-void update_row(const UpdateRow<T>& row, const Counter& counter) {
-  row.gradient ? update_row<form, true>(row, counter) : update_row<form, false>(row, counter);
+template <UpdateForm form, bool adam, class T>
+void update_drawn(const UpdateRow<T> row, const T* noise, const T* factor) {
+  Vector<T> z[1];
+  int64_t i = 0;
+  for (; i + lanes<T> <= row.end; i += lanes<T>) {
+    z[0] = load(noise + i);
+    update_block<form, adam>(row, i, z, factor);
+  }
+  if (i == row.end) return;
+  z[0] = load(noise + i);
+  update_rest<form, adam>(row, i, z, factor + i);
 }
 
-template <class T>
-void update(UpdateForm form, const UpdateRow<T>& row, NoiseKey key, uint32_t particle) {
-  const Counter counter{key.seed, key.stream, key.step, key.first_particle + particle};
+// f(form, whether Adam has a part), both as constants.
+template <class T, class F>
+CBK_INLINE void by_form(UpdateForm form, const UpdateRow<T>& row, F f) {
+  const auto with = [&](auto constant) { row.gradient ? f(constant, std::true_type()) : f(constant, std::false_type()); };
   switch (form) {
-    case UpdateForm::multiplied: return update_row<UpdateForm::multiplied>(row, counter);
-    case UpdateForm::floored: return update_row<UpdateForm::floored>(row, counter);
-    case UpdateForm::added: return update_row<UpdateForm::added>(row, counter);
-    case UpdateForm::quiet: return update_row<UpdateForm::quiet>(row, counter);
-    case UpdateForm::still: return update_row<UpdateForm::still>(row, counter);
+    case UpdateForm::multiplied: return with(std::integral_constant<UpdateForm, UpdateForm::multiplied>());
+    case UpdateForm::floored: return with(std::integral_constant<UpdateForm, UpdateForm::floored>());
+    case UpdateForm::added: return with(std::integral_constant<UpdateForm, UpdateForm::added>());
+    case UpdateForm::quiet: return with(std::integral_constant<UpdateForm, UpdateForm::quiet>());
+    case UpdateForm::still: return with(std::integral_constant<UpdateForm, UpdateForm::still>());
   }
   __builtin_unreachable();  // the compiler asks for every form above
 }
 
 template <class T>
-double distance2(const T* theta, const T* point, int64_t count) {
+void update(UpdateForm form, const UpdateRow<T>& row, NoiseKey key, uint32_t particle) {
+  const Counter counter{key.seed, key.stream, key.step, key.first_particle + particle};
+  by_form(form, row, [&](auto constant, auto adam) { update_row<constant(), adam()>(row, counter); });
+}
+
+template <class T>
+void drawn(UpdateForm form, const UpdateRow<T>& row, const T* noise, const T* factor) {
+  by_form(form, row, [&](auto constant, auto adam) { update_drawn<constant(), adam()>(row, noise, factor); });
+}
+
+template <class T>
+CBK_INLINE double distance2(const T* theta, const T* point, int64_t count) {
   F64 total{};
   int64_t i = 0;
   for (; i + lanes<T> <= count; i += lanes<T>) total = add_square(total, load(theta + i) - load(point + i));
@@ -88,11 +115,16 @@ double distance2(const T* theta, const T* point, int64_t count) {
   return sum(total) + rest;
 }
 
+template <class T>
+void distances2(const T* theta, const T* point, int64_t rows, int64_t size, double* out) {
+  for (int64_t row = 0; row < rows; ++row) out[row] = distance2(theta + row * size, point + row * size, size);
+}
+
 }  // namespace
 
 template <class T>
 UpdateKernels<T> update_kernels() {
-  return {update<T>, distance2<T>};
+  return {update<T>, distance2<T>, drawn<T>, distances2<T>};
 }
 template UpdateKernels<float> update_kernels();
 template UpdateKernels<double> update_kernels();
