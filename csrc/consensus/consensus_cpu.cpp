@@ -105,6 +105,7 @@ void weighted_means(const T* theta, int64_t particles, int64_t size, const doubl
   // the particles that count, task after task
   std::vector<int64_t> rows, first{0};
   std::vector<double> w;
+  rows.reserve(size_t(particles * tasks)), w.reserve(size_t(particles * tasks));
   for (int64_t t = 0; t < tasks; ++t) {
     for (int64_t n = 0; n < particles; ++n)
       if (const double weight = weights[n * tasks + t]; weight > 0) rows.push_back(n), w.push_back(weight);

@@ -18,8 +18,8 @@ void for_pieces(int64_t rows, int64_t columns, double each, int num_threads, F&&
   const int64_t pieces = divide_up(columns, piece), tasks = rows * pieces;
 #pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks, nanoseconds(each, rows, columns)))
   for (int64_t i = 0; i < tasks; ++i) {
-    const int64_t begin = i % pieces * piece;
-    f(i / pieces, begin, std::min(piece, columns - begin));
+    const int64_t row = pieces == 1 ? i : i / pieces, begin = (i - row * pieces) * piece;  // a division takes 5 ns
+    f(row, begin, std::min(piece, columns - begin));
   }
 }
 

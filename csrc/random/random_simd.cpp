@@ -21,20 +21,94 @@ void normal(NoiseKey key, uint32_t particle, int64_t begin, int64_t count, T* ou
 }
 
 // Rows of whole blocks -> rows of `size`; what a block has too many, the next rows overwrite.
+template <int blocks, class T>
+CBK_INLINE void close_up(const T* from, int64_t rows, int64_t size, T* to) {
+  constexpr int64_t width = 4 * blocks;
+  T* const end = to + rows * size;
+  for (; to + width <= end; from += width, to += size) std::memcpy(to, from, width * sizeof(T));
+  for (; to < end; from += width, to += size) std::memcpy(to, from, size_t(size) * sizeof(T));
+}
+
 template <class T>
 void close_up(const T* from, int64_t rows, int64_t size, T* to) {
   const int64_t width = (size + 3) / 4 * 4;
-  T* const end = to + rows * size;
-  for (; to + width <= end; from += width, to += size)
-    for (int64_t i = 0; i < size; i += 4) std::memcpy(to + i, from + i, 4 * sizeof(T));
-  for (; to < end; from += width, to += size) std::memcpy(to, from, size_t(size) * sizeof(T));
+  switch (size % 4 == 0 ? 0 : width / 4) {  // a call of memcpy for each row costs more than a short row
+    case 0: std::memcpy(to, from, size_t(rows * size) * sizeof(T)); return;
+    case 1: return close_up<1>(from, rows, size, to);
+    case 2: return close_up<2>(from, rows, size, to);
+    case 3: return close_up<3>(from, rows, size, to);
+    case 4: return close_up<4>(from, rows, size, to);
+    default:
+      for (int64_t row = 0; row < rows; ++row) std::memcpy(to + row * size, from + row * width, size_t(size) * sizeof(T));
+  }
+}
+
+constexpr int64_t drawn_vectors = drawn_blocks / lanes<float>;
+
+// The first two normals of as many blocks, stage by stage as in NoiseRow.
+template <class Words>
+CBK_INLINE void first_normals(const Words& words, int64_t vectors, float* a, float* b) {
+  F32 radius[drawn_vectors];
+  U32 angle[drawn_vectors];
+  for (int64_t i = 0; i < vectors; ++i) {
+    const auto w = words.words(uint32_t(i * lanes<float>));
+    radius[i] = bits<F32>(w.word[0]), angle[i] = w.word[1];
+  }
+  for (int64_t i = 0; i < vectors; ++i) {
+    F32 exponent;
+    const F32 f = split_uniform(bits<U32>(radius[i]), exponent);
+    radius[i] = normal_radius(f, exponent);
+  }
+  for (int64_t i = 0; i < vectors; ++i) {
+    F32 z0, z1;
+    turn_normals(angle[i], radius[i], z0, z1);
+    store(a + i * lanes<float>, z0), store(b + i * lanes<float>, z1);
+  }
+}
+
+template <class Words>
+CBK_INLINE void first_normals(const Words& words, int64_t vectors, double* a, double* b) {
+  constexpr int half = lanes<double>;
+  for (int64_t i = 0; i < vectors; ++i) {
+    const auto w = words.words(uint32_t(i * lanes<float>));
+    for (int part = 0; part < 2; ++part, a += half, b += half) {
+      I64 radial, angle;
+      for (int l = 0; l < half; ++l) {
+        radial[l] = int32_t(w.word[0][part * half + l]);
+        angle[l] = w.word[1][part * half + l];
+      }
+      const I64 upper = radial < 0;
+      F64 z0, z1;
+      box_muller(to_float(radial ^ upper), upper, to_float(((angle + 0x20000000) & 0x3fffffff) - 0x20000000),
+                 ((angle + 0x20000000) >> 30) & 3, z0, z1);
+      store(a, z0), store(b, z1);
+    }
+  }
+}
+
+// Rows of one or two coordinates: half of each block's words is not needed.
+template <class T>
+void shortest_rows(const Counter& counter, const uint32_t* particle, int64_t rows, int64_t size, T* out) {
+  uint32_t in_lanes[drawn_blocks] = {};  // so that lanes are in the order of the rows
+  const int64_t vectors = (rows + lanes<float> - 1) / lanes<float>;
+  for (int64_t i = 0; i < rows; ++i)
+    in_lanes[i - i % lanes<float> + lane_block(int(i % lanes<float>))] = particle[i];
+  const PhiloxRows<drawn_blocks> words(counter, in_lanes, vectors * lanes<float>, 1);
+  alignas(64) T a[drawn_blocks], b[drawn_blocks];
+  first_normals(words, vectors, a, b);
+  if (size == 1)
+    std::memcpy(out, a, size_t(rows) * sizeof(T));
+  else
+    for (int64_t i = 0; i < rows; ++i) out[2 * i] = a[i], out[2 * i + 1] = b[i];
 }
 
 template <class T>
 void short_rows(NoiseKey key, const uint32_t* particle, int64_t rows, int64_t size, T* out) {
   using Words = PhiloxRows<drawn_blocks>;
+  const Counter counter{key.seed, key.stream, key.step, key.first_particle};
+  if (size <= 2) return shortest_rows(counter, particle, rows, size, out);
   const int64_t blocks = (size + 3) / 4;
-  const Words words({key.seed, key.stream, key.step, key.first_particle}, particle, rows, blocks);
+  const Words words(counter, particle, rows, blocks);
   NoiseRow<T, const Words&> noise(words, 0, 4 * rows * blocks);
   alignas(64) T whole[4 * drawn_blocks];
   for (int64_t i = 0; i < 4 * rows * blocks; i += noise_block) {
@@ -42,10 +116,7 @@ void short_rows(NoiseKey key, const uint32_t* particle, int64_t rows, int64_t si
     noise.next(z);
     for (int j = 0; j < noise_block / lanes<T>; ++j) store(whole + i + j * lanes<T>, z[j]);
   }
-  if (size % 4 == 0)
-    std::memcpy(out, whole, size_t(rows * size) * sizeof(T));
-  else
-    close_up(whole, rows, size, out);
+  close_up(whole, rows, size, out);
 }
 
 }  // namespace

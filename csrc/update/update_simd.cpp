@@ -107,11 +107,12 @@ void drawn(UpdateForm form, const UpdateRow<T>& row, const T* noise, const T* fa
 
 template <class T>
 CBK_INLINE double distance2(const T* theta, const T* point, int64_t count) {
-  F64 total{};
-  int64_t i = 0;
-  for (; i + lanes<T> <= count; i += lanes<T>) total = add_square(total, load(theta + i) - load(point + i));
+  const int64_t whole = count / lanes<T> * lanes<T>;
   double rest = 0;
-  for (; i < count; ++i) rest += double(theta[i] - point[i]) * double(theta[i] - point[i]);
+  for (int64_t i = whole; i < count; ++i) rest += double(theta[i] - point[i]) * double(theta[i] - point[i]);
+  if (whole == 0) return rest;
+  F64 total{};
+  for (int64_t i = 0; i < whole; i += lanes<T>) total = add_square(total, load(theta + i) - load(point + i));
   return sum(total) + rest;
 }
 
