@@ -342,7 +342,19 @@ class NoiseRow<float, Philox> {
   int at_ = 0, filled_ = 0;
 };
 
-// float64 evaluates the same words in double.
+// float64 evaluates the same words in double, half a vector of them at a time.
+CBK_INLINE void half_normals(U32 radial_word, U32 angle_word, int part, F64& z0, F64& z1) {
+  constexpr int half = lanes<double>;
+  I64 radial, angle;
+  for (int i = 0; i < half; ++i) {
+    radial[i] = int32_t(radial_word[part * half + i]);
+    angle[i] = angle_word[part * half + i];
+  }
+  const I64 upper = radial < 0;
+  box_muller(to_float(radial ^ upper), upper, to_float(((angle + 0x20000000) & 0x3fffffff) - 0x20000000),
+             ((angle + 0x20000000) >> 30) & 3, z0, z1);
+}
+
 template <class Philox>
 class NoiseRow<double, Philox> {
  public:
@@ -356,15 +368,8 @@ class NoiseRow<double, Philox> {
     double out[noise_block];
     for (int part = 0; part < 2; ++part) {
       for (int j = 0; j < 4; j += 2) {
-        I64 radial, angle;
-        for (int i = 0; i < half; ++i) {
-          radial[i] = int32_t(w.word[j][part * half + i]);
-          angle[i] = w.word[j + 1][part * half + i];
-        }
-        const I64 upper = radial < 0;
         F64 a, b;
-        box_muller(to_float(radial ^ upper), upper, to_float(((angle + 0x20000000) & 0x3fffffff) - 0x20000000),
-                   ((angle + 0x20000000) >> 30) & 3, a, b);
+        half_normals(w.word[j], w.word[j + 1], part, a, b);
         for (int i = 0; i < half; ++i) {
           const int first = 4 * lane_block(part * half + i) + j;
           out[first] = a[i], out[first + 1] = b[i];

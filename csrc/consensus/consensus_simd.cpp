@@ -100,6 +100,8 @@ CBK_INLINE int64_t add_moments(double* mean, double* squares, int64_t n, const T
       for (int l = 0; l < line; l += lanes<double>)
         add_moments<R, F64>(mean + i + l, squares + i + l, n, x + i + l, stride);
     }
+    for (; i + lanes<double> <= count; i += lanes<double>)
+      add_moments<R, F64>(mean + i, squares + i, n, x + i, stride);
     for (; i < count; ++i) add_moments<R, double>(mean + i, squares + i, n, x + i, stride);
   }
   return n;

@@ -18,8 +18,21 @@ void for_pieces(int64_t rows, int64_t columns, double each, int num_threads, F&&
   const int64_t pieces = divide_up(columns, piece), tasks = rows * pieces;
 #pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks, nanoseconds(each, rows, columns)))
   for (int64_t i = 0; i < tasks; ++i) {
-    const int64_t row = pieces == 1 ? i : i / pieces, begin = (i - row * pieces) * piece;  // a division takes 5 ns
-    f(row, begin, std::min(piece, columns - begin));
+    const int64_t begin = i % pieces * piece;
+    f(i / pieces, begin, std::min(piece, columns - begin));
+  }
+}
+
+// f(numbers of the rows, the first of them, their count)
+template <class F>
+void for_short_rows(int64_t rows, int64_t columns, int num_threads, F&& f) {
+  const int64_t together = rows_drawn(columns), groups = divide_up(rows, together);
+#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, groups, nanoseconds(3, rows, columns)))
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t first = group * together, count = std::min(together, rows - first);
+    uint32_t particle[drawn_blocks];
+    std::iota(particle, particle + count, uint32_t(first));
+    f(particle, first, count);
   }
 }
 
@@ -28,17 +41,10 @@ void for_pieces(int64_t rows, int64_t columns, double each, int num_threads, F&&
 template <class T>
 void standard_normal(T* out, int64_t rows, int64_t columns, NoiseKey key, int num_threads) {
   const RandomKernels<T>& kernels = isa_table().random<T>();
-  if (columns < short_row) {
-    const int64_t together = rows_drawn(columns), groups = divide_up(rows, together);
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, groups, nanoseconds(3, rows, columns)))
-    for (int64_t group = 0; group < groups; ++group) {
-      const int64_t first = group * together, count = std::min(together, rows - first);
-      uint32_t particle[drawn_blocks];
-      std::iota(particle, particle + count, uint32_t(first));
+  if (columns < short_row)
+    return for_short_rows(rows, columns, num_threads, [&](const uint32_t* particle, int64_t first, int64_t count) {
       kernels.short_rows(key, particle, count, columns, out + first * columns);
-    }
-    return;
-  }
+    });
   for_pieces(rows, columns, 1.5, num_threads, [&](int64_t row, int64_t begin, int64_t count) {
     kernels.normal(key, uint32_t(row), begin, count, out + row * columns + begin);
   });
@@ -46,6 +52,10 @@ void standard_normal(T* out, int64_t rows, int64_t columns, NoiseKey key, int nu
 
 template <class T>
 void uniform(T* out, int64_t rows, int64_t columns, double low, double high, NoiseKey key, int num_threads) {
+  if (columns < short_row)
+    return for_short_rows(rows, columns, num_threads, [&](const uint32_t* particle, int64_t first, int64_t count) {
+      isa_table().random<T>().uniform_rows(key, particle, count, columns, low, high, out + first * columns);
+    });
   for_pieces(rows, columns, 3, num_threads, [&](int64_t row, int64_t begin, int64_t count) {
     T* p = out + row * columns + begin;
     for (int64_t i = 0; i < count; i += 4) {

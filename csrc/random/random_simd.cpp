@@ -72,15 +72,8 @@ CBK_INLINE void first_normals(const Words& words, int64_t vectors, double* a, do
   for (int64_t i = 0; i < vectors; ++i) {
     const auto w = words.words(uint32_t(i * lanes<float>));
     for (int part = 0; part < 2; ++part, a += half, b += half) {
-      I64 radial, angle;
-      for (int l = 0; l < half; ++l) {
-        radial[l] = int32_t(w.word[0][part * half + l]);
-        angle[l] = w.word[1][part * half + l];
-      }
-      const I64 upper = radial < 0;
       F64 z0, z1;
-      box_muller(to_float(radial ^ upper), upper, to_float(((angle + 0x20000000) & 0x3fffffff) - 0x20000000),
-                 ((angle + 0x20000000) >> 30) & 3, z0, z1);
+      half_normals(w.word[0], w.word[1], part, z0, z1);
       store(a, z0), store(b, z1);
     }
   }
@@ -119,11 +112,25 @@ void short_rows(NoiseKey key, const uint32_t* particle, int64_t rows, int64_t si
   close_up(whole, rows, size, out);
 }
 
+template <class T>
+void uniform_rows(NoiseKey key, const uint32_t* particle, int64_t rows, int64_t size, double low, double high, T* out) {
+  const int64_t blocks = (size + 3) / 4;
+  const PhiloxRows<drawn_blocks> words({key.seed, key.stream, key.step, key.first_particle}, particle, rows, blocks);
+  alignas(64) uint32_t whole[4 * drawn_blocks], word[4 * drawn_blocks];
+  for (int64_t first = 0; first < rows * blocks; first += lanes<float>) {
+    const Words w = words.words(uint32_t(first));
+    for (int lane = 0; lane < lanes<float>; ++lane)
+      for (int j = 0; j < 4; ++j) whole[4 * (first + lane_block(lane)) + j] = w.word[j][lane];
+  }
+  close_up(whole, rows, size, word);
+  for (int64_t i = 0; i < rows * size; ++i) out[i] = T(low + (high - low) * ((double(word[i]) + 0.5) * 0x1p-32));
+}
+
 }  // namespace
 
 template <class T>
 RandomKernels<T> random_kernels() {
-  return {normal<T>, short_rows<T>};
+  return {normal<T>, short_rows<T>, uniform_rows<T>};
 }
 template RandomKernels<float> random_kernels();
 template RandomKernels<double> random_kernels();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "../common/isa.hpp"
 #include "../common/parallel.hpp"
@@ -94,13 +95,13 @@ class Together {
   static int64_t length(int64_t row) { return round_up(rows_drawn(row) * row, 64); }
 
   void spread_distances(const T* theta, int64_t count) {
+    const double most = problem_.noise == Noise::truncated ? problem_.radius : std::numeric_limits<double>::infinity();
     double distance2[drawn_blocks];
     isa_table().update<T>().distances2(theta, towards_, count, problem_.size, distance2);
-    for (int64_t i = 0; i < count; ++i) {
-      const double d = std::sqrt(distance2[i]);
-      const T b = T(b_ * (problem_.noise == Noise::truncated ? std::min(d, problem_.radius) : d));
-      for (T* to = factor_ + i * problem_.size; to != factor_ + (i + 1) * problem_.size; ++to) *to = b;
-    }
+    for (int64_t i = 0; i < count; ++i) distance2[i] = b_ * std::min(std::sqrt(distance2[i]), most);
+    T* to = factor_;
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t j = 0; j < problem_.size; ++j) *to++ = T(distance2[i]);
   }
 
   const UpdateProblem<T>& problem_;

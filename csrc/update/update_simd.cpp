@@ -107,18 +107,25 @@ void drawn(UpdateForm form, const UpdateRow<T>& row, const T* noise, const T* fa
 
 template <class T>
 CBK_INLINE double distance2(const T* theta, const T* point, int64_t count) {
-  const int64_t whole = count / lanes<T> * lanes<T>;
-  double rest = 0;
-  for (int64_t i = whole; i < count; ++i) rest += double(theta[i] - point[i]) * double(theta[i] - point[i]);
-  if (whole == 0) return rest;
   F64 total{};
-  for (int64_t i = 0; i < whole; i += lanes<T>) total = add_square(total, load(theta + i) - load(point + i));
+  int64_t i = 0;
+  for (; i + lanes<T> <= count; i += lanes<T>) total = add_square(total, load(theta + i) - load(point + i));
+  double rest = 0;
+  for (; i < count; ++i) rest += double(theta[i] - point[i]) * double(theta[i] - point[i]);
   return sum(total) + rest;
 }
 
 template <class T>
 void distances2(const T* theta, const T* point, int64_t rows, int64_t size, double* out) {
-  for (int64_t row = 0; row < rows; ++row) out[row] = distance2(theta + row * size, point + row * size, size);
+  if (size >= lanes<T>) {
+    for (int64_t row = 0; row < rows; ++row) out[row] = distance2(theta + row * size, point + row * size, size);
+    return;
+  }
+  for (int64_t row = 0; row < rows; ++row, theta += size, point += size) {  // the same without vectors
+    double total = 0;
+    for (int64_t i = 0; i < size; ++i) total += double(theta[i] - point[i]) * double(theta[i] - point[i]);
+    out[row] = total;
+  }
 }
 
 }  // namespace
