@@ -60,8 +60,8 @@ int startable(int threads) {
   return threads;
 }
 
-// Whether other processes want the cores too.  The system then takes them from running threads hundreds of times a second of
-// the processor's time, and a team waits at each barrier for one of its threads that does not run.
+// Whether other processes want the cores too.  The system then takes them from running threads hundreds of times a
+// second of the processor's time, and a team waits at each barrier for one of its threads that does not run.
 class Crowd {
  public:
   bool here() {

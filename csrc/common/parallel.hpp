@@ -9,8 +9,8 @@
 
 namespace cbk {
 
-// Threads for so many tasks.  num_threads 0: at most OpenMP's own setting, each with some microseconds of the work, which
-// is a rough estimate in nanoseconds on one thread, and 1 while other processes want the cores too.
+// Threads for so many tasks.  num_threads 0: at most OpenMP's own setting, each with some microseconds of the work,
+// which is a rough estimate in nanoseconds on one thread, and 1 while other processes want the cores too.
 // 1 in a process forked after a parallel region: the OpenMP runtime would wait there for threads that were not forked.
 // Never more than the system starts: OpenMP would end the process.
 int thread_count(int num_threads, int64_t tasks, double work);

@@ -71,14 +71,17 @@ CBK_INLINE U32 merge_halves(U64 even, U64 odd) {
 #endif
 }
 
-// The rounds that are left, with one pair of keys each after the first; the words are of blocks that become even and odd
-// lanes.
+// The rounds that are left, with one pair of keys each after the first; the words are of blocks that become even and
+// odd lanes.
 template <int rounds>
 CBK_INLINE Words last_rounds(U64 (&w0)[2], U64 (&w1)[2], U64 (&w2)[2], U64 (&w3)[2], const U64 (&key)[rounds][2]) {
   U64 p0[2], p1[2];
   CBK_UNROLL(10)
   for (int r = 1; r < rounds; ++r) {
-    for (int k = 0; k < 2; ++k) p0[k] = multiply_low(w0[k], U64{} + philox0), p1[k] = multiply_low(w2[k], U64{} + philox1);
+    for (int k = 0; k < 2; ++k) {
+      p0[k] = multiply_low(w0[k], U64{} + philox0);
+      p1[k] = multiply_low(w2[k], U64{} + philox1);
+    }
     if (r == rounds - 1) break;
     for (int k = 0; k < 2; ++k) {
       w0[k] = (p1[k] >> 32) ^ (w1[k] ^ key[r][0]), w2[k] = (p0[k] >> 32) ^ (w3[k] ^ key[r][1]);
@@ -146,8 +149,8 @@ class PhiloxRow {
   U64 before_block_, second0_, third0_, third2_, fourth0_, key_[rounds][2];
 };
 
-// The rounds of several rows, each of the same few blocks, `most` of them together: a lane has a particle and a block of its
-// own.
+// The rounds of several rows, each of the same few blocks, `most` of them together: a lane has a particle and a block
+// of its own.
 template <int64_t most>
 class PhiloxRows {
  public:
@@ -295,8 +298,8 @@ CBK_INLINE void transpose_groups(F32 (&z)[4]) {
 }
 #endif
 
-// The normals of one row, noise_block consecutive coordinates a call; the first of all is a multiple of 4.  With the words of
-// several rows their blocks follow each other.
+// The normals of one row, noise_block consecutive coordinates a call; the first of all is a multiple of 4.  With the
+// words of several rows their blocks follow each other.
 constexpr int noise_block = 4 * lanes<float>;
 template <class T, class Philox = PhiloxRow>
 class NoiseRow;

@@ -165,7 +165,8 @@ double ensemble_variance(const T* theta, int64_t particles, int64_t size, int nu
   const ConsensusKernels<T>& kernels = isa_table().consensus<T>();
   const int64_t blocks = divide_up(size, consensus_block);
   std::vector<double> part(static_cast<size_t>(blocks));
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, blocks, nanoseconds(0.5, particles, size)))
+  const int threads = thread_count(num_threads, blocks, nanoseconds(0.5, particles, size));
+#pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t b = 0; b < blocks; ++b)
     part[size_t(b)] =
         kernels.spread(theta, particles, size, b * consensus_block, std::min((b + 1) * consensus_block, size));

@@ -83,7 +83,8 @@ void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32
   const int64_t pieces = std::clamp(divide_up(rows, 64), int64_t(1), most), length = divide_up(rows, pieces);
   Buffer<double> partial(pieces * size);
   std::fill_n(partial.data(), pieces * size, 0.0);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(thread_count(num_threads, pieces * blocks, nanoseconds(1, rows, size)))
+  const int threads = thread_count(num_threads, pieces * blocks, nanoseconds(1, rows, size));
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t i = 0; i < pieces * blocks; ++i) {
     const int64_t piece = i / blocks, begin = i % blocks * noise_sum_block;
     kernels.noise_sum(key, std::min(piece * length, rows), std::min((piece + 1) * length, rows), weights, atoms, atom,

@@ -25,7 +25,8 @@ struct LangevinKernels {
   void (*drift)(const LangevinCoefficients<T>& k, T* theta, T* velocity, const T* gradient, int64_t begin, int64_t end,
                 NoiseKey key, uint32_t network);
   // The same on `count` coordinates of several networks with their normals, which are read as far as a vector reaches.
-  void (*drawn)(const LangevinCoefficients<T>& k, T* theta, T* velocity, const T* gradient, int64_t count, const T* noise);
+  void (*drawn)(const LangevinCoefficients<T>& k, T* theta, T* velocity, const T* gradient, int64_t count,
+                const T* noise);
 };
 
 // theta, velocity, gradient [networks, size]; factor: M of the mean-field force -M grad R.

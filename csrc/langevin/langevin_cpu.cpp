@@ -32,7 +32,8 @@ void langevin_drift(T* theta, T* velocity, const T* gradient, int64_t networks, 
                                   T(std::sqrt(temperature * -std::expm1(-2 * friction * dt)))};
   if (size < short_row && k.noise > 0) {
     const int64_t together = rows_drawn(size), groups = divide_up(networks, together);
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, groups, nanoseconds(3, networks, size)))
+    const int threads = thread_count(num_threads, groups, nanoseconds(3, networks, size));
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t group = 0; group < groups; ++group) {
       const int64_t first = group * together, count = std::min(together, networks - first), at = first * size;
       uint32_t network[drawn_blocks];

@@ -21,7 +21,8 @@ struct RandomKernels {
   void (*normal)(NoiseKey key, uint32_t particle, int64_t begin, int64_t count, T* out);
   // out[rows, size], row r of particle[r]; rows <= rows_drawn(size).
   void (*short_rows)(NoiseKey key, const uint32_t* particle, int64_t rows, int64_t size, T* out);
-  void (*uniform_rows)(NoiseKey key, const uint32_t* particle, int64_t rows, int64_t size, double low, double high, T* out);
+  void (*uniform_rows)(NoiseKey key, const uint32_t* particle, int64_t rows, int64_t size, double low, double high,
+                       T* out);
 };
 
 template <class T>

@@ -16,7 +16,8 @@ constexpr int64_t piece = 8192;  // coordinates of one row that one thread fills
 template <class F>
 void for_pieces(int64_t rows, int64_t columns, double each, int num_threads, F&& f) {
   const int64_t pieces = divide_up(columns, piece), tasks = rows * pieces;
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks, nanoseconds(each, rows, columns)))
+  const int threads = thread_count(num_threads, tasks, nanoseconds(each, rows, columns));
+#pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t i = 0; i < tasks; ++i) {
     const int64_t begin = i % pieces * piece;
     f(i / pieces, begin, std::min(piece, columns - begin));
@@ -27,7 +28,8 @@ void for_pieces(int64_t rows, int64_t columns, double each, int num_threads, F&&
 template <class F>
 void for_short_rows(int64_t rows, int64_t columns, int num_threads, F&& f) {
   const int64_t together = rows_drawn(columns), groups = divide_up(rows, together);
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, groups, nanoseconds(3, rows, columns)))
+  const int threads = thread_count(num_threads, groups, nanoseconds(3, rows, columns));
+#pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t first = group * together, count = std::min(together, rows - first);
     uint32_t particle[drawn_blocks];

@@ -39,7 +39,8 @@ void close_up(const T* from, int64_t rows, int64_t size, T* to) {
     case 3: return close_up<3>(from, rows, size, to);
     case 4: return close_up<4>(from, rows, size, to);
     default:
-      for (int64_t row = 0; row < rows; ++row) std::memcpy(to + row * size, from + row * width, size_t(size) * sizeof(T));
+      for (T* const end = to + rows * size; to < end; from += width, to += size)
+        std::memcpy(to, from, size_t(size) * sizeof(T));
   }
 }
 
@@ -113,7 +114,8 @@ void short_rows(NoiseKey key, const uint32_t* particle, int64_t rows, int64_t si
 }
 
 template <class T>
-void uniform_rows(NoiseKey key, const uint32_t* particle, int64_t rows, int64_t size, double low, double high, T* out) {
+void uniform_rows(NoiseKey key, const uint32_t* particle, int64_t rows, int64_t size, double low, double high,
+                  T* out) {
   const int64_t blocks = (size + 3) / 4;
   const PhiloxRows<drawn_blocks> words({key.seed, key.stream, key.step, key.first_particle}, particle, rows, blocks);
   alignas(64) uint32_t whole[4 * drawn_blocks], word[4 * drawn_blocks];

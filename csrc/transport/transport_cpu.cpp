@@ -17,7 +17,8 @@ template <class T>
 void average(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows, int num_threads) {
   const int64_t count = p.count, size = p.size, used = int64_t(rows.size());
   Buffer<int32_t> partner(used * count);  // of each support point
-  const int threads = used * count * size < 50000 ? 1 : thread_count(num_threads, count, nanoseconds(0.5, used, count, size));
+  const double work = nanoseconds(0.5, used, count, size);
+  const int threads = used * count * size < 50000 ? 1 : thread_count(num_threads, count, work);
   const int64_t own_size = round_up(size, 8);
   Buffer<double> totals(threads * own_size);
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -59,7 +60,8 @@ template <class T>
 double objective(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows, int num_threads) {
   const int64_t count = p.count, size = p.size, used = int64_t(rows.size());
   std::vector<double> part(rows.size());
-  const int threads = used * count * size < 50000 ? 1 : thread_count(num_threads, used, nanoseconds(0.5, used, count, size));
+  const double work = nanoseconds(0.5, used, count, size);
+  const int threads = used * count * size < 50000 ? 1 : thread_count(num_threads, used, work);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int64_t r = 0; r < used; ++r) {
     const int64_t n = rows[size_t(r)];
@@ -118,7 +120,8 @@ void update_short(const TransportUpdate<T>& p, T a, T b, int num_threads) {
   const int64_t length = p.count * p.size, together = rows_drawn(length), groups = divide_up(p.particles, together);
   UpdateRow<T> row{};
   row.a = a;
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, groups, nanoseconds(3, p.particles, length)))
+  const int threads = thread_count(num_threads, groups, nanoseconds(3, p.particles, length));
+#pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t first = group * together, count = std::min(together, p.particles - first), at = first * length;
     alignas(64) T noise[4 * drawn_blocks], towards[4 * drawn_blocks], factor[4 * drawn_blocks];

@@ -48,8 +48,8 @@ template <class T>
 struct UpdateKernels {
   void (*row)(UpdateForm form, const UpdateRow<T>& row, NoiseKey key, uint32_t particle);
   double (*distance2)(const T* theta, const T* point, int64_t count);  // |theta - point|^2, float64
-  // Coordinates [0, row.end) of several rows as of one, with their points, normals and b; the last two are read as far as a
-  // vector reaches.
+  // Coordinates [0, row.end) of several rows as of one, with their points, normals and b; the last two are read as far
+  // as a vector reaches.
   void (*drawn)(UpdateForm form, const UpdateRow<T>& row, const T* noise, const T* factor);
   void (*distances2)(const T* theta, const T* point, int64_t rows, int64_t size, double* out);  // of each row
 };

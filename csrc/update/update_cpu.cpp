@@ -67,9 +67,10 @@ class Together {
       : problem_(problem), form_(form), row_(first_row(problem, form, adam)), b_(scalars_of(problem).b),
         noise_(memory), towards_(noise_ + length(problem.size)), factor_(towards_ + length(problem.size)),
         moving_(factor_ + length(problem.size)) {
-    std::fill_n(factor_, length(problem.size), row_.b);
-    if (!problem.task)
-      for (int64_t i = 0; i < rows_drawn(problem.size); ++i) copy_short(problem.point, problem.size, towards_ + i * problem.size);
+    const int64_t rows = std::min(rows_drawn(problem.size), row_count(problem));
+    std::fill_n(factor_, round_up(rows * problem.size, 64), row_.b);
+    for (int64_t i = 0; i < rows && !problem.task; ++i)
+      copy_short(problem.point, problem.size, towards_ + i * problem.size);
   }
 
   void move(int64_t first, int64_t count) {
@@ -88,7 +89,7 @@ class Together {
     if (form_ != UpdateForm::quiet) isa_table().random<T>().short_rows(problem_.key, particle, count, size, noise_);
     isa_table().update<T>().drawn(form_, row, noise_, factor_);
     if (problem_.rows)
-      for (int64_t i = 0; i < count; ++i) copy_short(moving_ + i * size, size, problem_.out + problem_.rows[first + i] * size);
+      for (int64_t i = 0; i < count; ++i) copy_short(moving_ + i * size, size, problem_.out + particle[i] * size);
   }
 
  private:

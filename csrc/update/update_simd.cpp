@@ -83,7 +83,9 @@ void update_drawn(const UpdateRow<T> row, const T* noise, const T* factor) {
 // f(form, whether Adam has a part), both as constants.
 template <class T, class F>
 CBK_INLINE void by_form(UpdateForm form, const UpdateRow<T>& row, F f) {
-  const auto with = [&](auto constant) { row.gradient ? f(constant, std::true_type()) : f(constant, std::false_type()); };
+  const auto with = [&](auto constant) {
+    row.gradient ? f(constant, std::true_type()) : f(constant, std::false_type());
+  };
   switch (form) {
     case UpdateForm::multiplied: return with(std::integral_constant<UpdateForm, UpdateForm::multiplied>());
     case UpdateForm::floored: return with(std::integral_constant<UpdateForm, UpdateForm::floored>());
