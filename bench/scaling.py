@@ -1,10 +1,12 @@
-"""Times risks and gradients against N, M, S and d, each doubled four times, the others as in a workload.
+"""Times risks and gradients against N, M, S and d, each doubled, S and d from 1, the others as in a workload.
 
     pip install matplotlib && python bench/scaling.py [--out docs] [--workloads A B C] [--threads 2]
 
 Writes scaling.csv and scaling.png, the cost per multiply-add of a plain pass, and prints a Markdown table:
-the largest rise of that cost from one size to the next, where more than 1.6 is a cliff, and the gain by
-threads. A row is marked where the threads did not reach their share of the machine's multiply-adds.
+the largest rise of that cost from one size to the next, where more than 1.6 is a cliff, the cost at the
+first size against the least, and the gain by threads. A row is marked where the threads did not reach their
+share of the machine's multiply-adds. A second table has the cost of row-wise kernels against D, from 1, with
+one thread; --rows is that table alone.
 """
 
 from __future__ import annotations
@@ -24,13 +26,16 @@ from typing import Any
 import numpy as np
 
 import cbokernels as cbk
+from cbokernels import _cpu
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 from limits import Limits
 from workloads import SHAPES, Array
 
 AXES = {"N": "#0072b2", "M": "#d55e00", "S": "#009e73", "d": "#cc79a7"}
+FROM_ONE = ("S", "d")
 DOUBLINGS, CLIFF, GAIN = 4, 1.6, 0.925  # 1.85 times one thread's speed on two
+ROW_SIZES, ROW_NUMBERS = (1, 2, 3, 4, 5, 8, 10, 16, 20, 64, 256, 1000), 40_000
 KINDS = {"risk": cbk.risk, "risk_gradient": cbk.risk_gradient}
 
 
@@ -66,11 +71,13 @@ class Point:
 
 
 def shapes(workload: str, axis: str) -> list[Shape]:
-    """Doubled four times, with the workload's own size in the middle where it can be halved twice."""
+    """Doubled four times, with the workload's own size in the middle where it can be halved twice; along some
+    axes all powers of two before them."""
     n, m, d, c, s, activation, _, _, density = SHAPES[workload]
     own = Shape(n, m, d, c, s, activation, density)
     first = max(1, getattr(own, axis) // 2 ** (DOUBLINGS // 2))
-    return [replace(own, **{axis: first * 2**k}) for k in range(DOUBLINGS + 1)]
+    before = [2**k for k in range(first.bit_length()) if 2**k < first] if axis in FROM_ONE else []
+    return [replace(own, **{axis: size}) for size in before + [first * 2**k for k in range(DOUBLINGS + 1)]]
 
 
 def data(shape: Shape) -> tuple[cbk.TwoLayer, list[Array], Array, Array]:
@@ -108,6 +115,63 @@ def measure(workload: str, kind: str, axis: str, shape: Shape, threads: int) -> 
     return Point(workload, kind, axis, shape, way, (one, every))
 
 
+def row_kernels(size: int, dtype: str) -> dict[str, Callable[[], Any]]:
+    """Calls of row-wise kernels on rows of `size`, of the same numbers in all."""
+    rng = np.random.default_rng(1)
+    count = ROW_NUMBERS // size
+    theta, gradient, first, second = rng.random((4, count, size)).astype(dtype)
+    velocity = np.zeros_like(theta)
+    risk, point, out = rng.random(count), theta[0].copy(), np.empty_like(theta)
+    match = np.zeros((count, 1), np.int64)
+    one: dict[str, Any] = {"num_threads": 1}
+    calls: dict[str, Callable[[], Any]] = {
+        f"cbo_update, {noise}": partial(
+            cbk.cbo_update,
+            theta,
+            point,
+            noise=noise,
+            radius=1.0 if noise == "truncated" else None,
+            out=out,
+            **one,
+        )
+        for noise in ("anisotropic", "isotropic", "truncated", "additive", "none")
+    }
+    calls |= {
+        "cbo_update, floor": partial(cbk.cbo_update, theta, point, floor=0.1, out=out, **one),
+        "hybrid_update": partial(cbk.hybrid_update, theta, point, gradient, first, second, out=out, **one),
+        "adam_update": partial(cbk.adam_update, theta, gradient, first, second, out=out, **one),
+        "standard_normal": partial(_cpu.standard_normal, out, 1, 2, 0, 0, 1),
+        "uniform": partial(_cpu.uniform, out, -1.0, 1.0, 1, 2, 0, 0, 1),
+        "langevin_step, noise": partial(
+            _cpu.langevin_drift, theta, velocity, gradient, 1.0, 1.0, 0.5, 1e-3, 1, 2, 1
+        ),
+        "transport_update": partial(
+            cbk.transport_update, theta[:, None], point[None], match, out=out[:, None], **one
+        ),
+        "consensus": partial(cbk.consensus, theta, risk, alpha=1.0, **one),
+    }
+    return calls
+
+
+def row_table(dtype: str) -> str:
+    """Nanoseconds a coordinate, the least of many calls; the dearest of D = 2 to 20 against the longest."""
+    costs: dict[str, list[float]] = {}
+    for size in ROW_SIZES:
+        for name, call in row_kernels(size, dtype).items():
+            seconds = []
+            for _ in range(40):
+                start = time.perf_counter()
+                call()
+                seconds.append(time.perf_counter() - start)
+            costs.setdefault(name, []).append(1e9 * min(seconds) / (ROW_NUMBERS // size * size))
+    text = [f"| {dtype}, ns a coordinate | {' | '.join(f'D = {d}' for d in ROW_SIZES)} | D = 2 to 20 |"]
+    text += ["|---" * (len(ROW_SIZES) + 2) + "|"]
+    for name, line in costs.items():
+        dearest = max(c for c, d in zip(line, ROW_SIZES, strict=True) if 2 <= d <= 20)
+        text.append(f"| {name} | {' | '.join(f'{c:.2f}' for c in line)} | {dearest / line[-1]:.1f} |")
+    return "\n".join(text)
+
+
 def undisturbed(limits: Limits, run: Callable[[Shape], Point], own: list[Shape]) -> tuple[list[Point], bool]:
     """The points, of a third attempt at the latest, and whether the threads had their cores all the time."""
     for _ in range(3):
@@ -127,8 +191,9 @@ def lines(points: list[Point]) -> dict[tuple[str, str, str], list[Point]]:
 
 
 def table(points: list[Point], threads: int, quiet: set[tuple[str, str, str]]) -> str:
-    text = [f"| workload | | axis | largest rise of cost | cliff | gain by {threads} threads | |"]
-    text += ["|---|---|---|---|---|---|---|"]
+    text = ["| workload | | axis | largest rise of cost | cliff | first size against the least "]
+    text[0] += f"| gain by {threads} threads | |"
+    text += ["|---|---|---|---|---|---|---|---|"]
     for key, line in lines(points).items():
         pairs = list(pairwise(line))
         rises = [max(b.cost(t) / a.cost(t) for t in (0, 1)) for a, b in pairs]
@@ -140,7 +205,8 @@ def table(points: list[Point], threads: int, quiet: set[tuple[str, str, str]]) -
         gain = f"{min(gains):.2f} to {max(gains):.2f}" + ("" if min(gains) >= GAIN * threads else ", too low")
         cliff = "yes" if rises[worst] > CLIFF else "no"
         note = "" if key in quiet else "load beside it"
-        cells = [*key, f"{rises[worst]:.2f} ({where}{ways})", cliff, gain, note]
+        start = line[0].cost(0) / min(p.cost(0) for p in line)
+        cells = [*key, f"{rises[worst]:.2f} ({where}{ways})", cliff, f"{start:.1f}", gain, note]
         text.append(f"| {' | '.join(cells)} |")
     return "\n".join(text)
 
@@ -159,7 +225,7 @@ def draw(points: list[Point], threads: int, path: Path) -> None:
     )
     for (workload, kind, axis), line in found.items():
         ax = axes[list(KINDS).index(kind)][workloads.index(workload)]
-        sizes = [2**k for k in range(len(line))]
+        sizes = [getattr(p.shape, axis) / getattr(line[0].shape, axis) for p in line]
         label = f"{axis} from {getattr(line[0].shape, axis)}"
         ax.plot(sizes, [p.cost(1) for p in line], "o-", color=AXES[axis], label=label)
         ax.plot(sizes, [p.cost(0) for p in line], ".--", color=AXES[axis], alpha=0.5)
@@ -167,8 +233,6 @@ def draw(points: list[Point], threads: int, path: Path) -> None:
             xscale="log",
             yscale="log",
             title=f"{workload} {kind.replace('_', ' and ')}",
-            xticks=sizes,
-            xticklabels=sizes,
         )
         ax.minorticks_off()
         ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -188,7 +252,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"))
     parser.add_argument("--workloads", nargs="+", default=["A", "B", "C"], choices=list(SHAPES))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", action="store_true")
     options = parser.parse_args()
+    print(f"{cbk.isa()}, {options.threads} threads")
+    if not options.rows:
+        print(f"\n{networks(options)}")
+    for dtype in ("float32", "float64"):
+        print(f"\n{row_table(dtype)}")
+
+
+def networks(options: argparse.Namespace) -> str:
+    """The first table; writes the files."""
     limits, points, quiet = Limits(options.threads), [], set()
     for workload in options.workloads:
         for kind in KINDS:
@@ -209,7 +283,7 @@ def main() -> None:
             milliseconds = [f"{1e3 * value:.4f}" for value in p.seconds]
             writer.writerow([p.workload, p.kind, p.axis, s.N, s.M, s.S, s.d, s.C, p.way, *milliseconds])
     draw(points, options.threads, options.out / "scaling.png")
-    print(f"{cbk.isa()}, {options.threads} threads\n\n{table(points, options.threads, quiet)}")
+    return table(points, options.threads, quiet)
 
 
 if __name__ == "__main__":
