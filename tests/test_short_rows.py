@@ -1,0 +1,96 @@
+"""Rows of few coordinates are computed several together, with the bits of the first ones of long rows.
+
+On every instruction set, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cbokernels as cbk
+from cbokernels import _cpu
+
+WIDE = 300  # computed row by row
+SIZES = (*range(1, 11), 13, 16, 19, 20, 21, 31, 63, 64, 65, 100, 255, 256, 257)
+
+
+def counts(size: int) -> tuple[int, ...]:
+    """One row, few, and around what is drawn together: 256 blocks of four coordinates."""
+    together = max(1, 256 // -(-size // 4))
+    return tuple({1, 3, together - 1, together, together + 1, 2 * together + 5} - {0})
+
+
+def results(arrays: Any, task: Any, size: int) -> dict[str, Any]:
+    """Of the arrays' first `size` columns."""
+    theta, points, gradient, first, second = (a[:, :size].copy() for a in arrays)
+    key: Any = {"seed": 2**63 + 5, "step": 2**31 + 9, "first_particle": 11}
+    found = {"normals": cbk.standard_normal(len(theta), size, dtype=theta.dtype, **key)}
+    noises: Any = ({}, {"floor": 0.1}, {"noise": "additive"}, {"noise": "none"})
+    for noise in noises:
+        found[f"{noise}, tasks"] = cbk.cbo_update(theta, points, task=task, **noise, **key)
+        found[f"{noise}"] = cbk.cbo_update(theta, points[0], num_threads=3, **noise, **key)
+    found["hybrid"] = cbk.hybrid_update(theta, points, gradient, first, second, task=task, **key)
+    return {**found, "first moment": first, "second moment": second}
+
+
+def check(size: int, dtype: str) -> None:
+    rng = np.random.default_rng(size)
+    for count in counts(size):
+        arrays = [rng.random((n, WIDE)).astype(dtype) for n in (count, 3, count, count, count)]
+        task = rng.integers(0, 3, count)
+        wide = results(arrays, task, WIDE)
+        for name, result in results(arrays, task, size).items():
+            where = f"{name}: {count} rows of {size}, {dtype}"
+            np.testing.assert_array_equal(result, wide[name][:, :size], err_msg=where)
+
+
+def check_rows(size: int, dtype: str) -> None:
+    """Some particles move as among all, and the others stay."""
+    rng = np.random.default_rng(size)
+    theta, point = (rng.standard_normal((n, size)).astype(dtype) for n in (700, 1))
+    rows = np.sort(rng.permutation(700)[:300]).astype(np.int64)
+    out = theta.copy()
+    _cpu.cbo_update(out, point, None, rows, 1.0, 1.1, 0.1, "isotropic", 0.0, 0.0, 3, 4, 0, out, 2)
+    every = cbk.cbo_update(theta, point[0], diffusion=1.1, noise="isotropic", seed=3, step=4)
+    expected = theta.copy()
+    expected[rows] = every[rows]
+    np.testing.assert_array_equal(out, expected, err_msg=f"rows of {size}, {dtype}")
+
+
+def check_uniform(size: int, dtype: str) -> None:
+    """By the words themselves."""
+    rows, seed, step, stream, first = 300, 2**63 + 5, 9, 1, 11
+    out = np.empty((rows, size), dtype)
+    _cpu.uniform(out, -1.5, 2.0, seed, step, stream, first, 3)
+    blocks = -(-size // 4)
+    number, block = (a.ravel() for a in np.indices((rows, blocks)))
+    counter = np.stack(
+        [np.full_like(block, stream), np.full_like(block, step), first + number, block], axis=1
+    )
+    key = np.broadcast_to(np.array([seed % 2**32, seed >> 32], np.uint32), (len(block), 2))
+    words = cbk.philox4x32(counter.astype(np.uint32), np.ascontiguousarray(key)).reshape(rows, -1)[:, :size]
+    np.testing.assert_array_equal(out, (-1.5 + 3.5 * ((words + 0.5) * 2.0**-32)).astype(dtype))
+
+
+@pytest.mark.parametrize("isa", cbk.isas())
+def test_short_rows_have_the_bits_of_long_ones(isa):
+    done = subprocess.run(
+        [sys.executable, __file__],
+        env={**os.environ, "CBOKERNELS_ISA": isa}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.split()) == (0, [isa]), done.stderr
+
+
+if __name__ == "__main__":
+    for kind in ("float32", "float64"):
+        for length in SIZES:
+            check(length, kind)
+            check_rows(length, kind)
+            check_uniform(length, kind)
+    print(cbk.isa())
