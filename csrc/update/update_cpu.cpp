@@ -26,7 +26,7 @@ const T* point_of(const UpdateProblem<T>& problem, int64_t particle) {
 
 // The first particle's row, without its end and point.
 template <class T>
-UpdateRow<T> first_row(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>* adam) {
+UpdateRow<T> first_row(const UpdateProblem<T>& problem, const AdamState<T>* adam) {
   const UpdateScalars k = scalars_of(problem);
   UpdateRow<T> row{};
   row.theta = problem.theta, row.out = problem.out;
@@ -64,7 +64,7 @@ class Together {
  public:
   static int64_t size(int64_t row) { return 4 * length(row); }
   Together(T* memory, const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>* adam)
-      : problem_(problem), form_(form), row_(first_row(problem, form, adam)), b_(scalars_of(problem).b),
+      : problem_(problem), form_(form), row_(first_row(problem, adam)), b_(scalars_of(problem).b),
         noise_(memory), towards_(noise_ + length(problem.size)), factor_(towards_ + length(problem.size)),
         moving_(factor_ + length(problem.size)) {
     const int64_t rows = std::min(rows_drawn(problem.size), row_count(problem));
@@ -146,7 +146,7 @@ void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>
     }
   }
 
-  const UpdateRow<T> whole = first_row(problem, form, adam);
+  const UpdateRow<T> whole = first_row(problem, adam);
   const double b = scalars_of(problem).b;
   const int64_t pieces = divide_up(size, piece), tasks = rows * pieces;
 #pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks, nanoseconds(1.5, rows, size)))
