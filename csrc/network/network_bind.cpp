@@ -7,7 +7,8 @@ namespace {
 
 Network make(int64_t inputs, int64_t width, int64_t outputs, const std::string& activation,
              const std::string& scaling, bool output_bias) {
-  if (inputs < 1 || width < 1 || outputs < 1) throw py::value_error("inputs, width and outputs must be at least 1");
+  for (const int64_t count : {inputs, width, outputs})  // below 2^31 their products are below 2^63
+    if (count < 1 || count >= int64_t(1) << 31) throw py::value_error("inputs, width and outputs must be in [1, 2^31)");
   if (scaling != "mean" && scaling != "none") throw py::value_error("unknown scaling '" + scaling + "'");
   return {inputs, width, outputs, named<Activation>(activation), scaling == "mean" ? 1.0 / double(width) : 1.0,
           output_bias};

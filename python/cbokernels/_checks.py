@@ -19,6 +19,16 @@ def kind(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
 
 
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """A new array; a MemoryError for one of more bytes than there are addresses too, NumPy's ValueError."""
+    try:
+        return np.empty(shape, dtype)
+    except ValueError:
+        raise MemoryError(
+            f"Unable to allocate an array with shape {shape} and data type {np.dtype(dtype)}"
+        ) from None
+
+
 def real(value: Any, name: str, low: float = -math.inf, *, infinite: bool = False) -> float:
     """A real number not below `low`; infinities only where said, NaN never."""
     value = _number(value, name)
