@@ -21,7 +21,7 @@ void step(benchmark::State& state, char name) {
   uint32_t now = 0;
   for (auto _ : state) {
     const bool classes = w.loss == cbk::Loss::cross_entropy;
-    cbk::Epoch<float> epoch{data.problem(w, 0), order.data(), w.samples, now++, [] {}};
+    cbk::Epoch<float> epoch{data.problem(w, 0), order.data(), w.samples, now++};
     if (classes)
       epoch.data.y = nullptr;
     else

@@ -7,10 +7,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <pthread.h>
+
 #include <algorithm>
+#include <atomic>
 #include <iterator>
 #include <string>
 
+#include "interrupt.hpp"
 #include "kinds.hpp"
 
 namespace cbk {
@@ -27,11 +31,34 @@ Kind named(const std::string& name) {
   throw py::value_error(std::string("unknown ") + Names<Kind>::what + " '" + name + "', expected one of " + known);
 }
 
-// Runs f without the GIL: what kernels do, for as long as they take.
+// Whether this is Python's main thread, the only one that runs the handlers of signals.
+inline bool on_main_thread() {
+  static std::atomic<unsigned long> main{0};
+  if (main == 0) {
+    main = py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
+    pthread_atfork(nullptr, nullptr, [] { main = PyThread_get_thread_ident(); });
+  }
+  return main == PyThread_get_thread_ident();
+}
+
+// Runs the handlers of signals that have come; whether one has raised.
+inline bool handle_signals() {
+  const py::gil_scoped_acquire acquire;
+  return PyErr_CheckSignals() != 0;
+}
+
+// Runs f, a kernel, without the GIL.  It ends soon where a signal's handler raises, and so does this.
 template <class F>
 void released(F&& f) {
-  const py::gil_scoped_release release;
-  f();
+  Interrupt call(on_main_thread() ? handle_signals : nullptr);
+  {
+    const py::gil_scoped_release release;
+    try {
+      f();
+    } catch (const Interrupted&) {
+    }
+  }
+  if (PyErr_Occurred()) throw py::error_already_set();
 }
 
 template <class T>

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <vector>
@@ -106,7 +107,28 @@ class Crowd {
   int64_t ran_ = 0, lost_ = 0, until_ = 0, stay_ = shortest_stay / 2;
 };
 
+class NoMemory : public std::bad_alloc {
+ public:
+  NoMemory(int64_t count, size_t bytes) {
+    std::snprintf(text_, sizeof text_, "no memory for %lld elements of %zu bytes in a kernel",
+                  static_cast<long long>(count), bytes);
+  }
+  const char* what() const noexcept override { return text_; }
+
+ private:
+  char text_[96];
+};
+
 }  // namespace
+
+void* allocate(int64_t count, size_t bytes) {
+  constexpr std::align_val_t line{64};
+  size_t size;
+  if (count < 0 || __builtin_mul_overflow(size_t(count), bytes, &size)) throw NoMemory(count, bytes);
+  void* const memory = ::operator new(size, line, std::nothrow);
+  if (!memory) throw NoMemory(count, bytes);
+  return memory;
+}
 
 int thread_count(int num_threads, int64_t tasks, double work) {
   static const int watched =

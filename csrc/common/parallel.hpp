@@ -1,13 +1,19 @@
 // Threads and their scratch memory.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
 #include <memory>
 #include <new>
 
+#include "interrupt.hpp"
+
 namespace cbk {
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 // Threads for so many tasks.  num_threads 0: at most OpenMP's own setting, each with some microseconds of the work,
 // which is a rough estimate in nanoseconds on one thread, and 1 while other processes want the cores too.
@@ -21,14 +27,17 @@ double nanoseconds(double each, Counts... counts) {
   return (each * ... * double(counts));
 }
 
-// An exception that leaves a parallel region ends the process.  What may throw there runs in `guard`, which keeps the first
-// one and does nothing more after it; `rethrow` is called behind the region.
+// An exception that leaves a parallel region ends the process.  What a region's threads do runs in `guard`, which polls,
+// keeps the first exception and does nothing more after it; `rethrow` is called behind the region.  Interrupted calls
+// (interrupt.hpp) end in this way too.
 class Failure {
  public:
   template <class F>
   void guard(F&& f) noexcept {
     if (failed_.load(std::memory_order_relaxed)) return;
+    const Interrupt::Work work(call_);
     try {
+      poll();
       f();
     } catch (...) {
       if (!failed_.exchange(true)) first_ = std::current_exception();
@@ -39,16 +48,37 @@ class Failure {
   }
 
  private:
+  Interrupt* const call_ = Interrupt::current();
   std::atomic<bool> failed_{false};
   std::exception_ptr first_;
 };
 
-// Uninitialised cache-line aligned memory.
+// f(i) for tasks i in [0, tasks), on so many threads, `together` of them between two polls where they are short.
+template <class F>
+void parallel_for(int64_t tasks, int threads, F&& f, int64_t together = 1) {
+  together = std::clamp(divide_up(tasks, threads), int64_t(1), together);
+  const int64_t blocks = divide_up(tasks, together);
+  Failure failure;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
+  for (int64_t block = 0; block < blocks; ++block)
+    failure.guard([&] {
+      const int64_t end = std::min((block + 1) * together, tasks);
+      for (int64_t i = block * together; i < end; ++i) f(i);
+    });
+  failure.rethrow();
+}
+
+// So many tasks of `work` each as are worth a poll: some microseconds' operations.
+inline int64_t short_tasks(int64_t work) { return std::max(int64_t(1), 4096 / std::max(work, int64_t(1))); }
+
+// Uninitialised memory for `count` elements of so many bytes, cache-line aligned.  std::bad_alloc, with a text, where it
+// cannot be had or there are no such numbers.
+void* allocate(int64_t count, size_t bytes);
+
 template <class T>
 class Buffer {
  public:
-  explicit Buffer(int64_t count)
-      : data_(static_cast<T*>(::operator new(sizeof(T) * size_t(count), std::align_val_t(64)))) {}
+  explicit Buffer(int64_t count) : data_(static_cast<T*>(allocate(count, sizeof(T)))) {}
   ~Buffer() { ::operator delete(data_, std::align_val_t(64)); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
@@ -57,8 +87,5 @@ class Buffer {
  private:
   T* data_;
 };
-
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 }  // namespace cbk

@@ -96,7 +96,11 @@ void register_consensus(py::module_& m) {
   register_typed<double>(m);
   m.def(
       "alpha_for_ess",
-      [](const Array<double>& risk, double ess) { return alpha_for_ess(risk.data(), risk.size(), 1, ess); },
+      [](const Array<double>& risk, double ess) {
+        double alpha = 0;
+        released([&] { alpha = alpha_for_ess(risk.data(), risk.size(), 1, ess); });
+        return alpha;
+      },
       py::arg("risk").noconvert(), py::arg("ess"));
 }
 

@@ -15,20 +15,28 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 
 double smallest_finite(const double* risk, int64_t particles, int64_t stride) {
   double least = infinity;
-  for (int64_t n = 0; n < particles; ++n)
+  Paced paced;
+  for (int64_t n = 0; n < particles; ++n) {
+    paced(10);
     if (const double r = risk[n * stride]; r < least && r > -infinity) least = r;  // nor NaN
+  }
   return least;
 }
 
 // Particles with a risk that is not finite.
 int64_t count_not_finite(const double* risk, int64_t particles, int64_t tasks) {
+  constexpr int64_t often = 1 << 20;
   int64_t count = 0;
   if (tasks == 1) {
+    for (int64_t first = 0; first < particles; first += often, poll()) {
+      const int64_t end = std::min(first + often, particles);
 #pragma omp simd reduction(+ : count)
-    for (int64_t n = 0; n < particles; ++n) count += std::isfinite(risk[n]) ? 0 : 1;
+      for (int64_t n = first; n < end; ++n) count += std::isfinite(risk[n]) ? 0 : 1;
+    }
     return count;
   }
-  for (const double* r = risk; r != risk + particles * tasks; r += tasks)
+  Paced paced;
+  for (const double* r = risk; r != risk + particles * tasks; r += tasks, paced(10 * tasks))
     count += !std::all_of(r, r + tasks, [](double x) { return std::isfinite(x); });
   return count;
 }
@@ -44,13 +52,19 @@ double unnormalised(double risk, double least, double alpha) {
 
 // weights[n * stride] = unnormalised(risk[n * stride], least, alpha); their sum.
 double unnormalised(const double* risk, int64_t particles, int64_t stride, double least, double alpha, double* weights) {
+  constexpr int64_t often = 1 << 20;
   const bool direct = alpha > 0 && alpha < infinity;  // no 0 times infinity but for a risk that is not finite
   if (direct) {
+    for (int64_t first = 0; first < particles; first += often, poll()) {
+      const int64_t end = std::min(first + often, particles);
 #pragma omp simd
-    for (int64_t n = 0; n < particles; ++n) weights[n * stride] = -alpha * (risk[n * stride] - least);
+      for (int64_t n = first; n < end; ++n) weights[n * stride] = -alpha * (risk[n * stride] - least);
+    }
   }
   double total = 0;
+  Paced paced;
   for (int64_t n = 0; n < particles; ++n) {
+    paced(50);
     double& w = weights[n * stride];
     if (!direct) w = unnormalised(risk[n * stride], least, alpha);
     else w = w >= least_exponent && w <= 0 ? std::exp(w) : 0;
@@ -67,21 +81,28 @@ double gibbs_weights(const double* risk, int64_t particles, int64_t stride, doub
   // most are 0 at a large alpha: neither added nor divided
   const double total = unnormalised(risk, particles, stride, least, alpha, weights);
   double squares = 0;
-  for (int64_t n = 0; n < particles; ++n)
+  Paced paced;
+  for (int64_t n = 0; n < particles; ++n) {
+    paced(10);
     if (double& w = weights[n * stride]; w != 0) w /= total, squares += w * w;
+  }
   return 1 / squares;
 }
 
 double alpha_for_ess(const double* risk, int64_t particles, int64_t stride, double ess) {
   const double least = smallest_finite(risk, particles, stride);
   double most = least;
-  for (int64_t n = 0; n < particles; ++n)
+  Paced paced;
+  for (int64_t n = 0; n < particles; ++n) {
+    paced(10);
     if (const double r = risk[n * stride]; std::isfinite(r)) most = std::max(most, r);
+  }
   const double range = most - least;
   if (!(range > 0)) return infinity;  // all equal: every alpha gives the same weights
   const auto ess_at = [&](double alpha) {
     double total = 0, squares = 0;
     for (int64_t n = 0; n < particles; ++n) {
+      paced(50);
       const double w = unnormalised(risk[n * stride], least, alpha);
       total += w, squares += w * w;
     }
@@ -106,9 +127,12 @@ void weighted_means(const T* theta, int64_t particles, int64_t size, const doubl
   std::vector<int64_t> rows, first{0};
   std::vector<double> w;
   rows.reserve(size_t(particles * tasks)), w.reserve(size_t(particles * tasks));
+  Paced paced;
   for (int64_t t = 0; t < tasks; ++t) {
-    for (int64_t n = 0; n < particles; ++n)
+    for (int64_t n = 0; n < particles; ++n) {
+      paced(10);
       if (const double weight = weights[n * tasks + t]; weight > 0) rows.push_back(n), w.push_back(weight);
+    }
     first.push_back(int64_t(rows.size()));
   }
   const ConsensusKernels<T>& kernels = isa_table().consensus<T>();
@@ -119,12 +143,11 @@ void weighted_means(const T* theta, int64_t particles, int64_t size, const doubl
           : thread_count(num_threads, divide_up(size, consensus_block) * tasks, nanoseconds(0.3, rows.size(), size));
   const int64_t share = round_up(divide_up(size * tasks, threads), 64);
   const int64_t block = std::clamp(share, consensus_block, longest_block), blocks = divide_up(size, block);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-  for (int64_t i = 0; i < blocks * tasks; ++i) {
+  parallel_for(blocks * tasks, threads, [&](int64_t i) {
     const int64_t t = i / blocks, b = i % blocks, from = first[size_t(t)];
     kernels.weighted_sum(theta, size, rows.data() + from, w.data() + from, first[size_t(t + 1)] - from,
                          b * block, std::min((b + 1) * block, size), points + t * size);
-  }
+  });
 }
 
 namespace {
@@ -137,8 +160,9 @@ RiskCheck gather(const T* theta, int64_t particles, int64_t size, const double* 
   constexpr int64_t worth_threads = 4096;  // weights
   const double work = nanoseconds(5, particles, tasks);
   const int threads = tasks > 1 && particles * tasks > worth_threads ? thread_count(num_threads, tasks, work) : 1;
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-  for (int64_t t = 0; t < tasks; ++t) ess[t] = gibbs_weights(risk + t, particles, tasks, alpha(t), weights + t);
+  parallel_for(tasks, threads, [&](int64_t t) {
+    ess[t] = gibbs_weights(risk + t, particles, tasks, alpha(t), weights + t);
+  }, short_tasks(10 * particles));
   const double* failed = std::find(ess, ess + tasks, 0.0);
   if (failed != ess + tasks) return {check.not_finite, failed - ess};
   weighted_means(theta, particles, size, weights, tasks, points, num_threads);
@@ -166,10 +190,10 @@ double ensemble_variance(const T* theta, int64_t particles, int64_t size, int nu
   const int64_t blocks = divide_up(size, consensus_block);
   std::vector<double> part(static_cast<size_t>(blocks));
   const int threads = thread_count(num_threads, blocks, nanoseconds(0.5, particles, size));
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t b = 0; b < blocks; ++b)
+  parallel_for(blocks, threads, [&](int64_t b) {
     part[size_t(b)] =
         kernels.spread(theta, particles, size, b * consensus_block, std::min((b + 1) * consensus_block, size));
+  });
   double total = 0;
   for (const double p : part) total += p;
   return total / (2.0 * double(particles));

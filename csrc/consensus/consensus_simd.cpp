@@ -1,4 +1,5 @@
 // Sums over particles for a block of coordinates, compiled once per instruction set.
+#include "../common/interrupt.hpp"
 #include "../common/simd.hpp"
 #include "consensus.hpp"
 
@@ -48,7 +49,9 @@ CBK_INLINE void add_scaled(double* sum, const double* w, const T* const (&x)[R],
 // The rows from j on, R at a time, the rest by half as many.
 template <int R, class T>
 CBK_INLINE void add_rows(double* sum, const Slab<T>& slab, const double* weights, int64_t j) {
+  Paced paced;
   for (; j + R <= slab.count; j += R) {
+    paced(R * (10 + slab.end - slab.begin));
     const T* x[R];
     for (int r = 0; r < R; ++r) x[r] = slab.row(j + r);
     add_scaled(sum, weights + j, x, slab.end - slab.begin);
@@ -90,7 +93,9 @@ template <int R, class T>
 CBK_INLINE int64_t add_moments(double* mean, double* squares, int64_t n, const T* theta, int64_t particles,
                                int64_t stride, int64_t count) {
   constexpr int line = 64 / int(sizeof(T));
+  Paced paced;
   for (; n + R <= particles; n += R) {
+    paced(R * (10 + count));
     const T *x = theta + n * stride, *next = n + 2 * R <= particles ? x + R * stride : x;
     int64_t i = 0;
     for (; i + line <= count; i += line) {

@@ -147,7 +147,8 @@ void register_hopping(py::module_& m) {
         check_shape("ess", ess, {columns});
         if (rows < 2 || (mirrored && rows % 2)) throw py::value_error("risk must have two rows or more, even if mirrored");
         double *p = risk.mutable_data(), *e = ess.mutable_data();
-        const Weighed result = hopping_weights(p, rows, columns, mirrored, fraction, e, num_threads);
+        Weighed result;
+        released([&] { result = hopping_weights(p, rows, columns, mirrored, fraction, e, num_threads); });
         return py::make_tuple(result.alpha, result.nonfinite);
       },
       py::arg("risk").noconvert(), py::arg("mirrored"), py::arg("fraction"), py::arg("ess").noconvert(), py::arg("num_threads"));

@@ -31,10 +31,11 @@ template <class T>
 void draw_ensemble(const Draw<T>& draw, int64_t size, T* out, int num_threads) {
   const auto kernel = isa_table().hopping<T>().draw;
   const int64_t draws = draw.mirrored ? draw.particles / 2 : draw.particles;
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, draws, nanoseconds(1, draws, size)))
-  for (int64_t n = 0; n < draws; ++n)
+  const auto row = [&](int64_t n) {
     kernel(draw.key, uint32_t(n), draw.center, draw.spread, size, out + n * size,
            draw.mirrored ? out + (draws + n) * size : nullptr);
+  };
+  parallel_for(draws, thread_count(num_threads, draws, nanoseconds(1, draws, size)), row, short_tasks(size));
 }
 
 template <class T>
@@ -60,15 +61,14 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, int
     pack_chunk(problem, panel, chunk);
     const PackedChunk<T> batch{chunk.samples, x, y};
     kernels.rest(net, problem.loss, center, panel, batch, packed.data() + chunk_size * row, rest);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int64_t unit = 0; unit < units; ++unit) {
+    parallel_for(units, threads, [&](int64_t unit) {
       T* own = scratch.data() + omp_get_thread_num() * scratch_size;
       const int64_t n0 = 2 * unit, count = std::min(problem.particles - n0, int64_t(2));
       const T* theta = problem.draw ? own + work_size : problem.theta + n0 * size;
       if (problem.draw) draw_rows(*problem.draw, n0, count, size, own + work_size);
       for (int64_t i = 0; i < count; ++i)
         kernels.atoms({&net, problem.loss, panel, theta + i * size, batch, rest, own, out + (n0 + i) * net.width});
-    }
+    }, short_tasks(2 * chunk.samples * net.width * (net.inputs + net.outputs + 8) / 16));
   }
   for (int64_t i = 0; i < problem.particles * net.width; ++i) out[i] /= double(problem.samples);
 }
@@ -84,12 +84,11 @@ void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32
   Buffer<double> partial(pieces * size);
   std::fill_n(partial.data(), pieces * size, 0.0);
   const int threads = thread_count(num_threads, pieces * blocks, nanoseconds(1, rows, size));
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t i = 0; i < pieces * blocks; ++i) {
+  parallel_for(pieces * blocks, threads, [&](int64_t i) {
     const int64_t piece = i / blocks, begin = i % blocks * noise_sum_block;
     kernels.noise_sum(key, std::min(piece * length, rows), std::min((piece + 1) * length, rows), weights, atoms, atom,
                       begin, std::min(begin + noise_sum_block, size), partial.data() + piece * size + begin);
-  }
+  });
   std::fill_n(out, size, 0.0);
   for (int64_t piece = 0; piece < pieces; ++piece)
     for (int64_t i = 0; i < size; ++i) out[i] += partial.data()[piece * size + i];

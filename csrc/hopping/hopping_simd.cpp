@@ -53,7 +53,9 @@ void rest(const Network& net, Loss loss, const T* center, int64_t panel, const P
   using V = Vector<T>;
   T *hidden = scratch, *g = hidden + net.width * panel;
   const T* c = center + net.output_weights();
+  Paced paced;
   for (int64_t s = 0; s < chunk.samples; s += panel) {
+    paced(net.width * (net.inputs + net.outputs + 8) * panel);
     hidden_block(net, center, 0, net.width, chunk.x + s * net.inputs, panel, hidden);
     product<T>({c, net.width, 1}, net.outputs, net.width, {hidden, panel}, g, panel, {nullptr, false});
     scale_outputs(net, center, panel, g, panel);
@@ -106,10 +108,12 @@ void atoms(const AtomTask<T>& task) {
   T *hidden = task.scratch, *g = hidden + neuron_block * panel;
   double* totals = reinterpret_cast<double*>(g + net.outputs * panel);  // [width][lanes]
   for (int64_t i = 0; i < net.width * lanes<double>; ++i) totals[i] = 0;
+  Paced paced;
   for (int64_t s = 0; s < task.chunk.samples; s += panel) {
     const int64_t left = task.chunk.samples - s, count = left < panel ? left : panel;
     for (int64_t begin = 0; begin < net.width; begin += neuron_block) {
       const int64_t neurons = net.width - begin < neuron_block ? net.width - begin : neuron_block;
+      paced(neurons * (net.inputs + net.outputs + 8) * panel);
       hidden_block(net, task.theta, begin, neurons, task.chunk.x + s * net.inputs, panel, hidden);
       with_loss(task.loss, [&](auto loss) {
         for (int64_t m = begin; m < begin + neurons; ++m) {
@@ -128,7 +132,9 @@ template <class T>
 void noise_sum(NoiseKey key, int64_t first, int64_t last, const double* weights, int64_t atoms, const int32_t* atom,
                int64_t begin, int64_t end, double* sum) {
   T z[noise_block];
+  Paced paced;
   for (int64_t n = first; n < last; ++n) {
+    paced(10 * (end - begin));
     const double* w = weights + n * atoms;
     if (!atom && w[0] == 0) continue;
     NoiseRow<T> noise({key.seed, key.stream, key.step, key.first_particle + uint32_t(n)}, begin, end - begin);

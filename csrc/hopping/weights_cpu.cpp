@@ -63,14 +63,13 @@ Weighed hopping_weights(double* risk, int64_t rows, int64_t columns, bool mirror
   const int threads = rows * columns < 1000 ? 1 : thread_count(num_threads, columns, nanoseconds(20, rows, columns));
   Buffer<Ranked> scratch(threads * rows);
   Buffer<double> alpha(columns);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
-  for (int64_t c = 0; c < columns; ++c) {
+  parallel_for(columns, threads, [&](int64_t c) {
     Ranked* own = scratch.data() + omp_get_thread_num() * rows;
     alpha.data()[c] = 0;
     ess[c] = fraction > 0 ? gibbs_column(risk + c, rows, columns, std::max(1.0, fraction * double(rows)),
                                          reinterpret_cast<double*>(own), alpha.data()[c])
                           : rank_column(risk + c, rows, columns, mirrored ? 2 : 1, own);
-  }
+  }, short_tasks(10 * rows));
   for (int64_t c = 0; c < columns; ++c) result.alpha += alpha.data()[c] / double(columns);
   return result;
 }

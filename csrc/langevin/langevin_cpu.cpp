@@ -15,11 +15,10 @@ constexpr int64_t piece = 8192;
 template <class F>
 void for_pieces(int64_t rows, int64_t size, int num_threads, F&& f) {
   const int64_t pieces = divide_up(size, piece), tasks = rows * pieces;
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks, nanoseconds(1.5, rows, size)))
-  for (int64_t i = 0; i < tasks; ++i) {
+  parallel_for(tasks, thread_count(num_threads, tasks, nanoseconds(1.5, rows, size)), [&](int64_t i) {
     const int64_t begin = i % pieces * piece;
     f(i / pieces, begin, std::min(begin + piece, size));
-  }
+  }, short_tasks(size));
 }
 
 }  // namespace
@@ -33,15 +32,14 @@ void langevin_drift(T* theta, T* velocity, const T* gradient, int64_t networks, 
   if (size < short_row && k.noise > 0) {
     const int64_t together = rows_drawn(size), groups = divide_up(networks, together);
     const int threads = thread_count(num_threads, groups, nanoseconds(3, networks, size));
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t group = 0; group < groups; ++group) {
+    parallel_for(groups, threads, [&](int64_t group) {
       const int64_t first = group * together, count = std::min(together, networks - first), at = first * size;
       uint32_t network[drawn_blocks];
       std::iota(network, network + count, uint32_t(first));
       alignas(64) T noise[4 * drawn_blocks];
       isa_table().random<T>().short_rows(key, network, count, size, noise);
       kernels.drawn(k, theta + at, velocity + at, gradient + at, count * size, noise);
-    }
+    }, short_tasks(together * size));
     return;
   }
   if (!(k.noise > 0)) size *= networks, networks = 1;  // each coordinate by itself: one long row

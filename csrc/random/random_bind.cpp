@@ -39,7 +39,8 @@ void register_random(py::module_& m) {
         check_shape("counter", counter, {count, 4});
         check_shape("key", key, {count, 2});
         check_shape("out", out, {count, 4});
-        philox4x32(counter.data(), key.data(), count, out.mutable_data());
+        uint32_t* p = out.mutable_data();
+        released([&] { philox4x32(counter.data(), key.data(), count, p); });
       },
       py::arg("counter").noconvert(), py::arg("key").noconvert(), py::arg("out").noconvert());
   m.def(
@@ -47,7 +48,8 @@ void register_random(py::module_& m) {
       [](Array<int64_t> out, int64_t n, uint64_t seed, uint32_t step, uint32_t stream) {
         const int64_t count = out.size();
         if (count > n) throw py::value_error("out is longer than the permutation");
-        permutation(out.mutable_data(), count, n, seed, step, stream);
+        int64_t* p = out.mutable_data();
+        released([&] { permutation(p, count, n, seed, step, stream); });
       },
       py::arg("out").noconvert(), py::arg("n"), py::arg("seed"), py::arg("step"), py::arg("stream"));
 }

@@ -17,11 +17,10 @@ template <class F>
 void for_pieces(int64_t rows, int64_t columns, double each, int num_threads, F&& f) {
   const int64_t pieces = divide_up(columns, piece), tasks = rows * pieces;
   const int threads = thread_count(num_threads, tasks, nanoseconds(each, rows, columns));
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < tasks; ++i) {
+  parallel_for(tasks, threads, [&](int64_t i) {
     const int64_t begin = i % pieces * piece;
     f(i / pieces, begin, std::min(piece, columns - begin));
-  }
+  }, short_tasks(columns));
 }
 
 // f(numbers of the rows, the first of them, their count)
@@ -29,13 +28,12 @@ template <class F>
 void for_short_rows(int64_t rows, int64_t columns, int num_threads, F&& f) {
   const int64_t together = rows_drawn(columns), groups = divide_up(rows, together);
   const int threads = thread_count(num_threads, groups, nanoseconds(3, rows, columns));
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t group = 0; group < groups; ++group) {
+  parallel_for(groups, threads, [&](int64_t group) {
     const int64_t first = group * together, count = std::min(together, rows - first);
     uint32_t particle[drawn_blocks];
     std::iota(particle, particle + count, uint32_t(first));
     f(particle, first, count);
-  }
+  }, short_tasks(together * columns));
 }
 
 }  // namespace
@@ -75,7 +73,9 @@ template void uniform(float*, int64_t, int64_t, double, double, NoiseKey, int);
 template void uniform(double*, int64_t, int64_t, double, double, NoiseKey, int);
 
 void philox4x32(const uint32_t* counter, const uint32_t* key, int64_t count, uint32_t* out) {
+  Paced paced;
   for (int64_t i = 0; i < count; ++i) {
+    paced(100);
     const uint32_t *c = counter + 4 * i, *k = key + 2 * i;
     const auto block = host::philox({{c[0], c[1], c[2], c[3]}}, k[0], k[1]);
     for (int j = 0; j < 4; ++j) out[4 * i + j] = block.word[j];
@@ -89,9 +89,10 @@ void permutation(int64_t* out, int64_t count, int64_t n, uint64_t seed, uint32_t
     const uint64_t word = block.word[2 * (i % 2)] | uint64_t(block.word[2 * (i % 2) + 1]) << 32;
     return i + int64_t((unsigned __int128)(word) * uint64_t(n - i) >> 64);
   };
+  Paced paced;
   if (count == n) {
-    std::iota(out, out + n, int64_t(0));
-    for (int64_t i = 0; i < n; ++i) std::swap(out[i], out[draw(i)]);
+    for (int64_t i = 0; i < n; ++i) paced(10), out[i] = i;
+    for (int64_t i = 0; i < n; ++i) paced(100), std::swap(out[i], out[draw(i)]);
     return;
   }
   std::unordered_map<int64_t, int64_t> moved;  // only the entries that a swap has touched are stored
@@ -100,6 +101,7 @@ void permutation(int64_t* out, int64_t count, int64_t n, uint64_t seed, uint32_t
     return found == moved.end() ? i : found->second;
   };
   for (int64_t i = 0; i < count; ++i) {
+    paced(1000);
     const int64_t j = draw(i);
     out[i] = at(j);
     moved[j] = at(i);

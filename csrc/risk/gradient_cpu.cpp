@@ -38,6 +38,7 @@ void run(const RiskProblem<T>& problem, const RiskShape& shape, double* out, T* 
   Buffer<T> partial(plan.chunks > 1 ? plan.chunks * gradients : 0);
 
   std::fill_n(out, problem.particles, 0.0);
+  Failure failure;
   for (int64_t wave = 0; wave < problem.samples; wave += plan.chunks * plan.chunk) {
     const int64_t chunks = std::min(plan.chunks, divide_up(problem.samples - wave, plan.chunk));
     const auto chunk_at = [&](int64_t i) {
@@ -49,33 +50,36 @@ void run(const RiskProblem<T>& problem, const RiskShape& shape, double* out, T* 
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t i = 0; i < chunks; ++i) {
-        const Chunk<T> chunk = chunk_at(i);
-        const T* x = problem.x + chunk.first * net.inputs;
-        pack_targets(problem, plan.panel, chunk);
-        if (plan.sparse) {
-          rows = pack_rows(x, chunk.samples, net.inputs, range, by_sample);
-          inputs = pack_columns(x, chunk.samples, net.inputs, plan.tile, by_input);
-          continue;
-        }
-        pack_inputs(problem, plan.panel, chunk);
-        if (!plan.direct)
-          pack_strips(x, chunk.samples, net.inputs, plan.chunk, strip,
-                      columns.data() + i * strips_size);
-      }
+      for (int64_t i = 0; i < chunks; ++i)
+        failure.guard([&] {
+          const Chunk<T> chunk = chunk_at(i);
+          const T* x = problem.x + chunk.first * net.inputs;
+          pack_targets(problem, plan.panel, chunk);
+          if (plan.sparse) {
+            rows = pack_rows(x, chunk.samples, net.inputs, range, by_sample);
+            inputs = pack_columns(x, chunk.samples, net.inputs, plan.tile, by_input);
+            return;
+          }
+          pack_inputs(problem, plan.panel, chunk);
+          if (!plan.direct)
+            pack_strips(x, chunk.samples, net.inputs, plan.chunk, strip,
+                        columns.data() + i * strips_size);
+        });
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t i = 0; i < groups * chunks; ++i) {
-        const int64_t c = i / groups, n = i % groups * plan.group;
-        const Chunk<T> chunk = chunk_at(c);
-        T* into = plan.chunks > 1 ? partial.data() + c * gradients : gradient;
-        kernels.evaluate({&net, &plan, problem.loss, problem.theta + n * size,
-                          std::min(plan.group, problem.particles - n), {chunk.samples, chunk.x, chunk.y, rows}, inputs,
-                          columns.data() + c * strips_size, T(1.0 / double(problem.samples)),
-                          scratch.data() + omp_get_thread_num() * scratch_size,
-                          sums.data() + c * problem.particles + n, into + n * size,
-                          plan.chunks == 1 && wave > 0});
-      }
+      for (int64_t i = 0; i < groups * chunks; ++i)
+        failure.guard([&] {
+          const int64_t c = i / groups, n = i % groups * plan.group;
+          const Chunk<T> chunk = chunk_at(c);
+          T* into = plan.chunks > 1 ? partial.data() + c * gradients : gradient;
+          kernels.evaluate({&net, &plan, problem.loss, problem.theta + n * size,
+                            std::min(plan.group, problem.particles - n), {chunk.samples, chunk.x, chunk.y, rows}, inputs,
+                            columns.data() + c * strips_size, T(1.0 / double(problem.samples)),
+                            scratch.data() + omp_get_thread_num() * scratch_size,
+                            sums.data() + c * problem.particles + n, into + n * size,
+                            plan.chunks == 1 && wave > 0});
+        });
     }
+    failure.rethrow();
     for (int64_t c = 0; c < chunks; ++c) {
       for (int64_t n = 0; n < problem.particles; ++n) out[n] += sums.data()[c * problem.particles + n];
       if (plan.chunks == 1) continue;

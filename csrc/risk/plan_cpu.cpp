@@ -54,10 +54,14 @@ bool fits_registers(const RiskShape& shape) { return shape.net.outputs == 1 && s
 
 template <class T>
 double density(const RiskProblem<T>& problem) {
+  constexpr int64_t often = 1 << 20;
   const int64_t inputs = problem.net.inputs, count = problem.samples * inputs;
   if (problem.particles < enough_tasks || inputs < 64) return 1;
   int64_t filled = 0;
-  for (int64_t i = 0; i < count; ++i) filled += problem.x[i] != 0;
+  for (int64_t first = 0; first < count; first += often) {
+    for (int64_t i = first; i < std::min(first + often, count); ++i) filled += problem.x[i] != 0;
+    poll();
+  }
   return double(filled) / double(count);
 }
 

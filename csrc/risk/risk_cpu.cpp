@@ -34,6 +34,7 @@ void run(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, T*
   const int64_t results = problem.particles * tasks;
   Buffer<double> partial(plan.chunks > 1 ? plan.chunks * results : 0);
 
+  Failure failure;
   for (int64_t wave = 0; wave < problem.samples; wave += plan.chunks * plan.chunk) {
     const int64_t chunks = std::min(plan.chunks, divide_up(problem.samples - wave, plan.chunk));
     const auto chunk_at = [&](int64_t i) {
@@ -45,28 +46,31 @@ void run(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, T*
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t i = 0; i < chunks; ++i) {
-        const Chunk<T> chunk = chunk_at(i);
-        pack_targets(problem, plan.panel, chunk);
-        if (plan.sparse)
-          rows = pack_rows(problem.x + chunk.first * net.inputs, chunk.samples, net.inputs, range, lists);
-        else
-          pack_inputs(problem, plan.panel, chunk);
-      }
+      for (int64_t i = 0; i < chunks; ++i)
+        failure.guard([&] {
+          const Chunk<T> chunk = chunk_at(i);
+          pack_targets(problem, plan.panel, chunk);
+          if (plan.sparse)
+            rows = pack_rows(problem.x + chunk.first * net.inputs, chunk.samples, net.inputs, range, lists);
+          else
+            pack_inputs(problem, plan.panel, chunk);
+        });
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t i = 0; i < groups * chunks; ++i) {
-        const Chunk<T> chunk = chunk_at(i / groups);
-        const int64_t first = i % groups * plan.group, count = std::min(plan.group, problem.particles - first);
-        T* own = scratch.data() + omp_get_thread_num() * scratch_size;
-        const T* theta = problem.draw ? own + work_size : problem.theta + first * net.size();
-        if (problem.draw) draw_rows(*problem.draw, first, count, net.size(), own + work_size);
-        double* into = plan.chunks > 1 ? partial.data() + i / groups * results : sums;
-        kernels.evaluate({&net, &plan, problem.loss, tasks, theta, count, {chunk.samples, chunk.x, chunk.y, rows}, own,
-                          into + first * tasks,
-                          outputs ? outputs + (first * problem.samples + chunk.first) * net.outputs : nullptr,
-                          problem.samples * net.outputs});
-      }
+      for (int64_t i = 0; i < groups * chunks; ++i)
+        failure.guard([&] {
+          const Chunk<T> chunk = chunk_at(i / groups);
+          const int64_t first = i % groups * plan.group, count = std::min(plan.group, problem.particles - first);
+          T* own = scratch.data() + omp_get_thread_num() * scratch_size;
+          const T* theta = problem.draw ? own + work_size : problem.theta + first * net.size();
+          if (problem.draw) draw_rows(*problem.draw, first, count, net.size(), own + work_size);
+          double* into = plan.chunks > 1 ? partial.data() + i / groups * results : sums;
+          kernels.evaluate({&net, &plan, problem.loss, tasks, theta, count, {chunk.samples, chunk.x, chunk.y, rows}, own,
+                            into + first * tasks,
+                            outputs ? outputs + (first * problem.samples + chunk.first) * net.outputs : nullptr,
+                            problem.samples * net.outputs});
+        });
     }
+    failure.rethrow();
     if (plan.chunks > 1)
       for (int64_t i = 0; i < chunks; ++i)
         for (int64_t j = 0; j < results; ++j) sums[j] += partial.data()[i * results + j];

@@ -1,4 +1,5 @@
 // The inner kernels of risk.hpp, compiled once per instruction set.
+#include "../common/interrupt.hpp"
 #include "../common/loss.hpp"
 #include "direct/direct.hpp"
 #include "lists/lists.hpp"
@@ -20,6 +21,7 @@ void hidden_sums(const RiskTask<T>& task, T* sums, T* hidden) {
   const Network& net = *task.net;
   const RiskPlan& plan = *task.plan;
   const int64_t step = plan.direct ? depth_block : neuron_block;
+  Paced paced;
   for (int64_t range = 0; range < net.width; range += plan.range) {
     const int64_t end = range + plan.range < net.width ? range + plan.range : net.width;
     for (int64_t s = 0; s < task.chunk.samples; s += plan.panel) {
@@ -27,6 +29,7 @@ void hidden_sums(const RiskTask<T>& task, T* sums, T* hidden) {
       for (int64_t p = 0; p < task.particles; ++p) {
         const T* theta = task.theta + p * net.size();
         T* out = sums + (p * plan.chunk + s) * net.outputs;
+        paced((end - range) * (net.inputs + net.outputs + 8) * plan.panel);
         for (int64_t m = range; m < end; m += step) {
           const int64_t neurons = end - m < step ? end - m : step;
           if (plan.direct) {
@@ -56,6 +59,7 @@ void sparse_hidden_sums(const RiskTask<T>& task, T* sums, T* scratch) {
   for (int64_t first = 0; first < neurons; first += sparse_block<T>) {
     const int64_t end = first + sparse_block<T> < neurons ? first + sparse_block<T> : neurons;
     gather_block(net, task.theta, first, neurons, block);
+    poll();
     for (int64_t tile = 0; tile < samples; tile += sparse_tile) {
       const int64_t count = samples - tile < sparse_tile ? samples - tile : sparse_tile;
       sparse_product(task.chunk.rows, tile, count, block, net.inputs, z);

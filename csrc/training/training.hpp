@@ -3,8 +3,6 @@
 //   risks (and gradients) on the batch -> consensus points -> the update, in place
 #pragma once
 
-#include <functional>
-
 #include "../consensus/consensus.hpp"
 #include "../risk/risk.hpp"
 #include "../update/update.hpp"
@@ -17,7 +15,6 @@ struct Epoch {
   const int64_t* order;   // [data.samples], or nullptr: the data as they stand are the only batch
   int64_t batch;          // samples in a batch; the last one may be smaller
   uint32_t first_step;
-  std::function<void()> after_step;  // may throw
 };
 
 // A method's arrays.  With a consensus, `update` moves the particles to `points`; with gradients, by Adam too.

@@ -1,4 +1,3 @@
-#include <chrono>
 #include <limits>
 
 #include "../risk/risk_bind.hpp"
@@ -8,26 +7,10 @@
 namespace cbk {
 namespace {
 
-// Ctrl-C ends an epoch after the step that it finds; looking for it needs the GIL, so not at every step.
-class Interrupts {
- public:
-  void operator()() {
-    constexpr std::chrono::milliseconds pause{50};
-    if (const auto now = std::chrono::steady_clock::now(); now - looked_ >= pause) {
-      looked_ = now;
-      py::gil_scoped_acquire acquire;
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-    }
-  }
-
- private:
-  std::chrono::steady_clock::time_point looked_ = std::chrono::steady_clock::now();
-};
-
 template <class T>
 Epoch<T> epoch_of(const Network& net, const Array<T>& x, const py::array& y, const std::string& loss,
                   const std::optional<Array<int64_t>>& order, int64_t batch, uint32_t step) {
-  Epoch<T> epoch{data_of(net, x), nullptr, batch, step, Interrupts()};
+  Epoch<T> epoch{data_of(net, x), nullptr, batch, step};
   set_task_targets(epoch.data, y, loss);
   if (order) {
     check_shape("order", *order, {epoch.data.samples});

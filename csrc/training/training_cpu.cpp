@@ -59,12 +59,13 @@ class Minibatches {
     constexpr int64_t worth_threads = 32768;
     const double work = nanoseconds(1, tasks, count, columns);
     const int threads = tasks > 1 && tasks * count > worth_threads ? thread_count(threads_, tasks, work) : 1;
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (int64_t t = 0; t < tasks; ++t) {
+    parallel_for(tasks, threads, [&](int64_t t) {
+      Paced paced;
       const U* source = from + t * epoch_.data.samples * columns;
       for (int64_t start = 0; start < count; start += epoch_.batch) {
         const int64_t* rows = epoch_.order + first + start;
         const int64_t size = std::min(epoch_.batch, count - start);
+        paced(10 * size * columns);
         U* target = to + (start * tasks + t * size) * columns;
         if (columns == 1)
           for (int64_t i = 0; i < size; ++i) target[i] = source[rows[i]];
@@ -72,7 +73,7 @@ class Minibatches {
           for (int64_t i = 0; i < size; ++i)
             std::memcpy(target + i * columns, source + rows[i] * columns, size_t(columns) * sizeof(U));
       }
-    }
+    });
   }
 
   const Epoch<T>& epoch_;
@@ -120,7 +121,7 @@ Outcome run_epoch(const Epoch<T>& epoch, Ensemble<T> ensemble, int num_threads) 
       hybrid_update(update, ensemble.adam, num_threads);
     else
       adam_update(update.theta, update.out, particles, size, ensemble.adam, num_threads);
-    epoch.after_step();
+    poll();
   }
   return outcome;
 }

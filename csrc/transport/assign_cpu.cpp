@@ -230,13 +230,18 @@ struct Worker {
 template <class T, class Work>
 void share(const Shape& shape, int64_t tasks, int num_threads, Work work) {
   const int threads = threads_for(num_threads, tasks, shape.count);
+  const int64_t together = std::clamp(divide_up(tasks, threads), int64_t(1), short_tasks(shape.count * (shape.count + 50)));
   Failure failure;
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     std::unique_ptr<Worker<T>> worker;
     failure.guard([&] { worker = std::make_unique<Worker<T>>(shape, threads); });
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t task = 0; task < tasks; ++task) failure.guard([&] { work(*worker, task); });
+    for (int64_t block = 0; block < divide_up(tasks, together); ++block)
+      failure.guard([&] {
+        const int64_t end = std::min((block + 1) * together, tasks);
+        for (int64_t task = block * together; task < end; ++task) work(*worker, task);
+      });
   }
   failure.rethrow();
 }

@@ -46,6 +46,7 @@ class Assignment : Lists<T, C> {
     const C highest = highest_price();
     this->separate();
     for (int64_t first = 0; first < task_.count; first += assign_block) {
+      paced_(assign_block * task_.padded * task_.size);
       if (surely_kept(first, highest)) continue;
       const int64_t count = this->cheapest_of(first, cheapest);
       for (int64_t r = 0; r < count; ++r) total += double(this->reduced(r, task_.match[first + r]) - cheapest[r]);
@@ -59,6 +60,7 @@ class Assignment : Lists<T, C> {
     const double unit = 1 / double(task_.count);
     for (int64_t j = 0; j < task_.count; ++j) duals_[j] = 0;
     for (int64_t k = 0; k < task_.size; ++k) {
+      paced_(20 * task_.count);
       double x_mean = 0, y_mean = 0;
       for (int64_t i = 0; i < task_.count; ++i) x_mean += double(task_.atoms[i * task_.size + k]);
       for (int64_t j = 0; j < task_.count; ++j) y_mean += double(this->point(j)[k * task_.tile]);
@@ -90,6 +92,7 @@ class Assignment : Lists<T, C> {
     const C highest = highest_price();
     this->separate();
     for (int64_t first = 0; first < task_.count; first += assign_block) {
+      paced_(assign_block * task_.padded * task_.size);
       if (surely_kept(first, highest)) {
         for (int64_t i = first; i < first + this->rows_from(first); ++i) take_if_free(i, task_.match[i]);
         continue;
@@ -189,6 +192,7 @@ class Assignment : Lists<T, C> {
     Nearest next = nearest();
     for (int64_t first; list.limit[first = least_limit(number)] <= next.distance;) {
       if (list.limit[first] == infinity) break;  // all are complete, and no column is near
+      paced_(task_.size * task_.padded);
       next = complete(first);
     }
     return next;
@@ -236,6 +240,7 @@ class Assignment : Lists<T, C> {
       const int64_t j = next.column, i = space_.row_of[j];
       space_.scanned[scanned] = int32_t(j), space_.reached[scanned++] = level;
       space_.distance[j] = infinity, space_.open[j] = -infinity;
+      paced_((task_.size + 4) * task_.padded);
       next = scan(scanned, i, j, level);
       if (next.distance > level)
         level = next.distance, ties = 0;
@@ -261,6 +266,7 @@ class Assignment : Lists<T, C> {
   using Lists<T, C>::space_;
   using Lists<T, C>::duals_;
   int64_t waiting_ = 0, start_ = 0;
+  Paced paced_;
 };
 
 template <class T, class C>

@@ -1,4 +1,5 @@
 // Barycenters on the GPU, without the host: every iteration is done; the CPU's twin is transport_cpu.cpp.
+#include "../common/interrupt.hpp"
 #include "../cuda/reduce.hpp"
 #include "../cuda/rows.hpp"
 
@@ -106,6 +107,7 @@ void barycenter(const BarycenterArrays<T>& b, CudaStream on) {
   const Coupling<T> coupling{b.atoms, b.support, b.particles, 1, b.count, b.size, weights};
   const Measures<T> measures{b.atoms, b.support, b.particles, 1, b.count, b.size};
   for (int64_t i = 0; i < b.iterations; ++i) {
+    poll();
     Assigned to;
     to.match = b.match, to.guess = i > 0, to.duals = duals.data(), to.partner = partner.data(), to.only = weights;
     assign(measures, to, on);

@@ -1,6 +1,7 @@
 // Costs of one particle's atoms to the support, in vectors of columns.  Included once per instruction set.
 #pragma once
 
+#include "../common/interrupt.hpp"
 #include "../common/philox.hpp"
 #include "transport.hpp"
 
@@ -126,7 +127,9 @@ class Costs {
   void separate() const {
     C *const c = space_.row, *const apart = task_.apart;
     if (!apart || apart[0] >= 0) return;
+    Paced paced;
     for (int64_t j = 0; j < task_.count; ++j) {
+      paced(task_.padded * task_.size);
       for (int64_t k = 0; k < task_.size; ++k) space_.scaled[k] = point(j)[k * task_.tile];
       write_row(c);
       c[j] = infinity;

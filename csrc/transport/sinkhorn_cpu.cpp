@@ -69,13 +69,12 @@ class Plan {
   // f(i, the row's sum, the row's weights) for all rows, in parallel.
   template <class F>
   void for_rows(Side& from, Side& to, double rate, F&& f) {
-#pragma omp parallel for schedule(static) num_threads(threads_) if (threads_ > 1)
-    for (int64_t i = 0; i < from.shape.count; ++i) {
+    parallel_for(from.shape.count, threads_, [&](int64_t i) {
       double* terms = terms_.data() + omp_get_thread_num() * most_;
       const SoftSum sum = kernels_.soft_row(
           {from.row(i), to.columns(), to.shape.size, to.shape.padded, to.potential(), rate, terms});
       f(i, sum, terms);
-    }
+    }, short_tasks(to.shape.padded));
   }
 
   // Potentials at one epsilon, until the rows' masses change by `tolerance`.
@@ -119,13 +118,12 @@ class Plan {
       shift[i] = sum.shift, total[i] = sum.total;
     });
     const double unit = double(y_.shape.count) / double(x_.shape.count);
-#pragma omp parallel for schedule(static) num_threads(threads_) if (threads_ > 1)
-    for (int64_t j = 0; j < y_.shape.count; ++j) {
+    parallel_for(y_.shape.count, threads_, [&](int64_t j) {
       const double mass = unit * kernels_.soft_column({y_.row(j), x_.columns(), x_.shape.size, x_.shape.padded,
                                                        y_.potential()[j], rate, shift, total});
       kept_.data()[j] = mass > 1 ? 1 / mass : 1;
       lack_.data()[j] = 1 - mass;
-    }
+    }, short_tasks(x_.shape.padded));
     double error = 0, lacking = 0;
     std::fill_n(mean_.data(), x_.shape.size, 0.0);
     for (int64_t j = 0; j < y_.shape.count; ++j) {

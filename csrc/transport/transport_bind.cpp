@@ -137,14 +137,21 @@ void bound_sinkhorn(const Array<T>& atoms, const Array<T>& support, double, doub
 int64_t wrong_permutation(const Array<int32_t>& match) {
   const int64_t rows = rows_of("match", match), count = match.shape(1);
   check_matches(match, count);
-  std::vector<int64_t> seen(size_t(count), -1);
-  for (int64_t n = 0; n < rows; ++n)
-    for (int64_t i = 0; i < count; ++i) {
-      int64_t& last = seen[size_t(match.data()[n * count + i])];
-      if (last == n) return n;
-      last = n;
+  const int32_t* const p = match.data();
+  int64_t wrong = -1;
+  released([&] {
+    std::vector<int64_t> seen(size_t(count), -1);
+    Paced paced;
+    for (int64_t n = 0; n < rows && wrong < 0; ++n) {
+      paced(10 * count);
+      for (int64_t i = 0; i < count; ++i) {
+        int64_t& last = seen[size_t(p[n * count + i])];
+        if (last == n) wrong = n;
+        last = n;
+      }
     }
-  return -1;
+  });
+  return wrong;
 }
 
 template <class T>

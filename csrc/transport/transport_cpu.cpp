@@ -21,24 +21,22 @@ void average(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows, in
   const int threads = used * count * size < 50000 ? 1 : thread_count(num_threads, count, work);
   const int64_t own_size = round_up(size, 8);
   Buffer<double> totals(threads * own_size);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-  {
-#pragma omp for schedule(static)
-    for (int64_t r = 0; r < used; ++r)
-      for (int64_t i = 0; i < count; ++i)
-        partner.data()[r * count + p.match[rows[size_t(r)] * count + i]] = int32_t(i);
+  parallel_for(used, threads, [&](int64_t r) {
+    for (int64_t i = 0; i < count; ++i)
+      partner.data()[r * count + p.match[rows[size_t(r)] * count + i]] = int32_t(i);
+  }, short_tasks(count));
+  parallel_for(count, threads, [&](int64_t j) {
     double* total = totals.data() + omp_get_thread_num() * own_size;
-#pragma omp for schedule(static)
-    for (int64_t j = 0; j < count; ++j) {
-      std::fill_n(total, size, 0.0);
-      for (int64_t r = 0; r < used; ++r) {
-        const int64_t n = rows[size_t(r)];
-        const T* x = p.atoms + (n * count + partner.data()[r * count + j]) * size;
-        for (int64_t k = 0; k < size; ++k) total[k] += p.weights[n] * double(x[k]);
-      }
-      for (int64_t k = 0; k < size; ++k) p.support[j * size + k] = T(total[k]);
+    std::fill_n(total, size, 0.0);
+    Paced paced;
+    for (int64_t r = 0; r < used; ++r) {
+      paced(100 + size);
+      const int64_t n = rows[size_t(r)];
+      const T* x = p.atoms + (n * count + partner.data()[r * count + j]) * size;
+      for (int64_t k = 0; k < size; ++k) total[k] += p.weights[n] * double(x[k]);
     }
-  }
+    for (int64_t k = 0; k < size; ++k) p.support[j * size + k] = T(total[k]);
+  }, short_tasks(used * size));
 }
 
 // beta (1/M) sum_i |x_i - y_match(i)|^2; its terms may be too large or too small for float64 where it is not.
@@ -62,12 +60,11 @@ double objective(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows
   std::vector<double> part(rows.size());
   const double work = nanoseconds(0.5, used, count, size);
   const int threads = used * count * size < 50000 ? 1 : thread_count(num_threads, used, work);
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-  for (int64_t r = 0; r < used; ++r) {
+  parallel_for(used, threads, [&](int64_t r) {
     const int64_t n = rows[size_t(r)];
     part[size_t(r)] =
         weighted_cost(p.weights[n], p.atoms + n * count * size, p.support, p.match + n * count, count, size);
-  }
+  }, short_tasks(count * size));
   double total = 0;
   for (const double value : part) total += value;
   return total;
@@ -121,8 +118,7 @@ void update_short(const TransportUpdate<T>& p, T a, T b, int num_threads) {
   UpdateRow<T> row{};
   row.a = a;
   const int threads = thread_count(num_threads, groups, nanoseconds(3, p.particles, length));
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t group = 0; group < groups; ++group) {
+  parallel_for(groups, threads, [&](int64_t group) {
     const int64_t first = group * together, count = std::min(together, p.particles - first), at = first * length;
     alignas(64) T noise[4 * drawn_blocks], towards[4 * drawn_blocks], factor[4 * drawn_blocks];
     uint32_t particle[drawn_blocks];
@@ -140,7 +136,7 @@ void update_short(const TransportUpdate<T>& p, T a, T b, int num_threads) {
     UpdateRow<T> own = row;
     own.theta = p.atoms + at, own.point = towards, own.out = p.out + at, own.end = count * length;
     isa_table().update<T>().drawn(UpdateForm::added, own, noise, factor);
-  }
+  }, short_tasks(together * length));
 }
 
 }  // namespace
@@ -155,19 +151,15 @@ void transport_update(const TransportUpdate<T>& p, int num_threads) {
   const int threads = thread_count(num_threads, tasks, nanoseconds(1.5, p.particles, length));
   const int64_t own_size = round_up(std::min(piece + 2 * p.size, length), 64);
   Buffer<T> partners_of(threads * own_size);
-#pragma omp parallel num_threads(threads)
-  {
+  parallel_for(tasks, threads, [&](int64_t t) {
     T* towards = partners_of.data() + omp_get_thread_num() * own_size;
-#pragma omp for schedule(static)
-    for (int64_t t = 0; t < tasks; ++t) {
-      const int64_t n = t / pieces, begin = t % pieces * piece, end = std::min(begin + piece, length);
-      const int64_t first = begin / p.size, at = n * length + begin;
-      const T* support = p.support + (p.task ? p.task[n] * length : 0);
-      partners(support, p.match + n * p.count + first, divide_up(end, p.size) - first, p.size, towards);
-      kernels.update(p.atoms + at, towards + (begin - first * p.size), p.out + at, begin, end - begin, a, b,
-                     p.key, uint32_t(n));
-    }
-  }
+    const int64_t n = t / pieces, begin = t % pieces * piece, end = std::min(begin + piece, length);
+    const int64_t first = begin / p.size, at = n * length + begin;
+    const T* support = p.support + (p.task ? p.task[n] * length : 0);
+    partners(support, p.match + n * p.count + first, divide_up(end, p.size) - first, p.size, towards);
+    kernels.update(p.atoms + at, towards + (begin - first * p.size), p.out + at, begin, end - begin, a, b,
+                   p.key, uint32_t(n));
+  }, short_tasks(length));
 }
 
 #define CBK_INSTANTIATE(T)                                          \

@@ -118,13 +118,19 @@ void update_short(const UpdateProblem<T>& problem, UpdateForm form, const AdamSt
   const int threads = thread_count(num_threads, groups, nanoseconds(3, rows, problem.size));
   const int64_t own_size = Together<T>::size(problem.size);
   Buffer<T> memory(threads * own_size);
+  const int64_t turn = short_tasks(together * problem.size);  // groups between two polls
+  Failure failure;
 #pragma omp parallel num_threads(threads)
   {
     Together<T> own(memory.data() + omp_get_thread_num() * own_size, problem, form, adam);
-#pragma omp for schedule(static)
-    for (int64_t group = 0; group < groups; ++group)
-      own.move(group * together, std::min(together, rows - group * together));
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t from = 0; from < groups; from += turn)
+      failure.guard([&] {
+        for (int64_t group = from; group < std::min(from + turn, groups); ++group)
+          own.move(group * together, std::min(together, rows - group * together));
+      });
   }
+  failure.rethrow();
 }
 
 template <class T>
@@ -138,26 +144,26 @@ void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>
   // in-place steps change theta: all distances first
   Buffer<double> distance(distances ? rows : 0);
   if (distances) {
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, rows, nanoseconds(0.3, rows, size)))
-    for (int64_t i = 0; i < rows; ++i) {
+    const int threads = thread_count(num_threads, rows, nanoseconds(0.3, rows, size));
+    parallel_for(rows, threads, [&](int64_t i) {
       const int64_t n = particle_of(problem, i);
       const double d = std::sqrt(kernels.distance2(problem.theta + n * size, point_of(problem, n), size));
       distance.data()[i] = problem.noise == Noise::truncated ? std::min(d, problem.radius) : d;
-    }
+    }, short_tasks(size));
   }
 
   const UpdateRow<T> whole = first_row(problem, adam);
   const double b = scalars_of(problem).b;
   const int64_t pieces = divide_up(size, piece), tasks = rows * pieces;
-#pragma omp parallel for schedule(static) num_threads(thread_count(num_threads, tasks, nanoseconds(1.5, rows, size)))
-  for (int64_t i = 0; i < tasks; ++i) {
+  const int threads = thread_count(num_threads, tasks, nanoseconds(1.5, rows, size));
+  parallel_for(tasks, threads, [&](int64_t i) {
     const int64_t n = particle_of(problem, i / pieces), begin = i % pieces * piece;
     UpdateRow<T> row = behind(whole, n * size);
     row.begin = begin, row.end = std::min(begin + piece, size);
     if (form != UpdateForm::still) row.point = point_of(problem, n);
     if (distances) row.b = T(b * distance.data()[i / pieces]);
     kernels.row(form, row, problem.key, uint32_t(n));
-  }
+  }, short_tasks(size));
 }
 
 }  // namespace

@@ -193,7 +193,8 @@ def transport_update(
     rounded as fma(diffusion sqrt(dt), xi, fma(-drift dt, x - y_match, x)), with both factors computed in
     float64. match, integers [N, M], each row a permutation of range(M). The normals are exactly
     standard_normal(N, M * K, seed=seed, step=step, first_particle=first_particle, dtype=atoms.dtype), in
-    atom order. out: an array of the atoms' shape and dtype, atoms itself included; it is returned.
+    atom order. out: an array of the atoms' shape and dtype, atoms itself included; it is returned. Where a
+    signal's handler ends the call (Ctrl-C), what it holds is undefined.
 
     TypeError for kinds and dtypes; ValueError for shapes, atoms or a support that is not finite (on a card
     they are not looked at, and a NaN stays one), a match that is not a permutation, drift not finite,

@@ -52,7 +52,8 @@ def cbo_update(
     standard_normal(N, D, seed=seed, step=step, first_particle=first_particle, dtype=theta.dtype).
     Anisotropic noise without floor is fma(sigma sqrt(dt) xi - lambda dt, theta - v, theta), rounded once.
     floor adds variance to anisotropic noise; radius bounds truncated noise, which requires it.
-    out: an array of theta's shape and dtype, theta itself included; it is returned.
+    out: an array of theta's shape and dtype, theta itself included; it is returned. Where a signal's handler
+    ends the call (Ctrl-C), what it holds is undefined.
 
     TypeError for kinds and dtypes; ValueError for shapes, unknown noise, drift not finite, diffusion, dt or
     floor negative or not finite, a floor without anisotropic noise, a radius not above 0 or without truncated
@@ -91,7 +92,8 @@ def adam_update(
 
     All float32 or all float64. The moments first and second [N, D], zero before the first step, are updated
     in place. step counts from 1. Note sqrt(r^) + delta, not sqrt(r^ + delta).
-    out: an array of theta's shape and dtype, theta itself included; it is returned.
+    out: an array of theta's shape and dtype, theta itself included; it is returned. Where a signal's handler
+    ends the call (Ctrl-C), what it holds is undefined.
 
     TypeError for kinds and dtypes; ValueError for shapes, moments that cannot be written or share memory with
     each other or with out, step outside [1, 2^32), lr or delta negative or not finite, beta1 or beta2 outside

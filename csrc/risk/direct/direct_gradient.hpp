@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../../common/activation.hpp"
+#include "../../common/interrupt.hpp"
 #include "../products/product.hpp"
 #include "../slopes.hpp"
 #include "direct.hpp"
@@ -204,9 +205,13 @@ F64 direct_gradient(const GradientTask<T>& task) {
     }
     direct_finish(task, kept, 0, net.width);
   } else {
-    for (int64_t s = 0; s < samples; s += panel) losses = direct_forward<false>(task, kept, s, 0, losses);
+    for (int64_t s = 0; s < samples; s += panel) {
+      poll();
+      losses = direct_forward<false>(task, kept, s, 0, losses);
+    }
     T unused[panel_width<T> * 2];
     for (int64_t m = 0; m < net.width; m += kept.neurons) {
+      poll();
       const int64_t neurons = net.width - m < kept.neurons ? net.width - m : kept.neurons;
       for (int64_t s = 0; s < samples; s += plan.tile) {
         const T* x = task.chunk.x + s * net.inputs;

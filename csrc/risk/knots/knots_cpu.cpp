@@ -18,6 +18,11 @@
 namespace cbk {
 namespace {
 
+// In a loop over samples, which are up to 2^24.
+void poll_often(int64_t i) {
+  if (i % 65536 == 65535) poll();
+}
+
 // Bits that sort as the numbers do.
 uint32_t sortable(float x) {
   uint32_t bits;
@@ -30,6 +35,7 @@ void sort_order(const float* x, int64_t count, uint32_t* order, uint32_t* spare)
   constexpr int digits = 3, radix = 1 << 11;
   uint32_t histogram[digits][radix] = {};
   for (int64_t i = 0; i < count; ++i) {
+    poll_often(i);
     const uint32_t key = sortable(x[i]);
     for (int d = 0; d < digits; ++d) ++histogram[d][key >> (11 * d) & (radix - 1)];
     order[i] = uint32_t(i);
@@ -38,6 +44,7 @@ void sort_order(const float* x, int64_t count, uint32_t* order, uint32_t* spare)
     uint32_t sum = 0;
     for (uint32_t& h : histogram[d]) sum += std::exchange(h, sum);
     for (int64_t i = 0; i < count; ++i) {
+      poll_often(i);
       const uint32_t key = sortable(x[order[i]]);
       spare[histogram[d][key >> (11 * d) & (radix - 1)]++] = order[i];
     }
@@ -69,6 +76,7 @@ class Sorted {
     double* moments = moments_.data();
     double on_x = 0, on_xx = 0;
     for (int64_t i = 0;; ++i, moments += 4) {
+      poll_often(i);
       moments[0] = double(i), moments[1] = on_x, moments[2] = on_xx, moments[3] = 0;
       if (i == samples) break;
       const float value = x[order_.data()[i]];
@@ -86,6 +94,7 @@ class Sorted {
     std::fill_n(cross, 2 * stride, 0.0);
     std::fill_n(squares, tasks, 0.0);
     for (int64_t i = 0; i < batch_.samples; ++i, cross += 2 * stride) {
+      poll_often(i);
       const double xi = batch_.x[i];
       const float* target = y + order_.data()[i];
       for (int64_t t = 0; t < tasks; ++t) {
@@ -104,6 +113,7 @@ class Sorted {
   void sum_targets(const float* y, double* cross, double* squares) {  // of one task
     double on_one = 0, on_x = 0, square = 0;
     for (int64_t i = 0;; ++i, cross += 2) {
+      poll_often(i);
       cross[0] = on_one, cross[1] = on_x;
       if (i == batch_.samples) break;
       const double xi = batch_.x[i], target = y[order_.data()[i]];
@@ -135,12 +145,14 @@ class Sorted {
     int32_t* const cell = reinterpret_cast<int32_t*>(spare_.data());
     int32_t fullest = 0;
     for (int64_t i = 0; i < samples; ++i) {
+      poll_often(i);
       cell[i] = std::min(int32_t((x[i] - batch_.low) * batch_.scale), batch_.cells - 1);
       fullest = std::max(fullest, ++next[cell[i]]);
     }
     int32_t sum = 0;
     for (int32_t c = 0; c < batch_.cells; ++c) sum += std::exchange(next[c], sum);
     for (int64_t i = 0; i < samples; ++i) {  // moves each cell's start to the next one's
+      poll_often(i);
       const int32_t at = next[cell[i]]++;
       order_.data()[at] = uint32_t(i), x_.data()[at + 1] = x[i];
     }
@@ -201,16 +213,17 @@ class Scratch {
 // In a parallel region: work(first, count, theta of the first, scratch) for a few particles at a time, an even number, since
 // mirrored pairs are drawn at once.
 template <class Work>
-void share_particles(const RiskProblem<float>& problem, int64_t few, Scratch& scratch, Work work) {
+void share_particles(const RiskProblem<float>& problem, int64_t few, Scratch& scratch, Failure& failure, Work work) {
   const int64_t size = problem.net.size(), units = divide_up(problem.particles, few);
   char* own = scratch.begin();
 #pragma omp for schedule(dynamic, 1) nowait
-  for (int64_t unit = 0; unit < units; ++unit) {
-    const int64_t first = few * unit, count = std::min(problem.particles - first, few);
-    float* drawn = scratch.drawn(own);
-    if (problem.draw) draw_rows(*problem.draw, first, count, size, drawn);
-    work(first, count, problem.draw ? drawn : problem.theta + first * size, own);
-  }
+  for (int64_t unit = 0; unit < units; ++unit)
+    failure.guard([&] {
+      const int64_t first = few * unit, count = std::min(problem.particles - first, few);
+      float* drawn = scratch.drawn(own);
+      if (problem.draw) draw_rows(*problem.draw, first, count, size, drawn);
+      work(first, count, problem.draw ? drawn : problem.theta + first * size, own);
+    });
 }
 
 double knots_work(const RiskProblem<float>& problem) {
@@ -221,8 +234,10 @@ template <class Work>
 void for_particles(const RiskProblem<float>& problem, int64_t few, int64_t scratch_size, int num_threads, Work work) {
   const int threads = thread_count(num_threads, divide_up(problem.particles, few), knots_work(problem));
   Scratch scratch(problem, few, scratch_size, threads);
+  Failure failure;
 #pragma omp parallel num_threads(threads)
-  share_particles(problem, few, scratch, work);
+  share_particles(problem, few, scratch, failure, work);
+  failure.rethrow();
 }
 
 // One task: exact[n] = work(sorted batch, particle, theta, scratch, out + n) for each particle; false where the batch is not
@@ -237,25 +252,26 @@ bool for_task(const RiskProblem<float>& problem, double* out, bool* exact, int64
   Scratch scratch(problem, few, scratch_size, threads);
   std::deque<SortedTask> batches;
   for (int i = 0; i < (own ? threads : 1); ++i) batches.emplace_back(problem.samples);
+  if (!own) batches[0].sort(problem);
+  Failure failure;
 #pragma omp parallel num_threads(threads)
   {
     SortedTask& batch = batches[own ? size_t(omp_get_thread_num()) : 0];
-    if (own) {
-      batch.sort(problem);
-    } else {
-#pragma omp single
-      batch.sort(problem);
-    }
-    if (batch.valid)
-      share_particles(problem, few, scratch, [&](int64_t first, int64_t count, const float* theta, char* memory) {
-        double sums[most];  // not written one by one to lines of the cache that two threads share
-        bool good[most];
-        for (int64_t i = 0; i < count; ++i)
-          good[i] = work(batch, first + i, theta + i * problem.net.size(), memory, sums + i);
-        std::copy_n(sums, count, out + first);
-        std::copy_n(good, count, exact + first);
-      });
+    if (own) failure.guard([&] { batch.sort(problem); });
+    share_particles(problem, few, scratch, failure, [&](int64_t first, int64_t count, const float* theta, char* memory) {
+      if (!batch.valid) return;  // all threads go through the loop
+      double sums[most];  // not written one by one to lines of the cache that two threads share
+      bool good[most];
+      Paced paced;
+      for (int64_t i = 0; i < count; ++i) {
+        good[i] = work(batch, first + i, theta + i * problem.net.size(), memory, sums + i);
+        paced(100 * problem.net.width);
+      }
+      std::copy_n(sums, count, out + first);
+      std::copy_n(good, count, exact + first);
+    });
   }
+  failure.rethrow();
   return batches[0].valid;
 }
 
@@ -281,10 +297,10 @@ bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact,
     const int64_t first = block * stride;
     return TaskSums{cross.data() + block * table, squares.data() + first, std::min(stride, tasks - first)};
   };
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-  for (int64_t block = 0; block < blocks; ++block)
+  parallel_for(blocks, threads, [&](int64_t block) {
     sorted.sum_targets(problem.y + block * stride * samples, block_at(block).tasks, stride, cross.data() + block * table,
                        squares.data() + block * stride);
+  });
 
   const SortedBatch& batch = sorted.batch();
   // Few particles' knots, and a block of tasks' sums, stay in L2.
@@ -295,12 +311,15 @@ bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact,
                 [&](int64_t first, int64_t count, const float* theta, char* scratch) {
                   Knot* knots = reinterpret_cast<Knot*>(scratch + scratch_size);
                   Trace* traces = reinterpret_cast<Trace*>(scratch + scratch_size + few * knots_size);
+                  Paced paced;
                   for (int64_t i = 0; i < count; ++i) {
+                    paced(100 * net.width);
                     traces[i] = kernels.trace(net, theta + i * size, batch, scratch, knots + i * (net.width + 1));
                     exact[first + i] = true;
                   }
                   for (int64_t block = 0; block < blocks; ++block) {
                     for (int64_t i = 0; i < count; ++i) {
+                      paced(50 * net.width);
                       bool& all = exact[first + i];
                       all = kernels.task_risks(traces[i], knots + i * (net.width + 1), batch, block_at(block), tolerance,
                                                out + (first + i) * tasks + block * stride) && all;
@@ -331,7 +350,9 @@ bool piecewise_own_risks(const RiskProblem<float>& problem, double* out, bool* e
   for_particles(problem, 2, scratch_size + table * int64_t(sizeof(double)), num_threads,
                 [&](int64_t first, int64_t count, const float* theta, char* scratch) {
                   double* cross = reinterpret_cast<double*>(scratch + scratch_size);
+                  Paced paced;
                   for (int64_t n = first; n < first + count; ++n, theta += size) {
+                    paced(100 * (net.width + samples));
                     double squares;
                     sorted.sum_targets(problem.y + n * samples, 1, 1, cross, &squares);
                     exact[n] = kernels.risk(net, theta, sorted.batch(), {cross, &squares, 1}, tolerance, scratch, out + n);

@@ -111,6 +111,7 @@ void by_lists(const GradientTask<T>& task) {
     const int64_t count = samples - s < plan.tile ? samples - s : plan.tile;
     const int64_t padded = (count + plan.panel - 1) / plan.panel * plan.panel;
     for (int64_t b = 0; b < blocks; ++b) {
+      poll();
       if (blocks > 1 || s == 0) gather_block(net, task.theta, b * sparse_block<T>, neurons, held.block);
       sparse_product(task.chunk.rows, s, count, held.block, net.inputs, held.z);
       for (int64_t i = 0; i < padded; i += plan.panel)

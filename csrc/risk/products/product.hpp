@@ -1,6 +1,7 @@
 // The matrix product that both layers and the gradient are made of: rows of scalars against panels of two vectors.
 #pragma once
 
+#include "../../common/interrupt.hpp"
 #include "../../common/simd.hpp"
 
 namespace cbk::CBK_ISA {
@@ -103,6 +104,7 @@ template <class T, int N = 2>
 void product(Scalars<T> a, int64_t rows, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
   const int64_t tiles = (rows + max_rows - 1) / max_rows, blocks = (depth + depth_block - 1) / depth_block;
   for (int64_t block = 0; block < blocks; ++block) {
+    if (block % 256 == 255) poll();
     const int64_t k = depth * block / blocks, terms = depth * (block + 1) / blocks - k;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t first = rows * tile / tiles, last = rows * (tile + 1) / tiles;

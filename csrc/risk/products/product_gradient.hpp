@@ -47,6 +47,7 @@ void hidden_in_registers(const GradientTask<T>& task, const ProductKept<T>& kept
   const Network& net = *task.net;
   const int64_t panel = task.plan->panel, stride = kept.stride;
   for (int64_t m = 0; m < net.width; m += depth_block) {
+    if (m > 0) poll();
     const int64_t neurons = net.width - m < depth_block ? net.width - m : depth_block;
     for (int64_t s = 0; s < task.chunk.samples; s += panel) {
       const int64_t at = m * stride + s;
@@ -62,6 +63,7 @@ void hidden_by_products(const GradientTask<T>& task, const ProductKept<T>& kept)
   const int64_t panel = task.plan->panel, chunk = task.plan->chunk, stride = kept.stride;
   const T *theta = task.theta, *c = theta + net.output_weights();
   for (int64_t m = 0; m < net.width; m += neuron_block) {
+    if (m > 0) poll();
     const int64_t neurons = net.width - m < neuron_block ? net.width - m : neuron_block;
     for (int64_t s = 0; s < task.chunk.samples; s += panel) {
       T* z = kept.neurons.value + m * stride + s;
@@ -160,6 +162,7 @@ F64 product_gradient(const GradientTask<T>& task) {
     constexpr Activation A = decltype(tag)::value;
     losses = product_forward<A>(task, kept);
     for (int64_t m = 0; m < net.width; m += neuron_block) {
+      if (m > 0) poll();
       const int64_t neurons = net.width - m < neuron_block ? net.width - m : neuron_block;
       if (net.outputs == 1)
         product_backward<A, true>(task, kept, m, neurons, padded);
