@@ -11,6 +11,7 @@ from ._cpu import isa, isas
 from ._version import __version__ as __version__
 from .consensus import Consensus, consensus
 from .errors import CboError, CboWarning, ConsensusError, CudaUnavailableError
+from .estimate import Estimate, estimate
 from .hopping import atom_risks
 from .langevin import langevin_step
 from .methods import CBO, Adam, ConsensusHopping, GradientFlow, HeavyBall, Hybrid, MultiTaskCBO, TransportCBO
@@ -47,6 +48,7 @@ __all__ = [
     "ConsensusHopping",
     "Constant",
     "CudaUnavailableError",
+    "Estimate",
     "Exponential",
     "Geometric",
     "GradientFlow",
@@ -69,6 +71,7 @@ __all__ = [
     "cbo_update",
     "consensus",
     "cuda",
+    "estimate",
     "forward",
     "hybrid_update",
     "isa",

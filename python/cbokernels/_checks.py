@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,16 +18,6 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 def kind(value: object) -> str:
     """Name of a value's type, for messages."""
     return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-
-
-def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
-    """A new array; a MemoryError for one of more bytes than there are addresses too, NumPy's ValueError."""
-    try:
-        return np.empty(shape, dtype)
-    except ValueError:
-        raise MemoryError(
-            f"Unable to allocate an array with shape {shape} and data type {np.dtype(dtype)}"
-        ) from None
 
 
 def real(value: Any, name: str, low: float = -math.inf, *, infinite: bool = False) -> float:
@@ -123,6 +114,15 @@ def first_particle(value: Any, particles: int) -> int:
     if first + particles > WORD:
         raise ValueError(f"first_particle must be at most 2^32 - {particles} (particles), got {first}")
     return first
+
+
+def new_array(shape: tuple[int, ...], dtype: Any, name: str = "an array") -> Any:
+    """An array that is not filled; MemoryError also for sizes whose product no address can hold, which NumPy
+    takes for a wrong value."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size > sys.maxsize:
+        raise MemoryError(f"{name} {list(shape)} of {np.dtype(dtype)} would take {float(size):.3g} bytes")
+    return np.empty(shape, dtype)
 
 
 def float_dtype(value: Any) -> np.dtype[Any]:

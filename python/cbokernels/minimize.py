@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _cpu
 from ._arrays import Array, contiguous, view
-from ._checks import WORD, boolean, choice, empty, integer, kind, threads
+from ._checks import WORD, boolean, choice, integer, kind, new_array, threads
 from ._checks import seed as check_seed
 from .methods import CBO
 from .methods.base import Method, Setting, check_method
@@ -50,7 +50,7 @@ class FunctionProblem:
         fraction: float, out: Array,
     ) -> tuple[float, float, int]:  # fmt: skip
         """As a minibatch's, from an ensemble that is stored, because fun is called once for all."""
-        theta = empty((particles, len(center)), center.dtype)
+        theta = new_array((particles, len(center)), center.dtype, "particles")
         _cpu.draw_ensemble(center, spread, mirrored, seed, step, theta, self._threads)
         risk = contiguous(np.asarray(self._values(theta), np.float64))
         return _cpu.hopping_gradient(center, spread, mirrored, seed, step, risk, fraction, out, self._threads)

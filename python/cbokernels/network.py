@@ -18,7 +18,7 @@ import numpy as np
 
 from . import _cpu, _modules
 from ._arrays import Array, Call, like, view
-from ._checks import FLOATS, WORD, boolean, choice, empty, float_dtype, integer, kind, real, threads
+from ._checks import FLOATS, WORD, boolean, choice, float_dtype, integer, kind, new_array, real, threads
 from ._checks import seed as check_seed
 from ._kinds import ACTIVATIONS
 
@@ -210,7 +210,7 @@ class TwoLayer:
         low, high = real(low, "low"), real(high, "high")
         if low > high or math.isinf(high - low):
             raise ValueError(f"high must be at least low = {low!r} by a finite distance, got {high!r}")
-        theta = empty((particles, self.size), float_dtype(dtype))
+        theta: Array = new_array((particles, self.size), float_dtype(dtype), "theta")
         _cpu.uniform(theta, low, high, check_seed(seed), 0, 1, 0, threads(num_threads))
         return theta
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import _cpu
 from ._arrays import Array, contiguous, like, view
-from ._checks import WORD, counter, empty, float_dtype, integer, threads
+from ._checks import WORD, counter, float_dtype, integer, new_array, threads
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
 
@@ -40,7 +40,7 @@ def philox4x32(counter: Any, key: Any) -> Any:
             f"got {list(arrays[1].shape[:-1])}"
         ) from None
     counters, keys = (contiguous(np.broadcast_to(a, (*lead, a.shape[-1]))) for a in arrays)
-    out = empty((*lead, 4), np.uint32)
+    out = new_array((*lead, 4), np.uint32, "out")
     _cpu.philox4x32(counters.reshape(-1, 4), keys.reshape(-1, 2), out.reshape(-1, 4))
     return like(counter, out)
 
@@ -69,6 +69,6 @@ def standard_normal(
     first = check_first_particle(first_particle, particles)
     words = check_seed(seed), counter(step, "step"), counter(stream, "stream")
     workers = threads(num_threads)
-    out = empty((particles, size), float_dtype(dtype))
+    out: Array = new_array((particles, size), float_dtype(dtype), "out")
     _cpu.standard_normal(out, *words, first, workers)
     return out

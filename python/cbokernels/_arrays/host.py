@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import _cpu, cuda
-from .._checks import empty, kind
+from .._checks import kind, new_array
 from .._checks import precision as check_precision
 from ..errors import CudaUnavailableError
 from .call import Array, BaseCall, Changed, check_shape
@@ -143,7 +143,8 @@ class HostCall(BaseCall[Array]):
         return a if flags.c_contiguous and flags.aligned else np.array(a, order="C")
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        return empty(shape, dtype)
+        made: Array = new_array(shape, dtype)
+        return made
 
     def copy(self, a: Array) -> Array:
         return a.copy()

@@ -55,6 +55,9 @@ class Adam(Method):
     def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
         return net.torch_default(self.particles, seed=seed, dtype=dtype, num_threads=threads)
 
+    def _kept(self, net: TwoLayer, particles: int, tasks: int, item: int) -> int:
+        return 8 * particles + 3 * item * particles * net.size  # gradients and moments
+
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return AdamStepper(theta, setting)
 

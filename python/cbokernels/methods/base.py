@@ -263,8 +263,21 @@ class Method(abc.ABC):
 
     def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
         """Particles to start from where the caller gives none."""
+        return net.uniform(self._drawn(), -1.0, 1.0, seed=seed, dtype=dtype, num_threads=threads)
+
+    def _drawn(self) -> int:
+        """Rows of the theta that a run starts with where the caller gives none."""
         particles: int = getattr(self, "particles")  # noqa: B009 - each method declares it, with its default
-        return net.uniform(particles, -1.0, 1.0, seed=seed, dtype=dtype, num_threads=threads)
+        return particles
+
+    def _kept(self, net: TwoLayer, particles: int, tasks: int, item: int) -> int:
+        """Bytes of the arrays besides the particles that its steps need, with `item` bytes a number; here
+        risks and weights, which are float64, and points."""
+        return 16 * particles * tasks + item * tasks * net.size
+
+    def _row(self, particles: int) -> int:
+        """Bytes of the arrays in a row of history."""
+        return 0 if self._consensus else 8 * particles
 
     def _for(self, net: TwoLayer | None) -> Method:
         """This method with what depends on the network (None: a function is minimised) filled in."""

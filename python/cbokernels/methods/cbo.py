@@ -10,6 +10,7 @@ import numpy as np
 from .. import _cpu
 from .._arrays import Array
 from .._checks import choice, positive, real
+from ..network import TwoLayer
 from ..schedules import Constant, Parameter, Tenfold
 from .base import Check, Method, Plan, Problem, Setting, Stepper, nonnegative, weighting
 from .consensus import ConsensusStepper, check_noise, consensus_plan
@@ -91,6 +92,12 @@ class CBO(Method):
         if scored > particles:
             raise ValueError(f"particle_batch must be at most N = {particles} particles, got {scored}")
         return scored
+
+    def _kept(self, net: TwoLayer, particles: int, tasks: int, item: int) -> int:
+        scored = self._scored(particles)
+        batch = scored if scored < particles else 0
+        flying = 0 if self.friction is None else 2 * particles  # velocities, and where the update goes
+        return super()._kept(net, scored, tasks, item) + item * net.size * (batch + flying)
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return CBOStepper(self, theta, setting)

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _cpu
 from .._arrays import Array
+from ..network import TwoLayer
 from ..schedules import Parameter
 from .base import Check, Method, NetworksStepper, Numbers, Plan, Setting, Stepper, nonnegative
 
@@ -37,6 +38,9 @@ class GradientFlow(Method):
 
     _parameters: ClassVar[dict[str, Check]] = {"temperature": nonnegative, "dt": nonnegative}
     _consensus: ClassVar[bool] = False
+
+    def _kept(self, net: TwoLayer, particles: int, tasks: int, item: int) -> int:
+        return item * (particles + 1) * net.size + 8 * particles
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return GradientFlowStepper(theta, setting)

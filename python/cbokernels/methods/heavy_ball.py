@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import _cpu
 from .._arrays import Array
+from ..network import TwoLayer
 from ..schedules import Parameter
 from .base import Check, Method, NetworksStepper, Plan, Problem, Setting, Stepper, nonnegative
 
@@ -47,6 +48,13 @@ class HeavyBall(Method):
         "dt": nonnegative,
     }
     _consensus: ClassVar[bool] = False
+
+    def _kept(self, net: TwoLayer, particles: int, tasks: int, item: int) -> int:
+        # gradients, velocities and, float64, their squares; risks and two energies
+        return (2 * item + 8) * particles * net.size + 24 * particles
+
+    def _row(self, particles: int) -> int:
+        return 16 * particles
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return HeavyBallStepper(theta, setting)

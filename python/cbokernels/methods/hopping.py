@@ -81,7 +81,7 @@ class ConsensusHopping(Method):
         nonnegative(self.delta, "delta")
 
     def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
-        return net.uniform(1, -1.0, 1.0, seed=seed, dtype=dtype, num_threads=threads)
+        return net.uniform(self._drawn(), -1.0, 1.0, seed=seed, dtype=dtype, num_threads=threads)
 
     def _for(self, net: TwoLayer | None) -> ConsensusHopping:
         """This method with the step size that suits the network's scaling, or a function."""
@@ -91,6 +91,12 @@ class ConsensusHopping(Method):
             return self
         tenth = 1.0 if net is None or net.scaling == "mean" else 0.1
         return dataclasses.replace(self, lr=Exponential(0.3 * tenth, 0.003 * tenth))
+
+    def _drawn(self) -> int:
+        return 1
+
+    def _kept(self, net: TwoLayer, particles: int, tasks: int, item: int) -> int:
+        return 3 * item * net.size  # gradient and moments of the centre
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return HoppingStepper(self, theta, setting)

@@ -10,6 +10,7 @@ import numpy as np
 from .. import _cpu
 from .._arrays import Array
 from .._checks import positive, real
+from ..network import TwoLayer
 from ..schedules import Parameter
 from .adam import DECAYS, moments
 from .base import Check, Method, Numbers, Plan, Problem, Setting, Stepper, fraction, nonnegative, weighting
@@ -57,6 +58,10 @@ class Hybrid(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_noise(self.noise, self.radius)
+
+    def _kept(self, net: TwoLayer, particles: int, tasks: int, item: int) -> int:
+        gradients_and_moments = 3 * item * particles * net.size
+        return super()._kept(net, particles, tasks, item) + gradients_and_moments
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return HybridStepper(self, theta, setting)

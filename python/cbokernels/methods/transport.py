@@ -105,6 +105,11 @@ class TransportCBO(Method):
             raise ValueError(f"net must be without output_bias, which belongs to no neuron, got {net}")
         return self
 
+    def _kept(self, net: TwoLayer, particles: int, tasks: int, item: int) -> int:
+        # The atoms twice, partners and prices; for the history the atoms once more, thrice as float64.
+        own = (3 * item + 24) * particles * net.size + 16 * tasks * particles * net.width
+        return super()._kept(net, particles, tasks, item) + own + 2 * item * tasks * net.size
+
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return TransportStepper(self, theta, setting, tasks_of(self.task, len(theta), setting.tasks))
 
