@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any
+
+_SELDOM = 60.0  # seconds
 
 
 def extra(module: str, user: str, name: str = "plots") -> Any:
@@ -13,3 +17,21 @@ def extra(module: str, user: str, name: str = "plots") -> Any:
     except ImportError as error:
         package = module.partition(".")[0]
         raise ImportError(f"{user} needs {package}: pip install 'cbokernels[{name}]'") from error
+
+
+def progress_bar(user: str, **options: Any) -> Any:
+    """A tqdm bar. Where no terminal and no notebook draws it in place, as in a log, it is written at ever
+    longer intervals, in the end once a minute."""
+    kind = extra("tqdm.auto", user).tqdm
+    bar = kind(**options)
+    notebook = any("notebook" in base.__module__ for base in kind.__mro__)
+    if notebook or (sys.stderr.isatty() and os.environ.get("TERM") != "dumb"):
+        return bar
+    display = bar.display
+
+    def seldom(*arguments: Any, **named: Any) -> Any:
+        bar.mininterval = bar.maxinterval = min(_SELDOM, bar.format_dict["elapsed"])
+        return display(*arguments, **named)
+
+    bar.display = seldom
+    return bar

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array
-from .._extras import extra
+from .._extras import extra, progress_bar
 from .._files import write_whole
 from ..errors import CboError, CboWarning
 from ..result import Result, State
@@ -111,11 +111,10 @@ def run_curves(
     epochs: of every run, or by label. abreast: how many runs at a time, each of which had better use one
         thread then: small ensembles leave two threads waiting for each other.
     """
-    tqdm = extra("tqdm.auto", "reproduce")
     jobs = [(label, seed) for label in labels for seed in range(seeds)]
     lock, stop = threading.Lock(), threading.Event()
     total = seeds * sum(epochs if isinstance(epochs, int) else epochs[label] for label in labels)
-    with tqdm.tqdm(total=total, unit="epoch") as bar, warnings.catch_warnings():
+    with progress_bar("reproduce", total=total, unit="epoch") as bar, warnings.catch_warnings():
         # That an ensemble collapses is a finding here, and the table tells it.
         warnings.simplefilter("ignore", CboWarning)
 

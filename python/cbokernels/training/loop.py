@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from .._arrays import Array
-from .._extras import extra
+from .._extras import progress_bar as tqdm_bar
 from .._files import reading
 from .._records import Snapshot
 from ..errors import CboWarning
@@ -356,14 +356,14 @@ def progress_bar(options: Options, done: int, steps_per_epoch: int) -> Any:
     if not options.progress:
         yield lambda risk, ess: None
         return
-    tqdm = extra("tqdm.auto", "progress=True")
-    with tqdm.tqdm(total=options.epochs, initial=done, unit="epoch") as bar:
+    with tqdm_bar("progress=True", total=options.epochs, initial=done, unit="epoch") as bar:
         began = time.perf_counter()
 
         def show(risk: float, ess: float) -> None:
             steps = (bar.n + 1 - done) * steps_per_epoch
             rate = steps / max(time.perf_counter() - began, 1e-9)
-            bar.set_postfix_str(f"risk {risk:.3g}, ess {ess:.3g}, {rate:.0f} steps/s", refresh=False)
+            sizes = f"risk {risk:.3g}, " + (f"ess {ess:.3g}, " if ess == ess else "")
+            bar.set_postfix_str(f"{sizes}{rate:.0f} steps/s", refresh=False)
             bar.update()
 
         yield show

@@ -80,7 +80,7 @@ def train(
         "float64".
     theta: initial particles [N, D] of that dtype, copied; None: as many as the method says, U(-1, 1), or
         for `Adam` as PyTorch draws them.
-    progress: show a tqdm bar (watched risk, ess, steps per second).
+    progress: show a tqdm bar (time left, watched risk, ess, steps per second), ever more seldom in a log.
     callback: called with a `State` after every epoch; the run ends there if it returns anything that is true,
         or raises StopIteration.
     checkpoint: a path, where the run is saved after every `every` epochs, at the end, and as its last whole
