@@ -5,6 +5,9 @@ Kernels (`forward`, `risk`, `consensus`, `cbo_update`, ...) are plain functions 
 can do.
 """
 
+from . import _interpreter as _interpreter  # before anything that cannot be loaded twice
+
+# isort: split
 from . import _openmp as _openmp  # before anything that needs the compiled modules
 from . import cuda, reference
 from ._cpu import isa, isas
