@@ -76,11 +76,11 @@ def estimate(
 ) -> Estimate:
     """Memory and time of `train(net, x, y, method, epochs=epochs, ...)` on S = `samples`; an `Estimate`.
 
-    Memory is computed from the shapes; with a checkpoint particles, arrays and data are there twice. An
-    ensemble that seems to have collapsed is looked at once more with 8 bytes a coordinate. The time is
-    measured on random data, by two or more epochs of the same batches, of some of them where there are many:
-    that takes 0.2 seconds, or two epochs where they are longer. Many zeros in x, which are skipped, make the
-    run shorter, and a machine with other work to do makes it longer.
+    Memory is computed from the shapes, without validation and metrics. With a checkpoint particles, arrays
+    and data are there twice, and an ensemble that seems to have collapsed is looked at once more with 8 bytes
+    a coordinate. The time is measured on random data, by two or more epochs of the same batches, of some of
+    them where there are many: that takes 0.2 seconds, or two epochs where they are longer. Many zeros in x,
+    which are skipped, make the run shorter, and a machine with other work to do makes it longer.
 
     tasks: of `MultiTaskCBO` and `TransportCBO`. The other arguments are those of `train`, as are the errors.
     """
