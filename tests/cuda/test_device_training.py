@@ -402,3 +402,9 @@ def test_precision_reaches_the_kernels(cuda, method, precision):
     np.testing.assert_allclose(rough.history["risk"], exact.history["risk"], rtol=0.05)
     with pytest.raises(ValueError, match="precision must be 'float32' for dtype 'float64'"):
         cbk.train(net, x, y, method, precision=precision, dtype="float64", **run)
+
+
+def test_runs_on_a_card_can_be_estimated(cuda):
+    told = cbk.estimate(NET, cbk.CBO(particles=20), 50, 5, batch_size=20, device="cuda")
+    assert told.seconds > 0
+    assert (told.available, told.fits) == (None, None)  # of the card's memory
