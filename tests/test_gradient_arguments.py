@@ -31,7 +31,7 @@ LABELS = np.zeros(6, int)
 @pytest.mark.parametrize(
     ("change", "error_type", "words"),
     [
-        ({"net": "relu"}, TypeError, ["net", "TwoLayer", "str"]),
+        ({"net": "relu"}, TypeError, ["net", "TwoLayer", "'relu'"]),
         ({"theta": THETA[:, 1:]}, ValueError, ["theta", "[N, 30]", "[4, 29]"]),
         ({"theta": THETA[0]}, ValueError, ["theta", "[N, 30]", "[30]"]),
         ({"theta": THETA[:0]}, ValueError, ["theta", "[N, 30]", "no size 0", "[0, 30]"]),

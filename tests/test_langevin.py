@@ -286,7 +286,7 @@ READ_ONLY.flags.writeable = False
 @pytest.mark.parametrize(
     ("change", "error_type", "words"),
     [
-        ({"net": "relu"}, TypeError, ["net", "TwoLayer", "str"]),
+        ({"net": "relu"}, TypeError, ["net", "TwoLayer", "'relu'"]),
         (
             {"net": cbk.TwoLayer(3, 5, 2, scaling="none")},
             ValueError,

@@ -369,7 +369,7 @@ LABELS = np.zeros(6, int)
         ({"precision": "half"}, ValueError, ["precision", "'float32'", "'half'"]),
         ({"num_threads": 0}, ValueError, ["num_threads", "[1, ", "got 0"]),
         ({"num_threads": True}, TypeError, ["num_threads", "integer", "True"]),
-        ({"net": "relu"}, TypeError, ["net", "TwoLayer", "str"]),
+        ({"net": "relu"}, TypeError, ["net", "TwoLayer", "'relu'"]),
     ],
 )
 def test_wrong_arguments_are_named(change, error_type, words):
