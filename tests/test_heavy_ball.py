@@ -86,7 +86,7 @@ def test_a_minibatch_step_takes_one_gradient():
     rows = np.concatenate([rows_of(8, 1, epoch) for epoch in range(2)])
     gradient = cbk.risk_gradient(NET, theta, X[rows[0]], Y[rows[0]])[1]
     for step, batch in enumerate(rows):
-        _cpu.langevin_drift(theta, velocity, gradient, width, 0.2, 0.1, 0.1, 1, step, 0)
+        _cpu.langevin_drift(theta, velocity, gradient, width, 0.2, 0.1, 0.1, (1, 0, step, 0), 0)
         _cpu.risk_gradient(net, theta, X[batch], Y[batch, None], "mse", np.empty(1), gradient, 0)
         _cpu.langevin_kick(velocity, gradient, width, 0.1, 0)
     np.testing.assert_array_equal(result.particles, theta)

@@ -63,7 +63,7 @@ def test_the_reference_has_the_kernels_under_their_names_and_arguments():
 def test_drawn_risks_are_those_of_the_stored_ensemble(mirrored, atoms):
     net, center, x, y, _ = problem(2, 11, 2, 50, "float32")
     drawn = np.empty((30, 11 if atoms else 1))
-    _cpu.hopping_risk(net._kernel, center, 30, 0.1, mirrored, 5, 7, x, y, "mse", atoms, drawn, 2)
+    _cpu.hopping_risk(net._kernel, center, 30, 0.1, mirrored, (5, 0, 7, 0), x, y, "mse", atoms, drawn, 2)
     step = np.float32(0.1) * cbk.standard_normal(15 if mirrored else 30, net.size, seed=5, step=7)
     theta = center + step
     if mirrored:  # pairs one after the other
@@ -77,8 +77,8 @@ def test_drawn_risks_are_those_of_the_stored_ensemble(mirrored, atoms):
 def test_the_ensemble_around_a_centre(mirrored, size, dtype):
     rng = np.random.default_rng(size)
     center, theta, same = rng.normal(size=size).astype(dtype), *np.empty((2, 14, size), dtype)
-    _cpu.draw_ensemble(center, 0.3, mirrored, 5, 7, theta, 1)
-    _cpu.draw_ensemble(center, 0.3, mirrored, 5, 7, same, 3)
+    _cpu.draw_ensemble(center, 0.3, mirrored, (5, 0, 7, 0), theta, 1)
+    _cpu.draw_ensemble(center, 0.3, mirrored, (5, 0, 7, 0), same, 3)
     np.testing.assert_array_equal(theta, same)
     step = 0.3 * reference.standard_normal(7 if mirrored else 14, size, seed=5, step=7)
     expected = np.concatenate([center + step, center - step]) if mirrored else center + step
@@ -91,10 +91,10 @@ def test_drift_is_the_weighted_sum_of_the_noise(threads):
     net = cbk.TwoLayer(5, 60, 2)
     weights = rng.normal(size=(2500, 60))
     out, first = np.empty(net.size), np.empty(net.size)
-    _cpu.noise_drift(weights, net._atom_index, 3, 4, True, out, threads)
+    _cpu.noise_drift(weights, net._atom_index, (3, 0, 4, 0), True, out, threads)
     xi = cbk.standard_normal(2500, net.size, seed=3, step=4).astype(np.float64)
     np.testing.assert_allclose(out, (weights[:, net._atom_index] * xi).sum(axis=0), atol=1e-10)
-    _cpu.noise_drift(weights, net._atom_index, 3, 4, True, first, 1)
+    _cpu.noise_drift(weights, net._atom_index, (3, 0, 4, 0), True, first, 1)
     np.testing.assert_array_equal(out, first)
 
 
@@ -163,7 +163,7 @@ def test_gradient_is_the_definitions(mirrored, atoms):
     net, center, x, y, _ = problem(2, 11, 2, 50, "float64")
     particles, spread = 31 - mirrored, 0.1
     gradient, same = np.empty((2, net.size))
-    arguments = (net._kernel, center, particles, spread, mirrored, 5, 7, x, y, "mse")
+    arguments = (net._kernel, center, particles, spread, mirrored, (5, 0, 7, 0), x, y, "mse")
     index = net._atom_index if atoms else None
     ess, _, bad = _cpu.hopping_gradient(*arguments, index, 0.0, gradient, 1)
     assert _cpu.hopping_gradient(*arguments, index, 0.0, same, 4) == (ess, 0.0, bad)
@@ -191,7 +191,8 @@ def test_many_particles_are_weighed_in_blocks(mirrored, fraction):
     risk = rng.normal(size=particles)
     risk[rng.random(particles) < 1e-3] = np.nan
     gradient = np.empty(size)
-    ess, alpha, bad = _cpu.hopping_gradient(np.zeros(size), 1.0, mirrored, 3, 2, risk, fraction, gradient, 2)
+    given = np.zeros(size), 1.0, mirrored, (3, 0, 2, 0), risk, fraction
+    ess, alpha, bad = _cpu.hopping_gradient(*given, gradient, 2)
 
     draws = particles // fold
     xi = cbk.standard_normal(draws, size, seed=3, step=2, dtype="float64")
@@ -223,16 +224,16 @@ def test_blocks_of_drawn_particles_and_atoms():
     net, center, x, y, _ = problem(1, 3, 1, 4, "float32")
     particles = 2 * 2**17
     risk, gradient, same = np.empty((particles, 1)), *np.empty((2, net.size), np.float32)
-    _cpu.hopping_risk(net._kernel, center, particles, 0.5, True, 8, 1, x, y, "mse", False, risk, 2)
-    arguments = (net._kernel, center, particles, 0.5, True, 8, 1, x, y, "mse")
+    arguments = (net._kernel, center, particles, 0.5, True, (8, 0, 1, 0), x, y, "mse")
+    _cpu.hopping_risk(*arguments, False, risk, 2)
     told = _cpu.hopping_gradient(*arguments, None, 0.0, gradient, 2)
     halves = risk.reshape(-1, 2).T.ravel()  # a function's risks: those of all c + s xi, then of all c - s xi
-    assert told == _cpu.hopping_gradient(center, 0.5, True, 8, 1, halves, 0.0, same, 1)
+    assert told == _cpu.hopping_gradient(center, 0.5, True, (8, 0, 1, 0), halves, 0.0, same, 1)
     np.testing.assert_array_equal(gradient, same)
 
     _cpu.hopping_gradient(*arguments, net._atom_index, 0.0, gradient, 2)
     risk = np.empty((particles, 3))
-    _cpu.hopping_risk(net._kernel, center, particles, 0.5, True, 8, 1, x, y, "mse", True, risk, 2)
+    _cpu.hopping_risk(*arguments, True, risk, 2)
     for m in range(3):  # an atom's ranks are its own, in blocks of a third of 2^17
         draws, drift = particles // 2, np.zeros(net.size)
         blocks = -(-particles // (2**17 // 3))

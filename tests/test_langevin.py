@@ -249,7 +249,7 @@ digest = hashlib.sha256()
 net = cbk.TwoLayer(3, 67, 1)
 for dtype in ("float32", "float64"):
     theta, velocity, gradient = np.random.default_rng(0).normal(size=(3, 2, net.size)).astype(dtype)
-    cbk._cpu.langevin_drift(theta, velocity, gradient, 67.0, 0.7, 0.3, 0.1, 5, 8, 1)
+    cbk._cpu.langevin_drift(theta, velocity, gradient, 67.0, 0.7, 0.3, 0.1, (5, 0, 8, 0), 1)
     cbk._cpu.langevin_kick(velocity, gradient, 67.0, 0.1, 1)
     digest.update(theta.tobytes() + velocity.tobytes())
 print(cbk.isa(), digest.hexdigest())

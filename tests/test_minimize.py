@@ -198,7 +198,7 @@ def test_misaligned_values(monkeypatch):
     kernel = _cpu.hopping_gradient
 
     def look(*arguments):
-        met.append(arguments[5])
+        met.append(arguments[4])
         return kernel(*arguments)
 
     monkeypatch.setattr(_cpu, "hopping_gradient", look)

@@ -10,9 +10,8 @@ from cbokernels import _cpu
 
 def update(noise):
     theta = np.zeros((2, 3))
-    _cpu.cbo_update(
-        theta, theta[:1], None, None, 1.0, 1.0, 0.1, noise, 0.0, 1.0, 0, 0, 0, np.empty((2, 3)), 1
-    )
+    law = 1.0, 1.0, 0.1, noise, 0.0, 1.0
+    _cpu.cbo_update(theta, theta[:1], None, None, law, (0, 0, 0, 0), np.empty((2, 3)), 1)
 
 
 def test_activations_and_scalings():

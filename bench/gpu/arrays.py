@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "cuda"))
 import libraries
 
 Call = Callable[[int], object]
+array = libraries.array
 
 
 class Torch:
@@ -192,8 +193,9 @@ class OneStream:
             return function
 
         def call(*args: Any) -> Any:
-            if args and isinstance(args[0], tuple):
-                args = ((args[0][0], 0), *args[1:])
+            if args and isinstance(args[-1], tuple):
+                device, _, *rest = args[-1]
+                args = (*args[:-1], (device, 0, *rest))
             return function(*args)
 
         return call

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from arrays import array
 from record import Row, Steps
 
 import cbokernels as cbk
@@ -59,8 +60,7 @@ class Calls:
     def normals(self) -> Iterator[Row]:
         """The noise itself, which no public call draws on a card."""
         out = self._library.put(np.empty((5, 37), np.float32))
-        address = out.__cuda_array_interface__["data"][0]
-        cbk.cuda.module().standard_normal((0, 0), False, address, 5, 37, 7, 1, 0, 0)
+        cbk.cuda.module().standard_normal(array(out), (7, 0, 1, 0), (0, 0, "float32"))
         expected = cbk.standard_normal(5, 37, seed=7, step=1)
         same = np.array_equal(self._library.host(out), expected)
         yield Row("standard_normal", "the CPU's bits", ok=same)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arrays import array
 from calls import numbers
 from items import PRECISIONS, Workload, workload
 from record import Row, Skip, Steps
@@ -32,8 +33,8 @@ class Checks:
         side, every = 128 if self._small else 8192, []
         for dtype in ("float32", "float64"):
             out = self._library.put(np.empty((side, side), dtype))
-            address = out.__cuda_array_interface__["data"][0]
-            self._module.standard_normal((0, 0), dtype == "float64", address, side, side, 2**64 - 1, 1, 0, 0)
+            key = 2**64 - 1, 0, 1, 0
+            self._module.standard_normal(array(out), key, (0, 0, "float32"))
             expected = cbk.standard_normal(side, side, seed=2**64 - 1, step=1, dtype=dtype)
             every.append(self._same("noise", dtype, self._library.host(out), expected))
             yield every[-1]

@@ -1,8 +1,25 @@
-#include "../common/bind.hpp"
 #include "consensus.hpp"
+
+#include "../common/bind.hpp"
+#if defined(CBK_CARD)
+#include "consensus_cuda.hpp"
+
+namespace cbk::device {
+
+// The host is told of no risk: nothing waits for the card.
+template <class T>
+RiskCheck consensus(const T* theta, int64_t particles, int64_t size, const double* risk, int64_t tasks, double alpha,
+                    T* points, double* weights, double* ess, const Execution& run) {
+  consensus(theta, risk, particles, size, tasks, Alphas{alpha}, points, weights, ess, run.stream);
+  return {0, -1};
+}
+
+}  // namespace cbk::device
+#endif
 
 namespace cbk {
 
+#if !defined(CBK_CARD)
 void raise_no_finite_risk(int64_t task, int64_t tasks, int64_t particles, const std::string& where) {
   const py::object type = py::module_::import("cbokernels.errors").attr("ConsensusError");
   std::string message = where + "no particle has a finite risk";
@@ -11,15 +28,16 @@ void raise_no_finite_risk(int64_t task, int64_t tasks, int64_t particles, const 
   PyErr_SetString(type.ptr(), message.c_str());
   throw py::error_already_set();
 }
+#endif
 
 namespace {
 
-// consensus, or consensus_at_ess where alphas are solved for
-template <class T>
-int64_t gather(const Array<T>& theta, const Array<double>& risk, double alpha_or_target, Array<double>* alphas,
-               Array<T>& point, Array<double>& weights, Array<double>& ess, int num_threads) {
+// gather(particles, size, tasks) forms the points; without tasks there is one, and no axis for it.
+template <class T, class F>
+int64_t checked(const Input<T>& theta, const Array& risk, const Array& point, const Array& weights, const Array& ess,
+                const Execution& run, F&& gather) {
   const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
-  const bool single = risk.ndim() == 1;  // one task, and no axis of tasks
+  const bool single = risk.ndim() == 1;
   const int64_t tasks = single ? 1 : risk.ndim() == 2 ? risk.shape(1) : 0;
   if (single) {
     check_shape("risk", risk, {particles});
@@ -32,61 +50,47 @@ int64_t gather(const Array<T>& theta, const Array<double>& risk, double alpha_or
     check_shape("weights", weights, {particles, tasks});
     check_shape("ess", ess, {tasks});
   }
-  if (alphas) check_shape("alphas", *alphas, {tasks});
-  const double* r = risk.data();
-  double *w = weights.mutable_data(), *e = ess.mutable_data(), *a = alphas ? alphas->mutable_data() : nullptr;
-  const T* t = theta.data();
-  T* p = point.mutable_data();
-  RiskCheck check;
-  released([&] {
-    check = a ? consensus_at_ess(t, particles, size, r, tasks, alpha_or_target, a, p, w, e, num_threads)
-              : consensus(t, particles, size, r, tasks, alpha_or_target, p, w, e, num_threads);
-  });
+  RiskCheck check{0, -1};
+  released(run, [&] { check = gather(particles, size, tasks); });
+#if !defined(CBK_CARD)
   if (check.failed >= 0) raise_no_finite_risk(check.failed, tasks, particles);
+#endif
   return check.not_finite;
 }
 
 template <class T>
-int64_t bound_consensus(const Array<T>& theta, const Array<double>& risk, double alpha, Array<T> point,
-                        Array<double> weights, Array<double> ess, int num_threads) {
-  return gather(theta, risk, alpha, nullptr, point, weights, ess, num_threads);
-}
-
-template <class T>
-int64_t bound_consensus_at_ess(const Array<T>& theta, const Array<double>& risk, double target, Array<double> alphas,
-                               Array<T> point, Array<double> weights, Array<double> ess, int num_threads) {
-  return gather(theta, risk, target, &alphas, point, weights, ess, num_threads);
-}
-
-template <class T>
-void bound_weighted_mean(const Array<T>& theta, const Array<double>& weights, Array<T> point, int num_threads) {
-  const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
-  check_shape("weights", weights, {particles});
-  check_shape("point", point, {size});
-  T* p = point.mutable_data();
-  released([&] { weighted_means(theta.data(), particles, size, weights.data(), 1, p, num_threads); });
-}
-
-template <class T>
 void register_typed(py::module_& m) {
-  m.def("consensus", &bound_consensus<T>, py::arg("theta").noconvert(), py::arg("risk").noconvert(), py::arg("alpha"),
-        py::arg("point").noconvert(), py::arg("weights").noconvert(), py::arg("ess").noconvert(),
-        py::arg("num_threads"));
-  m.def("consensus_at_ess", &bound_consensus_at_ess<T>, py::arg("theta").noconvert(), py::arg("risk").noconvert(),
-        py::arg("target"), py::arg("alphas").noconvert(), py::arg("point").noconvert(),
-        py::arg("weights").noconvert(), py::arg("ess").noconvert(), py::arg("num_threads"));
-  m.def("weighted_mean", &bound_weighted_mean<T>, py::arg("theta").noconvert(), py::arg("weights").noconvert(),
-        py::arg("point").noconvert(), py::arg("num_threads"));
-  m.def(
-      "variance",
-      [](const Array<T>& theta, int num_threads) {
-        const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
-        const T* t = theta.data();
-        double variance = 0;
-        released([&] { variance = ensemble_variance(t, particles, size, num_threads); });
-        return variance;
-      },
-      py::arg("theta").noconvert(), py::arg("num_threads"));
+  m.def("consensus", [](const Input<T>& theta, const Input<double>& risk, double alpha, const Output<T>& point,
+                        const Output<double>& weights, const Output<double>& ess, const Execution& run) {
+    return checked(theta, risk, point, weights, ess, run, [&](int64_t particles, int64_t size, int64_t tasks) {
+      return kernels::consensus(theta.data(), particles, size, risk.data(), tasks, alpha, point.data(), weights.data(),
+                                ess.data(), run);
+    });
+  });
+#if !defined(CBK_CARD)
+  m.def("consensus_at_ess", [](const Input<T>& theta, const Input<double>& risk, double target,
+                               const Output<double>& alphas, const Output<T>& point, const Output<double>& weights,
+                               const Output<double>& ess, Execution run) {
+    check_shape("alphas", alphas, {risk.ndim() == 1 ? 1 : risk.shape(1)});
+    return checked(theta, risk, point, weights, ess, run, [&](int64_t particles, int64_t size, int64_t tasks) {
+      return consensus_at_ess(theta.data(), particles, size, risk.data(), tasks, target, alphas.data(), point.data(),
+                              weights.data(), ess.data(), run);
+    });
+  });
+  m.def("weighted_mean", [](const Input<T>& theta, const Input<double>& weights, const Output<T>& point,
+                            Execution run) {
+    const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
+    check_shape("weights", weights, {particles});
+    check_shape("point", point, {size});
+    released(run, [&] { weighted_means(theta.data(), particles, size, weights.data(), 1, point.data(), run); });
+  });
+  m.def("variance", [](const Input<T>& theta, Execution run) {
+    const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
+    double variance = 0;
+    released(run, [&] { variance = ensemble_variance(theta.data(), particles, size, run); });
+    return variance;
+  });
+#endif
 }
 
 }  // namespace
@@ -94,14 +98,22 @@ void register_typed(py::module_& m) {
 void register_consensus(py::module_& m) {
   register_typed<float>(m);
   register_typed<double>(m);
-  m.def(
-      "alpha_for_ess",
-      [](const Array<double>& risk, double ess) {
-        double alpha = 0;
-        released([&] { alpha = alpha_for_ess(risk.data(), risk.size(), 1, ess); });
-        return alpha;
-      },
-      py::arg("risk").noconvert(), py::arg("ess"));
+#if defined(CBK_CARD)
+  m.def("alphas_for_ess", [](const Input<double>& risk, const Input<double>& target, const Output<double>& alphas,
+                             const Execution& run) {
+    const int64_t particles = rows_of("risk", risk), tasks = risk.shape(1);
+    check_shape("risk", risk, {particles, tasks});
+    check_shape("target", target, {1});
+    check_shape("alphas", alphas, {tasks});
+    released(run, [&] { device::solve_alphas(risk.data(), particles, tasks, target.data(), alphas.data(), run); });
+  });
+#else
+  m.def("alpha_for_ess", [](const Input<double>& risk, double ess) {
+    double alpha = 0;
+    released([&] { alpha = alpha_for_ess(risk.data(), risk.size(), 1, ess); });
+    return alpha;
+  });
+#endif
 }
 
 }  // namespace cbk

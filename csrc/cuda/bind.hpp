@@ -1,46 +1,60 @@
-// What the CUDA bindings share.  Arrays come as addresses: python/cbokernels/_arrays has checked dtypes, shapes, layout
-// and where they lie, and keeps them alive until the call returns; stream order does the rest.
+// What the bindings are told of a card, in place of a number of threads.  Streams' order keeps memory as long as it is
+// used; until a call returns python/cbokernels/_arrays keeps it.
 #pragma once
 
-#include <optional>
-
 #include "../common/bind.hpp"
+#include "../risk/cuda/risk_cuda.hpp"
 #include "device.hpp"
 
-namespace cbk::device {
+namespace cbk {
 
-namespace py = pybind11;
+template <>
+struct Names<device::Precision> {
+  static constexpr const char* what = "precision";
+  static constexpr const char* all[] = {"float32", "tf32", "bf16"};
+};
+
+namespace device {
 
 using Address = uintptr_t;
 
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-struct Where {  // a tuple in Python
+// Tuples in Python.  Kernels without products take them as their stream.
+struct Where {
   int device;
   CudaStream stream;
-  explicit Where(const std::pair<int, Address>& pair) : device(pair.first), stream{pair.second} {}
+  operator CudaStream() const { return stream; }
+};
+struct Execution : Where {
+  Precision precision;
 };
 
-// f(float{}) or f(double{}), on the device, without the GIL.
+// Without the GIL, on the device.
 template <class F>
-void on_type(const Where& where, bool float64, F&& f) {
-  released([&] {
+void released(const Where& where, F&& f) {
+  cbk::released([&] {
     const OnDevice here(where.device);
-    float64 ? f(double{}) : f(float{});
+    f();
   });
 }
 
-void register_random(py::module_& m);
-void register_update(py::module_& m);
-void register_langevin(py::module_& m);
-void register_consensus(py::module_& m);
-void register_risk(py::module_& m);
-void register_hopping(py::module_& m);
-void register_transport(py::module_& m);
-void register_training(py::module_& m);
 void register_emulation(py::module_& m);  // of the emulated module alone: tests/cuda/emulation/bind.cpp
 
-}  // namespace cbk::device
+}  // namespace device
+
+namespace kernels = device;
+using device::Execution;
+using device::released;
+
+}  // namespace cbk
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<cbk::device::Precision> : cbk::KindCaster<cbk::device::Precision> {};
+template <>
+struct type_caster<cbk::device::Where> : cbk::TupleCaster<cbk::device::Where, int, cbk::device::Address> {};
+template <>
+struct type_caster<cbk::device::Execution>
+    : cbk::TupleCaster<cbk::device::Execution, int, cbk::device::Address, cbk::device::Precision> {};
+
+}  // namespace pybind11::detail

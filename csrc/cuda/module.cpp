@@ -1,11 +1,7 @@
 // The private compiled module cbokernels._cuda; or, with CBK_EMULATED_MODULE, the same kernels on the host's emulation, for
 // tests.
-#include "../risk/cuda/risk_cuda.hpp"
-#include "bind.hpp"
+#include "../common/bind.hpp"
 #include "owned.hpp"
-
-#include <pybind11/numpy.h>
-#include <pybind11/stl.h>
 
 #if defined(CBK_EMULATED_MODULE)
 #define CBK_MODULE _cuda_emulated
@@ -41,6 +37,7 @@ py::dict findings(bool launch) {
 }  // namespace cbk::device
 
 PYBIND11_MODULE(CBK_MODULE, m) {
+  using namespace cbk;
   using namespace cbk::device;
   py::register_local_exception_translator(&translate);
   m.def("device_count", &device_count);
@@ -57,28 +54,15 @@ PYBIND11_MODULE(CBK_MODULE, m) {
         wait_for({stream}, {producer});
       },
       py::arg("device"), py::arg("stream"), py::arg("producer"));
-  m.def(
-      "synchronize",
-      [](std::pair<int, Address> on) {
-        const Where where(on);
-        cbk::released([&] {
-          const OnDevice here(where.device);
-          synchronize(where.stream);
-        });
-      },
-      py::arg("on"));
+  m.def("synchronize", [](const Where& on) { released(on, [&] { synchronize(on); }); }, py::arg("on"));
   m.def(
       "read_memory",
-      [](std::pair<int, Address> on, Address address, py::array out) {
-        const Where where(on);
+      [](Address address, py::array out, const Where& on) {
         void* const to = out.mutable_data();
         const int64_t bytes = out.nbytes();
-        cbk::released([&] {
-          const OnDevice here(where.device);
-          read_memory(at<const void>(address), bytes, to, where.stream);
-        });
+        released(on, [&] { read_memory(reinterpret_cast<const void*>(address), bytes, to, on); });
       },
-      py::arg("on"), py::arg("address"), py::arg("out"));
+      py::arg("address"), py::arg("out"), py::arg("on"));
   py::class_<OwnedMemory>(m, "Memory")
       .def(py::init([](int device, int64_t bytes) {
              std::unique_ptr<OwnedMemory> memory;
@@ -89,16 +73,12 @@ PYBIND11_MODULE(CBK_MODULE, m) {
       .def_property_readonly("address", [](const OwnedMemory& memory) { return Address(memory.data()); });
   m.def(
       "write_memory",
-      [](std::pair<int, Address> on, Address address, const py::array& values) {
-        const Where where(on);
+      [](Address address, const py::array& values, const Where& on) {
         const void* const from = values.data();
         const int64_t bytes = values.nbytes();
-        cbk::released([&] {
-          const OnDevice here(where.device);
-          write_memory(at<void>(address), bytes, from, where.stream);
-        });
+        released(on, [&] { write_memory(reinterpret_cast<void*>(address), bytes, from, on); });
       },
-      py::arg("on"), py::arg("address"), py::arg("values"));
+      py::arg("address"), py::arg("values"), py::arg("on"));
   m.def("has_warp_groups", &has_warp_groups);
   m.def("use_warp_groups", [](bool wanted) {  // whether they can be had: for tests and timings
     warp_groups = wanted;

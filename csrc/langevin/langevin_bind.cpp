@@ -1,38 +1,31 @@
 #include "langevin.hpp"
 
 #include "../common/bind.hpp"
+#if defined(CBK_CARD)
+#include "langevin_cuda.hpp"
+#endif
 
 namespace cbk {
 namespace {
 
 template <class T>
 void register_typed(py::module_& m) {
-  m.def(
-      "langevin_drift",
-      [](Array<T> theta, Array<T> velocity, const Array<T>& gradient, double factor, double friction,
-         double temperature, double dt, uint64_t seed, uint32_t step, int num_threads) {
-        const int64_t networks = rows_of("theta", theta), size = theta.shape(1);
-        check_shape("velocity", velocity, {networks, size});
-        check_shape("gradient", gradient, {networks, size});
-        T *t = theta.mutable_data(), *r = velocity.mutable_data();
-        released([&] {
-          langevin_drift(t, r, gradient.data(), networks, size, factor, friction, temperature, dt, {seed, 0, step, 0},
-                         num_threads);
-        });
-      },
-      py::arg("theta").noconvert(), py::arg("velocity").noconvert(), py::arg("gradient").noconvert(),
-      py::arg("factor"), py::arg("friction"), py::arg("temperature"), py::arg("dt"), py::arg("seed"),
-      py::arg("step"), py::arg("num_threads"));
-  m.def(
-      "langevin_kick",
-      [](Array<T> velocity, const Array<T>& gradient, double factor, double dt, int num_threads) {
-        const int64_t networks = rows_of("velocity", velocity), size = velocity.shape(1);
-        check_shape("gradient", gradient, {networks, size});
-        T* r = velocity.mutable_data();
-        released([&] { langevin_kick(r, gradient.data(), networks, size, factor, dt, num_threads); });
-      },
-      py::arg("velocity").noconvert(), py::arg("gradient").noconvert(), py::arg("factor"), py::arg("dt"),
-      py::arg("num_threads"));
+  m.def("langevin_drift", [](const Output<T>& theta, const Output<T>& velocity, const Input<T>& gradient, double factor,
+                             double friction, double temperature, double dt, NoiseKey key, const Execution& run) {
+    const int64_t networks = rows_of("theta", theta), size = theta.shape(1);
+    check_shape("velocity", velocity, {networks, size});
+    check_shape("gradient", gradient, {networks, size});
+    released(run, [&] {
+      kernels::langevin_drift(theta.data(), velocity.data(), gradient.data(), networks, size, factor, friction,
+                              temperature, dt, key, run);
+    });
+  });
+  m.def("langevin_kick", [](const Output<T>& velocity, const Input<T>& gradient, double factor, double dt,
+                            const Execution& run) {
+    const int64_t networks = rows_of("velocity", velocity), size = velocity.shape(1);
+    check_shape("gradient", gradient, {networks, size});
+    released(run, [&] { kernels::langevin_kick(velocity.data(), gradient.data(), networks, size, factor, dt, run); });
+  });
 }
 
 }  // namespace

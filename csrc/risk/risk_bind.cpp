@@ -1,71 +1,95 @@
+#include "risk_bind.hpp"
+
+#if defined(CBK_CARD)
+namespace cbk::device {
+
+template <class T>
+void forward(const RiskProblem<T>& problem, T* out, const Execution& run) {
+  forward(problem, out, run.stream, run.precision);
+}
+template <class T>
+void risk(const RiskProblem<T>& problem, double* out, const Execution& run) {
+  risk(problem, out, run.stream, 1, run.precision);
+}
+template <class T>
+void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, const Execution& run) {
+  risk_gradient(problem, out, gradient, run.stream, run.precision);
+}
+// out [particles, stride]: its first column.
+template <class T>
+void risk_column(const RiskProblem<T>& problem, double* out, int64_t stride, const Execution& run) {
+  risk(problem, out, run.stream, stride, run.precision);
+}
+
+}  // namespace cbk::device
+#else
+#include <vector>
+
 #include "../common/isa.hpp"
 #include "plan.hpp"
-#include "risk_bind.hpp"
+
+namespace cbk {
+
+template <class T>
+void risk_column(const RiskProblem<T>& problem, double* out, int64_t stride, Execution run) {
+  std::vector<double> column(size_t(problem.particles));
+  risk(problem, column.data(), run);
+  for (size_t n = 0; n < column.size(); ++n) out[int64_t(n) * stride] = column[n];
+}
+
+}  // namespace cbk
+#endif
 
 namespace cbk {
 namespace {
 
 template <class T>
-void bound_forward(const Network& net, const Array<T>& theta, const Array<T>& x, Array<T> out, int num_threads) {
-  const RiskProblem<T> problem = problem_of(net, theta, x);
-  check_shape("out", out, {problem.particles, problem.samples, net.outputs});
-  T* p = out.mutable_data();
-  released([&] { forward(problem, p, num_threads); });
-}
-
-template <class T>
-void bound_risk(const Network& net, const Array<T>& theta, const Array<T>& x, const py::array& y,
-                const std::string& loss, Array<double> out, int num_threads) {
-  RiskProblem<T> problem = problem_of(net, theta, x);
-  set_task_targets(problem, y, loss);
-  check_shape("out", out, {problem.particles, problem.tasks});
-  double* p = out.mutable_data();
-  released([&] { risk(problem, p, num_threads); });
-}
-
-// x [S, d] or [T, S, d]; theta [T, D], y of T tasks: each network on its own.
-template <class T>
-void bound_own_risks(const Network& net, const Array<T>& theta, const Array<T>& x, const py::array& y,
-                     const std::string& loss, Array<double> out, int num_threads) {
-  const int64_t tasks = rows_of("theta", theta), samples = x.ndim() > 1 ? x.shape(x.ndim() - 2) : 0;
-  check_shape("theta", theta, {tasks, net.size()});
-  RiskProblem<T> problem{net, Loss::mse, theta.data(), tasks, x.data(), samples, nullptr, nullptr, 0};
-  if (x.ndim() == 3)
-    check_shape("x", x, {tasks, samples, net.inputs});
-  else
-    check_shape("x", x, {samples, net.inputs});
-  set_task_targets(problem, y, loss);
-  if (problem.tasks != tasks) throw py::value_error("y must have a task for each row of theta");
-  check_shape("out", out, {tasks});
-  double* p = out.mutable_data();
-  released([&] { own_risks(problem, x.ndim() == 3 ? samples * net.inputs : 0, p, num_threads); });
-}
-
-template <class T>
-void bound_risk_gradient(const Network& net, const Array<T>& theta, const Array<T>& x, const py::array& y,
-                         const std::string& loss, Array<double> out, Array<T> gradient, int num_threads) {
-  RiskProblem<T> problem = problem_of(net, theta, x);
-  set_targets(problem, y, loss);
-  check_shape("out", out, {problem.particles});
-  check_shape("gradient", gradient, {problem.particles, net.size()});
-  double* p = out.mutable_data();
-  T* g = gradient.mutable_data();
-  released([&] { risk_gradient(problem, p, g, num_threads); });
-}
-
-template <class T>
 void register_typed(py::module_& m) {
-  m.def("forward", &bound_forward<T>, py::arg("net"), py::arg("theta").noconvert(), py::arg("x").noconvert(),
-        py::arg("out").noconvert(), py::arg("num_threads"));
-  m.def("risk", &bound_risk<T>, py::arg("net"), py::arg("theta").noconvert(), py::arg("x").noconvert(),
-        py::arg("y").noconvert(), py::arg("loss"), py::arg("out").noconvert(), py::arg("num_threads"));
-  m.def("own_risks", &bound_own_risks<T>, py::arg("net"), py::arg("theta").noconvert(), py::arg("x").noconvert(),
-        py::arg("y").noconvert(), py::arg("loss"), py::arg("out").noconvert(), py::arg("num_threads"));
-  m.def("risk_gradient", &bound_risk_gradient<T>, py::arg("net"), py::arg("theta").noconvert(),
-        py::arg("x").noconvert(), py::arg("y").noconvert(), py::arg("loss"), py::arg("out").noconvert(),
-        py::arg("gradient").noconvert(), py::arg("num_threads"));
+  m.def("forward", [](const Network& net, const Input<T>& theta, const Input<T>& x, const Output<T>& out,
+                      const Execution& run) {
+    RiskProblem<T> problem = problem_of(net, x);
+    set_particles(problem, theta);
+    check_shape("out", out, {problem.particles, problem.samples, net.outputs});
+    released(run, [&] { kernels::forward(problem, out.data(), run); });
+  });
+  m.def("risk", [](const Network& net, const Input<T>& theta, const Input<T>& x, const Array& y, Loss loss,
+                   const Output<double>& out, const Execution& run) {
+    const bool single = out.ndim() == 1;  // one task, and no axis of tasks
+    RiskProblem<T> problem = single ? problem_of(net, x) : tasks_of(net, x, y, loss);
+    set_particles(problem, theta);
+    if (single) set_targets(problem, y, loss, false);
+    single ? check_shape("out", out, {problem.particles}) : check_shape("out", out, {problem.particles, problem.tasks});
+    released(run, [&] {
+      if (x.ndim() == 2) return kernels::risk(problem, out.data(), run);
+      for_each_task(problem, [&](const RiskProblem<T>& one, int64_t t) {
+        kernels::risk_column(one, out.data() + t, problem.tasks, run);
+      });
+    });
+  });
+  m.def("risk_gradient", [](const Network& net, const Input<T>& theta, const Input<T>& x, const Array& y, Loss loss,
+                            const Output<double>& out, const Output<T>& gradient, const Execution& run) {
+    RiskProblem<T> problem = problem_of(net, x);
+    set_particles(problem, theta);
+    set_targets(problem, y, loss, false);
+    check_shape("out", out, {problem.particles});
+    check_shape("gradient", gradient, {problem.particles, net.size()});
+    released(run, [&] { kernels::risk_gradient(problem, out.data(), gradient.data(), run); });
+  });
+#if !defined(CBK_CARD)
+  // theta [T, D]: each network on the task of its own alone.
+  m.def("own_risks", [](const Network& net, const Input<T>& theta, const Input<T>& x, const Array& y, Loss loss,
+                        const Output<double>& out, Execution run) {
+    RiskProblem<T> problem = tasks_of(net, x, y, loss);
+    set_particles(problem, theta);
+    if (problem.tasks != problem.particles) throw py::value_error("y must have a task for each row of theta");
+    check_shape("out", out, {problem.tasks});
+    const int64_t stride = x.ndim() == 3 ? problem.samples * net.inputs : 0;
+    released(run, [&] { own_risks(problem, stride, out.data(), run); });
+  });
+#endif
 }
 
+#if !defined(CBK_CARD)
 const char* name_of(Path path) {
   switch (path) {
     case Path::knots: return "knots";
@@ -77,10 +101,10 @@ const char* name_of(Path path) {
 }
 
 // (path, particles in a task, samples in a chunk) for risks of these shapes.
-py::tuple plan(const Network& net, int64_t particles, int64_t samples, int64_t tasks, const std::string& loss, double density,
+py::tuple plan(const Network& net, int64_t particles, int64_t samples, int64_t tasks, Loss loss, double density,
                bool single) {
   const RiskShape shape{net,
-                        named<Loss>(loss),
+                        loss,
                         particles,
                         samples,
                         tasks,
@@ -93,14 +117,16 @@ py::tuple plan(const Network& net, int64_t particles, int64_t samples, int64_t t
   const RiskPlan plan = plan_risk(shape);
   return py::make_tuple(name_of(path), plan.group, std::min(plan.chunk, samples));
 }
+#endif
 
 }  // namespace
 
 void register_risk(py::module_& m) {
-  m.def("plan", &plan, py::arg("net"), py::arg("particles"), py::arg("samples"), py::arg("tasks"), py::arg("loss"),
-        py::arg("density"), py::arg("single"));
   register_typed<float>(m);
   register_typed<double>(m);
+#if !defined(CBK_CARD)
+  m.def("plan", &plan);
+#endif
 }
 
 }  // namespace cbk

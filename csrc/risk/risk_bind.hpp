@@ -1,7 +1,5 @@
-// How the compiled module's functions take a risk problem; the arrays must outlive it.
+// How the compiled modules' functions take a risk problem; the arrays must outlive it.
 #pragma once
-
-#include <vector>
 
 #include "../common/bind.hpp"
 #include "risk.hpp"
@@ -9,44 +7,66 @@
 namespace cbk {
 
 template <class T>
-RiskProblem<T> data_of(const Network& net, const Array<T>& x) {
+RiskProblem<T> problem_of(const Network& net, const Input<T>& x) {
   const int64_t samples = rows_of("x", x);
   check_shape("x", x, {samples, net.inputs});
   return {net, Loss::mse, nullptr, 0, x.data(), samples, nullptr, nullptr, 0};  // outputs alone, so far
 }
 
 template <class T>
-RiskProblem<T> problem_of(const Network& net, const Array<T>& theta, const Array<T>& x) {
-  RiskProblem<T> problem = data_of(net, x);
+void set_particles(RiskProblem<T>& problem, const Input<T>& theta) {
   problem.particles = rows_of("theta", theta);
-  check_shape("theta", theta, {problem.particles, net.size()});
+  check_shape("theta", theta, {problem.particles, problem.net.size()});
   problem.theta = theta.data();
-  return problem;
 }
 
-// y: [tasks, S, C] of the particles' type, or for a loss of labels [tasks, S] int32.
+// y: values [tasks, S, C] of the particles' type, or for a loss of labels [tasks, S] int32; without the axis of tasks
+// where it is one's.  Values of one output may lack the last axis.
 template <class T>
-void set_task_targets(RiskProblem<T>& problem, const py::array& y, const std::string& loss) {
-  problem.loss = named<Loss>(loss);
-  problem.tasks = y.ndim() > 0 ? y.shape(0) : 0;
+void set_targets(RiskProblem<T>& problem, const Array& y, Loss loss, bool has_tasks) {
+  problem.loss = loss;
+  problem.tasks = !has_tasks ? 1 : y.ndim() > 0 ? y.shape(0) : 0;
   if (problem.tasks < 1) throw py::value_error("y must have at least one task");
-  if (targets_of(problem.loss) == Targets::values && py::isinstance<Array<T>>(y)) {
-    check_shape("y", y, {problem.tasks, problem.samples, problem.net.outputs});
-    problem.y = static_cast<const T*>(y.data());
-  } else if (targets_of(problem.loss) == Targets::labels && py::isinstance<Array<int32_t>>(y)) {
-    check_shape("y", y, {problem.tasks, problem.samples});
-    problem.labels = static_cast<const int32_t*>(y.data());
+  const auto check = [&](auto... shape) {
+    has_tasks ? check_shape("y", y, {problem.tasks, shape...}) : check_shape("y", y, {shape...});
+  };
+  if (targets_of(loss) == Targets::values && y.holds<T>()) {
+    if (problem.net.outputs == 1 && y.ndim() == (has_tasks ? 2 : 1))
+      check(problem.samples);
+    else
+      check(problem.samples, problem.net.outputs);
+    problem.y = y.entries<T>();
+  } else if (targets_of(loss) == Targets::labels && y.holds<int32_t>()) {
+    check(problem.samples);
+    problem.labels = y.entries<int32_t>();
   } else {
     throw py::type_error("y must be a contiguous array of the particles' type, or of int32 for a loss of labels");
   }
 }
 
-// The same for one task, without its axis.
+// Of tasks that share x [S, d], or have inputs of their own, x [tasks, S, d].
 template <class T>
-void set_targets(RiskProblem<T>& problem, py::array y, const std::string& loss) {
-  std::vector<py::ssize_t> shape{1};
-  shape.insert(shape.end(), y.shape(), y.shape() + y.ndim());
-  set_task_targets(problem, y.reshape(shape), loss);  // a view
+RiskProblem<T> tasks_of(const Network& net, const Input<T>& x, const Array& y, Loss loss) {
+  const bool own = x.ndim() == 3;
+  const int64_t samples = x.ndim() > 1 ? x.shape(own ? 1 : 0) : 0;
+  if (samples < 1) throw py::value_error("x must have at least one sample");
+  RiskProblem<T> problem{net, loss, nullptr, 0, x.data(), samples, nullptr, nullptr, 0};
+  set_targets(problem, y, loss, true);
+  own ? check_shape("x", x, {problem.tasks, samples, net.inputs}) : check_shape("x", x, {samples, net.inputs});
+  return problem;
+}
+
+// Each of several tasks that have inputs of their own, x [tasks, S, d], as a problem of its own: f(problem, task).
+template <class T, class F>
+void for_each_task(RiskProblem<T> problem, F&& f) {
+  const int64_t tasks = problem.tasks, values = problem.samples * problem.net.outputs;
+  problem.tasks = 1;
+  for (int64_t t = 0; t < tasks; ++t) {
+    f(problem, t);
+    problem.x += problem.samples * problem.net.inputs;
+    if (problem.y) problem.y += values;
+    if (problem.labels) problem.labels += problem.samples;
+  }
 }
 
 }  // namespace cbk

@@ -77,6 +77,7 @@ class HoppingSteps final : public Steps<T> {
     check(cudaStreamSynchronize(stream), "copy");
   }
   int64_t parts() const override { return blocks_; }
+  uint32_t descents(uint32_t step) const override { return step + 1; }  // the noise counts from 0
   bool scores_itself() const override { return true; }
   Alphas last_alphas(const Dials<T>*) const override { return {0, alpha(), 0}; }
 

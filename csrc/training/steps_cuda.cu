@@ -68,12 +68,9 @@ template <class T>
 Dials<T> Steps<T>::dials(uint32_t step) const {
   UpdateProblem<T> problem = update_problem();
   problem.key.step = step;
-  const bool hops = shape_.method == Method::hopping;  // whose noise counts from 0
-  const bool descends = hops || shape_.method == Method::adam || shape_.method == Method::hybrid;
-  const AdamState<T> adam = adam_state(hops ? step + 1 : step);
-  const double kicks = shape_.method == Method::gradient_flow ? 2 : 1;
-  return {numbers_of(problem, descends ? &adam : nullptr),
-          langevin_numbers<T>(kicks * double(shape_.net.width), numbers_.friction, numbers_.temperature, numbers_.dt, step),
+  const AdamState<T> adam = adam_state(descents(step));
+  return {numbers_of(problem, first_.data() ? &adam : nullptr),
+          langevin_numbers<T>(kicks() * double(shape_.net.width), numbers_.friction, numbers_.temperature, numbers_.dt, step),
           DrawNumbers<T>{T(numbers_.spread), step},
           numbers_.alpha, numbers_.friction * numbers_.dt, numbers_.dt, numbers_.limit, step};
 }
@@ -168,6 +165,7 @@ class AdamSteps : public Steps<T> {
     adam_update(static_cast<const T*>(this->theta()), this->theta(), this->shape_.particles, this->size_,
                 this->adam_state(1), this->on(), &place.now->update);
   }
+  bool reports_each() const override { return true; }
 };
 
 // kinetic = |r|^2 / 2M of each network, and the trapezoidal rule for what friction has dissipated.
@@ -208,6 +206,7 @@ class HeavyBallSteps : public Steps<T> {
     launch(weigh_motion<T>, dim3(unsigned(s.particles)), dim3(256), 0, this->stream_,
            static_cast<const T*>(velocity_.data()), this->size_, s.net.width, place.now, kinetic(), dissipated());
   }
+  bool reports_each() const override { return true; }
   const double* extras() const override { return motion_.data(); }
   int64_t extra_count() const override { return 2 * this->shape_.particles; }
 
@@ -230,12 +229,14 @@ class GradientFlowSteps : public Steps<T> {
     const RunShape& s = this->shape_;
     risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
     langevin_kick(this->theta(), static_cast<const T*>(this->gradient_.data()), s.particles, this->size_,
-                  2 * double(s.net.width), this->numbers_.dt, this->on(), &place.now->langevin);
+                  kicks() * double(s.net.width), this->numbers_.dt, this->on(), &place.now->langevin);
     UpdateProblem<T> noise = this->update_problem();
     if (form_of(noise.noise, noise.diffusion, noise.floor) != UpdateForm::added) return;
     noise.point = origin_.data();
     cbo_update(noise, 1, this->on(), &place.now->update);
   }
+  bool reports_each() const override { return true; }
+  double kicks() const override { return 2; }
   int forms() const override { return this->shape_.noise == Noise::none ? 1 : 2; }
 
  private:
@@ -244,17 +245,24 @@ class GradientFlowSteps : public Steps<T> {
 
 }  // namespace
 
+#define CBK_STEPS(name, Class)                                                                     \
+  template <class T>                                                                               \
+  std::unique_ptr<Steps<T>> make_##name##_steps(const RunShape& shape, cudaStream_t stream) {      \
+    return std::make_unique<Class<T>>(shape, stream);                                              \
+  }
+CBK_STEPS(cbo, ConsensusSteps)
+CBK_STEPS(hybrid, ConsensusSteps)
+CBK_STEPS(adam, AdamSteps)
+CBK_STEPS(heavy_ball, HeavyBallSteps)
+CBK_STEPS(gradient_flow, GradientFlowSteps)
+#undef CBK_STEPS
+
 template <class T>
 std::unique_ptr<Steps<T>> make_steps(const RunShape& shape, cudaStream_t stream) {
-  switch (shape.method) {
-    case Method::adam: return std::make_unique<AdamSteps<T>>(shape, stream);
-    case Method::hopping: return make_hopping_steps<T>(shape, stream);
-    case Method::transport: return make_transport_steps<T>(shape, stream);
-    case Method::heavy_ball: return std::make_unique<HeavyBallSteps<T>>(shape, stream);
-    case Method::gradient_flow: return std::make_unique<GradientFlowSteps<T>>(shape, stream);
-    case Method::cbo:
-    case Method::hybrid: return std::make_unique<ConsensusSteps<T>>(shape, stream);
-  }
+#define CBK_MAKE(name, ...) \
+  case Method::name: return make_##name##_steps<T>(shape, stream);
+  switch (shape.method) { CBK_CARD_METHODS(CBK_MAKE) }
+#undef CBK_MAKE
   throw std::logic_error("unknown method");
 }
 

@@ -60,6 +60,9 @@ class Steps {
   void begin(const EpochNumbers& numbers) { numbers_ = numbers; }  // of the epoch
   virtual int64_t parts() const { return 1; }  // of a step, each with as many kernels as another method's step
   virtual bool scores_itself() const { return false; }  // place.risk is not written, and troubles are looked for
+  virtual bool reports_each() const { return false; }   // particle for itself, and no points
+  virtual uint32_t descents(uint32_t step) const { return step; }  // of Adam, up to that step
+  virtual double kicks() const { return 1; }                       // of langevin_kick, in one
   // A run's first step may need more than the others.
   virtual void open(const RiskProblem<T>&, const StepPlace<T>&) {}
   Dials<T> dials(uint32_t step) const;
@@ -96,10 +99,11 @@ class Steps {
 
 template <class T>
 std::unique_ptr<Steps<T>> make_steps(const RunShape& shape, cudaStream_t stream);
-template <class T>
-std::unique_ptr<Steps<T>> make_hopping_steps(const RunShape& shape, cudaStream_t stream);
-template <class T>
-std::unique_ptr<Steps<T>> make_transport_steps(const RunShape& shape, cudaStream_t stream);
+#define CBK_METHOD_STEPS(name, ...) \
+  template <class T>                \
+  std::unique_ptr<Steps<T>> make_##name##_steps(const RunShape& shape, cudaStream_t stream);
+CBK_CARD_METHODS(CBK_METHOD_STEPS)
+#undef CBK_METHOD_STEPS
 
 // Risks of the problem's particles on all tasks, out [particles, tasks]; with inputs of the tasks' own.
 template <class T>

@@ -219,9 +219,7 @@ class TrainingRun final : public Run {
   }
 
   // Whether the points are reported, or each particle for itself.
-  bool points() const {
-    return shape_.method != Method::adam && shape_.method != Method::heavy_ball && shape_.method != Method::gradient_flow;
-  }
+  bool points() const { return !steps_->reports_each(); }
 
   void fill(const Segment& part, char* given, const int64_t* order, const int64_t* subsets, uint32_t first_step) const {
     for (int64_t j = 0; j < part.steps; ++j)

@@ -18,7 +18,20 @@
 
 namespace cbk::device {
 
-enum class Method { cbo, adam, hybrid, hopping, heavy_ball, gradient_flow, transport };
+// The methods that a card can run, and which it reads of an epoch's numbers (EpochNumbers) and of the numbers that only some
+// methods have (RunShape).  make_<name>_steps makes its steps (steps_cuda.hpp).
+#define CBK_CARD_METHODS(X)                                                                 \
+  X(cbo, "alpha drift diffusion dt floor radius friction", "subset subset_moves flies")     \
+  X(adam, "lr beta1 beta2 delta", "")                                                       \
+  X(hybrid, "alpha drift diffusion dt radius lr beta1 beta2 delta", "")                     \
+  X(hopping, "spread lr beta1 beta2 delta", "drawn mirrored atoms fraction")                \
+  X(heavy_ball, "friction temperature dt", "")                                              \
+  X(gradient_flow, "drift diffusion dt", "")                                                \
+  X(transport, "alpha drift diffusion dt radius", "iterations exact")
+
+#define CBK_METHOD_NAME(name, ...) name,
+enum class Method { CBK_CARD_METHODS(CBK_METHOD_NAME) };
+#undef CBK_METHOD_NAME
 
 // What stays the same over a run.
 struct RunShape {
@@ -45,6 +58,8 @@ struct RunShape {
 
   int64_t scored() const { return subset ? subset : particles; }
 };
+#define CBK_METHOD_NUMBERS(X) \
+  X(subset) X(subset_moves) X(flies) X(drawn) X(mirrored) X(atoms) X(fraction) X(iterations) X(exact)
 
 // Where the data lie: float x and y, or int32 labels in y's place.
 struct RunData {
@@ -54,11 +69,14 @@ struct RunData {
 };
 
 // An epoch's parameters; those that the method does not have are not looked at.  drift and diffusion come weighted by
-// hybrid's mix, lr is its mix times dt.
-struct EpochNumbers {
-  double alpha, drift, diffusion, dt, floor, radius, lr, beta1, beta2, delta, friction, temperature, spread;
-  double limit;  // a coordinate whose standard deviation over the particles is at most this is frozen
-};
+// hybrid's mix, lr is its mix times dt.  A coordinate whose standard deviation over the particles is at most `limit` is
+// frozen.
+#define CBK_EPOCH_NUMBERS(X) \
+  X(alpha) X(drift) X(diffusion) X(dt) X(floor) X(radius) X(lr) X(beta1) X(beta2) X(delta) X(friction) X(temperature) \
+  X(spread) X(limit)
+#define CBK_NUMBER(name) double name;
+struct EpochNumbers { CBK_EPOCH_NUMBERS(CBK_NUMBER) };
+#undef CBK_NUMBER
 
 class Run {
  public:

@@ -1,15 +1,59 @@
-#include <pybind11/numpy.h>
+// Runs on a card.  They have little in common with the CPU's epochs (training_bind.cpp), which are calls on the
+// caller's arrays: a run owns its arrays, and its epochs are given to the card ahead of the host.
+#include "training_cuda.hpp"
 
 #include <limits>
+#include <map>
 
-#include "../risk/risk_cuda_bind.hpp"
-#include "training_cuda.hpp"
+#include "../risk/risk_bind.hpp"
+
+namespace cbk {
+
+template <>
+struct Names<device::Method> {
+#define CBK_NAME(name, ...) #name,
+  static constexpr const char* what = "method";
+  static constexpr const char* all[] = {CBK_CARD_METHODS(CBK_NAME)};
+#undef CBK_NAME
+};
+
+namespace device {
+
+// Arrays that the module takes from the host: the particles and orders, and data wherever they lie.
+template <class T>
+struct HostInput : Input<T> {};
+struct DataInput : Array {
+  bool on_host;
+};
+
+}  // namespace device
+}  // namespace cbk
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<cbk::device::Method> : cbk::KindCaster<cbk::device::Method> {};
+template <class T>
+struct type_caster<cbk::device::HostInput<T>> {
+  PYBIND11_TYPE_CASTER(cbk::device::HostInput<T>, npy_format_descriptor<T>::name);
+  bool load(handle source, bool) { return value.load_numpy(source) && value.template holds<T>(); }
+};
+template <>
+struct type_caster<cbk::device::DataInput> {
+  PYBIND11_TYPE_CASTER(cbk::device::DataInput, const_name("array"));
+  bool load(handle source, bool) {
+    value.on_host = isinstance<array>(source);
+    return value.on_host ? value.load_numpy(source) : value.load_device(source);
+  }
+};
+
+}  // namespace pybind11::detail
 
 namespace cbk::device {
 namespace {
 
 using Numbers = std::map<std::string, double>;
-using Indices = std::optional<py::array_t<int64_t>>;
+using Indices = std::optional<HostInput<int64_t>>;
 
 // Each number is to be taken once: one that is missing, or that nobody took, is an error.
 class Taken {
@@ -29,63 +73,44 @@ class Taken {
   Numbers left_;
 };
 
+struct Reads {  // names, with a space between any two
+  const char *of_an_epoch, *of_a_run;
+};
+constexpr Reads reads[] = {
+#define CBK_READS(name, of_an_epoch, of_a_run) {of_an_epoch, of_a_run},
+    CBK_CARD_METHODS(CBK_READS)
+#undef CBK_READS
+};
+
+bool has_word(const std::string& words, const std::string& word) {
+  return (" " + words + " ").find(" " + word + " ") != std::string::npos;
+}
+
 // What the method has not is NaN.
 EpochNumbers numbers_of(const RunShape& shape, const Numbers& numbers) {
-  constexpr double none = std::numeric_limits<double>::quiet_NaN();
-  EpochNumbers to{none, none, none, none, none, none, none, none, none, none, none, none, none, none};
+  const auto is_read = [&, words = reads[size_t(shape.method)].of_an_epoch + std::string(" limit")](const char* name) {
+    if (name == std::string("radius") && shape.noise != Noise::truncated) return false;
+    if (name == std::string("friction") && shape.method == Method::cbo && !shape.flies) return false;
+    return has_word(words, name);
+  };
   Taken take("an epoch's numbers", numbers);
-  const auto move = [&] {
-    to.drift = take("drift"), to.diffusion = take("diffusion"), to.dt = take("dt");
-    if (shape.noise == Noise::truncated) to.radius = take("radius");
-  };
-  const auto descend = [&] {
-    to.lr = take("lr"), to.beta1 = take("beta1"), to.beta2 = take("beta2"), to.delta = take("delta");
-  };
-  to.limit = take("limit");
-  switch (shape.method) {
-    case Method::cbo:
-      to.alpha = take("alpha"), to.floor = take("floor"), move();
-      if (shape.flies) to.friction = take("friction");
-      break;
-    case Method::adam: descend(); break;
-    case Method::hybrid: to.alpha = take("alpha"), move(), descend(); break;
-    case Method::hopping: to.spread = take("spread"), descend(); break;
-    case Method::heavy_ball:
-      to.friction = take("friction"), to.temperature = take("temperature"), to.dt = take("dt");
-      break;
-    case Method::gradient_flow: move(); break;
-    case Method::transport: to.alpha = take("alpha"), move(); break;
-  }
+  EpochNumbers to{};
+#define CBK_TAKE(name) to.name = is_read(#name) ? take(#name) : std::numeric_limits<double>::quiet_NaN();
+  CBK_EPOCH_NUMBERS(CBK_TAKE)
+#undef CBK_TAKE
   take.all();
   return to;
 }
 
 // The numbers of a shape that only some methods have.
 void set_more(RunShape& shape, const Numbers& more) {
+  const char* const words = reads[size_t(shape.method)].of_a_run;
   Taken take("the method's numbers", more);
-  switch (shape.method) {
-    case Method::cbo:
-      shape.subset = int64_t(take("subset")), shape.subset_moves = take("subset_moves") != 0;
-      shape.flies = take("flies") != 0;
-      break;
-    case Method::hopping:
-      shape.drawn = int64_t(take("drawn")), shape.fraction = take("fraction");
-      shape.mirrored = take("mirrored") != 0, shape.atoms = take("atoms") != 0;
-      break;
-    case Method::transport: shape.iterations = int64_t(take("iterations")), shape.exact = take("exact") != 0; break;
-    case Method::adam:
-    case Method::hybrid:
-    case Method::heavy_ball:
-    case Method::gradient_flow: break;
-  }
+#define CBK_TAKE(name) \
+  if (has_word(words, #name)) shape.name = decltype(shape.name)(take(#name));
+  CBK_METHOD_NUMBERS(CBK_TAKE)
+#undef CBK_TAKE
   take.all();
-}
-
-Method method_named(const std::string& name) {
-  constexpr const char* names[] = {"cbo", "adam", "hybrid", "hopping", "heavy_ball", "gradient_flow", "transport"};
-  for (size_t i = 0; i < std::size(names); ++i)
-    if (name == names[i]) return Method(i);
-  throw py::value_error("unknown method '" + name + "'");
 }
 
 struct StartedRun {
@@ -94,25 +119,23 @@ struct StartedRun {
   std::unique_ptr<Run> run;
 };
 
-// theta [particles, size] and task [particles] are NumPy's, contiguous; x and y addresses.
-std::unique_ptr<StartedRun> start(std::pair<int, Address> on, const NetworkTuple& net, const std::string& method,
-                                  Address x, Address y, bool on_host, const std::string& loss, int64_t samples, int64_t batch,
-                                  int64_t tasks, bool own_inputs, const py::array& theta,
-                                  const std::optional<py::array_t<int32_t>>& task, uint64_t seed,
-                                  const std::string& noise, bool solve, const std::string& precision,
-                                  const Numbers& more, py::object owner) {
-  RunShape shape{on.first, method_named(method), network_of(net), named<Loss>(loss), samples,
-                 batch, tasks, own_inputs, theta.shape(0), seed, named<Noise>(noise), solve, precision_of(precision)};
+template <class T>
+std::unique_ptr<StartedRun> start(const Network& net, Method method, const DataInput& x, const DataInput& y, Loss loss,
+                                  int64_t batch, const HostInput<T>& theta,
+                                  const std::optional<HostInput<int32_t>>& task, uint64_t seed, Noise noise, bool solve,
+                                  const Numbers& more, py::object owner, const Execution& run) {
+  if (!x.holds<T>()) throw py::type_error("x must be of the particles' type");
+  if (x.on_host != y.on_host) throw py::type_error("x and y must lie in the same memory");
+  RiskProblem<T> data = tasks_of(net, Input<T>{x}, y, loss);
+  set_particles(data, theta);
+  if (task) check_shape("task", *task, {data.particles});
+  RunShape shape{run.device, method, net, loss, data.samples, batch, data.tasks, x.ndim() == 3, data.particles,
+                 seed, noise, solve, run.precision};
   set_more(shape, more);
-  const RunData data{x, y, on_host, {on.second}};
-  const void* particles = theta.data();
-  const int32_t* rows = task ? task->data() : nullptr;
-  const bool float64 = theta.itemsize() == 8;
+  const void* const targets = data.labels ? static_cast<const void*>(data.labels) : data.y;
+  const RunData where{Address(data.x), Address(targets), x.on_host, run.stream};
   auto started = std::make_unique<StartedRun>(StartedRun{shape, std::move(owner), nullptr});
-  released([&] {
-    started->run = float64 ? make_run(shape, data, static_cast<const double*>(particles), rows)
-                           : make_run(shape, data, static_cast<const float*>(particles), rows);
-  });
+  cbk::released([&] { started->run = make_run(shape, where, data.theta, task ? task->data() : nullptr); });
   return started;
 }
 
@@ -122,92 +145,81 @@ void check_count(const char* name, const Indices& indices, int64_t wanted) {
     throw py::value_error(std::string(name) + " holds " + std::to_string(got) + ", expected " + std::to_string(wanted));
 }
 
+void submit(StartedRun& started, const Indices& order, const Indices& subsets, uint32_t step, const Numbers& numbers) {
+  const RunShape& shape = started.shape;
+  const int64_t steps = shape.batch ? (shape.samples + shape.batch - 1) / shape.batch : 1;
+  check_count("order", order, shape.batch ? shape.samples : 0);
+  check_count("subsets", subsets, steps * shape.subset);
+  const int64_t *samples = order ? order->data() : nullptr, *particles = subsets ? subsets->data() : nullptr;
+  const EpochNumbers epoch = numbers_of(shape, numbers);
+  cbk::released([&] { started.run->submit(samples, particles, step, epoch); });
+}
+
+py::array_t<double> row(StartedRun& started, int64_t epoch) {
+  const double* row = nullptr;
+  cbk::released([&] { row = started.run->row(epoch); });
+  return py::array_t<double>(started.run->columns(), row);
+}
+
+void point(StartedRun& started, int64_t epoch, py::array out) {
+  Run& run = *started.run;
+  if (out.nbytes() != run.point_bytes())
+    throw py::value_error("the run's point has " + std::to_string(run.point_bytes()) + " bytes");
+  void* const to = out.mutable_data();
+  cbk::released([&] { run.point(epoch, to); });
+}
+
 void check_bytes(const Run& run, const std::string& name, const py::array& array) {
   if (run.bytes_of(name) != array.nbytes() || run.bytes_of(name) == 0)
     throw py::value_error("the run's " + name + " has " + std::to_string(run.bytes_of(name)) + " bytes");
 }
 
-}  // namespace
-
-void register_training(py::module_& m) {
-  using py::arg;
-  py::class_<StartedRun>(m, "Run")
-      .def_readonly_static("in_flight", &Run::in_flight)
-      .def_property_readonly("submitted", [](const StartedRun& started) { return started.run->submitted(); })
-      .def(
-          "submit",
-          [](StartedRun& started, const Indices& order, const Indices& subsets, uint32_t step, const Numbers& numbers) {
-            const RunShape& shape = started.shape;
-            const int64_t steps = shape.batch ? (shape.samples + shape.batch - 1) / shape.batch : 1;
-            check_count("order", order, shape.batch ? shape.samples : 0);
-            check_count("subsets", subsets, steps * shape.subset);
-            const int64_t *samples = order ? order->data() : nullptr, *particles = subsets ? subsets->data() : nullptr;
-            const EpochNumbers epoch = numbers_of(started.shape, numbers);
-            released([&] { started.run->submit(samples, particles, step, epoch); });
-          },
-          arg("order"), arg("subsets"), arg("step"), arg("numbers"))
-      .def(
-          "row",
-          [](StartedRun& started, int64_t epoch) {
-            Run& run = *started.run;
-            const double* row = nullptr;
-            released([&] { row = run.row(epoch); });
-            return py::array_t<double>(run.columns(), row);
-          },
-          arg("epoch"))
-      .def(
-          "point",
-          [](StartedRun& started, int64_t epoch, py::array out) {
-            Run& run = *started.run;
-            if (out.nbytes() != run.point_bytes())
-              throw py::value_error("the run's point has " + std::to_string(run.point_bytes()) + " bytes");
-            void* to = out.mutable_data();
-            released([&] { run.point(epoch, to); });
-          },
-          arg("epoch"), arg("out"))
-      .def(
-          "read",
-          [](StartedRun& started, const std::string& name, py::array out) {
-            Run& run = *started.run;
-            check_bytes(run, name, out);
-            void* to = out.mutable_data();
-            released([&] { run.read(name, to); });
-          },
-          arg("name"), arg("out"))
-      .def(
-          "write",
-          [](StartedRun& started, const std::string& name, const py::array& values) {
-            Run& run = *started.run;
-            check_bytes(run, name, values);
-            const void* from = values.data();
-            released([&] { run.write(name, from); });
-          },
-          arg("name"), arg("values"));
-  m.def("start", &start, arg("on"), arg("net"), arg("method"), arg("x"), arg("y"),
-        arg("on_host"), arg("loss"), arg("samples"), arg("batch"), arg("tasks"), arg("own_inputs"), arg("theta"),
-        arg("task"), arg("seed"), arg("noise"), arg("solve"), arg("precision"), arg("more"), arg("owner"));
-  m.def(
-      "count_not_finite",
-      [](std::pair<int, Address> on, bool float64, Address values, int64_t count) {
-        const Where where(on);
-        int64_t bad = 0;
-        on_type(where, float64,
-                [&](auto type) { bad = count_not_finite(at<const decltype(type)>(values), count, where.stream); });
-        return bad;
-      },
-      arg("on"), arg("float64"), arg("values"), arg("count"));
-  m.def(
-      "count_outside",
-      [](std::pair<int, Address> on, Address values, int64_t count, int64_t end) {
-        const Where where(on);
-        int64_t bad = 0;
-        released([&] {
-          const OnDevice here(where.device);
-          bad = count_outside(at<const int32_t>(values), count, end, where.stream);
-        });
-        return bad;
-      },
-      arg("on"), arg("values"), arg("count"), arg("end"));
+void read(StartedRun& started, const std::string& name, py::array out) {
+  check_bytes(*started.run, name, out);
+  void* const to = out.mutable_data();
+  cbk::released([&] { started.run->read(name, to); });
 }
 
+void write(StartedRun& started, const std::string& name, const py::array& values) {
+  check_bytes(*started.run, name, values);
+  const void* const from = values.data();
+  cbk::released([&] { started.run->write(name, from); });
+}
+
+template <class T>
+void register_typed(py::module_& m) {
+  using py::arg;
+  m.def("start", &start<T>, arg("net"), arg("method"), arg("x"), arg("y"), arg("loss"), arg("batch"), arg("theta"),
+        arg("task"), arg("seed"), arg("noise"), arg("solve"), arg("more"), arg("owner"), arg("run"));
+  m.def("count_not_finite", [](const Input<T>& values, const Where& on) {
+    int64_t bad = 0;
+    released(on, [&] { bad = count_not_finite(values.data(), values.size(), on); });
+    return bad;
+  });
+}
+
+}  // namespace
 }  // namespace cbk::device
+
+namespace cbk {
+
+void register_training(py::module_& m) {
+  using namespace device;
+  py::class_<StartedRun>(m, "Run")
+      .def_readonly_static("in_flight", &device::Run::in_flight)
+      .def_property_readonly("submitted", [](const StartedRun& started) { return started.run->submitted(); })
+      .def("submit", &submit)
+      .def("row", &row)
+      .def("point", &point)
+      .def("read", &read)
+      .def("write", &write);
+  device::register_typed<float>(m);
+  device::register_typed<double>(m);
+  m.def("count_outside", [](const Input<int32_t>& values, int64_t end, const Where& on) {
+    int64_t bad = 0;
+    released(on, [&] { bad = count_outside(values.data(), values.size(), end, on); });
+    return bad;
+  });
+}
+
+}  // namespace cbk

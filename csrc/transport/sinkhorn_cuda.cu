@@ -167,7 +167,7 @@ __host__ __device__ constexpr int64_t scratch_of(int64_t count, int64_t points, 
 }
 
 template <class T>
-CBK_KERNEL(threads) solve_soft(SinkhornArrays<T> p, double* scratch) {
+CBK_KERNEL(threads) solve_soft(SinkhornProblem<T> p, double* scratch) {
   for (int64_t n = blockIdx.x; n < p.particles; n += gridDim.x) {
     double* f = scratch + blockIdx.x * scratch_of(p.count, p.points, p.size);
     double *mass = f + p.count, *g = mass + p.count, *kept = g + p.points, *lack = kept + p.points;
@@ -202,14 +202,14 @@ CBK_KERNEL(threads) solve_soft(SinkhornArrays<T> p, double* scratch) {
 }  // namespace
 
 template <class T>
-void sinkhorn(const SinkhornArrays<T>& p, CudaStream on) {
+void sinkhorn(const SinkhornProblem<T>& p, CudaStream on) {
   const cudaStream_t stream = native(on);
   const int64_t blocks = std::min(p.particles, held_blocks(solve_soft<T>, threads));
   Workspace<double> scratch(blocks * scratch_of(p.count, p.points, p.size), stream);
   launch(solve_soft<T>, dim3(unsigned(blocks)), dim3(threads), 0, stream, p, scratch.data());
 }
 
-template void sinkhorn(const SinkhornArrays<float>&, CudaStream);
-template void sinkhorn(const SinkhornArrays<double>&, CudaStream);
+template void sinkhorn(const SinkhornProblem<float>&, CudaStream);
+template void sinkhorn(const SinkhornProblem<double>&, CudaStream);
 
 }  // namespace cbk::device

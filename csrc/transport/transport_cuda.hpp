@@ -7,6 +7,7 @@
 
 #include "../cuda/stream.hpp"
 #include "../update/update_cuda.hpp"
+#include "sinkhorn.hpp"
 
 namespace cbk::device {
 
@@ -61,21 +62,10 @@ struct BarycenterArrays {
 template <class T>
 void barycenter(const BarycenterArrays<T>& arrays, CudaStream stream);
 
-// sinkhorn.hpp on the GPU: as SinkhornProblem; epsilon falls from each particle's own scale.  Where a value is not finite its
-// cost, error and projection are NaN.
+// sinkhorn.hpp on the GPU; epsilon falls from each particle's own scale.  Where a value is not finite its cost, error and
+// projection are NaN.
 template <class T>
-struct SinkhornArrays {
-  const T* atoms;  // [particles, count, size]
-  int64_t particles, count, size;
-  const T* support;  // [points, size]
-  int64_t points;
-  double epsilon, tolerance;
-  int64_t iterations;
-  double *cost, *error;  // [particles]
-  T* projection;         // [particles, count, size]
-};
-template <class T>
-void sinkhorn(const SinkhornArrays<T>& arrays, CudaStream stream);
+void sinkhorn(const SinkhornProblem<T>& problem, CudaStream stream);
 
 // support [points, size], to which match [particles, count] refers.  Given `now`, in device memory, its a, b and step count.
 template <class T>

@@ -1,53 +1,64 @@
-// How the compiled module's functions take an update; the arrays must outlive it.
+// How the compiled modules' functions take an update; the arrays must outlive it.
 #pragma once
-
-#include <optional>
 
 #include "../common/bind.hpp"
 #include "update.hpp"
 
 namespace cbk {
 
-template <class I>
-void check_indices(const char* name, const Array<I>& indices, int64_t bound) {
-  for (py::ssize_t i = 0; i < indices.size(); ++i)
-    if (indices.data()[i] < 0 || int64_t(indices.data()[i]) >= bound)
-      throw py::value_error(std::string(name) + " holds " + std::to_string(indices.data()[i]) + ", expected [0, " +
-                            std::to_string(bound) + ")");
-}
+// The numbers of a step: of its drift and noise, and of Adam.  Tuples in Python.
+struct Law {
+  double drift, diffusion, dt;
+  Noise noise;
+  double floor, radius;
+};
+struct Descent {
+  double lr, beta1, beta2, delta;
+  uint32_t step;
+};
 
-// What cbo_update and hybrid_update have in common; the arrays must outlive the problem.
+// Of points [T, D]; one point for all may be [D].
+inline int64_t count_of(const Array& point) { return point.ndim() == 1 ? 1 : rows_of("point", point); }
+
 template <class T>
-UpdateProblem<T> update_of(const Array<T>& theta, const Array<T>& point, const std::optional<Array<int32_t>>& task,
-                           double drift, double diffusion, double dt, const std::string& noise, double radius,
-                           uint64_t seed, uint32_t step, uint32_t first_particle, Array<T>& out) {
-  const int64_t particles = rows_of("theta", theta), size = theta.shape(1), tasks = rows_of("point", point);
-  check_shape("point", point, {tasks, size});
+UpdateProblem<T> update_of(const Array& theta, const Array& point, const std::optional<Input<int32_t>>& task,
+                           const Law& law, NoiseKey key, const Output<T>& out) {
+  const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
+  const int64_t tasks = count_of(point);
+  point.ndim() == 1 ? check_shape("point", point, {size}) : check_shape("point", point, {tasks, size});
   check_shape("out", out, {particles, size});
   if (task) {
     check_shape("task", *task, {particles});
-    check_indices("task", *task, tasks);
+    check_indices("task", task->data(), particles, tasks);
   }
   UpdateProblem<T> problem{};
-  problem.theta = theta.data(), problem.out = out.mutable_data();
+  problem.theta = theta.entries<T>(), problem.out = out.data();
   problem.particles = particles, problem.size = size;
-  problem.point = point.data();
-  problem.task = task ? task->data() : nullptr;
-  problem.drift = drift, problem.diffusion = diffusion, problem.dt = dt;
-  problem.noise = named<Noise>(noise), problem.radius = radius;
-  problem.key = {seed, 0, step, first_particle};
+  problem.point = point.entries<T>(), problem.task = data_or_null(task);
+  problem.drift = law.drift, problem.diffusion = law.diffusion, problem.dt = law.dt;
+  problem.noise = law.noise, problem.floor = law.floor, problem.radius = law.radius;
+  problem.key = key;
   return problem;
 }
 
 template <class T>
-AdamState<T> adam_of(const Array<T>& theta, const Array<T>& gradient, Array<T>& first, Array<T>& second, double lr,
-                      double beta1, double beta2, double delta, uint32_t step) {
+AdamState<T> adam_of(const Array& theta, const Array& gradient, const Output<T>& first, const Output<T>& second,
+                     const Descent& by) {
   const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
   check_shape("gradient", gradient, {particles, size});
   check_shape("first", first, {particles, size});
   check_shape("second", second, {particles, size});
-  if (step < 1) throw py::value_error("step counts from 1");
-  return {gradient.data(), first.mutable_data(), second.mutable_data(), lr, beta1, beta2, delta, step};
+  if (by.step < 1) throw py::value_error("step counts from 1");
+  return {gradient.entries<T>(), first.data(), second.data(), by.lr, by.beta1, by.beta2, by.delta, by.step};
 }
 
 }  // namespace cbk
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<cbk::Law> : cbk::TupleCaster<cbk::Law, double, double, double, cbk::Noise, double, double> {};
+template <>
+struct type_caster<cbk::Descent> : cbk::TupleCaster<cbk::Descent, double, double, double, double, uint32_t> {};
+
+}  // namespace pybind11::detail

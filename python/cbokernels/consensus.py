@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrays import call_of
-from ._checks import FLOATS, real, threads
+from ._arrays import call_of, check_array
+from ._checks import FLOATS, real
 from .errors import CboWarning
 
 _RISK = (np.dtype(np.float64),)
@@ -48,12 +48,11 @@ def consensus(theta: Any, risk: Any, *, alpha: float = 1e5, num_threads: int | N
     count, size = particles.shape
     risks = call.view(risk, "risk")
     axes = risks.shape[1:]
-    risks = call.array(risks, "risk", _RISK, (count, "T") if axes else (count,))
-    alpha = real(alpha, "alpha", 0.0, infinite=True)
-    workers = threads(num_threads)
+    check_array(risks, "risk", _RISK, (count, "T") if axes else (count,))
+    alpha, run = real(alpha, "alpha", 0.0, infinite=True), call.run(num_threads)
     point, weights = call.empty((*axes, size), particles.dtype), call.empty((count, *axes), np.float64)
     ess = call.empty(axes, np.float64)
-    lost = call.kernels.consensus(particles, risks, alpha, point, weights, ess, workers)
+    lost = call.kernels.consensus(particles, risks, alpha, point, weights, ess, run)
     if lost:
         warnings.warn(non_finite(lost, count), CboWarning, stacklevel=2)
     found = call.result(ess) if axes else call.number(ess)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ._checks import threads
 from .methods.hopping import ConsensusHopping
 from .network import TwoLayer
 from .risk import _ensemble, _targets
@@ -34,12 +33,11 @@ def atom_risks(
     call, particles, inputs = _ensemble(net, theta, x)
     start = call.array(center, "center", (particles.dtype,), (net.size,))
     targets = _targets(net, y, "y", (), inputs, loss, call)
-    call.precision(precision, particles.dtype)
+    run = call.run(num_threads, precision, particles)
     if precision != "float32":
         raise ValueError(f"precision must be 'float32' for atom_risks, got {precision!r}")
-    workers = threads(num_threads)
     out = call.empty((len(particles), net.width), np.float64)
-    call.kernels.atom_risks(net._passed_to(call), start, particles, inputs, targets[0], loss, out, workers)
+    call.kernels.atom_risks(net._kernel, start, particles, inputs, targets, loss, out, run)
     return call.result(out)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import AS_THETA, call_of
-from ._checks import FLOATS, counter, real, threads
+from ._checks import FLOATS, counter, real
 from ._checks import seed as check_seed
 from .network import TwoLayer, check_network
 from .risk import _targets as targets
@@ -62,19 +62,18 @@ def langevin_step(
     call.check_distinct(*changed)
     q, r, g = (a.work for a in changed)
     inputs = call.array(x, "x", (q.dtype,), ("S", net.inputs), AS_THETA)
-    wanted = targets(net, y, "y", (), inputs, loss, call)[0]
+    wanted = targets(net, y, "y", (), inputs, loss, call)
     scalars = real(friction, "friction", 0.0), real(temperature, "temperature", 0.0), real(dt, "dt", 0.0)
-    words = check_seed(seed), counter(step, "step")
-    call.precision(precision, q.dtype)
-    workers = threads(num_threads)
+    key = check_seed(seed), 0, counter(step, "step"), 0
+    run = call.run(num_threads, precision, q)
     inputs, wanted = call.apart(inputs, q, r, g), call.apart(wanted, q, r, g)
 
-    risk, kernels, network = call.empty((len(q),), np.float64), call.kernels, net._passed_to(call)
+    risk, kernels, network = call.empty((len(q),), np.float64), call.kernels, net._kernel
     if gradient is None:
-        kernels.risk_gradient(network, q, inputs, wanted, loss, risk, g, workers)
-    kernels.langevin_drift(q, r, g, width, *scalars, *words, workers)
-    kernels.risk_gradient(network, q, inputs, wanted, loss, risk, g, workers)
-    kernels.langevin_kick(r, g, width, scalars[-1], workers)
+        kernels.risk_gradient(network, q, inputs, wanted, loss, risk, g, run)
+    kernels.langevin_drift(q, r, g, width, *scalars, key, run)
+    kernels.risk_gradient(network, q, inputs, wanted, loss, risk, g, run)
+    kernels.langevin_kick(r, g, width, scalars[-1], run)
     for a in changed:
         a.finish()
     return call.result(risk)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from .training.checkpoint import checkpoint as check_checkpoint
 from .training.loop import Options, run
 from .training.stopping import Stopping
 from .training.train import check_callback, own_particles
+
+if TYPE_CHECKING:
+    from ._cpu import Key
 
 
 class FunctionProblem:
@@ -46,14 +49,14 @@ class FunctionProblem:
         return self._values_of_copy(theta)
 
     def hopping_gradient(
-        self, center: Array, particles: int, spread: float, mirrored: bool, seed: int, step: int, atoms: bool,
+        self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool,
         fraction: float, out: Array,
     ) -> tuple[float, float, int]:  # fmt: skip
         """As a minibatch's, from an ensemble that is stored, because fun is called once for all."""
         theta = new_array((particles, len(center)), center.dtype, "particles")
-        _cpu.draw_ensemble(center, spread, mirrored, seed, step, theta, self._threads)
+        _cpu.draw_ensemble(center, spread, mirrored, key, theta, self._threads)
         risk = contiguous(np.asarray(self._values(theta), np.float64))
-        return _cpu.hopping_gradient(center, spread, mirrored, seed, step, risk, fraction, out, self._threads)
+        return _cpu.hopping_gradient(center, spread, mirrored, key, risk, fraction, out, self._threads)
 
     def _values_of_copy(self, theta: Array) -> Array:
         """Values at an ensemble that changes later; what fun keeps does not. A copy that fun has not kept,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import _cpu, _modules
-from ._arrays import Array, Call, like, view
+from ._arrays import Array, like, view
 from ._checks import FLOATS, WORD, boolean, choice, float_dtype, integer, kind, new_array, real, threads
 from ._checks import seed as check_seed
 from ._kinds import ACTIVATIONS
@@ -60,14 +60,6 @@ class TwoLayer:
         return _cpu.Network(
             self.inputs, self.width, self.outputs, self.activation, self.scaling, self.output_bias
         )
-
-    def _on_card(self) -> tuple[int, int, int, str, float, bool]:
-        scale = {"mean": 1 / self.width, "none": 1.0}[self.scaling]
-        return self.inputs, self.width, self.outputs, self.activation, scale, self.output_bias
-
-    def _passed_to(self, call: Call) -> Any:
-        """The network as the call's kernels take it."""
-        return self._on_card() if call.on_device else self._kernel
 
     def _mean_field_width(self) -> int:
         """M, which undoes the mean-field scaling in the force on a neuron; ValueError without it."""
@@ -211,7 +203,7 @@ class TwoLayer:
         if low > high or math.isinf(high - low):
             raise ValueError(f"high must be at least low = {low!r} by a finite distance, got {high!r}")
         theta: Array = new_array((particles, self.size), float_dtype(dtype), "theta")
-        _cpu.uniform(theta, low, high, check_seed(seed), 0, 1, 0, threads(num_threads))
+        _cpu.uniform(theta, low, high, (check_seed(seed), 1, 0, 0), threads(num_threads))
         return theta
 
     def torch_default(

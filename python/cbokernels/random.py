@@ -67,8 +67,8 @@ def standard_normal(
     particles = integer(particles, "particles", 1, WORD + 1)
     size = integer(size, "size", 1, 4 * WORD + 1)
     first = check_first_particle(first_particle, particles)
-    words = check_seed(seed), counter(step, "step"), counter(stream, "stream")
+    key = check_seed(seed), counter(stream, "stream"), counter(step, "step"), first
     workers = threads(num_threads)
     out: Array = new_array((particles, size), float_dtype(dtype), "out")
-    _cpu.standard_normal(out, *words, first, workers)
+    _cpu.standard_normal(out, key, workers)
     return out

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _cpu
-from ._arrays import AS_THETA, Array, Call, Values, call_of, text
-from ._checks import FLOATS, choice, float_dtype, integer, threads, unit
+from ._arrays import AS_THETA, Call, Values, call_of, check_array, text
+from ._checks import FLOATS, choice, float_dtype, integer, unit
 from ._inputs import read_as, readable
 from ._kinds import LOSSES, takes_labels
 from .network import TwoLayer, check_network
@@ -33,10 +33,9 @@ def forward(
     empty axes, a precision (see `risk`) that there is not and num_threads below 1.
     """
     call, particles, inputs = _ensemble(net, theta, x)
-    call.precision(precision, particles.dtype)
-    workers = threads(num_threads)
+    run = call.run(num_threads, precision, particles)
     out = call.empty((len(particles), len(inputs), net.outputs), particles.dtype)
-    call.kernels.forward(net._passed_to(call), particles, inputs, out, workers)
+    call.kernels.forward(net._kernel, particles, inputs, out, run)
     return call.result(out)
 
 
@@ -66,10 +65,9 @@ def risk(
     """
     call, particles, inputs = _ensemble(net, theta, x)
     targets = _targets(net, y, "y", (), inputs, loss, call)
-    call.precision(precision, particles.dtype)
-    workers = threads(num_threads)
+    run = call.run(num_threads, precision, particles)
     out = call.empty((len(particles),), np.float64)
-    call.kernels.risk(net._passed_to(call), particles, inputs, targets, loss, out.reshape(-1, 1), workers)
+    call.kernels.risk(net._kernel, particles, inputs, targets, loss, out, run)
     return call.result(out)
 
 
@@ -93,27 +91,12 @@ def task_risks(
     particles = call.array(theta, "theta", FLOATS, ("N", check_network(net).size))
     inputs = call.view(read_as(x, "x", particles.dtype), "x")
     own = ("T",) if inputs.ndim == 3 else ()
-    inputs = call.array(inputs, "x", (particles.dtype,), (*own, "S", net.inputs), AS_THETA)
+    check_array(inputs, "x", (particles.dtype,), (*own, "S", net.inputs), AS_THETA)
     targets = _targets(net, ys, "ys", inputs.shape[:-2] or ("T",), inputs, loss, call)
-    call.precision(precision, particles.dtype)
-    workers = threads(num_threads)
+    run = call.run(num_threads, precision, particles)
     out = call.empty((len(particles), len(targets)), np.float64)
-    score: Any = call.kernels.risk if call.on_device else score_tasks
-    score(net._passed_to(call), particles, inputs, targets, loss, out, workers)
+    call.kernels.risk(net._kernel, particles, inputs, targets, loss, out, run)
     return call.result(out)
-
-
-def score_tasks(
-    net: _cpu.Network, theta: Array, x: Array, ys: Array, loss: str, out: Array, workers: int
-) -> None:
-    """Risks of theta [N, D] on x [S, d] or [T, S, d] and ys [T, S, C] or labels [T, S] into out [N, T]."""
-    if x.ndim == 2:
-        _cpu.risk(net, theta, x, ys, loss, out, workers)
-        return
-    column = np.empty((len(theta), 1))
-    for t in range(len(ys)):
-        _cpu.risk(net, theta, x[t], ys[t : t + 1], loss, column, workers)
-        out[:, t] = column[:, 0]
 
 
 def risk_gradient(
@@ -133,13 +116,10 @@ def risk_gradient(
     """
     call, particles, inputs = _ensemble(net, theta, x)
     targets = _targets(net, y, "y", (), inputs, loss, call)
-    call.precision(precision, particles.dtype)
-    workers = threads(num_threads)
+    run = call.run(num_threads, precision, particles)
     out = call.empty((len(particles),), np.float64)
     gradient = call.empty(particles.shape, particles.dtype)
-    call.kernels.risk_gradient(
-        net._passed_to(call), particles, inputs, targets[0], loss, out, gradient, workers
-    )
+    call.kernels.risk_gradient(net._kernel, particles, inputs, targets, loss, out, gradient, run)
     return call.result(out), call.result(gradient)
 
 
@@ -190,15 +170,14 @@ def _ensemble(net: TwoLayer, theta: Any, x: Any) -> tuple[Call, Values, Values]:
 def _targets(
     net: TwoLayer, y: Any, name: str, tasks: tuple[int | str, ...], x: Values, loss: str, call: Call
 ) -> Values:
-    """Targets as the compiled module takes them: [T, S, C] values or [T, S] int32 labels."""
-    samples = x.shape[-2]
-    shape: tuple[int | str, ...] = (*tasks, samples)
+    """Targets as the compiled modules take them, behind the axes `tasks`: [S, C] values (of one output [S]
+    too), or [S] int32 labels."""
+    shape: tuple[int | str, ...] = (*tasks, x.shape[-2])
     if takes_labels(choice(loss, "loss", LOSSES)):
         values = call.view(readable(y, name), name)
         if values.ndim == len(shape) + 1 and values.shape[-1] == 1:
             values = values.reshape(*values.shape[:-1])
-        labels = call.integers(values, name, shape, net.outputs, "labels of the network's outputs")
-        return labels.reshape(-1, samples)
+        return call.integers(values, name, shape, net.outputs, "labels of the network's outputs")
     values = call.view(read_as(y, name, x.dtype), name)
     if net.outputs > 1 and values.ndim == len(shape) and values.dtype == x.dtype:
         raise ValueError(
@@ -207,5 +186,5 @@ def _targets(
         )
     if net.outputs > 1 or values.ndim > len(shape):
         shape = (*shape, net.outputs)
-    values = call.array(values, name, (x.dtype,), shape, AS_THETA)
-    return values.reshape(-1, samples, net.outputs)
+    check_array(values, name, (x.dtype,), shape, AS_THETA)
+    return values

@@ -10,14 +10,17 @@ atoms. Beyond the papers that `transport` follows: its results tend to the exact
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ._arrays import HOST, Call, Values, call_of, like
-from ._checks import integer, positive, real, threads
+from ._checks import integer, positive, real
 from .errors import CboWarning
 from .transport import AS_ATOMS, check_atoms, check_weights, largest
+
+if TYPE_CHECKING:
+    from ._cpu import Execution
 
 
 class Sinkhorn(NamedTuple):
@@ -69,9 +72,10 @@ def sinkhorn(
     call = call_of(atoms, "atoms")
     x = check_atoms(call, atoms, "atoms")
     y = call.array(support, "support", (x.dtype,), ("M'", x.shape[2]), AS_ATOMS)
-    most = max(largest(call, x, "atoms"), largest(call, y, "support"))
+    for value, name in ((x, "atoms"), (y, "support")):
+        largest(call, value, name)
     limits = _epsilon(epsilon), real(tolerance, "tolerance", 0.0), integer(iterations, "iterations", 1, 2**31)
-    result = _solve(call, x, y, most, *limits, threads(num_threads))
+    result = _solve(call, x, y, *limits, call.run(num_threads))
     if not call.on_device:
         _warn(result[2], *limits[1:])
     return Sinkhorn(*(call.result(part) for part in result))
@@ -96,19 +100,19 @@ def sinkhorn_barycenter(
     in the last iteration whose error is above tolerance. TypeError and ValueError as there.
     """
     x = HOST.host(check_atoms(HOST, atoms, "atoms"))
-    most = largest(HOST, x, "atoms")
+    largest(HOST, x, "atoms")
     beta = check_weights(weights, len(x))
     if support is None:
         y = x[int(beta.argmax())]
     else:
         y = HOST.host(HOST.array(support, "support", (x.dtype,), ("M'", x.shape[2]), AS_ATOMS))
-        most = max(most, largest(HOST, y, "support"))
-    limits = _epsilon(epsilon), real(tolerance, "tolerance", 0.0), 1000, threads(num_threads)
+        largest(HOST, y, "support")
+    limits = _epsilon(epsilon), real(tolerance, "tolerance", 0.0), 1000, HOST.run(num_threads)
     error = np.zeros(len(x))
     for _ in range(integer(iterations, "iterations", 1, 2**31)):
         total = np.zeros(y.shape)
         for n in np.flatnonzero(beta):
-            _, projection, error[n : n + 1] = map(HOST.host, _solve(HOST, y[None], x[n], most, *limits))
+            _, projection, error[n : n + 1] = map(HOST.host, _solve(HOST, y[None], x[n], *limits))
             total += beta[n] * projection[0]
         y = total.astype(x.dtype)
     _warn(error, *limits[1:3])
@@ -131,12 +135,11 @@ def _epsilon(value: Any) -> float:
 
 
 def _solve(
-    call: Call, x: Values, y: Values, most: float, epsilon: float, tolerance: float, iterations: int,
-    workers: int,
+    call: Call, x: Values, y: Values, epsilon: float, tolerance: float, iterations: int, run: Execution
 ) -> tuple[Values, Values, Values]:  # fmt: skip
     cost, error = (call.empty((len(x),), np.float64) for _ in range(2))
     projection = call.empty(x.shape, x.dtype)
-    call.kernels.sinkhorn(x, y, most, epsilon, tolerance, iterations, cost, error, projection, workers)
+    call.kernels.sinkhorn(x, y, epsilon, tolerance, iterations, cost, error, projection, run)
     return cost, projection, error
 
 

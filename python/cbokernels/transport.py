@@ -14,7 +14,7 @@ import numpy as np
 
 from . import _cpu
 from ._arrays import HOST, Array, Call, Values, call_of
-from ._checks import FLOATS, boolean, counter, integer, real, threads
+from ._checks import FLOATS, boolean, counter, integer, real
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
 
@@ -112,7 +112,7 @@ def assign(
     call = call_of(atoms, "atoms")
     x, y, most = _measures(call, atoms, "atoms", support, "support")
     count, m, _ = x.shape
-    workers = threads(num_threads)
+    run = call.run(num_threads)
     prices = None if duals is None else call.changed(duals, "duals", (count, m), _DOUBLE[0])
     work = None if prices is None else prices.work
     if work is not None:
@@ -127,7 +127,7 @@ def assign(
         x, y = call.apart(x, work), call.apart(y, work)
     cost = call.empty((count,), np.float64)
     gap = call.empty((count,), np.float64) if boolean(certificate, "certificate") else None
-    call.kernels.assign(x, y, most, work, match is not None, found, cost, gap, workers)
+    call.kernels.assign(x, y, most, work, match is not None, found, cost, gap, run)
     if prices is not None:
         prices.finish()
     result = Assignment(call.result(found), call.result(cost))
@@ -154,21 +154,22 @@ def barycenter(
     call = call_of(atoms, "atoms")
     x = check_atoms(call, atoms, "atoms")
     count, m, k = x.shape
-    steps, workers = integer(iterations, "iterations", 1, 2**31), threads(num_threads)
+    steps, run = integer(iterations, "iterations", 1, 2**31), call.run(num_threads)
     start = None if support is None else call.array(support, "support", (x.dtype,), (m, k), AS_ATOMS)
     found, history = call.empty((count, m), np.int64), call.empty((steps,), np.float64)
+    objective = call.empty((), np.float64)
+    beta: Values
     if call.on_device:
         beta = call.array(weights, "weights", _DOUBLE, (count,))
-        y = call.empty((m, k), x.dtype) if start is None else call.copy(start)
-        objective = call.empty((), np.float64)
-        call.kernels.barycenter(x, beta, start is not None, y, found, history, objective)
     else:
         beta = check_weights(weights, count)
-        y = call.copy(x[int(beta.argmax())] if start is None else start)
-        most = max(largest(call, x, "atoms"), largest(call, y, "support"))
-        done = call.kernels.barycenter(x, beta, most, y, found, history, workers)
+    most = largest(call, x, "atoms")
+    if start is not None:
+        most = max(most, largest(call, start, "support"))
+    y = call.empty((m, k), x.dtype) if start is None else call.copy(start)
+    done = call.kernels.barycenter(x, beta, most, start is not None, y, found, history, objective, run)
+    if not call.on_device:
         history = call.host(history)[:done].copy()
-        objective = history[-1]
     return Barycenter(call.result(y), call.result(found), call.number(objective), call.result(history))
 
 
@@ -209,12 +210,13 @@ def transport_update(
         largest(call, values, name)
     partners = _permutations(call, match, count, m)
     scalars = real(drift, "drift"), real(diffusion, "diffusion", 0.0), real(dt, "dt", 0.0)
-    words = check_seed(seed), counter(step, "step"), check_first_particle(first_particle, count)
-    workers = threads(num_threads)
+    law = *scalars, "additive", 0.0, 0.0
+    key = check_seed(seed), 0, counter(step, "step"), check_first_particle(first_particle, count)
+    run = call.run(num_threads)
     target = call.changed_or_new(out, "out", x.shape, x.dtype)
     x, y = call.apart_or_same(x, target.work), call.apart(y, target.work)
     partners = call.apart(partners, target.work)
-    call.kernels.transport_update(x, y, None, partners, *scalars, *words, target.work, workers)
+    call.kernels.transport_update(x, y, None, partners, law, key, target.work, run)
     target.finish()
     return call.result(target.work) if out is None else out
 
@@ -226,7 +228,7 @@ def wasserstein2(atoms_a: Any, atoms_b: Any, *, num_threads: int | None = None) 
     for kinds and dtypes; ValueError for shapes, NaN or infinite atoms, and num_threads below 1.
     """
     call = call_of(atoms_a, "atoms_a")
-    return call.result(_pairs(call, atoms_a, atoms_b, threads(num_threads)))
+    return call.result(_pairs(call, atoms_a, atoms_b, num_threads))
 
 
 def wasserstein_over_wasserstein(atoms_a: Any, atoms_b: Any, *, num_threads: int | None = None) -> float:
@@ -238,7 +240,7 @@ def wasserstein_over_wasserstein(atoms_a: Any, atoms_b: Any, *, num_threads: int
     and ValueError for unequal numbers of particles.
     """
     call = call_of(atoms_a, "atoms_a")
-    costs = call.host(_pairs(call, atoms_a, atoms_b, threads(num_threads)))
+    costs = call.host(_pairs(call, atoms_a, atoms_b, num_threads))
     if costs.shape[0] != costs.shape[1]:
         raise ValueError(
             f"atoms_b must have as many particles as atoms_a, {len(costs)}, got {costs.shape[1]}"
@@ -269,12 +271,13 @@ def _measures(call: Call, a: Any, name: str, b: Any, other: str) -> tuple[Values
     return x, y, max(largest(call, x, name), largest(call, y, other))
 
 
-def _pairs(call: Call, atoms_a: Any, atoms_b: Any, workers: int) -> Values:
+def _pairs(call: Call, atoms_a: Any, atoms_b: Any, num_threads: int | None) -> Values:
+    run = call.run(num_threads)
     a = check_atoms(call, atoms_a, "atoms_a")
     b = call.array(atoms_b, "atoms_b", (a.dtype,), ("N'", *a.shape[1:]), " as atoms_a are")
     most = max(largest(call, a, "atoms_a"), largest(call, b, "atoms_b"))
     out = call.empty((len(a), len(b)), np.float64)
-    call.kernels.wasserstein2(a, b, most, out, workers)
+    call.kernels.wasserstein2(a, b, most, out, run)
     return out
 
 

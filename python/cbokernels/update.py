@@ -21,8 +21,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._arrays import AS_THETA, Call, Changed, Values, call_of
-from ._checks import FLOATS, WORD, choice, counter, integer, positive, real, threads, unit
+from ._arrays import AS_THETA, Call, Changed, Values, call_of, check_array
+from ._checks import FLOATS, WORD, choice, counter, integer, positive, real, unit
 from ._checks import first_particle as check_first_particle
 from ._checks import seed as check_seed
 from ._kinds import NOISES
@@ -63,15 +63,19 @@ def cbo_update(
     call, particles = _particles(theta)
     points, tasks = _points(call, point, task, particles)
     scalars = real(drift, "drift"), real(diffusion, "diffusion", 0.0), real(dt, "dt", 0.0)
-    law = _noise(noise, floor, radius)
-    words = check_seed(seed), counter(step, "step"), check_first_particle(first_particle, len(particles))
-    workers = threads(num_threads)
-    target = call.changed_or_new(out, "out", particles.shape, particles.dtype)
-    particles, points = call.apart_or_same(particles, target.work), call.apart(points, target.work)
-    tasks = None if tasks is None else call.apart(tasks, target.work)
-    call.kernels.cbo_update(particles, points, tasks, None, *scalars, *law, *words, target.work, workers)
-    target.finish()
-    return call.result(target.work) if out is None else out
+    law = (*scalars, *_noise(noise, floor, radius))
+    key = check_seed(seed), 0, counter(step, "step"), check_first_particle(first_particle, len(particles))
+    run = call.run(num_threads)
+    if out is None:
+        target = call.empty(particles.shape, particles.dtype)
+        call.kernels.cbo_update(particles, points, tasks, None, law, key, target, run)
+        return call.result(target)
+    changed = call.changed(out, "out", particles.shape, particles.dtype)
+    particles, points = call.apart_or_same(particles, changed.work), call.apart(points, changed.work)
+    tasks = None if tasks is None else call.apart(tasks, changed.work)
+    call.kernels.cbo_update(particles, points, tasks, None, law, key, changed.work, run)
+    changed.finish()
+    return out
 
 
 def adam_update(
@@ -102,10 +106,10 @@ def adam_update(
     call, particles = _particles(theta)
     gradients, changed = _descent(call, particles, gradient, first, second, out)
     step, decays = _decays(step, beta1, beta2, delta)
-    lr, workers = real(lr, "lr", 0.0), threads(num_threads)
+    descent, run = (real(lr, "lr", 0.0), *decays, step), call.run(num_threads)
     s, r, target = (a.work for a in changed)
     particles, gradients = (call.apart_or_same(call.apart(a, s, r), target) for a in (particles, gradients))
-    call.kernels.adam_update(particles, gradients, s, r, step, lr, *decays, target, workers)
+    call.kernels.adam_update(particles, gradients, s, r, descent, target, run)
     for a in changed:
         a.finish()
     return call.result(target) if out is None else out
@@ -148,20 +152,18 @@ def hybrid_update(
     call, particles = _particles(theta)
     points, tasks = _points(call, point, task, particles)
     gradients, changed = _descent(call, particles, gradient, first, second, out)
-    scalars = real(drift, "drift"), real(diffusion, "diffusion", 0.0), real(dt, "dt", 0.0)
+    drift, diffusion, dt = real(drift, "drift"), real(diffusion, "diffusion", 0.0), real(dt, "dt", 0.0)
     mix = unit(mix, "mix", closed=True)
-    law, _, reach = _noise(noise, 0.0, radius)
+    law = ((1 - mix) * drift, (1 - mix) * diffusion, dt, *_noise(noise, 0.0, radius))
     step, decays = _decays(step, beta1, beta2, delta)
-    seed, first_particle = check_seed(seed), check_first_particle(first_particle, len(particles))
-    workers = threads(num_threads)
+    key = check_seed(seed), 0, step, check_first_particle(first_particle, len(particles))
+    run = call.run(num_threads)
     s, r, target = (a.work for a in changed)
     particles, gradients = (call.apart_or_same(call.apart(a, s, r), target) for a in (particles, gradients))
     points = call.apart(points, s, r, target)
     tasks = None if tasks is None else call.apart(tasks, s, r, target)
-    call.kernels.hybrid_update(
-        particles, points, tasks, gradients, s, r, mix, *scalars, law, reach, seed, step, *decays,
-        first_particle, target, workers,
-    )  # fmt: skip
+    descent = mix * dt, *decays, step
+    call.kernels.hybrid_update(particles, points, tasks, gradients, s, r, law, descent, key, target, run)
     for a in changed:
         a.finish()
     return call.result(target) if out is None else out
@@ -190,14 +192,15 @@ def _decays(step: Any, beta1: Any, beta2: Any, delta: Any) -> tuple[int, tuple[f
 
 
 def _points(call: Call, point: Any, task: Any, theta: Values) -> tuple[Values, Values | None]:
-    """Points [T, D] and each particle's row of them; None where there is one point for all."""
+    """Points [T, D] and each particle's row of them; or one point [D] for all, and None."""
     count, size = theta.shape
     points = call.view(point, "point")
     if task is None:
         if points.ndim == 2:
             raise ValueError("task [N] is required for point [T, D], got None")
-        return call.array(points, "point", (theta.dtype,), (size,), AS_THETA).reshape(1, size), None
-    points = call.array(points, "point", (theta.dtype,), ("T", size), AS_THETA)
+        check_array(points, "point", (theta.dtype,), (size,), AS_THETA)
+        return points, None
+    check_array(points, "point", (theta.dtype,), ("T", size), AS_THETA)
     return points, call.integers(task, "task", (count,), len(points), "rows of point")
 
 

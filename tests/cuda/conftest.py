@@ -49,9 +49,10 @@ class Recorded:
         function = getattr(self.module, name)
 
         def call(*args):
-            if args and isinstance(args[0], tuple):
-                self.on.append(args[0])
-                args = ((args[0][0], 0), *args[1:])  # the emulation knows no stream of this number
+            if args and isinstance(args[-1], tuple):
+                device, stream, *rest = args[-1]
+                self.on.append((device, stream))
+                args = (*args[:-1], (device, 0, *rest))  # the emulation knows no stream of this number
             return function(*args)
 
         return call

@@ -172,7 +172,7 @@ std::string transport(CudaStream stream, int64_t n, int64_t count) {
                                    history.data(), objective.data()},
                stream);
   transport_update(atoms.data(), others.data(), partners.data(), out.data(), n, count, size, count, 1.0, 1.1, 0.1, {3, 0, 1, 0}, stream);
-  sinkhorn(SinkhornArrays<T>{atoms.data(), n, count, size, others.data(), count, 0.5, 1e-2, 5, cost_soft.data(), error.data(),
+  sinkhorn(SinkhornProblem<T>{atoms.data(), n, count, size, others.data(), count, 0.5, 1e-2, 5, cost_soft.data(), error.data(),
                              projection.data()},
            stream);
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));

@@ -53,6 +53,14 @@ def host(a) -> np.ndarray:
     return a.get() if _current.__name__ == "cupy" else a.cpu().numpy()
 
 
+def array(a):
+    """It as the compiled module takes it."""
+    from cbokernels._arrays.memory import DeviceArray
+
+    interface = a.__cuda_array_interface__
+    return DeviceArray(pointer(a), interface["shape"], np.dtype(interface["typestr"]), a, "a")
+
+
 def pointer(a) -> int:
     """Its address."""
     return a.__cuda_array_interface__["data"][0]

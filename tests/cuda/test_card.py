@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from libraries import host, pointer, put
+from libraries import array, host, pointer, put
 
 import cbokernels as cbk
 from cbokernels._arrays.libraries import stream_of
@@ -77,7 +77,7 @@ def test_views_that_are_not_aligned(card, offset):
 @pytest.mark.parametrize("seed", [0, 2**64 - 1])
 def test_millions_of_normals_are_the_cpus_bits(card, dtype, seed):
     out = put(np.empty((4096, 4096), dtype))
-    card.module.standard_normal((0, 0), dtype == "float64", pointer(out), 4096, 4096, seed, 1, 0, 0)
+    card.module.standard_normal(array(out), (seed, 0, 1, 0), (0, 0, "float32"))
     np.testing.assert_array_equal(host(out), cbk.standard_normal(4096, 4096, seed=seed, step=1, dtype=dtype))
 
 

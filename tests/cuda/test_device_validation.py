@@ -160,9 +160,9 @@ def test_resumed_prices_of_any_size_count(cuda, tmp_path):
 def test_the_data_are_sent_once(emulated, monkeypatch):
     sent = []
 
-    def count(on, address, values):
+    def count(address, values, on):
         sent.append(values.shape)
-        emulated.module.write_memory(on, address, values)
+        emulated.module.write_memory(address, values, on)
 
     monkeypatch.setattr(emulated, "write_memory", count, raising=False)
     run(validation=(X_NEW, Y_NEW), metrics="mae", epochs=5)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_cuda import Array
-from libraries import numbers
+from libraries import array, numbers
 
 import cbokernels as cbk
 
@@ -28,7 +28,7 @@ def arrays(net=NET, particles=6):
 
 def synchronise(module):
     here = np.zeros(1)
-    module.read_memory((0, 0), here.ctypes.data, np.empty(1))
+    module.read_memory(here.ctypes.data, np.empty(1), (0, 0))
 
 
 @pytest.fixture
@@ -88,11 +88,10 @@ def run_threads(work, count=8):
 
 def weigh(kernels, device):
     """A kernel with a workspace, on some device."""
-    theta, risk, point = numbers((300, 7), "float32"), np.ones(300), np.empty((1, 7), "float32")
-    weights, ess = np.empty(300), np.empty(1)
-    addresses = [a.ctypes.data for a in (theta, risk, point, weights, ess)]
-    kernels.consensus((device, 0), False, *addresses[:2], 300, 7, 1, 2.0, *addresses[2:])
-    np.testing.assert_allclose(point[0], theta.astype("float64").mean(0), atol=1e-6)
+    theta, risk, point = numbers((300, 7), "float32"), np.ones(300), np.empty(7, "float32")
+    given = [array(Array(a)) for a in (theta, risk, point, np.empty(300), np.empty(()))]
+    kernels.consensus(*given[:2], 2.0, *given[2:], (device, 0, "float32"))
+    np.testing.assert_allclose(point, theta.astype("float64").mean(0), atol=1e-6)
 
 
 def test_threads_make_one_pool(kernels):

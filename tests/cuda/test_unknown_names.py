@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from fake_cuda import Array
+from libraries import array
 
 import cbokernels as cbk
 from cbokernels.methods.base import Setting
 
-NETWORK = (2, 4, 1, "tanh", 0.25, False)
 NET = cbk.TwoLayer(2, 4, 1, "tanh")
 SAMPLES, PARTICLES = 7, 4
+ON = 0, 0, "float32"  # device, stream, precision
 X, Y = np.ones((SAMPLES, 2)), np.ones((SAMPLES, 1))
 
 METHODS = {
@@ -35,10 +38,9 @@ def planned(method):
 
 def start(module, made, theta, **changes):
     given = {
-        "on": (0, 0), "net": NETWORK, "method": made.kernel, "x": X.ctypes.data, "y": Y.ctypes.data,
-        "on_host": True, "loss": "mse", "samples": SAMPLES, "batch": 3, "tasks": 1, "own_inputs": False,
+        "net": NET._kernel, "method": made.kernel, "x": X, "y": Y[None], "loss": "mse", "batch": 3,
         "theta": theta, "task": made.task, "seed": 0, "noise": made.noise, "solve": False,
-        "precision": "float32", "more": dict(made.more), "owner": None,
+        "more": dict(made.more), "owner": None, "run": ON,
     }  # fmt: skip
     return module.start(**{**given, **changes})
 
@@ -78,8 +80,8 @@ def test_every_number_of_a_method_is_asked_for(emulated, name):
     [
         ({"method": "cbx"}, "unknown method 'cbx'"),
         ({"noise": "quiet"}, "unknown noise 'quiet'"),
-        ({"precision": "fp16"}, "unknown precision 'fp16'"),
-        ({"net": (2, 4, 1, "linear", 0.25, False)}, "unknown activation 'linear'"),
+        ({"run": (0, 0, "fp16")}, "unknown precision 'fp16'"),
+        ({"loss": "l3"}, "unknown loss 'l3'"),
     ],
 )
 def test_names_of_a_run(emulated, changes, message):
@@ -90,30 +92,37 @@ def test_names_of_a_run(emulated, changes, message):
 
 def test_names_of_kernels(emulated):
     module = emulated.module
-    theta, out = np.zeros((PARTICLES, NET.size)), np.zeros((PARTICLES, SAMPLES))
-    t, x, y, o = (a.ctypes.data for a in (theta, X, Y, out))
-    for net, precision, message in (
-        (NETWORK, "float16", "unknown precision 'float16'"),
-        (NETWORK, "", "unknown precision ''"),
-        ((2, 4, 1, "elu", 0.25, False), "float32", "unknown activation 'elu'"),
-    ):
-        for call in (
-            lambda net=net, precision=precision: module.forward(
-                (0, 0), True, net, t, PARTICLES, x, SAMPLES, o, precision
-            ),
-            lambda net=net, precision=precision: module.risk(
-                (0, 0), True, net, t, PARTICLES, x, SAMPLES, y, "mse", 1, o, 1, precision
-            ),
-            lambda net=net, precision=precision: module.risk_gradient(
-                (0, 0), True, net, t, PARTICLES, x, SAMPLES, y, "mse", o, t, precision
-            ),
-        ):
-            with pytest.raises(ValueError, match=message):
-                call()
+    shapes = (PARTICLES, NET.size), X.shape, Y.shape, (PARTICLES, SAMPLES, 1), (PARTICLES,)
+    t, x, y, o, r = (array(Array(np.zeros(shape))) for shape in shapes)
+    for precision in ("float16", ""):
+        for name, arguments in (
+            ("forward", (t, x, o)), ("risk", (t, x, y, "mse", r)), ("risk_gradient", (t, x, y, "mse", r, t))
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=f"unknown precision '{precision}'"):
+                getattr(module, name)(NET._kernel, *arguments, (0, 0, precision))
+    law = 1.0, 1.0, 0.1, "still", 0.0, 1.0
     with pytest.raises(ValueError, match="unknown noise 'still'"):
-        module.cbo_update(
-            (0, 0), True, t, t, PARTICLES, NET.size, t, 0, 1, 1.0, 1.0, 0.1, "still", 0.0, 1.0, 0, 0, 0
-        )
+        module.cbo_update(t, t[0], None, None, law, (0, 0, 0, 0), t, ON)
+
+
+def test_arrays_that_do_not_fit_are_refused(emulated):
+    """As the CPU's module refuses them."""
+    module, key = emulated.module, (0, 0, 0, 0)
+    t, x, y, r, short = (
+        array(Array(np.zeros(shape))) for shape in ((4, NET.size), (7, 2), (7, 1), 4, (3, NET.size))
+    )
+    law = 1.0, 1.0, 0.1, "none", 0.0, 1.0
+    with pytest.raises(ValueError, match=r"theta has shape \[7, 2\], expected \[7, 16\]"):
+        module.risk(NET._kernel, x, x, y, "mse", r, ON)
+    with pytest.raises(ValueError, match=r"out has shape \[3, 16\], expected \[4, 16\]"):
+        module.cbo_update(t, t[0], None, None, law, key, short, ON)
+    with pytest.raises(ValueError, match=r"point has shape \[2\], expected \[16\]"):
+        module.cbo_update(t, x[0], None, None, law, key, t, ON)
+    with pytest.raises(TypeError, match="y must be a contiguous array"):
+        module.risk(NET._kernel, t, x, y, "cross_entropy", r, ON)
+    for wrong in (np.zeros((4, NET.size)), dataclasses.replace(t, dtype=np.dtype("f4"))):
+        with pytest.raises(TypeError, match="incompatible function arguments"):
+            module.cbo_update(t, t[0], None, None, law, key, wrong, ON)
 
 
 def test_precision_that_would_be_passed_over_is_refused(emulated):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from libraries import host, pointer, put
+from libraries import array, host, put
 
 from cbokernels import _cpu
+
+ON = 0, 0, "float32"  # device, stream, precision
 
 
 def effective_size(risk, alpha):
@@ -19,7 +21,7 @@ def effective_size(risk, alpha):
 def alphas_for_ess(cuda, risk, target):
     out = put(np.empty(risk.shape[1]))
     wanted = put(np.array([float(target)]))
-    cuda.alphas_for_ess((0, 0), pointer(put(risk)), *risk.shape, pointer(wanted), pointer(out))
+    cuda.alphas_for_ess(array(put(risk)), array(wanted), array(out), ON)
     return host(out)
 
 
@@ -64,8 +66,7 @@ def test_alphas_of_far_outliers(cuda, particles):
 def weights_by_rank(cuda, risk, mirrored):
     rows, columns = risk.shape
     weights, ess = put(np.empty((rows // 2 if mirrored else rows, columns))), put(np.empty(columns))
-    on = pointer(put(risk)), rows, columns, mirrored
-    cuda.weights_by_rank((0, 0), *on, pointer(weights), pointer(ess))
+    cuda.weights_by_rank(array(put(risk)), mirrored, array(weights), array(ess), ON)
     return host(weights), host(ess)
 
 

@@ -1,6 +1,6 @@
 """Arrays in, arrays out, in host memory and on a card: all that is known of the libraries they come from."""
 
-from .call import AS_THETA, Array, Call, Changed, Values, check_shape, text
+from .call import AS_THETA, Array, Call, Changed, Values, check_array, check_shape, text
 from .dispatch import HOST, call_of
 from .host import contiguous, like, view
 from .memory import on_cuda
@@ -13,6 +13,7 @@ __all__ = [
     "Changed",
     "Values",
     "call_of",
+    "check_array",
     "check_shape",
     "contiguous",
     "like",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .._checks import kind
+
+if TYPE_CHECKING:  # what the stub alone has
+    from .._cpu import Execution, Kernels
 
 Array = npt.NDArray[Any]
 AS_THETA = " as theta is"
@@ -60,8 +63,8 @@ class BaseCall(abc.ABC, Generic[A]):
     and nothing moves an array to another device."""
 
     on_device: ClassVar[bool]
-    kernels: Any  # `_cpu`, or functions of the same names and arguments
-    on: tuple[int, int]  # device and stream, as the compiled module takes them; of CPU arrays the first ones
+    kernels: Kernels[A]  # `_cpu`, or a card's
+    on: tuple[int, int]  # device and stream; of CPU arrays the first ones
     first: Any
 
     @abc.abstractmethod
@@ -85,8 +88,8 @@ class BaseCall(abc.ABC, Generic[A]):
         """An array of the caller's that the kernel changes; it must match exactly and may have any layout."""
 
     @abc.abstractmethod
-    def precision(self, value: Any, dtype: np.dtype[Any]) -> None:
-        """The arithmetic of the kernels' matrix products."""
+    def run(self, num_threads: Any, precision: Any = "float32", a: A | None = None) -> Execution:
+        """What kernels take last: of the caller's threads, and of a precision of products with `a`."""
 
     @abc.abstractmethod
     def check_finite(self, a: A, name: str) -> None:
@@ -130,9 +133,7 @@ class BaseCall(abc.ABC, Generic[A]):
     ) -> A:
         """An array of one of `dtypes`; `shape` holds sizes, and letters for any size of at least 1."""
         a = self.view(value, name)
-        if a.dtype not in dtypes:
-            raise TypeError(f"{name} must be {' or '.join(map(str, dtypes))}{why}, got {a.dtype}")
-        check_shape(a, name, shape)
+        check_array(a, name, dtypes, shape, why)
         return a
 
     def floats(self, value: Any, name: str, dtype: np.dtype[Any]) -> A:
@@ -190,6 +191,15 @@ class BaseCall(abc.ABC, Generic[A]):
 
 
 Call: TypeAlias = BaseCall[Values]  # to which only its own arrays are given
+
+
+def check_array(
+    a: Values, name: str, dtypes: Sequence[np.dtype[Any]], shape: Sequence[int | str], why: str = ""
+) -> None:
+    """TypeError unless `a` has one of these dtypes, and `check_shape`."""
+    if a.dtype not in dtypes:
+        raise TypeError(f"{name} must be {' or '.join(map(str, dtypes))}{why}, got {a.dtype}")
+    check_shape(a, name, shape)
 
 
 def check_shape(a: Any, name: str, shape: Sequence[int | str]) -> None:

@@ -3,22 +3,53 @@
 The kernels run on the stream on which the library of the first array works. They follow what the other
 arrays' libraries have been given, and these follow the kernels, so that memory is reused in order. A call
 waits only where an array's library has no stream that is known here: `libraries` says which.
+
+A call is refused, and arrays share memory, as on the CPU, but for what follows. What the host would have to
+see is left to the kernels: a label, a task or a match out of range makes its risk, particle or atom NaN;
+`consensus` gives NaN weights and an ess of 0 where no particle has a finite risk, without a warning or an
+error, and its ess is an array; atoms and prices that are not finite give the identity and a NaN cost
+(`sinkhorn` a NaN result), weights that are no weights a NaN barycenter. A match that is no permutation is not
+seen.
+
+Only here a precision other than "float32" is known. Arrays whose library cannot copy them (Numba) must be
+C-contiguous, aligned and apart from what is written.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import cuda
-from .._checks import PRECISIONS, choice, kind
+from .._checks import PRECISIONS, choice, kind, threads
 from . import libraries
 from .call import Array, BaseCall, Changed, check_shape
-from .kernels import Kernels
 from .memory import DeviceArray, Memory, is_contiguous, memory_of, on_cuda
+
+if TYPE_CHECKING:
+    from .._cpu import Kernels
+
+
+class _Launches:
+    """The compiled kernels; after each, however it ended, its call does what is due."""
+
+    def __init__(self, module: Any, launched: Callable[[], None]) -> None:
+        self._module, self._launched = module, launched
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        kernel = getattr(self._module, name)
+
+        def launch(*args: Any) -> Any:
+            try:
+                return kernel(*args)
+            finally:
+                self._launched()
+
+        return launch
 
 
 class CardCall(BaseCall[DeviceArray]):
@@ -39,7 +70,8 @@ class CardCall(BaseCall[DeviceArray]):
         if self._device < 0 and math.prod(memory.shape):
             raise ValueError(f"{name} must lie in CUDA memory, got an address that no device knows")
         self.on = self._device, self._stream
-        self.kernels = Kernels(self.module, self.on, self._launched)
+        kernels: Any = _Launches(self.module, self._launched)
+        self.kernels: Kernels[DeviceArray] = kernels
 
     def _launched(self) -> None:
         """What is due after a kernel's launch: others use its arrays' memory after it."""
@@ -131,24 +163,28 @@ class CardCall(BaseCall[DeviceArray]):
     def address(self, a: DeviceArray) -> int:
         return a.pointer
 
-    def precision(self, value: Any, dtype: np.dtype[Any]) -> None:
-        if choice(value, "precision", PRECISIONS) != "float32" and dtype == np.float64:
-            raise ValueError(f"precision must be 'float32' for float64 arrays, got {value!r}")
-        self.kernels.precision = value
+    def run(
+        self, num_threads: Any, precision: Any = "float32", a: DeviceArray | None = None
+    ) -> tuple[int, int, str]:
+        wide = a is not None and a.dtype == np.float64
+        if choice(precision, "precision", PRECISIONS) != "float32" and wide:
+            raise ValueError(f"precision must be 'float32' for float64 arrays, got {precision!r}")
+        threads(num_threads)  # which have no meaning here
+        return *self.on, precision
 
     def check_finite(self, a: DeviceArray, name: str) -> None:
-        bad = self.module.count_not_finite(self.on, a.dtype == np.float64, a.pointer, math.prod(a.shape))
+        bad = self.module.count_not_finite(a, self.on)
         if bad:
             raise ValueError(f"{name} must be finite as {a.dtype}, got {bad} entries of NaN or infinity")
 
     def check_range(self, a: DeviceArray, name: str, stop: int, meaning: str) -> None:
-        bad = self.module.count_outside(self.on, a.pointer, math.prod(a.shape), stop)
+        bad = self.module.count_outside(a, stop, self.on)
         if bad:
             raise ValueError(f"{name} must hold integers in [0, {stop}) ({meaning}), got {bad} others")
 
     def host(self, a: DeviceArray) -> Array:
         out = np.empty(a.shape, a.dtype)
-        self.module.read_memory(self.on, a.pointer, out)
+        self.module.read_memory(a.pointer, out, self.on)
         return out
 
     def result(self, a: DeviceArray) -> Any:

@@ -12,11 +12,13 @@ from .card import CardCall
 from .host import HostCall
 from .memory import on_cuda
 
-HOST = cast(Call, HostCall(None))
+HOST = cast(Call, HostCall(np.empty(0)))  # of NumPy's arrays, whose results are NumPy's
 
 
 def call_of(first: Any, name: str) -> Call:
     """The call that the array `first`, the argument `name`, decides."""
-    if type(first) is np.ndarray or not on_cuda(first) or cuda.reason_against_use() is not None:
+    if type(first) is np.ndarray:
+        return HOST
+    if not on_cuda(first) or cuda.reason_against_use() is not None:
         return cast(Call, HostCall(first))
     return cast(Call, CardCall(first, name))

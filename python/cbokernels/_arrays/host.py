@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import _cpu, cuda
-from .._checks import kind, new_array
+from .._checks import kind, new_array, threads
 from .._checks import precision as check_precision
 from ..errors import CudaUnavailableError
 from .call import Array, BaseCall, Changed, check_shape
@@ -164,8 +164,9 @@ class HostCall(BaseCall[Array]):
         work = contiguous(a)
         return Changed(name, work, a, work, a)
 
-    def precision(self, value: Any, dtype: np.dtype[Any]) -> None:
-        check_precision(value)
+    def run(self, num_threads: Any, precision: Any = "float32", a: Array | None = None) -> int:
+        check_precision(precision)
+        return threads(num_threads)
 
     def check_finite(self, a: Array, name: str) -> None:
         if _cpu.largest(a) == np.inf:  # no array of flags for what is nearly always finite

@@ -17,9 +17,11 @@ from . import dlpack, libraries
 from .host import CUDA_TYPES, NO_GRAD, NOT_MAPPED, dlpack_device, is_mapped, is_torch
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class DeviceArray:
-    """A C-contiguous array in CUDA memory; `source` is the library's array, which its call keeps."""
+    """A C-contiguous array in CUDA memory; `source` is the library's array, which its call keeps.
+
+    The compiled module reads pointer, shape and dtype."""
 
     pointer: int
     shape: tuple[int, ...]

@@ -15,6 +15,7 @@ from .base import (
     Check,
     Method,
     NetworksStepper,
+    Numbers,
     Plan,
     Problem,
     Setting,
@@ -70,6 +71,11 @@ def moments(theta: Array) -> dict[str, tuple[tuple[int, ...], Any]]:
     return {"first": (theta.shape, theta.dtype), "second": (theta.shape, theta.dtype)}
 
 
+def descent(now: Numbers, lr: float, step: int) -> tuple[float, float, float, float, int]:
+    """The numbers of Adam's step, as the compiled module takes them."""
+    return lr, now["beta1"], now["beta2"], now["delta"], step
+
+
 class AdamStepper(NetworksStepper):
     """The steps of `Adam`."""
 
@@ -82,5 +88,5 @@ class AdamStepper(NetworksStepper):
         assert data is not None  # gradients are of networks on data
         return _cpu.adam_epoch(
             *data, self.particles, self._gradient, state["first"], state["second"],
-            now["lr"], now["beta1"], now["beta2"], now["delta"], step, self._risk, self._threads,
+            descent(now, now["lr"], step), self._risk, self._threads,
         )  # fmt: skip

@@ -154,6 +154,10 @@ class Stepper:
         """As `Runner.reported`."""
         return self.point
 
+    def _key(self, step: int) -> tuple[int, int, int, int]:
+        """The words of a step's random numbers, as the compiled module takes them."""
+        return self._seed, 0, step, 0
+
     def variance(self) -> float:
         """Of the particles, (1/2N) Σ |theta_n - mean|²."""
         return _cpu.variance(self.particles, self._threads)

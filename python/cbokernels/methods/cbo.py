@@ -148,11 +148,9 @@ class CBOStepper(ConsensusStepper):
         data = None if self._batch is not None or "friction" in self._now else problem.minibatches(epoch)
         if data is None:
             return super().epoch(problem, epoch, step)
-        now = self._now
         nonfinite = _cpu.cbo_epoch(
-            *data, self.particles, self._task, now["alpha"], self._target(), now["drift"], now["diffusion"],
-            now["dt"], self._noise, now["floor"], now.get("radius", 0.0), self._seed, step,
-            self._risk, self._alpha, self._points, self._weights, self._ess, self._threads,
+            *data, self.particles, self._task, self._law(self._now), self._key(step), self._risk,
+            self._found(), self._threads,
         )  # fmt: skip
         self._note()
         return nonfinite
@@ -167,9 +165,8 @@ class CBOStepper(ConsensusStepper):
         nonfinite = self._gather(self._scored)
         now = self._now
         _cpu.cbo_update(
-            self.particles, self._points, self._task, self._moving,
-            now["drift"], now["diffusion"], now["dt"], self._noise, now["floor"], now.get("radius", 0.0),
-            self._seed, step, 0, self._moved, self._threads,
+            self.particles, self._points, self._task, self._moving, self._law(now), self._key(step),
+            self._moved, self._threads,
         )  # fmt: skip
         if "friction" in now:
             self._fly(now["friction"], now["dt"])

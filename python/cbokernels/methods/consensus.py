@@ -47,6 +47,8 @@ class ConsensusStepper(Stepper):
     Everything a step needs is checked and allocated beforehand: a step only calls kernels.
     """
 
+    _noise = "additive"  # of transport, which has no other
+
     def __init__(self, theta: Array, setting: Setting, alpha: Parameter, scored: int) -> None:
         super().__init__(theta, setting)
         tasks = setting.tasks
@@ -72,6 +74,15 @@ class ConsensusStepper(Stepper):
             nonfinite = _cpu.consensus(scored, self._risk, self._now["alpha"], *found)
         self._note()
         return nonfinite
+
+    def _found(self) -> tuple[float, float | None, Array, Array, Array, Array]:
+        """What compiled epochs weigh with, and where they put what they find."""
+        return self._now["alpha"], self._target(), self._alpha, self._points, self._weights, self._ess
+
+    def _law(self, now: Numbers, part: float = 1.0) -> tuple[float, float, float, str, float, float]:
+        """The numbers of a step's drift and noise, as the compiled module takes them; weighted by `part`."""
+        moves = part * now["drift"], part * now["diffusion"], now["dt"]
+        return *moves, self._noise, now.get("floor", 0.0), now.get("radius", 0.0)
 
     def _note(self) -> None:
         """Take down the last step's alpha and effective sample size."""

@@ -69,7 +69,7 @@ class GradientFlowStepper(NetworksStepper):
         _cpu.langevin_kick(theta, self._gradient, 2 * self._width, dt, self._threads)
         if temperature > 0:
             _cpu.cbo_update(
-                theta, self._origin, None, None, 0.0, math.sqrt(2 * temperature), dt, "additive", 0.0, 0.0,
-                self._seed, step, 0, theta, self._threads,
+                theta, self._origin, None, None, (0.0, math.sqrt(2 * temperature), dt, "additive", 0.0, 0.0),
+                self._key(step), theta, self._threads,
             )  # fmt: skip
         return self._nonfinite()

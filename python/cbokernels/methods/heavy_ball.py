@@ -97,7 +97,7 @@ class HeavyBallStepper(NetworksStepper):
         if step == 0:
             batch.gradient(theta, self._risk, gradient)
         _cpu.langevin_drift(
-            theta, velocity, gradient, self._width, friction, now["temperature"], dt, self._seed, step,
+            theta, velocity, gradient, self._width, friction, now["temperature"], dt, self._key(step),
             self._threads,
         )  # fmt: skip
         batch.gradient(theta, self._risk, gradient)

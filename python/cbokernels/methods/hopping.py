@@ -138,7 +138,7 @@ class HoppingStepper(Stepper):
     def step(self, batch: Any, step: int) -> int:
         method, now, state = self._method, self._now, self._state
         self.ess, alpha, nonfinite = batch.hopping_gradient(
-            self.point, method.particles, now["spread"], method.mirrored, self._seed, step,
+            self.point, method.particles, now["spread"], method.mirrored, self._key(step),
             method.scope == "atom", method._fraction, self._gradient[0],
         )  # fmt: skip
         if self.ess == 0:
@@ -146,7 +146,7 @@ class HoppingStepper(Stepper):
         if method._fraction:
             self.alpha = alpha
         _cpu.adam_update(
-            self.particles, self._gradient, state["first"], state["second"], step + 1, now["lr"],
-            method.beta1, method.beta2, method.delta, self.particles, self._threads,
+            self.particles, self._gradient, state["first"], state["second"],
+            (now["lr"], method.beta1, method.beta2, method.delta, step + 1), self.particles, self._threads,
         )  # fmt: skip
         return int(nonfinite)

@@ -12,7 +12,7 @@ from .._arrays import Array
 from .._checks import positive, real
 from ..network import TwoLayer
 from ..schedules import Parameter
-from .adam import DECAYS, moments
+from .adam import DECAYS, descent, moments
 from .base import Check, Method, Numbers, Plan, Problem, Setting, Stepper, fraction, nonnegative, weighting
 from .consensus import ConsensusStepper, check_noise, consensus_plan
 
@@ -90,9 +90,8 @@ class HybridStepper(ConsensusStepper):
         assert data is not None  # gradients are of networks on data
         nonfinite = _cpu.hybrid_epoch(
             *data, self.particles, self._gradient, state["first"], state["second"],
-            now["mix"], now["alpha"], self._target(), now["drift"], now["diffusion"], now["dt"], self._noise,
-            now.get("radius", 0.0), now["beta1"], now["beta2"], now["delta"], self._seed, step, self._risk,
-            self._alpha, self._points, self._weights, self._ess, self._threads,
+            self._law(now, 1 - now["mix"]), descent(now, now["mix"] * now["dt"], step), self._key(step),
+            self._risk, self._found(), self._threads,
         )  # fmt: skip
         self._note()
         return nonfinite

@@ -186,10 +186,9 @@ class TransportStepper(ConsensusStepper):
         self._move_barycenters()
         match = self._match[self._own]
         self._changed = int((match != before).sum())
-        now = self._now
         _cpu.transport_update(
-            self._atoms, self._support, self._task, match.astype(np.int32), now["drift"], now["diffusion"],
-            now["dt"], self._seed, step, 0, self._others, self._threads,
+            self._atoms, self._support, self._task, match.astype(np.int32), self._law(self._now),
+            self._key(step), self._others, self._threads,
         )  # fmt: skip
         self.particles[:] = self._net.from_atoms(self._others)
         self._networks[:] = self._net.from_atoms(self._support)

@@ -11,7 +11,6 @@ import numpy as np
 
 from .. import _cpu, cuda
 from .._arrays import Array
-from .._arrays.kernels import Kernels
 from .._arrays.memory import DeviceArray
 from ..errors import ConsensusError
 from ..methods.base import Done, Method, Numbers, Setting, no_consensus
@@ -30,21 +29,15 @@ class CardScored:
     def __init__(self, net: TwoLayer, data: Data, precision: str, on: tuple[int, int]) -> None:
         self._module, self._data = cuda.module(), data
         self._on = data.call.on if data.call.on_device else on
-        self._x, self._y = (
+        self.x, self.y = (
             a if isinstance(a, DeviceArray) else self._sent(np.ascontiguousarray(a)) for a in (data.x, data.y)
         )
-        self._net, self._outputs = net._on_card(), (data.samples, net.outputs)
+        self._net, self._outputs = net._kernel, (data.samples, net.outputs)
         self._theta = self._new((1, net.size), data.x.dtype)
-        self._risk = self._new((1, 1), np.dtype(np.float64))
-        self._kernels = Kernels(self._module, self._on, lambda: None)
-        self._kernels.precision = precision
+        self._risk = self._new((1,), np.dtype(np.float64))
+        self._run = (*self._on, precision)
         self.targets = data.call.host(data.y).view()
         self.targets.flags.writeable = False
-
-    @property
-    def addresses(self) -> tuple[int, int]:
-        """Of x and y."""
-        return self._x.pointer, self._y.pointer
 
     def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
         memory = self._module.Memory(self._on[0], math.prod(shape) * dtype.itemsize)
@@ -52,26 +45,25 @@ class CardScored:
 
     def _sent(self, values: Array) -> DeviceArray:
         a = self._new(values.shape, values.dtype)
-        self._module.write_memory(self._on, a.pointer, values)
+        self._module.write_memory(a.pointer, values, self._on)
         return a
 
     def _read(self, a: DeviceArray, out: Array) -> None:
-        self._module.read_memory(self._on, a.pointer, out)
+        self._module.read_memory(a.pointer, out, self._on)
 
     def _tasks(self, theta: Array) -> Iterator[tuple[int, DeviceArray]]:
         """Each task with its inputs, while its theta [D] of theta [T, D] is on the card."""
         for t, row in enumerate(theta):
-            self._module.write_memory(self._on, self._theta.pointer, np.ascontiguousarray(row))
-            yield t, self._x if self._x.ndim == 2 else self._x[t]
+            self._module.write_memory(self._theta.pointer, np.ascontiguousarray(row), self._on)
+            yield t, self.x if self.x.ndim == 2 else self.x[t]
 
     def risks(self, theta: Array) -> Array:
         """Risks [T] of theta [T, D], row t on task t."""
-        out, found = np.empty(len(theta)), np.empty((1, 1))
+        out = np.empty(len(theta))
         for t, x in self._tasks(theta):
-            y = self._y[t].reshape(1, *self._y.shape[1:])
-            self._kernels.risk(self._net, self._theta, x, y, self._data.loss, self._risk, 0)
-            self._read(self._risk, found)
-            out[t] = found[0, 0]
+            arrays = self._theta, x, self.y[t]
+            self._module.risk(self._net, *arrays, self._data.loss, self._risk, self._run)
+            self._read(self._risk, out[t : t + 1])
         return out
 
     def outputs(self, theta: Array) -> Array:
@@ -79,7 +71,7 @@ class CardScored:
         out = np.empty((len(theta), *self._outputs), theta.dtype)
         on_card = self._new((1, *self._outputs), theta.dtype)
         for t, x in self._tasks(theta):
-            self._kernels.forward(self._net, self._theta, x, on_card, 0)
+            self._module.forward(self._net, self._theta, x, on_card, self._run)
             self._read(on_card, out[t])
         return out
 
@@ -98,13 +90,14 @@ class DeviceStepper:
         self._shape, self._dtype, self._setting = theta.shape, theta.dtype, setting
         self._networks = setting.tasks if method._consensus else len(theta)  # that a row has risks of
         self._consensus = method._consensus
-        call, x, y = data.call, data.x, data.y
+        call = data.call
+        x, y = data.x, data.y
         held = None if evaluation is None else evaluation.training
-        at = held.addresses if isinstance(held, CardScored) else (call.address(x), call.address(y))
+        if isinstance(held, CardScored):  # they are sent once
+            x, y = held.x, held.y
         self._run = module.start(
-            call.on, setting.network._on_card(), plan.kernel, *at, not call.on_device and held is None,
-            data.loss, data.samples, orders.batch_size, len(y), x.ndim == 3, theta,
-            plan.task, setting.seed, plan.noise, plan.solve, setting.precision, plan.more, (data, held),
+            setting.network._kernel, plan.kernel, x, y, data.loss, orders.batch_size, theta, plan.task,
+            setting.seed, plan.noise, plan.solve, plan.more, (data, held), (*call.on, setting.precision),
         )  # fmt: skip
         self._reported = np.empty((setting.tasks if plan.points else 1, theta.shape[1]), theta.dtype)
         self._first = self._given = 0  # epochs, from 0: this run's first, and the last that was handed out

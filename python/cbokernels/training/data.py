@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +17,10 @@ from .._kinds import LOSSES, takes_labels
 from ..methods.base import Minibatches
 from ..network import TwoLayer
 from ..risk import _targets as targets
-from ..risk import score_tasks
 from .checkpoint import fingerprint
+
+if TYPE_CHECKING:
+    from .._cpu import Key
 
 _ORDER = 2  # stream of the random numbers that shuffle the data
 
@@ -71,6 +73,7 @@ def training_data(
         call.check_range(checked, of_y, net.outputs, "labels of the network's outputs")
     elif labels:
         checked = call.apart(checked, given)  # they are checked once: nobody may change them afterwards
+    checked = checked.reshape(-1, x.shape[-2], *(() if labels else (net.outputs,)))
     call.check_finite(x, of_x)
     if not labels:
         call.check_finite(cast, of_y)
@@ -132,7 +135,7 @@ class DataBatch:
 
     def risk(self, theta: Array, out: Array) -> None:
         """Risks of theta [n, D] into out [n, T], float64."""
-        score_tasks(self.net, theta, self.x, self.y, self._loss, out, self._threads)
+        _cpu.risk(self.net, theta, self.x, self.y, self._loss, out, self._threads)
 
     def own_risks(self, theta: Array, out: Array) -> None:
         """Risks of theta [T, D], row t on task t alone, into out [T], float64."""
@@ -153,13 +156,13 @@ class DataBatch:
         _cpu.risk_gradient(self.net, theta, self.x, self.y[0], self._loss, out, gradient, self._threads)
 
     def hopping_gradient(
-        self, center: Array, particles: int, spread: float, mirrored: bool, seed: int, step: int, atoms: bool,
+        self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool,
         fraction: float, out: Array,
     ) -> tuple[float, float, int]:  # fmt: skip
         """Less the consensus drift of particles drawn around a centre [D], into out [D]; ess, alpha, and the
         number of non-finite risks. No particle is stored."""
         return _cpu.hopping_gradient(
-            self.net, center, particles, spread, mirrored, seed, step, self.x, self.y[0], self._loss,
+            self.net, center, particles, spread, mirrored, key, self.x, self.y[0], self._loss,
             self._atom_index if atoms else None, fraction, out, self._threads,
         )  # fmt: skip
 
