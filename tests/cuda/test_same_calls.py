@@ -117,7 +117,7 @@ CHANGES = {
 }
 SCALARS = (None, True, "bad", -1, -1.0, 0, 1.5, np.nan, np.inf, -np.inf, 2**32, 2**64, np.float32(0.5), [1.0])
 
-# What the host would have to see of the arrays: a card is not waited for, and tells it by NaN (`kernels.py`).
+# What the host would have to see of the arrays: a card is not waited for, and tells it by NaN (`card.py`).
 UNSEEN = {
     ("risk_gradient", "y", "negative"), ("risk_gradient", "y", "too large"),
     ("cbo_update", "task", "negative"), ("cbo_update", "task", "too large"),
