@@ -32,6 +32,34 @@ def test_noises():
             update(noise)
 
 
+@pytest.mark.parametrize("at", [0, 1, 6])
+@pytest.mark.parametrize("layout", ["misaligned", "strided", "swapped", "another dtype", "a list"])
+def test_arrays_are_never_converted(layout, at):
+    """A copy of what a kernel writes would lose it."""
+    law, key = (1.0, 1.0, 0.1, "none", 0.0, 1.0), (0, 0, 0, 0)
+    arguments = [np.ones((4, 3)), np.ones((1, 3)), None, None, law, key, np.ones((4, 3)), 1]
+    a = arguments[at]
+    wrong = {
+        "misaligned": np.ones(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape),
+        "strided": np.ones((len(a), 6))[:, ::2],
+        "swapped": a.astype(">f8"),
+        "another dtype": a.astype("f4"),
+        "a list": a.tolist(),
+    }
+    _cpu.cbo_update(*arguments)
+    arguments[at] = wrong[layout]
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        _cpu.cbo_update(*arguments)
+
+
+def test_read_only_results_are_refused():
+    theta = np.ones((4, 3))
+    theta.flags.writeable = False
+    law, key = (1.0, 1.0, 0.1, "none", 0.0, 1.0), (0, 0, 0, 0)
+    with pytest.raises(ValueError, match="not writeable"):
+        _cpu.cbo_update(theta, np.ones(3), None, None, law, key, theta, 1)
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_costs_that_are_not_finite(wrong):
     with pytest.raises(ValueError, match="costs must be finite"):
