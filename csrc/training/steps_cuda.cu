@@ -70,7 +70,8 @@ Dials<T> Steps<T>::dials(uint32_t step) const {
   problem.key.step = step;
   const AdamState<T> adam = adam_state(descents(step));
   return {numbers_of(problem, first_.data() ? &adam : nullptr),
-          langevin_numbers<T>(kicks() * double(shape_.net.width), numbers_.friction, numbers_.temperature, numbers_.dt, step),
+          langevin_numbers<T>(kicks() * double(shape_.net.width), numbers_.friction, numbers_.temperature, numbers_.dt,
+                              step),
           DrawNumbers<T>{T(numbers_.spread), step},
           numbers_.alpha, numbers_.friction * numbers_.dt, numbers_.dt, numbers_.limit, step};
 }

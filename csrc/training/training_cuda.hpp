@@ -18,8 +18,8 @@
 
 namespace cbk::device {
 
-// The methods that a card can run, and which it reads of an epoch's numbers (EpochNumbers) and of the numbers that only some
-// methods have (RunShape).  make_<name>_steps makes its steps (steps_cuda.hpp).
+// The methods that a card can run, and what each reads: of an epoch's numbers (EpochNumbers), then of the numbers that
+// only some methods have (RunShape).  make_<name>_steps makes a method's steps (steps_cuda.hpp).
 #define CBK_CARD_METHODS(X)                                                                 \
   X(cbo, "alpha drift diffusion dt floor radius friction", "subset subset_moves flies")     \
   X(adam, "lr beta1 beta2 delta", "")                                                       \

@@ -62,8 +62,8 @@ struct BarycenterArrays {
 template <class T>
 void barycenter(const BarycenterArrays<T>& arrays, CudaStream stream);
 
-// sinkhorn.hpp on the GPU; epsilon falls from each particle's own scale.  Where a value is not finite its cost, error and
-// projection are NaN.
+// sinkhorn.hpp on the GPU; epsilon falls from each particle's own scale.  Where a value is not finite its cost, error
+// and projection are NaN.
 template <class T>
 void sinkhorn(const SinkhornProblem<T>& problem, CudaStream stream);
 
