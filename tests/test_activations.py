@@ -128,7 +128,7 @@ def test_saturated_neurons_stay(activation, dtype, outputs):
     theta[:, : 2 * net.width] = 20
     theta[:, 3 * net.width :] = 1
     x = np.array([[1, 1], [-1, -1], [2, 1], [-1, -2]], dtype)
-    y = np.ones((4, outputs), dtype)
+    y = np.full((4, outputs), 0.3, dtype)
     start, m, v = theta.copy(), np.zeros_like(theta), np.zeros_like(theta)
     for step in range(50):
         gradient = cbk.risk_gradient(net, theta, x, y)[1]

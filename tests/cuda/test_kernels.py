@@ -50,6 +50,14 @@ def test_updates_are_the_cpus_bits(cuda, dtype, law, size):
     np.testing.assert_array_equal(host(result), expected)
 
 
+@pytest.mark.parametrize("floor", [1e-25, 1e-100, 1e25])
+def test_floors_of_any_size_are_the_cpus_bits(cuda, dtype, floor):
+    theta = numbers((6, 16), dtype) * np.array([[0, 1e-30, 1e-25, 1, 1e20, 1e37]], dtype).T
+    expected = cbk.cbo_update(theta, np.zeros(16, dtype), floor=floor, seed=3)
+    result = cbk.cbo_update(put(theta), put(np.zeros(16, dtype)), floor=floor, seed=3)
+    np.testing.assert_array_equal(host(result), expected)
+
+
 @pytest.mark.parametrize("law", [{"noise": "isotropic"}, {"noise": "truncated", "radius": 5.0}], ids=str)
 def test_updates_by_distance(cuda, dtype, law):
     theta, point = numbers((5, 37), dtype), numbers(37, dtype, 1)
