@@ -303,11 +303,15 @@ def test_counters_reach_their_ends(dtype):
 @pytest.mark.parametrize("floor", [1e-25, 0.3, 1e25])
 def test_floors_and_distances_of_any_size(dtype, floor):
     """The squares of neither are numbers that the dtype has."""
-    sizes = [0, 1e-30, 1e-25, 1.0, 1e20, 1e37] if dtype == "float32" else [0, 1e-200, 1e-25, 1.0, 1e160, 1e300]
+    sizes = (
+        [0, 1e-30, 1e-25, 1.0, 1e20, 1e37] if dtype == "float32" else [0, 1e-200, 1e-25, 1.0, 1e160, 1e300]
+    )
     theta = np.array([np.repeat([s, -s], 8) for s in sizes], dtype)
     floors = [floor] if dtype == "float32" else [floor, floor**8]
     for each in floors:
-        found = cbk.cbo_update(theta, np.zeros(16, dtype), drift=0.0, diffusion=1.2, dt=0.1, floor=each, seed=3)
+        found = cbk.cbo_update(
+            theta, np.zeros(16, dtype), drift=0.0, diffusion=1.2, dt=0.1, floor=each, seed=3
+        )
         normals = cbk.standard_normal(len(theta), 16, seed=3, dtype=dtype).astype(float)
         noise = np.hypot(1.2 * theta.astype(float), each) * math.sqrt(0.1) * normals
         largest = np.maximum(np.abs(noise), np.abs(theta))

@@ -49,7 +49,7 @@ TARGET = 2.0**20  # so far from g that g - y keeps its digits
 
 
 def grid(dtype, dense):
-    """Numbers of both signs: as far as the slopes are above 1e-30, tiny ones, subnormal ones, and huge ones."""
+    """Numbers of both signs: from where slopes are above 1e-30, and tiny, subnormal and huge ones."""
     smallest, largest = np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max / 4
     rng = np.random.default_rng(17)
     positive = np.concatenate(
@@ -69,7 +69,7 @@ def _network(activation, path):
 
 
 def _particles(net, z):
-    """Networks whose pre-activations are z at every input, and whose first output is the sum of their neurons."""
+    """Networks whose pre-activations are z at every input; the first output is the sum of their neurons."""
     theta = np.zeros((-(-len(z) // net.width), net.size), z.dtype)
     biases = theta[:, net.inputs * net.width :][:, : net.width]
     biases[:] = np.resize(z, biases.shape)

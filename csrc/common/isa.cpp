@@ -11,11 +11,13 @@ namespace cbk {
   void fill_table(IsaTable& table); \
   }
 CBK_DECLARE(baseline)
-#if defined(CBK_X86_SETS)
+#if defined(CBK_SET_avx2)
 CBK_DECLARE(avx2)
+#endif
+#if defined(CBK_SET_avx512)
 CBK_DECLARE(avx512)
 #endif
-#if defined(CBK_EMULATED_SET)
+#if defined(CBK_SET_emulated)
 CBK_DECLARE(emulated)
 #endif
 
@@ -30,16 +32,19 @@ struct Choice {
 // From the plainest to the best.
 std::vector<Choice> choices() {
   std::vector<Choice> sets;
-#if defined(CBK_EMULATED_SET)
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+#endif
+#if defined(CBK_SET_emulated)
   sets.push_back({"emulated", emulated::fill_table, true});
 #endif
   sets.push_back({"baseline", baseline::fill_table, true});
-#if defined(CBK_X86_SETS)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  sets.push_back({"avx2", avx2::fill_table, avx2});
+#if defined(CBK_SET_avx2)
+  sets.push_back({"avx2", avx2::fill_table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")});
+#endif
+#if defined(CBK_SET_avx512)
   sets.push_back({"avx512", avx512::fill_table,
-                  avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")});
 #endif
   return sets;

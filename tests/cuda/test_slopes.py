@@ -1,4 +1,4 @@
-"""Activations and their slopes on a card, or on the emulation, as tests/test_activations.py has them on the CPU."""
+"""Activations and their slopes on a card or the emulation; tests/test_activations.py has the CPU's."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,9 @@ def test_slopes_keep_their_digits(activation, dtype, path):
 
 @pytest.mark.parametrize("path", ["direct", "products"])
 def test_tanh_saturates(dtype, path):
-    z = np.array([9.2, 20, 1e3, 1e30, np.inf] if dtype == "float32" else [19.2, 30, 1e3, 1e300, np.inf], dtype)
+    z = np.array(
+        [9.2, 20, 1e3, 1e30, np.inf] if dtype == "float32" else [19.2, 30, 1e3, 1e300, np.inf], dtype
+    )
     for sign in (1, -1):
         found = ulps.values("tanh", sign * z, path, put, host)
         np.testing.assert_array_equal(found, np.full_like(z, sign))

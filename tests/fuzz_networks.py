@@ -1,0 +1,164 @@
+"""Calls of networks for fuzz.py, with bounds from sums of magnitudes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from fuzz_calls import LABELS, Call, close, numbers, one_of, random_options
+
+import cbokernels as cbk
+from cbokernels._kinds import ACTIVATIONS, LOSSES, takes_labels
+
+
+def problem(rng, *, tasks=0, mean=False):
+    """A network, its particles, a batch and a loss."""
+    dtype, activation = one_of(rng, ["float32", "float64"]), one_of(rng, ACTIVATIONS)
+    shape = [int(one_of(rng, c)) for c in ([1, 1, 2, 3, 9, 17], [1, 2, 3, 5, 17], [1, 1, 2, 3, 5])]
+    n, s = int(one_of(rng, [1, 2, 3, 5])), int(one_of(rng, [1, 2, 3, 7, 16, 17, 33]))
+    rare = rng.random()
+    if rare < 0.01:  # lists of inputs that are not 0
+        shape, n, s = [90, 16, int(one_of(rng, [2, 3]))], 130, 9
+    elif rare < 0.015:  # sums between knots
+        shape, n, s, activation, dtype = [1, 60, 1], 6, 700, "relu", "float32"
+    net = cbk.TwoLayer(
+        *shape,
+        activation=activation,
+        scaling="mean" if mean else one_of(rng, ["mean", "none"]),
+        output_bias=False if mean else bool(rng.integers(2)),
+    )
+    theta, x = numbers(rng, (n, net.size), dtype), numbers(rng, (s, net.inputs), dtype)
+    if shape[0] == 90:
+        x[rng.random(x.shape) < 0.95] = 0
+    loss = one_of(rng, LOSSES) if rare >= 0.015 or shape[0] == 90 else "mse"
+    lead = (tasks,) if tasks else ()
+    if takes_labels(loss):
+        y = rng.integers(0, net.outputs, (*lead, s)).astype(one_of(rng, LABELS))
+    else:
+        y = numbers(rng, (*lead, s, net.outputs), dtype)
+        if net.outputs == 1 and rng.random() < 0.5:
+            y = y[..., 0]
+    return net, theta, x, y, loss
+
+
+def magnitudes(net, theta, x):
+    """Sums of absolute terms: of the outputs [N, S, C] and of the pre-activations [N, S, M]."""
+    w, b, c, a = net.unpack(np.abs(theta.astype(float)))
+    z = np.abs(x.astype(float)) @ np.swapaxes(w, -1, -2) + b[:, None, :]
+    g = (z + 1) @ np.swapaxes(c, -1, -2)
+    g = g / net.width if net.scaling == "mean" else g
+    return (g if a is None else g + a[:, None, :]), z
+
+
+def risk_bound(g, y, loss):
+    """[N] of g [N, S, C]: how large a risk and its change with the outputs can be."""
+    if takes_labels(loss):
+        return 4 * (1 + g.max(-1)).mean(-1)
+    size = g + np.abs(np.asarray(y, float)).reshape(g.shape[-2:])
+    return 2 * (size * (size + 1)).sum(-1).mean(-1)
+
+
+def gradient_bound(net, theta, x, y, loss):
+    _, _, c, a = net.unpack(np.abs(theta.astype(float)))
+    g, z = magnitudes(net, theta, x)
+    e = 2 + 0 * g
+    if not takes_labels(loss):
+        e = 2 * (g + np.abs(np.asarray(y, float)).reshape(g.shape[-2:]))
+    else:
+        e = e * (1 + g.max(-1, keepdims=True))
+    e = e / len(x)
+    scale = 1 / net.width if net.scaling == "mean" else 1.0
+    delta = 2 * scale * (e @ c) * (1 + z)
+    by_w, by_c = (
+        np.swapaxes(delta, -1, -2) @ np.abs(x.astype(float)),
+        scale * (np.swapaxes(e, -1, -2) @ (z + 1)),
+    )
+    return net.pack(by_w, delta.sum(-2), by_c, None if a is None else e.sum(-2))
+
+
+def at_a_corner(net, theta, x):
+    """Whether a ReLU's pre-activation is so close to 0 that rounding decides its slope."""
+    if net.activation != "relu":
+        return False
+    w, b, _, _ = net.unpack(theta.astype(float))
+    z = x.astype(float) @ np.swapaxes(w, -1, -2) + b[:, None, :]
+    _, size = magnitudes(net, theta, x)
+    return bool((np.abs(z) < 1e-5 * size).any())
+
+
+def common(rng, loss=None):
+    options = {"precision": "float32", "num_threads": 1}
+    return options if loss is None else {"loss": loss, **options}
+
+
+def forward(rng):
+    net, theta, x, _, _ = problem(rng)
+    call = Call("forward", (net,), {"theta": theta, "x": x}, common(rng), close, particles="theta")
+    call.bounds = [call.eps * magnitudes(net, theta, x)[0]]
+    return call
+
+
+def risk(rng):
+    net, theta, x, y, loss = problem(rng)
+    arrays = {"theta": theta, "x": x, "y": y}
+    call = Call("risk", (net,), arrays, common(rng, loss), close, particles="theta", free=("y",), tied=("y",))
+    call.bounds = [call.eps * risk_bound(magnitudes(net, theta, x)[0], y, loss)]
+    return call
+
+
+def task_risks(rng):
+    net, theta, x, ys, loss = problem(rng, tasks=int(rng.integers(1, 4)))
+    arrays = {"theta": theta, "x": x, "ys": ys}
+    call = Call("task_risks", (net,), arrays, common(rng, loss), close, particles="theta", free=("x", "ys"))
+    g = magnitudes(net, theta, x)[0]
+    call.bounds = [call.eps * np.stack([risk_bound(g, y, loss) for y in ys], axis=-1)]
+    return call
+
+
+def risk_gradient(rng):
+    net, theta, x, y, loss = problem(rng)
+    arrays = {"theta": theta, "x": x, "y": y}
+    call = Call(
+        "risk_gradient", (net,), arrays, common(rng, loss), close, particles="theta", free=("y",), tied=("y",)
+    )
+    corner = at_a_corner(net, theta, x)
+    bound = np.inf if corner else call.eps * gradient_bound(net, theta, x, y, loss)
+    call.bounds = [call.eps * risk_bound(magnitudes(net, theta, x)[0], y, loss), bound]
+    return call
+
+
+def atom_risks(rng):
+    net, theta, x, y, loss = problem(rng)
+    theta = theta[:5]
+    center = numbers(rng, net.size, theta.dtype)
+    arrays = {"center": center, "theta": theta, "x": x, "y": y}
+    call = Call(
+        "atom_risks",
+        (net,),
+        arrays,
+        common(rng, loss),
+        close,
+        particles="theta",
+        free=("y",),
+        tied=("center", "y"),
+    )
+    g = magnitudes(net, np.abs(theta) + np.abs(center), x)[0]
+    call.bounds = [call.eps * risk_bound(g, y, loss)[:, None]]
+    return call
+
+
+def langevin_step(rng):
+    net, theta, x, y, loss = problem(rng, mean=True)
+    theta, velocity = theta[:5], numbers(rng, theta[:5].shape, theta.dtype)
+    options = common(rng, loss) | random_options(rng)
+    options |= {"friction": float(rng.random()), "temperature": float(rng.random()), "dt": 0.05}
+    arrays = {"theta": theta, "velocity": velocity, "x": x, "y": y}
+    call = Call("langevin_step", (net,), arrays, options, close, changed=("theta", "velocity"), free=("y",))
+    force = net.width * gradient_bound(net, theta, x, y, loss).max()
+    reach = np.abs(theta) + 5  # after a step
+    after = net.width * gradient_bound(net, reach, x, y, loss).max() + force
+    moved = call.eps * 10 * (10 + force)
+    call.bounds = [math.inf, moved, moved + call.eps * 10 * after]
+    if net.activation == "relu":  # where the step leads may be a corner, too
+        call.bounds = [math.inf, math.inf if at_a_corner(net, theta, x) else moved, math.inf]
+    return call
