@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import os
+import random
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -94,6 +97,44 @@ def test_files_that_are_not(tmp_path, digits, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         mnist.load(tmp_path)
+
+
+def test_damaged_files_are_refused(tmp_path, digits):
+    """Cut at any length or with a byte changed: one exception, or the same digits."""
+    seed = int(os.environ.get("CBOKERNELS_SEED", "17"))
+    print(f"CBOKERNELS_SEED={seed}")
+    rng = random.Random(seed)
+    content, damaged_file = (digits / mnist.LABELS).read_bytes(), tmp_path / "damaged.gz"
+    whole = mnist._read_idx(digits / mnist.LABELS, (10000,))
+    refused = 0
+    for trial in range(400):
+        damaged = bytearray(content)
+        if trial % 2 == 0:
+            del damaged[rng.randrange(len(content)) :]
+        else:
+            damaged[rng.randrange(len(content))] ^= rng.randrange(1, 256)
+        damaged_file.write_bytes(damaged)
+        try:
+            found = mnist._read_idx(damaged_file, (10000,))
+        except DataError as error:
+            refused += str(damaged_file) in str(error)
+        else:  # some bytes of gzip's header are free
+            np.testing.assert_array_equal(found, whole)
+            refused += 1
+    assert refused == 400
+
+
+def test_no_more_is_expanded_than_there_may_be(tmp_path, digits):
+    labels = gzip.decompress((digits / mnist.LABELS).read_bytes())
+    path = tmp_path / "much.gz"
+    path.write_bytes(gzip.compress(labels + bytes(50_000_000), compresslevel=1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="10009 bytes or more"):
+            mnist._read_idx(path, (10000,))
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_writes_its_files(tmp_path, digits, tiny):

@@ -116,16 +116,19 @@ def load(folder: Path) -> tuple[Array, Array]:
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> Array:
     """Bytes of an IDX file: two zero bytes, type 8, the rank, then big-endian sizes and the entries."""
+    head = 4 * (1 + len(shape))
+    expected = head + math.prod(shape)
     try:
-        content = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            content = file.read(expected + 1)  # no more, however much it holds
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{str(path)!r} must be a gzip file: {error}") from error
-    head = 4 * (1 + len(shape))
     words = np.frombuffer(content[: len(content[:head]) // 4 * 4], ">u4").tolist()
-    if words != [0x0800 + len(shape), *shape] or len(content) != head + math.prod(shape):
+    if words != [0x0800 + len(shape), *shape] or len(content) != expected:
         raise DataError(
             f"{str(path)!r} must be IDX of unsigned bytes with magic number {0x0800 + len(shape)} and sizes "
-            f"{list(shape)}, got header {words} and {len(content)} bytes"
+            f"{list(shape)}, got header {words} and "
+            f"{len(content)} bytes{' or more' if len(content) > expected else ''}"
         )
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
 
