@@ -336,7 +336,7 @@ def share(arguments):
                 total[name] += int(count)
     for name in sorted(total):
         print(f"{total[name]:9d} {name}")
-    print(f"{total.total():9d} cases")
+    print(f"{sum(total.values()):9d} cases")
     return int(failed)
 
 
