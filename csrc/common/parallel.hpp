@@ -27,8 +27,8 @@ double nanoseconds(double each, Counts... counts) {
   return (each * ... * double(counts));
 }
 
-// An exception that leaves a parallel region ends the process.  What a region's threads do runs in `guard`, which polls,
-// keeps the first exception and does nothing more after it; `rethrow` is called behind the region.  Interrupted calls
+// An exception that leaves a parallel region ends the process.  What a region's threads do runs in `guard`, which
+// polls, keeps the first exception and does nothing more after it; `rethrow` is called behind the region.  Interrupted calls
 // (interrupt.hpp) end in this way too.
 class Failure {
  public:
@@ -71,8 +71,8 @@ void parallel_for(int64_t tasks, int threads, F&& f, int64_t together = 1) {
 // So many tasks of `work` each as are worth a poll: some microseconds' operations.
 inline int64_t short_tasks(int64_t work) { return std::max(int64_t(1), 4096 / std::max(work, int64_t(1))); }
 
-// Uninitialised memory for `count` elements of so many bytes, cache-line aligned.  std::bad_alloc, with a text, where it
-// cannot be had or there are no such numbers.
+// Uninitialised memory for `count` elements of so many bytes, cache-line aligned.  std::bad_alloc, with a text, where
+// it cannot be had or there are no such numbers.
 void* allocate(int64_t count, size_t bytes);
 
 template <class T>

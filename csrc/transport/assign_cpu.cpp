@@ -230,7 +230,8 @@ struct Worker {
 template <class T, class Work>
 void share(const Shape& shape, int64_t tasks, int num_threads, Work work) {
   const int threads = threads_for(num_threads, tasks, shape.count);
-  const int64_t together = std::clamp(divide_up(tasks, threads), int64_t(1), short_tasks(shape.count * (shape.count + 50)));
+  const int64_t most = short_tasks(shape.count * (shape.count + 50));
+  const int64_t together = std::clamp(divide_up(tasks, threads), int64_t(1), most);
   Failure failure;
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
@@ -252,11 +253,15 @@ template <class T>
 double largest(const T* a, int64_t count) {
   // magnitudes compare as integers, and those of infinities and NaNs are the greatest
   using Word = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  constexpr int64_t often = 1 << 20;
   Word most = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    Word word;
-    std::memcpy(&word, a + i, sizeof word);
-    most = std::max(most, word & std::numeric_limits<Word>::max());
+  for (int64_t first = 0; first < count; first += often) {
+    if (first > 0) poll();
+    for (int64_t i = first; i < std::min(first + often, count); ++i) {
+      Word word;
+      std::memcpy(&word, a + i, sizeof word);
+      most = std::max(most, word & std::numeric_limits<Word>::max());
+    }
   }
   T value;
   std::memcpy(&value, &most, sizeof value);

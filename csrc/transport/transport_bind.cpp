@@ -204,7 +204,11 @@ void register_typed(py::module_& m) {
   m.def("transport_update", &bound_update<T>);
 #if !defined(CBK_CARD)
   m.def("assign_rows", &bound_assign_rows<T>);
-  m.def("largest", [](const Input<T>& a) { return largest(a.data(), a.size()); });
+  m.def("largest", [](const Input<T>& a) {
+    double most = 0;
+    released([&] { most = largest(a.data(), a.size()); });
+    return most;
+  });
 #endif
 }
 
