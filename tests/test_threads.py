@@ -31,7 +31,7 @@ cbk.consensus(theta, np.arange(20.0))
 cbk.wasserstein2(np.random.default_rng(0).random((3, 5, 2)), np.random.default_rng(1).random((3, 5, 2)))
 cbk.sinkhorn(np.random.default_rng(0).random((3, 5, 2)), np.random.default_rng(1).random((5, 2)), epsilon=0.1)
 print(count() - before)
-cbk.standard_normal(4, 3, seed=0, num_threads=2)
+cbk.standard_normal(600, 3, seed=0, num_threads=2)
 print(count() - before)
 """
 CROWDED = """
