@@ -124,6 +124,7 @@ def row_kernels(size: int, dtype: str) -> dict[str, Callable[[], Any]]:
     risk, point, out = rng.random(count), theta[0].copy(), np.empty_like(theta)
     match = np.zeros((count, 1), np.int64)
     one: dict[str, Any] = {"num_threads": 1}
+    key = (1, 0, 2, 0)
     calls: dict[str, Callable[[], Any]] = {
         f"cbo_update, {noise}": partial(
             cbk.cbo_update,
@@ -140,10 +141,10 @@ def row_kernels(size: int, dtype: str) -> dict[str, Callable[[], Any]]:
         "cbo_update, floor": partial(cbk.cbo_update, theta, point, floor=0.1, out=out, **one),
         "hybrid_update": partial(cbk.hybrid_update, theta, point, gradient, first, second, out=out, **one),
         "adam_update": partial(cbk.adam_update, theta, gradient, first, second, out=out, **one),
-        "standard_normal": partial(_cpu.standard_normal, out, 1, 2, 0, 0, 1),
-        "uniform": partial(_cpu.uniform, out, -1.0, 1.0, 1, 2, 0, 0, 1),
+        "standard_normal": partial(_cpu.standard_normal, out, key, 1),
+        "uniform": partial(_cpu.uniform, out, -1.0, 1.0, key, 1),
         "langevin_step, noise": partial(
-            _cpu.langevin_drift, theta, velocity, gradient, 1.0, 1.0, 0.5, 1e-3, 1, 2, 1
+            _cpu.langevin_drift, theta, velocity, gradient, 1.0, 1.0, 0.5, 1e-3, key, 1
         ),
         "transport_update": partial(
             cbk.transport_update, theta[:, None], point[None], match, out=out[:, None], **one

@@ -55,8 +55,8 @@ def check_rows(size: int, dtype: str) -> None:
     rng = np.random.default_rng(size)
     theta, point = (rng.standard_normal((n, size)).astype(dtype) for n in (700, 1))
     rows = np.sort(rng.permutation(700)[:300]).astype(np.int64)
-    out = theta.copy()
-    _cpu.cbo_update(out, point, None, rows, 1.0, 1.1, 0.1, "isotropic", 0.0, 0.0, 3, 4, 0, out, 2)
+    out, law = theta.copy(), (1.0, 1.1, 0.1, "isotropic", 0.0, 0.0)
+    _cpu.cbo_update(out, point, None, rows, law, (3, 0, 4, 0), out, 2)
     every = cbk.cbo_update(theta, point[0], diffusion=1.1, noise="isotropic", seed=3, step=4)
     expected = theta.copy()
     expected[rows] = every[rows]
@@ -67,7 +67,7 @@ def check_uniform(size: int, dtype: str) -> None:
     """By the words themselves."""
     rows, seed, step, stream, first = 300, 2**63 + 5, 9, 1, 11
     out = np.empty((rows, size), dtype)
-    _cpu.uniform(out, -1.5, 2.0, seed, step, stream, first, 3)
+    _cpu.uniform(out, -1.5, 2.0, (seed, stream, step, first), 3)
     blocks = -(-size // 4)
     number, block = (a.ravel() for a in np.indices((rows, blocks)))
     counter = np.stack(
