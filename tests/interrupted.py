@@ -250,7 +250,7 @@ def minimize(large):
 def draw_ensemble(large):
     out = folded((4_000_000, 3000)) if large else normals(10, 5)
     center = normals(out.shape[1])
-    return lambda: _cpu.draw_ensemble(center, 0.1, True, 3, 4, out, 2) or out
+    return lambda: _cpu.draw_ensemble(center, 0.1, True, (3, 0, 4, 0), out, 2) or out
 
 
 @case
