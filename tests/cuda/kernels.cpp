@@ -233,9 +233,9 @@ std::string training(Method method, int64_t tasks, bool solve) {
   shape.drawn = drawn ? 6 : 0, shape.mirrored = true;
   if (method == Method::cbo && tasks > 1) shape.subset = 3, shape.subset_moves = shape.flies = true;
   const RunData data{reinterpret_cast<uintptr_t>(x.data()), reinterpret_cast<uintptr_t>(y.data()), true, {0}};
-  const std::unique_ptr<Run> run = make_run(shape, data, theta.data(), tasks > 1 ? task.data() : nullptr);
   shape.iterations = 2, shape.exact = true;
   if (method == Method::transport) shape.noise = Noise::additive;
+  const std::unique_ptr<Run> run = make_run(shape, data, theta.data(), tasks > 1 ? task.data() : nullptr);
   std::vector<int64_t> order(samples);
   const std::vector<int64_t> subsets{0, 1, 3, 1, 2, 3, 0, 2, 3};
   EpochNumbers numbers_now{solve ? 2.0 : 50.0, 1, 1.2, 0.1, 0, 0, 0.1, 0.9, 0.999, 1e-8, 0.2, 0.1, 0.1, 1e-9};
@@ -247,6 +247,10 @@ std::string training(Method method, int64_t tasks, bool solve) {
   }
   for (int64_t epoch = 0; epoch < 4; ++epoch)
     bytes.append(reinterpret_cast<const char*>(run->row(epoch)), size_t(run->columns()) * sizeof(double));
+  if (method == Method::transport) {
+    const double anew = run->row(3)[run->columns() - 2];
+    if (!(anew > 0)) throw CudaError("the variance by distances solved anew is " + std::to_string(anew));
+  }
   std::vector<T> moved(size_t(shape.particles * net.size()));
   run->read("theta", moved.data());
   return bytes.append(reinterpret_cast<const char*>(moved.data()), moved.size() * sizeof(T));
