@@ -60,7 +60,7 @@ class TrainingRun final : public Run {
   TrainingRun(const RunShape& shape, const RunData& data, const T* theta, const int32_t* task)
       : shape_(shape), here_(shape.device), steps_(make_steps<T>(shape, own_.stream)) {
     hold_data(data);
-    plan();
+    divide();
     write("theta", theta);
     if (task) steps_->set_task(task);
     const Troubles none{0, no_failure};
@@ -179,7 +179,7 @@ class TrainingRun final : public Run {
   }
 
   // The epoch's division into graphs, and the memory that this needs.
-  void plan() {
+  void divide() {
     const int64_t batch = shape_.batch ? std::min(shape_.batch, shape_.samples) : shape_.samples;
     shape_.batch = shape_.batch ? batch : 0;
     epoch_steps_ = blocks_for(shape_.samples, batch);

@@ -4,8 +4,8 @@
 //   P_ij = exp((f_i + g_j - |x_i - y_j|^2) / epsilon) / (M M'),  f_i = -epsilon log (1/M') sum_j exp((g_j - c_ij) / epsilon)
 //
 // and g likewise.  Coordinates are centred and scaled.  epsilon falls by fours from their squared scale, and not below
-// 1/max_rate of the largest squared distance, where the digits of float64 end.  At last the plan is balanced [Altschuler,
-// Weed, Rigollet 2017, algorithm 2]: columns that are too heavy give up mass, and what rows and columns then lack is
+// 1/max_rate of the largest squared distance, where the digits of float64 end.  At last the coupling is balanced
+// [Altschuler, Weed, Rigollet 2017, algorithm 2]: columns that are too heavy give up mass, and what rows and columns then lack is
 // coupled independently, so that no coupling's cost is below the exact optimum.  float64 throughout; costs are computed
 // again in each pass, so that memory stays linear.  One thread computes one row: bits do not depend on threads.
 #pragma once
@@ -50,7 +50,7 @@ struct SinkhornProblem {
   double epsilon, tolerance;
   int64_t iterations;
   double* cost;   // [particles]: sum P c
-  double* error;  // [particles]: sum_j |sum_i P_ij - 1/M'| before the plan is balanced
+  double* error;  // [particles]: sum_j |sum_i P_ij - 1/M'| before the coupling is balanced
   T* projection;  // [particles, count, size]: M sum_j P_ij y_j
 };
 

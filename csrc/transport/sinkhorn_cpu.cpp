@@ -39,9 +39,9 @@ class Side {
 };
 
 // The coupling of one particle.
-class Plan {
+class Coupling {
  public:
-  Plan(int64_t count, int64_t points, int64_t size, int num_threads)
+  Coupling(int64_t count, int64_t points, int64_t size, int num_threads)
       : x_(Shape(count, size, 0.5, isa_table().sinkhorn.lanes)),
         y_(Shape(points, size, 0.5, isa_table().sinkhorn.lanes)),
         threads_(count * points < 20000 ? 1 : thread_count(num_threads, count, nanoseconds(1, count, points))),
@@ -139,7 +139,7 @@ class Plan {
     return error / double(y_.shape.count);
   }
 
-  // The balanced plan's projection and cost.
+  // The balanced coupling's projection and cost.
   template <class T>
   double couple(double rate, const Frame<T>& frame, T* projection) {
     const int64_t size = x_.shape.size, points = y_.shape.count;
@@ -178,8 +178,8 @@ class Plan {
 
 template <class T>
 void sinkhorn(const SinkhornProblem<T>& p, int num_threads) {
-  Plan plan(p.count, p.points, p.size, num_threads);
-  for (int64_t n = 0; n < p.particles; ++n) plan.solve(p, n);
+  Coupling coupling(p.count, p.points, p.size, num_threads);
+  for (int64_t n = 0; n < p.particles; ++n) coupling.solve(p, n);
 }
 
 template void sinkhorn(const SinkhornProblem<float>&, int);

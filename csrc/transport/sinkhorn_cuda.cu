@@ -132,7 +132,7 @@ __device__ double balance(const Sides<T>& s, double rate, double& spread) {
   return error / double(s.points);
 }
 
-// The balanced plan's cost and projection.
+// The balanced coupling's cost and projection.
 template <class T>
 __device__ void project(const Sides<T>& s, double rate, double spread, double* cost, T* projection) {
   double total = 0;

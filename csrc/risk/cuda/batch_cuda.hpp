@@ -142,22 +142,22 @@ __device__ __forceinline__ void sum_losses(const Batch<T>& b, int64_t first, uns
   const unsigned rank = thread_rank(), lane = rank % 32, warp = rank / 32;
   const unsigned threads = blockDim.x * blockDim.y, warps = threads / 32;
   const unsigned valid = unsigned(t.valid);
-  const bool few = pairs < warps;
+  const bool scarce = pairs < warps;
   const auto finish = [&](unsigned pair, double total) {
     total = warp_sum(total);
     if (lane == 0) put_losses(b, t, first + pair, total);
   };
-  for (unsigned begin = 0; begin < pairs; begin += few ? room.pairs : pairs) {
-    const unsigned end = few ? min(begin + room.pairs, pairs) : pairs;
-    for (unsigned pair = few ? begin : warp; pair < end; pair += few ? 1 : warps) {
+  for (unsigned begin = 0; begin < pairs; begin += scarce ? room.pairs : pairs) {
+    const unsigned end = scarce ? min(begin + room.pairs, pairs) : pairs;
+    for (unsigned pair = scarce ? begin : warp; pair < end; pair += scarce ? 1 : warps) {
       double total = 0;
-      for (unsigned s = few ? rank : lane; s < valid; s += few ? threads : 32) total = loss(total, pair, s);
-      if (few)
+      for (unsigned s = scarce ? rank : lane; s < valid; s += scarce ? threads : 32) total = loss(total, pair, s);
+      if (scarce)
         room.sums[(pair - begin) * threads + rank] = total;
       else
         finish(pair, total);
     }
-    if (!few) break;
+    if (!scarce) break;
     __syncthreads();
     for (unsigned pair = begin + warp; pair < end; pair += warps) {
       double total = 0;

@@ -101,7 +101,7 @@ template <class T>
 void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, CudaStream on, Precision precision) {
   const cudaStream_t stream = native(on);
   const Network& net = problem.net;
-  const int64_t d = net.inputs, few = d <= slope_inputs ? d : 0, lines = net.outputs + 1 + few;
+  const int64_t d = net.inputs, summed = d <= slope_inputs ? d : 0, lines = net.outputs + 1 + summed;
   const bool lanes = net.outputs == 1 && d <= slope_inputs, keeps = !lanes && d > 4;
   const Passes pass = passes_of(net, problem.particles, problem.samples, keeps, sizeof(T));
   const int64_t pitch = blocks_for(pass.samples, 4) * 4, neurons = pass.particles * net.width;
@@ -126,11 +126,12 @@ void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, Cuda
       T* own = gradient + n * b.size;
       b.theta = problem.theta + n * b.size, b.particles = std::min(pass.particles, problem.particles - n);
       run_batch<T>(b, nullptr, losses.data() + part * problem.particles + n, 1, 1, precision, stream);
+      const T* x = columns.data();
       const int64_t own_chunks = lanes ? launch_lane_slopes(b, sums.data(), stream)
-                                       : launch_neuron_slopes(b, static_cast<const T*>(columns.data()), few, sums.data(), stream);
+                                       : launch_neuron_slopes(b, x, summed, sums.data(), stream);
       launch(add_line_sums<T>, dim3(unsigned(blocks_for(b.particles * net.width * lines, 256))), dim3(256), 0, stream, b,
-             static_cast<const T*>(sums.data()), own_chunks, few, fresh, own);
-      if (!few) multiply_slopes(b, static_cast<const T*>(columns.data()), fresh, own, precision, stream);
+             static_cast<const T*>(sums.data()), own_chunks, summed, fresh, own);
+      if (!summed) multiply_slopes(b, x, fresh, own, precision, stream);
       if (net.output_bias)
         launch(output_bias_sums<T>, dim3(unsigned(blocks_for(b.particles * net.outputs, 4))), dim3(128), 0, stream, b, fresh,
                own);

@@ -28,11 +28,11 @@ CBK_KERNEL(Tile<T>::threads) tiled_risks(Batch<T> b, T* out) {
 template <class T, Activation activation, int inputs>
 CBK_KERNEL(direct_threads) direct_risks(Batch<T> b, T* out) {
   CBK_DYNAMIC_SHARED(T, shared);
-  using Method = Direct<activation, inputs>;
+  using Streamed = Direct<activation, inputs>;
   await_previous();
   allow_next();
-  constexpr int64_t staged = direct_neurons * Method::pitch;
-  run_block<Method, false>(b, out, shared, shared + staged, shared, staged);
+  constexpr int64_t staged = direct_neurons * Streamed::pitch;
+  run_block<Streamed, false>(b, out, shared, shared + staged, shared, staged);
 }
 
 template <class T>
@@ -46,14 +46,14 @@ Kernel<T> direct_kernel(Activation activation) {
 }
 
 template <class T>
-int direct_inputs(const Batch<T>& b) {
+int most_inputs(const Batch<T>& b) {  // of the kernel that serves these networks
   return b.net.inputs == 1 ? 1 : 4;
 }
 template <class T>
 Launch plan_direct(Batch<T>& b) {
   constexpr int64_t most = direct_threads * direct_samples;
   b.tile = b.samples <= most / 2 ? most / 2 : most, b.group = 1;
-  return {direct_neurons * (direct_inputs(b) == 1 ? 4 : 8) + b.tile, false, 0};
+  return {direct_neurons * (most_inputs(b) == 1 ? 4 : 8) + b.tile, false, 0};
 }
 
 }  // namespace
@@ -73,9 +73,9 @@ void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor,
   const int64_t chunks = b.theta ? std::min(tiles, std::max(blocks_for(enough_blocks * 8, b.groups), int64_t(1))) : 1;
   b.chunk = blocks_for(tiles, chunks) * b.tile, b.chunks = blocks_for(b.samples, b.chunk);
   const Kernel<T> tiled = plan.spills ? tiled_risks<T, true> : tiled_risks<T, false>;
-  const Kernel<T> kernel = !direct                 ? tiled
-                           : direct_inputs(b) == 1 ? direct_kernel<T, 1>(b.net.activation)
-                                                   : direct_kernel<T, 4>(b.net.activation);
+  const Kernel<T> kernel = !direct               ? tiled
+                           : most_inputs(b) == 1 ? direct_kernel<T, 1>(b.net.activation)
+                                                 : direct_kernel<T, 4>(b.net.activation);
   const dim3 block = direct ? dim3(unsigned(b.tile / direct_samples)) : dim3(16, 16);
   const size_t shared = size_t(plan.shared) * sizeof(T);
   // with memory of its own a block takes one work after another

@@ -262,11 +262,11 @@ void with_precision(Precision precision, F&& f) {
 template <Precision precision, class Engine, bool spills>
 CBK_KERNEL(Product::threads) tensor_risks(Batch<float> b, float* out) {
   CBK_DYNAMIC_SHARED(float, shared);
-  using Method = Tensor<precision, Engine>;
+  using OnTensorCores = Tensor<precision, Engine>;
   const bool overlaid = b.group * b.net.width <= Product::columns;
   const int64_t used = overlaid && !spills ? b.group * b.tile * b.pitch : 0;
-  run_block<Method, spills>(b, out, shared, overlaid ? shared : shared + Method::shared, shared + used,
-                            Method::shared - used);
+  run_block<OnTensorCores, spills>(b, out, shared, overlaid ? shared : shared + OnTensorCores::shared, shared + used,
+                                   OnTensorCores::shared - used);
 }
 
 template <class Engine>

@@ -222,10 +222,10 @@ __device__ void tile_outputs(const Batch<T>& b, Place<T> p, T* shared, T* outs, 
   scale_tile(b, p.theta, p.count, p.valid, outs);
 }
 
-// The work of a block: Method::outputs forms the outputs of its particles on a tile of samples, and these go where they are
+// The work of a block: Forward::outputs forms the outputs of its particles on a tile of samples, and these go where they are
 // wanted.  `spills`: they lie in global memory; the compiler is to know which memory it is.  `free` is shared memory
 // for so many numbers while losses are summed.
-template <class Method, bool spills, class T>
+template <class Forward, bool spills, class T>
 __device__ __forceinline__ void run_block(const Batch<T>& b, T* out, T* shared, T* in_shared, T* free,
                                           int64_t numbers) {
   const Room room{reinterpret_cast<double*>(free), unsigned(numbers * sizeof(T) / sizeof(double)) / most_threads};
@@ -237,7 +237,7 @@ __device__ __forceinline__ void run_block(const Batch<T>& b, T* out, T* shared, 
     Place<T> p{particles_of(b, first, count), int(count), 0, 0, 0, 0, first};
     for (p.s0 = chunk * b.chunk; p.s0 < end; p.s0 += b.tile) {
       p.valid = int(min(b.tile, end - p.s0));
-      Method::outputs(b, p, shared, outs);
+      Forward::outputs(b, p, shared, outs);
       const TileOfChunk tile{p.s0, p.valid, chunk, p.s0 == chunk * b.chunk, p.s0 + b.tile >= end};
       if (out) {
         const int64_t outputs = b.net.outputs, items = count * p.valid * outputs;
