@@ -62,7 +62,7 @@ for dtype in ("float32", "float64"):
     y = rng.integers(0, 3, 40)
     expected = reference.risk(net, theta, x, y, loss="cross_entropy")
     result = cbk.risk(net, theta, x, y, loss="cross_entropy")
-    errors["sparse " + dtype] = float(np.abs(result - expected).max())
+    errors["lists " + dtype] = float(np.abs(result - expected).max())
 counters = np.arange(4000, dtype=np.uint32).reshape(-1, 4)
 bits["philox"] = digest(cbk.philox4x32(counters, np.array([1, 2], np.uint32)))
 print(json.dumps({"isa": cbk.isa(), "bits": bits, "errors": errors}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -25,6 +27,49 @@ import cbokernels as cbk
 )
 def test_paths(net, arguments, path):
     assert cbk.plan(net, 1000, 800, **arguments).path == path
+
+
+def named_number(net, particles, samples, **more):
+    """The number in the reason."""
+    reason = cbk.plan(net, particles, samples, **more).reason
+    return float(re.findall(r"\d+(?:\.\d+)?", reason)[-1])
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("samples", [16, 5000])
+def test_the_reason_names_the_number_of_samples_from_which_knots_pay(samples, tasks):
+    net = cbk.TwoLayer(1, 100, 1)
+    border = int(named_number(net, 200, samples, tasks=tasks))
+    assert 16 < border < 5000
+    assert cbk.plan(net, 200, border, tasks=tasks).path == "knots"
+    assert cbk.plan(net, 200, border - 1, tasks=tasks).path == "direct"
+
+
+@pytest.mark.parametrize("density", [0.1, 0.9])
+def test_the_reason_names_the_density_below_which_lists_pay(density):
+    net = cbk.TwoLayer(784, 20, 10)
+    border = named_number(net, 1000, 800, density=density)
+    assert cbk.plan(net, 1000, 800, density=border - 0.001).path == "lists"
+    assert cbk.plan(net, 1000, 800, density=border + 0.001).path == "products"
+
+
+def test_the_reason_names_the_number_of_particles_from_which_lists_pay():
+    net = cbk.TwoLayer(784, 20, 10)
+    border = int(named_number(net, 8, 800, density=0.1))
+    assert cbk.plan(net, border, 800, density=0.1).path == "lists"
+    assert cbk.plan(net, border - 1, 800, density=0.1).path == "products"
+
+
+@pytest.mark.parametrize(
+    ("net", "reason"),
+    [
+        (cbk.TwoLayer(1, 3, 1), "so few neurons sums between knots cost more"),
+        (cbk.TwoLayer(8, 100, 1), "at most 48 inputs, samples stay in registers"),
+        (cbk.TwoLayer(49, 100, 1), "so few inputs or neurons skipping zeros costs more than products"),
+    ],
+)
+def test_reasons(net, reason):
+    assert reason in cbk.plan(net, 1, 1000).reason
 
 
 def test_few_samples_are_not_worth_a_sort_of_knots():

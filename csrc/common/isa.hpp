@@ -34,7 +34,7 @@ struct IsaTable {
   const char* name;
   IsaKernels<float> f32;
   IsaKernels<double> f64;
-  PiecewiseKernels piecewise;
+  KnotsKernels knots;
   SinkhornKernels sinkhorn;
 
   template <class T>

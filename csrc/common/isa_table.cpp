@@ -24,7 +24,7 @@ HoppingKernels<T> hopping_kernels();
 template <class T>
 TransportKernels<T> transport_kernels();
 
-PiecewiseKernels piecewise_kernels();
+KnotsKernels knots_kernels();
 SinkhornKernels sinkhorn_kernels();
 
 namespace {
@@ -37,7 +37,7 @@ IsaKernels<T> all() {
 }  // namespace
 
 void fill_table(IsaTable& table) {
-  table = {CBK_STRING(CBK_ISA), all<float>(), all<double>(), piecewise_kernels(), sinkhorn_kernels()};
+  table = {CBK_STRING(CBK_ISA), all<float>(), all<double>(), knots_kernels(), sinkhorn_kernels()};
 }
 
 }  // namespace cbk::CBK_ISA

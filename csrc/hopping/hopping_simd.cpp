@@ -3,7 +3,7 @@
 
 #include "../common/loss.hpp"
 #include "../common/philox.hpp"
-#include "../risk/direct/direct.hpp"
+#include "../risk/outputs.hpp"
 #include "../risk/products/product.hpp"
 
 namespace cbk::CBK_ISA {

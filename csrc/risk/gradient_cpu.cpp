@@ -2,10 +2,10 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <type_traits>
 
 #include "../common/isa.hpp"
 #include "../common/parallel.hpp"
+#include "lists/list_packing.hpp"
 #include "packing.hpp"
 #include "plan.hpp"
 
@@ -14,12 +14,12 @@ namespace {
 
 // Sums of losses [N] and gradients.
 template <class T>
-void run(const RiskProblem<T>& problem, const RiskShape& shape, double* out, T* gradient, int num_threads) {
+void run(const RiskProblem<T>& problem, const GradientPlan& plan, double* out, T* gradient, int num_threads) {
   const Network& net = problem.net;
   const GradientKernels<T>& kernels = isa_table().gradient<T>();
   const int64_t strip = 2 * kernels.lanes, target_rows = target_columns(net, problem.loss);
-  const GradientPlan plan = plan_gradient(shape);
-  const int64_t strips = plan.direct || plan.sparse ? 0 : divide_up(net.inputs, strip), size = net.size();
+  const bool lists = plan.path == Path::lists, products = plan.path == Path::products;
+  const int64_t strips = products ? divide_up(net.inputs, strip) : 0, size = net.size();
 
   const int64_t groups = divide_up(problem.particles, plan.group);
   const double work = nanoseconds(0.02, problem.particles, problem.samples, net.width, net.inputs + net.outputs + 4);
@@ -27,11 +27,11 @@ void run(const RiskProblem<T>& problem, const RiskShape& shape, double* out, T* 
   const int64_t scratch_size = round_up(kernels.scratch_size(net, plan), 64);
   const int64_t chunk_size = plan.chunk * (net.inputs + target_rows), strips_size = plan.chunk * strips * strip;
   Buffer<T> packed(plan.chunks * chunk_size), columns(plan.chunks * strips_size), scratch(threads * scratch_size);
-  const int64_t range = std::max(sparse_range_bytes / int64_t(kernels.sparse_block * sizeof(T)), int64_t(1));
-  const int64_t entries = plan.sparse ? plan.chunk * net.inputs : 0;
-  Lists<T> by_sample(plan.sparse ? plan.chunk * divide_up(net.inputs, range) + 1 : 0, entries);
-  Lists<T> by_input(plan.sparse ? divide_up(plan.chunk, plan.tile) * net.inputs + 1 : 0, entries);
-  SparseRows<T> rows{}, inputs{};
+  const int64_t range = std::max(list_range_bytes / int64_t(kernels.list_block * sizeof(T)), int64_t(1));
+  const int64_t entries = lists ? plan.chunk * net.inputs : 0;
+  ListMemory<T> by_sample(lists ? plan.chunk * divide_up(net.inputs, range) + 1 : 0, entries);
+  ListMemory<T> by_input(lists ? divide_up(plan.chunk, plan.tile) * net.inputs + 1 : 0, entries);
+  InputLists<T> rows{}, inputs{};
   // with several chunks at a time each has its own sums, added in order afterwards
   const int64_t gradients = problem.particles * size;
   Buffer<double> sums(plan.chunks * problem.particles);
@@ -55,15 +55,14 @@ void run(const RiskProblem<T>& problem, const RiskShape& shape, double* out, T* 
           const Chunk<T> chunk = chunk_at(i);
           const T* x = problem.x + chunk.first * net.inputs;
           pack_targets(problem, plan.panel, chunk);
-          if (plan.sparse) {
+          if (lists) {
             rows = pack_rows(x, chunk.samples, net.inputs, range, by_sample);
             inputs = pack_columns(x, chunk.samples, net.inputs, plan.tile, by_input);
             return;
           }
           pack_inputs(problem, plan.panel, chunk);
-          if (!plan.direct)
-            pack_strips(x, chunk.samples, net.inputs, plan.chunk, strip,
-                        columns.data() + i * strips_size);
+          if (products)
+            pack_strips(x, chunk.samples, net.inputs, plan.chunk, strip, columns.data() + i * strips_size);
         });
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < groups * chunks; ++i)
@@ -89,26 +88,14 @@ void run(const RiskProblem<T>& problem, const RiskShape& shape, double* out, T* 
   }
 }
 
-// By knots.hpp where that pays; the particles it declines go through the samples.
-template <class T>
-bool by_knots(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, T* gradient, int num_threads) {
-  if constexpr (std::is_same_v<T, float>) {
-    Buffer<bool> exact(problem.particles);
-    if (!gradient_by_knots(shape) || !piecewise_gradient(problem, sums, gradient, exact.data(), num_threads)) return false;
-    for_declined(problem, exact.data(), [&](const RiskProblem<float>& declined, int64_t n) {
-      run<float>(declined, shape_of(declined), sums + n, gradient + n * problem.net.size(), num_threads);
-    });
-    return true;
-  }
-  return false;
-}
-
 }  // namespace
 
 template <class T>
 void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, int num_threads) {
-  const RiskShape shape = shape_of(problem);
-  if (!by_knots(problem, shape, out, gradient, num_threads)) run(problem, shape, out, gradient, num_threads);
+  const auto pass = [&](const RiskProblem<T>& left, int64_t first, const RiskShape& shape, Path path) {
+    run<T>(left, plan_gradient(shape, path), out + first, gradient + first * problem.net.size(), num_threads);
+  };
+  on_path<T>(problem, shape_of(problem), Purpose::gradients, {out, gradient}, num_threads, pass);
   for (int64_t n = 0; n < problem.particles; ++n) out[n] /= double(problem.samples);
 }
 

@@ -11,22 +11,22 @@ namespace {
 
 template <class T>
 int64_t scratch_size(const Network& net, const GradientPlan& plan) {
-  if (plan.direct) return direct_scratch_size<T>(net, plan);
-  if (plan.sparse) return sparse_scratch_size<T>(net, plan);
+  if (plan.path == Path::direct) return direct_scratch_size<T>(net, plan);
+  if (plan.path == Path::lists) return list_scratch_size<T>(net, plan);
   return product_scratch_size<T>(net, plan);
 }
 
 template <class T>
 void evaluate(const GradientTask<T>& task) {
-  if (task.plan->sparse) return by_lists(task);
-  *task.sum += sum(task.plan->direct ? direct_gradient(task) : product_gradient(task));
+  if (task.plan->path == Path::lists) return list_gradient(task);
+  *task.sum += sum(task.plan->path == Path::direct ? direct_gradient(task) : product_gradient(task));
 }
 
 }  // namespace
 
 template <class T>
 GradientKernels<T> gradient_kernels() {
-  return {lanes<T>, sparse_block<T>, scratch_size<T>, evaluate<T>};
+  return {lanes<T>, list_block<T>, scratch_size<T>, evaluate<T>};
 }
 template GradientKernels<float> gradient_kernels();
 template GradientKernels<double> gradient_kernels();

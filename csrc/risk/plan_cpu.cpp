@@ -1,8 +1,9 @@
-// How a risk problem is evaluated: by knots (knots.hpp), in registers (direct), by products, or from lists of non-zero
-// inputs (lists.hpp), and in which pieces.  Only shapes and the batch's density decide, never the number of threads.
+// On which path a risk problem is evaluated, and in which pieces.  Only shapes and the batch's density decide, never
+// the number of threads.
 #include "plan.hpp"
 
 #include <algorithm>
+#include <cstdio>
 
 #include "../common/isa.hpp"
 #include "../common/parallel.hpp"
@@ -16,39 +17,72 @@ constexpr int64_t packed_bytes = 3 << 20;
 
 int64_t target_rows(const RiskShape& shape) { return target_columns(shape.net, shape.loss) * shape.tasks; }
 
-// Squared errors of ReLU networks with one input, in vector instructions: a pass takes `pass` a neuron and sample (and
-// three a task); by knots a neuron costs `knot` (and a task's products), and a sample's share of sort and sums about 80.
-bool knots_pay(const RiskShape& shape, double pass, double knot) {
+bool has_knots(const RiskShape& shape) {
   const Network& net = shape.net;
-  if (shape.loss != Loss::mse || net.activation != Activation::relu || net.inputs != 1 || net.outputs != 1 ||
-      shape.element != sizeof(float) || shape.samples >= int64_t(1) << 24)
-    return false;
-  const double neurons = double(shape.particles) * double(net.width), samples = double(shape.samples);
-  const double tasks = double(shape.tasks), particles = double(shape.particles), lanes = double(shape.lanes);
-  return neurons * (knot + 8 * tasks / lanes) + samples * (80 + 6 * tasks) <
-         samples / lanes * (pass * neurons + 3 * tasks * particles);
+  return shape.loss == Loss::mse && net.activation == Activation::relu && net.inputs == 1 && net.outputs == 1 &&
+         shape.element == sizeof(float) && shape.samples < int64_t(1) << 24;
 }
 
-// Particles whose neurons fill blocks of lists.hpp best, up to 8 of them.
-int64_t fill_blocks(int64_t width, int64_t block) {
+// What knots cost once, and what each sample then saves, in vector instructions.  A pass takes `pass` a neuron and
+// sample, and three a task.  By knots a neuron costs `knot`, and its products for each task; a sample's share of sort and
+// sums is about 80.
+struct KnotsBalance {
+  double cost, saved;
+
+  KnotsBalance(const RiskShape& shape, bool gradients) {
+    const double pass = gradients ? 10 : 3, knot = gradients ? 50 : 30;
+    const double particles = double(shape.particles), neurons = particles * double(shape.net.width);
+    const double tasks = double(shape.tasks), lanes = double(shape.lanes);
+    cost = neurons * (knot + 8 * tasks / lanes);
+    saved = (pass * neurons + 3 * tasks * particles) / lanes - (80 + 6 * tasks);
+  }
+};
+
+bool knots_pay(const RiskShape& shape, bool gradients) {
+  if (!has_knots(shape)) return false;
+  const KnotsBalance balance(shape, gradients);
+  return balance.cost < double(shape.samples) * balance.saved;
+}
+
+// Particles in a task on lists: those whose neurons fill blocks of lists.hpp best, up to 8 of them.
+int64_t list_group(const RiskShape& shape) {
   int64_t best = 1;
-  const auto waste = [&](int64_t group) { return double(round_up(group * width, block)) / double(group * width); };
+  const auto waste = [&](int64_t group) {
+    const int64_t neurons = group * shape.net.width;
+    return double(round_up(neurons, shape.list_block)) / double(neurons);
+  };
   for (int64_t group = 2; group <= 8; ++group)
     if (waste(group) < waste(best)) best = group;
   return best;
 }
 
-// Particles in a task where lists pay, else 0.  In cycles a sample: a product takes two vectors of multiply-adds a cycle,
-// a list one, and its ends.
-int64_t list_group(const RiskShape& shape) {
-  const int64_t group = fill_blocks(shape.net.width, shape.sparse_block), neurons = group * shape.net.width;
-  const double inputs = double(shape.net.inputs), lanes = double(shape.lanes);
-  const double product = double(neurons) / lanes * inputs / 2;
-  const double lists = double(round_up(neurons, shape.sparse_block)) / lanes * (inputs * shape.density + 40);
-  return shape.particles >= enough_tasks * group && lists < product ? group : 0;
+// In cycles a sample and lane: a product takes two vectors of multiply-adds a cycle, a list one, and its ends.
+struct ListsBalance {
+  double product, rows, inputs;
+
+  explicit ListsBalance(const RiskShape& shape) : inputs(double(shape.net.inputs)) {
+    const int64_t neurons = list_group(shape) * shape.net.width;
+    product = double(neurons) * inputs / 2, rows = double(round_up(neurons, shape.list_block));
+  }
+  bool pays(double density) const { return rows * (inputs * density + 40) < product; }
+  double density() const { return (product / rows - 40) / inputs; }  // below which it does
+};
+
+int64_t least_on_lists(const RiskShape& shape) { return enough_tasks * list_group(shape); }  // particles
+
+bool lists_pay(const RiskShape& shape) {
+  return shape.particles >= least_on_lists(shape) && ListsBalance(shape).pays(shape.density);
 }
 
 bool fits_registers(const RiskShape& shape) { return shape.net.outputs == 1 && shape.net.inputs <= direct_inputs; }
+
+// Of a gradient: samples of which a neuron's activations stay in L2, and whether they are too few to keep any.
+int64_t held_samples(const RiskShape& shape) {
+  constexpr int64_t held_bytes = 256 << 10;
+  return held_bytes / (2 * shape.net.width * shape.element);
+}
+constexpr int64_t least_tile = 64;
+bool is_wide(const RiskShape& shape) { return held_samples(shape) < least_tile; }
 
 }  // namespace
 
@@ -66,32 +100,31 @@ double density(const RiskProblem<T>& problem) {
 }
 
 template <class T>
-RiskShape shape_of(const RiskProblem<T>& problem) {
+RiskShape shape_of(const Network& net, Loss loss, int64_t particles, int64_t samples, int64_t tasks, double density) {
   const RiskKernels<T>& kernels = isa_table().risk<T>();
-  return {problem.net, problem.loss, problem.particles, problem.samples, problem.tasks, sizeof(T), kernels.lanes,
-          kernels.sparse_block, density(problem)};
+  return {net, loss, particles, samples, tasks, sizeof(T), kernels.lanes, kernels.list_block, density};
 }
 
-Path choose_path(const RiskShape& shape) {
-  if (knots_pay(shape, 3, 30)) return Path::knots;
-  if (fits_registers(shape)) return Path::direct;
-  return list_group(shape) > 0 ? Path::lists : Path::products;
+Path choose_path(const RiskShape& shape, Purpose purpose) {
+  constexpr int64_t wide_inputs = 8;
+  const bool gradients = purpose == Purpose::gradients;
+  if (purpose != Purpose::outputs && knots_pay(shape, gradients)) return Path::knots;
+  if (fits_registers(shape) && !(gradients && is_wide(shape) && shape.net.inputs > wide_inputs)) return Path::direct;
+  return lists_pay(shape) ? Path::lists : Path::products;
 }
 
-RiskPlan plan_risk(const RiskShape& shape) {
+RiskPlan plan_risk(const RiskShape& shape, Path path) {
   constexpr int64_t outputs_bytes = 1 << 20, weights_bytes = 256 << 10;
   const Network& net = shape.net;
   RiskPlan plan;
-  plan.direct = fits_registers(shape);
-  plan.panel = (plan.direct ? 4 : 2) * shape.lanes;
+  plan.path = path;
+  plan.panel = (path == Path::direct ? 4 : 2) * shape.lanes;
 
   // A particle's weights are read once per panel: as many particles or neurons at a time as L2 holds.
   const int64_t neuron = net.inputs * shape.element;
   plan.range = std::clamp(weights_bytes / neuron / 256 * 256, int64_t(256), round_up(net.width, 256));
-  plan.group = std::clamp(weights_bytes / (net.size() * shape.element), int64_t(1), int64_t(4));
-  const int64_t group = plan.direct ? 0 : list_group(shape);
-  plan.sparse = group > 0;
-  if (plan.sparse) plan.group = group;
+  plan.group = path == Path::lists ? list_group(shape)
+                                   : std::clamp(weights_bytes / (net.size() * shape.element), int64_t(1), int64_t(4));
 
   // Chunks as long as packed inputs and outputs stay within a few MB; shorter where few particles would leave
   // threads idle.
@@ -107,47 +140,72 @@ RiskPlan plan_risk(const RiskShape& shape) {
   return plan;
 }
 
-bool gradient_by_knots(const RiskShape& shape) { return knots_pay(shape, 10, 50); }
-
-GradientPlan plan_gradient(const RiskShape& shape) {
-  constexpr int64_t held_bytes = 256 << 10, streamed_bytes = 4 << 20, partial_bytes = 8 << 20, few = 16;
-  constexpr int64_t least_tile = 64, most_tile = 256, wide_inputs = 8;
+GradientPlan plan_gradient(const RiskShape& shape, Path path) {
+  constexpr int64_t streamed_bytes = 4 << 20, partial_bytes = 8 << 20, enough_particles = 16, most_tile = 256;
   constexpr int64_t block_bytes = 32 << 10;  // of a tile's deltas, which stay in L1
   const Network& net = shape.net;
-  const int64_t neurons_bytes = net.width * shape.element;
-  const int64_t held = held_bytes / (2 * neurons_bytes);  // samples of which activations stay in L2
   GradientPlan plan;
-  plan.wide = held < least_tile;
-  plan.direct = fits_registers(shape) && (!plan.wide || net.inputs <= wide_inputs);
-  const int64_t group = plan.direct ? 0 : list_group(shape);
-  plan.sparse = group > 0;
-  plan.group = plan.sparse ? group : 1;
-  plan.few = fits_registers(shape) && !plan.direct;
+  plan.path = path;
+  plan.wide = is_wide(shape);
+  plan.group = path == Path::lists ? list_group(shape) : 1;
+  plan.forward_direct = path == Path::products && fits_registers(shape);
   plan.panel = (fits_registers(shape) ? 4 : 2) * shape.lanes;
   // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.
   const int64_t row = (2 * net.inputs + target_rows(shape)) * shape.element;
   int64_t chunk = std::min(packed_bytes / row, int64_t(1024));
-  if (!plan.direct && !plan.sparse)  // what is kept of a chunk streams through L2 and stays in L3
-    chunk = std::min(chunk, streamed_bytes / neurons_bytes);
-  if (shape.particles < few)
-    chunk = std::min(chunk, std::max(divide_up(shape.samples * shape.particles, few), int64_t(64)));
-  if (plan.direct) {
+  if (path == Path::products)  // what is kept of a chunk streams through L2 and stays in L3
+    chunk = std::min(chunk, streamed_bytes / (net.width * shape.element));
+  if (shape.particles < enough_particles)
+    chunk = std::min(chunk, std::max(divide_up(shape.samples * shape.particles, enough_particles), int64_t(64)));
+  if (path == Path::direct) {
     const int64_t most = std::min(most_tile, round_up(chunk, plan.panel));
-    plan.tile = plan.wide ? most : std::min(held / plan.panel * plan.panel, most);
+    plan.tile = plan.wide ? most : std::min(held_samples(shape) / plan.panel * plan.panel, most);
   } else {
     const int64_t block = std::min(net.width, neuron_block) * shape.element;
-    plan.tile = plan.sparse ? sparse_tile : std::clamp(block_bytes / block / least_tile * least_tile, least_tile, most_tile);
+    plan.tile = path == Path::lists
+                    ? list_tile
+                    : std::clamp(block_bytes / block / least_tile * least_tile, least_tile, most_tile);
   }
   plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.tile);
   const int64_t all = divide_up(shape.samples, plan.chunk), partial = shape.particles * net.size() * shape.element;
   const int64_t fit = std::max(std::min(packed_bytes / (row * plan.chunk), partial_bytes / partial), int64_t(1));
-  plan.chunks = shape.particles < few ? std::min(all, fit) : 1;
+  plan.chunks = shape.particles < enough_particles ? std::min(all, fit) : 1;
   return plan;
 }
 
-#define CBK_INSTANTIATE(T)                            \
-  template double density(const RiskProblem<T>&);     \
-  template RiskShape shape_of(const RiskProblem<T>&);
+namespace {
+
+// Each reason names what would change the path.
+std::string reason_of(const RiskShape& shape, Path path) {
+  const KnotsBalance knots(shape, false);
+  if (has_knots(shape) && knots.saved > 0) {
+    const std::string from = std::to_string(int64_t(std::min(knots.cost / knots.saved, 1e18)) + 1);
+    return "sums between knots cost less than a pass over the samples from " + from + " samples on";
+  }
+  if (has_knots(shape)) return "for so few neurons sums between knots cost more than a pass over the samples";
+  if (path == Path::direct)
+    return "with one output and at most " + std::to_string(direct_inputs) + " inputs, samples stay in registers";
+  const double density = ListsBalance(shape).density();
+  if (density <= 0) return "for so few inputs or neurons skipping zeros costs more than products";
+  if (shape.particles < least_on_lists(shape))
+    return "skipping zeros costs less than products from " + std::to_string(least_on_lists(shape)) + " particles on";
+  char share[32];
+  std::snprintf(share, sizeof share, "%.3f", density);
+  return std::string("skipping zeros costs less than products below a density of ") + share;
+}
+
+}  // namespace
+
+Explanation explain(const RiskShape& shape) {
+  const Path path = choose_path(shape, Purpose::risks);
+  if (path == Path::knots) return {path, 1, shape.samples, reason_of(shape, path)};
+  const RiskPlan plan = plan_risk(shape, path);
+  return {path, plan.group, std::min(plan.chunk, shape.samples), reason_of(shape, path)};
+}
+
+#define CBK_INSTANTIATE(T)                        \
+  template double density(const RiskProblem<T>&); \
+  template RiskShape shape_of<T>(const Network&, Loss, int64_t, int64_t, int64_t, double);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)
 #undef CBK_INSTANTIATE

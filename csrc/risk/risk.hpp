@@ -17,24 +17,31 @@ namespace cbk {
 
 constexpr int64_t direct_inputs = 48;  // above, products are as fast
 
-// How a batch is divided.  Samples are packed in panels, [panel][input][panel_samples]; a chunk of panels and a group of
-// particles make one task; a task walks through the neurons in ranges whose weights stay in L2.
+// The ways to outputs, risks and gradients, a folder for each; plan_cpu.cpp chooses.
+enum class Path {
+  knots,     // sums between the knots of piecewise linear networks, without a pass over the samples
+  direct,    // one output and at most direct_inputs: neurons are streamed past samples held in registers
+  lists,     // products of the inputs that are not zero
+  products,  // products of matrices
+};
+
+// How a batch is divided.  Samples are packed in panels, [panel][input][panel_samples].  A chunk of panels and a group of
+// particles make one task.  A task walks through the neurons in ranges whose weights stay in L2.
 struct RiskPlan {
-  bool direct;           // one output and at most direct_inputs: neurons are streamed past samples held in registers
-  int64_t panel;         // samples in a panel
-  int64_t chunk;         // samples in a chunk, a multiple of panel
-  int64_t chunks;        // chunks that are packed at once
-  int64_t group;         // particles in a task
-  int64_t range;         // neurons in a range
-  bool sparse = false;   // lists.hpp: only non-zero inputs are multiplied
+  Path path;       // not knots, which have no use for a plan
+  int64_t panel;   // samples in a panel
+  int64_t chunk;   // samples in a chunk, a multiple of panel
+  int64_t chunks;  // chunks that are packed at once
+  int64_t group;   // particles in a task
+  int64_t range;   // neurons in a range
 };
 
 constexpr int64_t neuron_block = 64;  // neurons of which one panel is held in L1
-constexpr int64_t sparse_tile = 128;  // samples whose sums lists.hpp holds, whole panels
+constexpr int64_t list_tile = 128;    // samples whose sums lists.hpp holds, whole panels
 
 // The non-zero inputs of a chunk's samples, in ranges of inputs.
 template <class T>
-struct SparseRows {
+struct InputLists {
   int64_t range;         // inputs in a range
   int64_t samples;
   const int32_t* start;  // [ranges * samples + 1]: where each list starts, range by range
@@ -47,7 +54,7 @@ struct PackedChunk {
   int64_t samples;  // those that count; the last panel is padded with zeros
   const T* x;       // [panels][inputs][panel]
   const T* y;       // [tasks][panels][target rows][panel]; labels as numbers
-  SparseRows<T> rows = {};  // in place of x where the plan is sparse
+  InputLists<T> rows = {};  // in place of x where the path is by lists
 };
 
 template <class T>
@@ -69,24 +76,23 @@ struct RiskTask {
 template <class T>
 struct RiskKernels {
   int64_t lanes;
-  int64_t sparse_block;  // neurons that lists.hpp takes at a time
+  int64_t list_block;  // neurons that lists.hpp takes at a time
   int64_t (*scratch_size)(const Network& net, const RiskPlan& plan);
   void (*evaluate)(const RiskTask<T>& task);
 };
 
-// Gradients: one particle (a group where sparse) and one chunk a task.  Hidden activations are kept between the passes
+// Gradients: one particle (a group on lists) and one chunk a task.  Hidden activations are kept between the passes
 // forward and backward, so that every product is computed once (but not where wide); sums over samples run over a chunk in
 // the particles' type.
 struct GradientPlan {
-  bool direct;    // direct_gradient.hpp: one output and at most direct_inputs
-  bool sparse;    // lists.hpp: only non-zero inputs are multiplied
-  bool wide;      // where direct: too many neurons to keep anything of the first pass
-  bool few;       // not direct, but one output and at most direct_inputs: forward in registers, backward by products
-  int64_t group;  // particles in a task; 1 unless sparse
-  int64_t panel;  // samples in a panel
-  int64_t tile;   // samples that go backward together, a multiple of panel
-  int64_t chunk;  // samples in a chunk, a multiple of tile
-  int64_t chunks; // chunks that are packed at once
+  Path path;            // not knots
+  bool wide;            // where direct: too many neurons to keep anything of the first pass
+  bool forward_direct;  // products, but one output and at most direct_inputs: only the way back is by them
+  int64_t group;        // particles in a task; 1 unless on lists
+  int64_t panel;        // samples in a panel
+  int64_t tile;         // samples that go backward together, a multiple of panel
+  int64_t chunk;        // samples in a chunk, a multiple of tile
+  int64_t chunks;       // chunks that are packed at once
 };
 
 template <class T>
@@ -97,8 +103,8 @@ struct GradientTask {
   const T* theta;  // the group's first particle
   int64_t particles;
   PackedChunk<T> chunk;
-  SparseRows<T> columns;  // where sparse: for each tile of samples and each input, the samples where it is not zero
-  const T* strips;  // [ceil(inputs / strip)][chunk][strip]: x by columns, strip = 2 lanes (not where direct or sparse)
+  InputLists<T> columns;  // on lists: for each tile of samples and each input, the samples where it is not zero
+  const T* strips;  // [ceil(inputs / strip)][chunk][strip]: x by columns, strip = 2 lanes (for products)
   T factor;         // 1 / S
   T* scratch;
   double* sum;      // [particles]: the losses' sums are added here
@@ -109,7 +115,7 @@ struct GradientTask {
 template <class T>
 struct GradientKernels {
   int64_t lanes;
-  int64_t sparse_block;
+  int64_t list_block;
   int64_t (*scratch_size)(const Network& net, const GradientPlan& plan);
   void (*evaluate)(const GradientTask<T>& task);
 };
@@ -131,12 +137,6 @@ struct RiskProblem {
   int64_t tasks;  // 0: outputs alone are wanted
   const Draw<T>* draw = nullptr;  // an ensemble that is never stored: each group of particles is drawn where it is used
 };
-
-// By knots.hpp, with a flag for each particle; false where the batch does not allow it.  Sums [N, tasks] of squared
-// errors; these of one task and the gradients [N, size] of its risk; sums [N] of particle n on task n of N.
-bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact, int num_threads);
-bool piecewise_gradient(const RiskProblem<float>& problem, double* out, float* gradient, bool* exact, int num_threads);
-bool piecewise_own_risks(const RiskProblem<float>& problem, double* out, bool* exact, int num_threads);
 
 template <class T>
 void forward(const RiskProblem<T>& problem, T* out, int num_threads);

@@ -25,7 +25,6 @@ void risk_column(const RiskProblem<T>& problem, double* out, int64_t stride, con
 #else
 #include <vector>
 
-#include "../common/isa.hpp"
 #include "plan.hpp"
 
 namespace cbk {
@@ -100,22 +99,12 @@ const char* name_of(Path path) {
   throw std::logic_error("unknown path");
 }
 
-// (path, particles in a task, samples in a chunk) for risks of these shapes.
+// (path, particles in a task, samples in a chunk, why) for risks of these shapes.
 py::tuple plan(const Network& net, int64_t particles, int64_t samples, int64_t tasks, Loss loss, double density,
                bool single) {
-  const RiskShape shape{net,
-                        loss,
-                        particles,
-                        samples,
-                        tasks,
-                        single ? 4 : 8,
-                        single ? isa_table().risk<float>().lanes : isa_table().risk<double>().lanes,
-                        single ? isa_table().risk<float>().sparse_block : isa_table().risk<double>().sparse_block,
-                        density};
-  const Path path = choose_path(shape);
-  if (path == Path::knots) return py::make_tuple(name_of(path), 1, samples);
-  const RiskPlan plan = plan_risk(shape);
-  return py::make_tuple(name_of(path), plan.group, std::min(plan.chunk, samples));
+  const Explanation all = explain(single ? shape_of<float>(net, loss, particles, samples, tasks, density)
+                                         : shape_of<double>(net, loss, particles, samples, tasks, density));
+  return py::make_tuple(name_of(all.path), all.particles, all.samples, all.reason);
 }
 #endif
 

@@ -2,24 +2,23 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <type_traits>
 
 #include "../common/isa.hpp"
 #include "../common/parallel.hpp"
-#include "../hopping/hopping.hpp"
+#include "lists/list_packing.hpp"
 #include "packing.hpp"
 #include "plan.hpp"
 
 namespace cbk {
 namespace {
 
-// Losses are added to sums[N][tasks] (zeroed by the caller), outputs written to outputs[N][S][C]; either may be null.
+// Sums of losses [N][tasks] and outputs [N][S][C]; either may be null.
 template <class T>
-void run(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, T* outputs, int num_threads) {
+void run(const RiskProblem<T>& problem, const RiskPlan& plan, double* sums, T* outputs, int num_threads) {
   const Network& net = problem.net;
   const RiskKernels<T>& kernels = isa_table().risk<T>();
   const int64_t tasks = problem.tasks, target_rows = target_columns(net, problem.loss) * tasks;
-  const RiskPlan plan = plan_risk(shape);
+  const bool lists = plan.path == Path::lists;
 
   const int64_t groups = divide_up(problem.particles, plan.group);
   const double work = nanoseconds(0.01, problem.particles, problem.samples, net.width, net.inputs + net.outputs + 4);
@@ -27,14 +26,15 @@ void run(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, T*
   const int64_t work_size = round_up(kernels.scratch_size(net, plan), 64);
   const int64_t scratch_size = work_size + (problem.draw ? round_up(plan.group * net.size(), 64) : 0);
   Buffer<T> packed(plan.chunks * plan.chunk * (net.inputs + target_rows)), scratch(threads * scratch_size);
-  SparseRows<T> rows{};
-  const int64_t range = std::max(sparse_range_bytes / int64_t(kernels.sparse_block * sizeof(T)), int64_t(1));
-  Lists<T> lists(plan.sparse ? plan.chunk * divide_up(net.inputs, range) + 1 : 0, plan.sparse ? plan.chunk * net.inputs : 0);
+  InputLists<T> rows{};
+  const int64_t range = std::max(list_range_bytes / int64_t(kernels.list_block * sizeof(T)), int64_t(1));
+  ListMemory<T> memory(lists ? plan.chunk * divide_up(net.inputs, range) + 1 : 0, lists ? plan.chunk * net.inputs : 0);
   // with several chunks at a time each has its own sums, added in order afterwards
   const int64_t results = problem.particles * tasks;
   Buffer<double> partial(plan.chunks > 1 ? plan.chunks * results : 0);
 
   Failure failure;
+  if (sums) std::fill_n(sums, results, 0.0);
   for (int64_t wave = 0; wave < problem.samples; wave += plan.chunks * plan.chunk) {
     const int64_t chunks = std::min(plan.chunks, divide_up(problem.samples - wave, plan.chunk));
     const auto chunk_at = [&](int64_t i) {
@@ -50,8 +50,8 @@ void run(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, T*
         failure.guard([&] {
           const Chunk<T> chunk = chunk_at(i);
           pack_targets(problem, plan.panel, chunk);
-          if (plan.sparse)
-            rows = pack_rows(problem.x + chunk.first * net.inputs, chunk.samples, net.inputs, range, lists);
+          if (lists)
+            rows = pack_rows(problem.x + chunk.first * net.inputs, chunk.samples, net.inputs, range, memory);
           else
             pack_inputs(problem, plan.panel, chunk);
         });
@@ -77,26 +77,6 @@ void run(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, T*
   }
 }
 
-template <class T>
-void run_zeroed(const RiskProblem<T>& problem, double* sums, int num_threads) {
-  std::fill_n(sums, problem.particles * problem.tasks, 0.0);
-  run<T>(problem, shape_of(problem), sums, nullptr, num_threads);
-}
-
-// The sums by knots.hpp where that pays; the particles it declines go through the samples.
-template <class T>
-bool by_knots(const RiskProblem<T>& problem, const RiskShape& shape, double* sums, int num_threads) {
-  if constexpr (std::is_same_v<T, float>) {
-    Buffer<bool> exact(problem.particles);
-    if (choose_path(shape) != Path::knots || !piecewise_risk(problem, sums, exact.data(), num_threads)) return false;
-    for_declined(problem, exact.data(), [&](const RiskProblem<float>& declined, int64_t n) {
-      run_zeroed(declined, sums + n * problem.tasks, num_threads);
-    });
-    return true;
-  }
-  return false;
-}
-
 // The one particle and task n of a problem with its own task for each.
 template <class T>
 RiskProblem<T> pair_at(const RiskProblem<T>& problem, int64_t x_stride, int64_t n) {
@@ -113,31 +93,32 @@ RiskProblem<T> pair_at(const RiskProblem<T>& problem, int64_t x_stride, int64_t 
 
 template <class T>
 void forward(const RiskProblem<T>& problem, T* out, int num_threads) {
-  run(problem, shape_of(problem), nullptr, out, num_threads);
+  const RiskShape shape = shape_of(problem);
+  run(problem, plan_risk(shape, choose_path(shape, Purpose::outputs)), nullptr, out, num_threads);
 }
 
 template <class T>
 void risk(const RiskProblem<T>& problem, double* out, int num_threads) {
-  const int64_t count = problem.particles * problem.tasks;
-  const RiskShape shape = shape_of(problem);
-  if (!by_knots(problem, shape, out, num_threads)) {
-    std::fill_n(out, count, 0.0);
-    run<T>(problem, shape, out, nullptr, num_threads);
-  }
-  for (int64_t i = 0; i < count; ++i) out[i] /= double(problem.samples);
+  const auto pass = [&](const RiskProblem<T>& left, int64_t first, const RiskShape& shape, Path path) {
+    run<T>(left, plan_risk(shape, path), out + first * problem.tasks, nullptr, num_threads);
+  };
+  on_path<T>(problem, shape_of(problem), Purpose::risks, {out}, num_threads, pass);
+  for (int64_t i = 0; i < problem.particles * problem.tasks; ++i) out[i] /= double(problem.samples);
 }
 
 template <class T>
 void own_risks(const RiskProblem<T>& problem, int64_t x_stride, double* out, int num_threads) {
-  Buffer<bool> done(problem.particles);
-  std::fill_n(done.data(), problem.particles, false);
-  if constexpr (std::is_same_v<T, float>)
-    if (x_stride == 0 && choose_path(shape_of(problem)) == Path::knots)
-      piecewise_own_risks(problem, out, done.data(), num_threads);
-  for (int64_t n = 0; n < problem.particles; ++n) {
-    if (!done.data()[n]) run_zeroed(pair_at(problem, x_stride, n), out + n, num_threads);
-    out[n] /= double(problem.samples);
-  }
+  const auto pass = [&](const RiskProblem<T>& left, int64_t first, RiskShape shape, Path path) {
+    shape.particles = shape.tasks = 1;
+    for (int64_t n = first; n < first + left.particles; ++n)
+      run<T>(pair_at(problem, x_stride, n), plan_risk(shape, path), out + n, nullptr, num_threads);
+  };
+  // a particle alone has no use for the batch's density, nor for knots where it shares no batch with others
+  const RiskShape shape =
+      shape_of<T>(problem.net, problem.loss, problem.particles, problem.samples, problem.particles, 1.0);
+  on_path<T>(problem, shape, x_stride == 0 ? Purpose::risks : Purpose::outputs, {out, nullptr, true}, num_threads,
+             pass);
+  for (int64_t n = 0; n < problem.particles; ++n) out[n] /= double(problem.samples);
 }
 
 template void forward(const RiskProblem<float>&, float*, int);

@@ -12,7 +12,7 @@ namespace {
 template <class T>
 int64_t scratch_size(const Network& net, const RiskPlan& plan) {
   return plan.group * plan.chunk * net.outputs +
-         (plan.sparse ? sparse_scratch<T>(net, plan.panel) : neuron_block * plan.panel);
+         (plan.path == Path::lists ? list_scratch<T>(net, plan.panel) : neuron_block * plan.panel);
 }
 
 // Sums of c sigma(w x + b) over all neurons: sums[particle][panel][output][panel samples].
@@ -20,7 +20,8 @@ template <class T>
 void hidden_sums(const RiskTask<T>& task, T* sums, T* hidden) {
   const Network& net = *task.net;
   const RiskPlan& plan = *task.plan;
-  const int64_t step = plan.direct ? depth_block : neuron_block;
+  const bool direct = plan.path == Path::direct;
+  const int64_t step = direct ? depth_block : neuron_block;
   Paced paced;
   for (int64_t range = 0; range < net.width; range += plan.range) {
     const int64_t end = range + plan.range < net.width ? range + plan.range : net.width;
@@ -32,7 +33,7 @@ void hidden_sums(const RiskTask<T>& task, T* sums, T* hidden) {
         paced((end - range) * (net.inputs + net.outputs + 8) * plan.panel);
         for (int64_t m = range; m < end; m += step) {
           const int64_t neurons = end - m < step ? end - m : step;
-          if (plan.direct) {
+          if (direct) {
             direct_panel(net, theta, m, neurons, x, plan.panel, task.chunk.samples - s, out, m > 0);
           } else {
             product<T>({theta + m * net.inputs, net.inputs, 1}, neurons, net.inputs, {x, plan.panel},
@@ -49,22 +50,22 @@ void hidden_sums(const RiskTask<T>& task, T* sums, T* hidden) {
 
 // The same from lists of non-zero inputs.
 template <class T>
-void sparse_hidden_sums(const RiskTask<T>& task, T* sums, T* scratch) {
+void list_hidden_sums(const RiskTask<T>& task, T* sums, T* scratch) {
   const Network& net = *task.net;
   const RiskPlan& plan = *task.plan;
   const int64_t samples = task.chunk.samples, neurons = task.particles * net.width;
   NeuronBlock<T> block;
   block.weights = scratch;
-  T *z = scratch + net.inputs * sparse_block<T>, *hidden = z + sparse_tile * sparse_block<T>;
-  for (int64_t first = 0; first < neurons; first += sparse_block<T>) {
-    const int64_t end = first + sparse_block<T> < neurons ? first + sparse_block<T> : neurons;
+  T *z = scratch + net.inputs * list_block<T>, *hidden = z + list_tile * list_block<T>;
+  for (int64_t first = 0; first < neurons; first += list_block<T>) {
+    const int64_t end = first + list_block<T> < neurons ? first + list_block<T> : neurons;
     gather_block(net, task.theta, first, neurons, block);
     poll();
-    for (int64_t tile = 0; tile < samples; tile += sparse_tile) {
-      const int64_t count = samples - tile < sparse_tile ? samples - tile : sparse_tile;
-      sparse_product(task.chunk.rows, tile, count, block, net.inputs, z);
+    for (int64_t tile = 0; tile < samples; tile += list_tile) {
+      const int64_t count = samples - tile < list_tile ? samples - tile : list_tile;
+      list_product(task.chunk.rows, tile, count, block, net.inputs, z);
       for (int64_t s = 0; s < count; s += plan.panel) {
-        transpose_samples(z + s * sparse_block<T>, count - s, plan.panel, plan.panel, hidden);
+        transpose_samples(z + s * list_block<T>, count - s, plan.panel, plan.panel, hidden);
         activate_array(net.activation, hidden, (end - first) * plan.panel);
         for (int64_t f = first, next; f < end; f = next) {
           const int64_t p = f / net.width, m = f % net.width;
@@ -84,7 +85,7 @@ void evaluate(const RiskTask<T>& task) {
   const RiskPlan& plan = *task.plan;
   T* sums = task.scratch;
   T* scratch = sums + plan.group * plan.chunk * net.outputs;
-  plan.sparse ? sparse_hidden_sums(task, sums, scratch) : hidden_sums(task, sums, scratch);
+  plan.path == Path::lists ? list_hidden_sums(task, sums, scratch) : hidden_sums(task, sums, scratch);
   const int64_t samples = task.chunk.samples, panels = (samples + plan.panel - 1) / plan.panel;
   const int64_t rows = target_rows(task.loss, net.outputs);
   for (int64_t p = 0; p < task.particles; ++p) {
@@ -115,7 +116,7 @@ void evaluate(const RiskTask<T>& task) {
 
 template <class T>
 RiskKernels<T> risk_kernels() {
-  return {lanes<T>, sparse_block<T>, scratch_size<T>, evaluate<T>};
+  return {lanes<T>, list_block<T>, scratch_size<T>, evaluate<T>};
 }
 template RiskKernels<float> risk_kernels();
 template RiskKernels<double> risk_kernels();

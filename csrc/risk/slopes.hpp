@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../common/loss.hpp"
-#include "direct/direct.hpp"
+#include "outputs.hpp"
 #include "risk.hpp"
 
 namespace cbk::CBK_ISA {

@@ -175,8 +175,8 @@ def own_risks(
 
 def plan(
     net: Network, particles: int, samples: int, tasks: int, loss: str, density: float, single: bool, /
-) -> tuple[str, int, int]:
-    """The way risks of these shapes go, particles in a task, samples in a chunk."""
+) -> tuple[str, int, int, str]:
+    """The way risks of these shapes go, particles in a task, samples in a chunk, and why."""
 
 def consensus_at_ess(
     theta: npt.NDArray[_T], risk: _Double, target: float, alphas: _Double, point: npt.NDArray[_T],

@@ -130,11 +130,13 @@ class Plan(NamedTuple):
         pass over the samples), "direct" (one output, up to 48 inputs: samples stay in registers), "products"
         (matrix products), or "lists" (products that skip the batch's zeros).
     particles: of one task of a thread. samples: packed at a time.
+    reason: why this path, in a sentence that says what would change it.
     """
 
     path: str
     particles: int
     samples: int
+    reason: str
 
 
 def plan(

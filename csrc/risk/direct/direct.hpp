@@ -1,37 +1,9 @@
-// What the forward pass and the gradient share of the way to a network's outputs.
+// Networks with one output and few inputs: neurons are streamed past samples held in registers.
 #pragma once
 
-#include "../../common/activation.hpp"
-#include "../risk.hpp"
+#include "../outputs.hpp"
 
 namespace cbk::CBK_ISA {
-
-template <int N>
-struct Constant {
-  static constexpr int value = N;
-};
-
-// Where a panel's hidden values are kept, and slopes if these do not follow from them; a neuron's begin `stride` after the
-// last one's.
-template <class T>
-struct Kept {
-  T *value, *slope;
-  int64_t stride;
-};
-
-template <Activation A, class T>
-CBK_INLINE Vector<T> activate_keep(Vector<T> z, const Kept<T>& kept, int64_t at) {
-  if constexpr (slope_from_value<A>) {
-    const Vector<T> h = activate<A>(z);
-    store(kept.value + at, h);
-    return h;
-  } else {
-    Vector<T> slope;
-    const Vector<T> h = activate<A>(z, slope);
-    store(kept.value + at, h), store(kept.slope + at, slope);
-    return h;
-  }
-}
 
 // acc[NV vectors] += sum_n c_n sigma(b_n + w_n . x) over N neurons, samples in registers.
 template <Activation A, int N, int NV, bool one_input, bool keep, class T>
@@ -116,16 +88,6 @@ void direct_panel(const Network& net, const T* theta, int64_t begin, int64_t neu
     };
     net.inputs == 1 ? run(Constant<1>{}) : run(Constant<0>{});
   });
-}
-
-// g = scale * sum (+ a) in place, one output every `stride`.
-template <class T>
-void scale_outputs(const Network& net, const T* theta, int64_t panel, T* g, int64_t stride) {
-  using V = Vector<T>;
-  for (int64_t c = 0; c < net.outputs; ++c) {
-    const V a = splat<V>(net.output_bias ? theta[net.output_biases() + c] : T(0)), scale = splat<V>(T(net.scale));
-    for (int64_t s = 0; s < panel; s += lanes<T>) store(g + c * stride + s, mad(load(g + c * stride + s), scale, a));
-  }
 }
 
 }  // namespace cbk::CBK_ISA

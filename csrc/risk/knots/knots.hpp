@@ -17,7 +17,7 @@
 
 #include <cstdint>
 
-#include "../../network/network.hpp"
+#include "../risk.hpp"
 
 namespace cbk {
 
@@ -52,18 +52,27 @@ struct Trace {
   bool finite;
 };
 
-// Sums are of squared errors; false where they may be off by more than `tolerance` relative.
-struct PiecewiseKernels {
+// One instruction set's part.  Sums are of squared errors; false where they may be off by more than `tolerance` relative.
+struct KnotsKernels {
   int64_t (*scratch_size)(const Network& net, int64_t samples);  // bytes, to be zeroed once; left zeroed
+  // Of one task; where `gradient` is not null, [size] of its mean over the samples too.
   bool (*risk)(const Network& net, const float* theta, const SortedBatch& batch, const TaskSums& task, double tolerance,
-               void* scratch, double* sum);
-  // The same, and the gradient [size] of its mean over the samples.
-  bool (*gradient)(const Network& net, const float* theta, const SortedBatch& batch, const TaskSums& task,
-                   double tolerance, void* scratch, double* sum, float* gradient);
+               void* scratch, double* sum, float* gradient);
   // For many tasks: once a particle, with at most width + 1 knots, then for each block of tasks.
   Trace (*trace)(const Network& net, const float* theta, const SortedBatch& batch, void* scratch, Knot* knots);
   bool (*task_risks)(const Trace& trace, const Knot* knots, const SortedBatch& batch, const TaskSums& tasks,
                      double tolerance, double* sums);
 };
+
+// What is wanted of a problem's particles: all on each task, or with `own` particle n on task n of N alone.
+template <class T>
+struct Wanted {
+  double* sums;           // [N, tasks] of losses; [N] where own
+  T* gradient = nullptr;  // [N, size] of the one task's risk, if these are wanted too
+  bool own = false;
+};
+
+// exact[n]: whether particle n's results are; false where the batch has no order.
+bool evaluate_by_knots(const RiskProblem<float>& problem, const Wanted<float>& to, bool* exact, int num_threads);
 
 }  // namespace cbk

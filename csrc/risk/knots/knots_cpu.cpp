@@ -13,7 +13,6 @@
 #include "../../common/isa.hpp"
 #include "../../common/parallel.hpp"
 #include "../../hopping/hopping.hpp"
-#include "../risk.hpp"
 
 namespace cbk {
 namespace {
@@ -67,7 +66,7 @@ class Sorted {
   bool sort(const float* x) {
     if (!set_cells(x)) return false;
     const int64_t samples = batch_.samples;
-    if (fill_cells(x) <= few)
+    if (fill_cells(x) <= crowded)
       insertion_sort();
     else
       sort_order(x, samples, order_.data(), spare_.data());
@@ -89,38 +88,26 @@ class Sorted {
   const SortedBatch& batch() const { return batch_; }
 
   // y [tasks][samples] -> cross [samples + 1][2][stride], squares [tasks]; what is beyond the tasks is zero.
-  void sum_targets(const float* y, int64_t tasks, int64_t stride, double* cross, double* squares) {
-    if (stride == 1) return sum_targets(y, cross, squares);
-    std::fill_n(cross, 2 * stride, 0.0);
-    std::fill_n(squares, tasks, 0.0);
-    for (int64_t i = 0; i < batch_.samples; ++i, cross += 2 * stride) {
+  template <int64_t stride>
+  void sum_targets(const float* y, int64_t tasks, double* cross, double* squares) {
+    double on_one[stride] = {}, on_x[stride] = {}, square[stride] = {};
+    if (stride == 1) tasks = 1;  // a constant
+    for (int64_t i = 0;; ++i, cross += 2 * stride) {
       poll_often(i);
+      for (int64_t t = 0; t < stride; ++t) cross[t] = on_one[t], cross[stride + t] = on_x[t];
+      if (i == batch_.samples) break;
       const double xi = batch_.x[i];
       const float* target = y + order_.data()[i];
       for (int64_t t = 0; t < tasks; ++t) {
         const double yt = target[t * batch_.samples];
-        cross[2 * stride + t] = cross[t] + yt;
-        cross[3 * stride + t] = cross[stride + t] + xi * yt;
-        squares[t] += yt * yt;
+        on_one[t] += yt, on_x[t] += xi * yt, square[t] += yt * yt;
       }
-      for (int64_t t = tasks; t < stride; ++t) cross[2 * stride + t] = cross[3 * stride + t] = 0;
     }
+    std::copy_n(square, tasks, squares);
   }
 
  private:
-  static constexpr int32_t few = 16;  // samples in a cell that are sorted by insertion
-
-  void sum_targets(const float* y, double* cross, double* squares) {  // of one task
-    double on_one = 0, on_x = 0, square = 0;
-    for (int64_t i = 0;; ++i, cross += 2) {
-      poll_often(i);
-      cross[0] = on_one, cross[1] = on_x;
-      if (i == batch_.samples) break;
-      const double xi = batch_.x[i], target = y[order_.data()[i]];
-      on_one += target, on_x += xi * target, square += target * target;
-    }
-    *squares = square;
-  }
+  static constexpr int32_t crowded = 16;  // more samples in a cell are not sorted by insertion
 
   bool set_cells(const float* x) {
     float low[4], high[4];  // four chains
@@ -180,7 +167,7 @@ struct SortedTask {
 
   void sort(const RiskProblem<float>& problem) {
     valid = sorted.sort(problem.x);
-    if (valid) sorted.sum_targets(problem.y, 1, 1, cross.data(), &squares);
+    if (valid) sorted.sum_targets<1>(problem.y, 1, cross.data(), &squares);
   }
 
   Sorted sorted;
@@ -190,12 +177,12 @@ struct SortedTask {
   bool valid = false;
 };
 
-// Memory of each thread: zeroed scratch, and particles that are drawn.
+// Memory of each thread: zeroed scratch, and particles that are drawn, at most `unit` at a time.
 class Scratch {
  public:
-  Scratch(const RiskProblem<float>& problem, int64_t few, int64_t scratch_size, int threads)
+  Scratch(const RiskProblem<float>& problem, int64_t unit, int64_t scratch_size, int threads)
       : work_(round_up(scratch_size, 64)),
-        own_(work_ + (problem.draw ? round_up(few * problem.net.size() * int64_t(sizeof(float)), 64) : 0)),
+        own_(work_ + (problem.draw ? round_up(unit * problem.net.size() * int64_t(sizeof(float)), 64) : 0)),
         memory_(threads * own_) {}
 
   char* begin() {  // by its own thread, so that no other one's cache holds it
@@ -210,16 +197,16 @@ class Scratch {
   Buffer<char> memory_;
 };
 
-// In a parallel region: work(first, count, theta of the first, scratch) for a few particles at a time, an even number, since
+// In a parallel region: work(first, count, theta of the first, scratch) for `unit` particles at a time, an even number, since
 // mirrored pairs are drawn at once.
 template <class Work>
-void share_particles(const RiskProblem<float>& problem, int64_t few, Scratch& scratch, Failure& failure, Work work) {
-  const int64_t size = problem.net.size(), units = divide_up(problem.particles, few);
+void share_particles(const RiskProblem<float>& problem, int64_t unit, Scratch& scratch, Failure& failure, Work work) {
+  const int64_t size = problem.net.size(), units = divide_up(problem.particles, unit);
   char* own = scratch.begin();
 #pragma omp for schedule(dynamic, 1) nowait
-  for (int64_t unit = 0; unit < units; ++unit)
+  for (int64_t i = 0; i < units; ++i)
     failure.guard([&] {
-      const int64_t first = few * unit, count = std::min(problem.particles - first, few);
+      const int64_t first = unit * i, count = std::min(problem.particles - first, unit);
       float* drawn = scratch.drawn(own);
       if (problem.draw) draw_rows(*problem.draw, first, count, size, drawn);
       work(first, count, problem.draw ? drawn : problem.theta + first * size, own);
@@ -231,25 +218,25 @@ double knots_work(const RiskProblem<float>& problem) {
 }
 
 template <class Work>
-void for_particles(const RiskProblem<float>& problem, int64_t few, int64_t scratch_size, int num_threads, Work work) {
-  const int threads = thread_count(num_threads, divide_up(problem.particles, few), knots_work(problem));
-  Scratch scratch(problem, few, scratch_size, threads);
+void for_particles(const RiskProblem<float>& problem, int64_t unit, int64_t scratch_size, int num_threads, Work work) {
+  const int threads = thread_count(num_threads, divide_up(problem.particles, unit), knots_work(problem));
+  Scratch scratch(problem, unit, scratch_size, threads);
   Failure failure;
 #pragma omp parallel num_threads(threads)
-  share_particles(problem, few, scratch, failure, work);
+  share_particles(problem, unit, scratch, failure, work);
   failure.rethrow();
 }
 
-// One task: exact[n] = work(sorted batch, particle, theta, scratch, out + n) for each particle; false where the batch is not
-// valid.  Each thread sorts a small batch for itself: that takes no longer than waiting for another one's, and leaves it in
-// its own cache.
-template <class Work>
-bool for_task(const RiskProblem<float>& problem, double* out, bool* exact, int64_t scratch_size, int num_threads, Work work) {
+// Of one task.  Each thread sorts a small batch for itself: that takes no longer than waiting for another one's, and leaves
+// it in its own cache.
+bool one_task(const KnotsKernels& kernels, const RiskProblem<float>& problem, const Wanted<float>& to, bool* exact,
+              int num_threads) {
   constexpr int64_t own_samples = 4096, most = 16;
+  const Network& net = problem.net;
   const int threads = thread_count(num_threads, divide_up(problem.particles, 4), knots_work(problem));
-  const int64_t few = std::clamp(problem.particles / (16 * threads) * 2, int64_t(2), most);
+  const int64_t unit = std::clamp(problem.particles / (16 * threads) * 2, int64_t(2), most), size = net.size();
   const bool own = problem.samples <= own_samples;
-  Scratch scratch(problem, few, scratch_size, threads);
+  Scratch scratch(problem, unit, kernels.scratch_size(net, problem.samples), threads);
   std::deque<SortedTask> batches;
   for (int i = 0; i < (own ? threads : 1); ++i) batches.emplace_back(problem.samples);
   if (!own) batches[0].sort(problem);
@@ -258,16 +245,17 @@ bool for_task(const RiskProblem<float>& problem, double* out, bool* exact, int64
   {
     SortedTask& batch = batches[own ? size_t(omp_get_thread_num()) : 0];
     if (own) failure.guard([&] { batch.sort(problem); });
-    share_particles(problem, few, scratch, failure, [&](int64_t first, int64_t count, const float* theta, char* memory) {
+    share_particles(problem, unit, scratch, failure, [&](int64_t first, int64_t count, const float* theta, char* memory) {
       if (!batch.valid) return;  // all threads go through the loop
       double sums[most];  // not written one by one to lines of the cache that two threads share
       bool good[most];
       Paced paced;
       for (int64_t i = 0; i < count; ++i) {
-        good[i] = work(batch, first + i, theta + i * problem.net.size(), memory, sums + i);
-        paced(100 * problem.net.width);
+        good[i] = kernels.risk(net, theta + i * size, batch.sorted.batch(), batch.sums, tolerance, memory, sums + i,
+                               to.gradient ? to.gradient + (first + i) * size : nullptr);
+        paced(100 * net.width);
       }
-      std::copy_n(sums, count, out + first);
+      std::copy_n(sums, count, to.sums + first);
       std::copy_n(good, count, exact + first);
     });
   }
@@ -275,22 +263,35 @@ bool for_task(const RiskProblem<float>& problem, double* out, bool* exact, int64
   return batches[0].valid;
 }
 
-}  // namespace
-
-bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact, int num_threads) {
-  const PiecewiseKernels& kernels = isa_table().piecewise;
-  const Network& net = problem.net;
-  const int64_t samples = problem.samples, tasks = problem.tasks, size = net.size();
-  const int64_t scratch_size = round_up(kernels.scratch_size(net, samples), 64);
-  if (tasks == 1)
-    return for_task(problem, out, exact, scratch_size, num_threads,
-                    [&](const SortedTask& batch, int64_t, const float* theta, char* scratch, double* sum) {
-                      return kernels.risk(net, theta, batch.sorted.batch(), batch.sums, tolerance, scratch, sum);
-                    });
+// Of each particle's own task.
+bool own_tasks(const KnotsKernels& kernels, const RiskProblem<float>& problem, double* out, bool* exact, int num_threads) {
+  const int64_t samples = problem.samples, size = problem.net.size(), table = 2 * (samples + 1);
   Sorted sorted(samples);
   if (!sorted.sort(problem.x)) return false;
-  const int64_t stride = task_block, blocks = divide_up(tasks, stride);
-  const int64_t table = 2 * stride * (samples + 1);
+  const int64_t scratch_size = round_up(kernels.scratch_size(problem.net, samples), 64);
+  for_particles(problem, 2, scratch_size + table * int64_t(sizeof(double)), num_threads,
+                [&](int64_t first, int64_t count, const float* theta, char* scratch) {
+                  double* cross = reinterpret_cast<double*>(scratch + scratch_size);
+                  Paced paced;
+                  for (int64_t n = first; n < first + count; ++n, theta += size) {
+                    paced(100 * (problem.net.width + samples));
+                    double squares;
+                    sorted.sum_targets<1>(problem.y + n * samples, 1, cross, &squares);
+                    exact[n] = kernels.risk(problem.net, theta, sorted.batch(), {cross, &squares, 1}, tolerance, scratch,
+                                            out + n, nullptr);
+                  }
+                });
+  return true;
+}
+
+// Of all particles on all tasks.
+bool many_tasks(const KnotsKernels& kernels, const RiskProblem<float>& problem, double* out, bool* exact, int num_threads) {
+  const Network& net = problem.net;
+  const int64_t samples = problem.samples, tasks = problem.tasks, size = net.size();
+  Sorted sorted(samples);
+  if (!sorted.sort(problem.x)) return false;
+  constexpr int64_t stride = task_block;
+  const int64_t blocks = divide_up(tasks, stride), table = 2 * stride * (samples + 1);
   Buffer<double> cross(blocks * table), squares(tasks);
   const int threads = blocks > 1 ? thread_count(num_threads, blocks, nanoseconds(3, tasks, samples)) : 1;
   const auto block_at = [&](int64_t block) {
@@ -298,19 +299,20 @@ bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact,
     return TaskSums{cross.data() + block * table, squares.data() + first, std::min(stride, tasks - first)};
   };
   parallel_for(blocks, threads, [&](int64_t block) {
-    sorted.sum_targets(problem.y + block * stride * samples, block_at(block).tasks, stride, cross.data() + block * table,
-                       squares.data() + block * stride);
+    sorted.sum_targets<stride>(problem.y + block * stride * samples, block_at(block).tasks, cross.data() + block * table,
+                               squares.data() + block * stride);
   });
 
   const SortedBatch& batch = sorted.batch();
-  // Few particles' knots, and a block of tasks' sums, stay in L2.
+  // A unit's knots, and a block of tasks' sums, stay in L2.
   constexpr int64_t knots_bytes = 64 << 10;
+  const int64_t scratch_size = round_up(kernels.scratch_size(net, samples), 64);
   const int64_t knots_size = (net.width + 1) * int64_t(sizeof(Knot));
-  const int64_t few = 2 * std::clamp(std::min(knots_bytes / knots_size, problem.particles / 8) / 2, int64_t(1), int64_t(32));
-  for_particles(problem, few, scratch_size + few * (knots_size + int64_t(sizeof(Trace))), num_threads,
+  const int64_t unit = 2 * std::clamp(std::min(knots_bytes / knots_size, problem.particles / 8) / 2, int64_t(1), int64_t(32));
+  for_particles(problem, unit, scratch_size + unit * (knots_size + int64_t(sizeof(Trace))), num_threads,
                 [&](int64_t first, int64_t count, const float* theta, char* scratch) {
                   Knot* knots = reinterpret_cast<Knot*>(scratch + scratch_size);
-                  Trace* traces = reinterpret_cast<Trace*>(scratch + scratch_size + few * knots_size);
+                  Trace* traces = reinterpret_cast<Trace*>(scratch + scratch_size + unit * knots_size);
                   Paced paced;
                   for (int64_t i = 0; i < count; ++i) {
                     paced(100 * net.width);
@@ -329,36 +331,13 @@ bool piecewise_risk(const RiskProblem<float>& problem, double* out, bool* exact,
   return true;
 }
 
-bool piecewise_gradient(const RiskProblem<float>& problem, double* out, float* gradient, bool* exact, int num_threads) {
-  const PiecewiseKernels& kernels = isa_table().piecewise;
-  const Network& net = problem.net;
-  return for_task(problem, out, exact, kernels.scratch_size(net, problem.samples), num_threads,
-                  [&](const SortedTask& batch, int64_t n, const float* theta, char* scratch, double* sum) {
-                    return kernels.gradient(net, theta, batch.sorted.batch(), batch.sums, tolerance, scratch, sum,
-                                            gradient + n * net.size());
-                  });
-}
+}  // namespace
 
-bool piecewise_own_risks(const RiskProblem<float>& problem, double* out, bool* exact, int num_threads) {
-  const PiecewiseKernels& kernels = isa_table().piecewise;
-  const Network& net = problem.net;
-  const int64_t samples = problem.samples, size = net.size();
-  Sorted sorted(samples);
-  if (!sorted.sort(problem.x)) return false;
-  const int64_t scratch_size = round_up(kernels.scratch_size(net, samples), 64);
-  const int64_t table = 2 * (samples + 1);
-  for_particles(problem, 2, scratch_size + table * int64_t(sizeof(double)), num_threads,
-                [&](int64_t first, int64_t count, const float* theta, char* scratch) {
-                  double* cross = reinterpret_cast<double*>(scratch + scratch_size);
-                  Paced paced;
-                  for (int64_t n = first; n < first + count; ++n, theta += size) {
-                    paced(100 * (net.width + samples));
-                    double squares;
-                    sorted.sum_targets(problem.y + n * samples, 1, 1, cross, &squares);
-                    exact[n] = kernels.risk(net, theta, sorted.batch(), {cross, &squares, 1}, tolerance, scratch, out + n);
-                  }
-                });
-  return true;
+bool evaluate_by_knots(const RiskProblem<float>& problem, const Wanted<float>& to, bool* exact, int num_threads) {
+  const KnotsKernels& kernels = isa_table().knots;
+  if (to.own) return own_tasks(kernels, problem, to.sums, exact, num_threads);
+  if (problem.tasks == 1) return one_task(kernels, problem, to, exact, num_threads);
+  return many_tasks(kernels, problem, to.sums, exact, num_threads);
 }
 
 }  // namespace cbk

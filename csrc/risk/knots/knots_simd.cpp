@@ -203,40 +203,10 @@ CBK_INLINE bool exact(const Trace& trace, const SortedBatch& batch, double total
   return trace.finite && (terms + squares) * (8 * 2.3e-16) <= allowed;  // false for NaN
 }
 
-bool risk(const Network& net, const float* theta, const SortedBatch& batch, const TaskSums& task, double tolerance,
-          void* memory, double* sum) {
-  const Scratch scratch = carve(memory, net, batch.samples);
-  const Walk start = walk<false>(net, theta, batch, scratch);
-  Pair before{0, 0};  // sums of y and y x
-  const Sweep all = sweep(
-      batch, scratch, start.first,
-      [&](int64_t end, Pair outputs) {
-        const Pair targets = load_pair(task.cross + 2 * end), here = targets - before;
-        before = targets;
-        return outputs - (here + here);
-      },
-      [](int64_t, Pair) { return Pair{0, 0}; });
-  *sum = across(all.sums) + task.squares[0];
-  return exact(trace_of(start, all), batch, *sum, task.squares[0], tolerance);
-}
-
-bool gradient(const Network& net, const float* theta, const SortedBatch& batch, const TaskSums& task, double tolerance,
-              void* memory, double* sum, float* gradient) {
-  const Scratch scratch = carve(memory, net, batch.samples);
-  const Walk start = walk<true>(net, theta, batch, scratch);
-  Pair before{0, 0}, residual{0, 0};  // sums of y and y x; up to the last segment, of g - y and (g - y) x
-  const Sweep all = sweep(
-      batch, scratch, start.first,
-      [&](int64_t end, Pair outputs) {
-        const Pair targets = load_pair(task.cross + 2 * end), here = targets - before;
-        before = targets;
-        residual += outputs - here;
-        return outputs - (here + here);
-      },
-      [&](int64_t, Pair) { return residual; });
-  scratch.jump[batch.samples] = residual;
-
-  const double factor = 2 / double(batch.samples), scale = net.scale * factor;
+// The gradient from sums of g - y and (g - y) x: over all samples, and at each knot in place of its jump over those before it.
+CBK_INLINE void put_gradient(const Network& net, const float* theta, int64_t samples, const Scratch& scratch, Pair all,
+                             float* gradient) {
+  const double factor = 2 / double(samples), scale = net.scale * factor;
   for (int64_t begin = 0; begin < net.width; begin += block) {
     const int64_t count = net.width - begin < block ? net.width - begin : block;
     const int32_t* active = scratch.active + begin;
@@ -253,19 +223,46 @@ bool gradient(const Network& net, const float* theta, const SortedBatch& batch, 
       const auto sums = [&](const double* here, double total, int64_t i) {
         return load_int64(active + i) < 0 ? load(here + i) : total - load(here + i);  // before the knot, or behind it
       };
-      const Pair64 ones{sums(one, residual[0], i), sums(one, residual[0], i + lanes<double>)};
-      const Pair64 xs{sums(x, residual[1], i), sums(x, residual[1], i + lanes<double>)};
+      const Pair64 ones{sums(one, all[0], i), sums(one, all[0], i + lanes<double>)};
+      const Pair64 xs{sums(x, all[1], i), sums(x, all[1], i + lanes<double>)};
       const auto put = [&](float* to, F64 low, F64 high) { store_first(to, narrow({low * scale, high * scale}), count - i); };
       put(to, c.low * xs.low, c.high * xs.high);
       put(to + net.biases(), c.low * ones.low, c.high * ones.high);
       put(to + net.output_weights(), w.low * xs.low + b.low * ones.low, w.high * xs.high + b.high * ones.high);
     }
   }
-  if (net.output_bias) gradient[net.output_biases()] = float(factor * residual[0]);
-  for (int64_t i = 0; i < all.knots; ++i) scratch.jump[scratch.knots[i]] = Pair{0, 0};
-  scratch.jump[batch.samples] = Pair{0, 0};
+  if (net.output_bias) gradient[net.output_biases()] = float(factor * all[0]);
+}
+
+template <bool slopes>
+bool one_task(const Network& net, const float* theta, const SortedBatch& batch, const TaskSums& task, double tolerance,
+              void* memory, double* sum, float* gradient) {
+  const Scratch scratch = carve(memory, net, batch.samples);
+  const Walk start = walk<slopes>(net, theta, batch, scratch);
+  Pair before{0, 0}, residual{0, 0};  // sums of y and y x; where slopes are wanted, of g - y and (g - y) x
+  const Sweep all = sweep(
+      batch, scratch, start.first,
+      [&](int64_t end, Pair outputs) {
+        const Pair targets = load_pair(task.cross + 2 * end), here = targets - before;
+        before = targets;
+        if constexpr (slopes) residual += outputs - here;
+        return outputs - (here + here);
+      },
+      [&](int64_t, Pair) { return residual; });
+  if constexpr (slopes) {
+    scratch.jump[batch.samples] = residual;
+    put_gradient(net, theta, batch.samples, scratch, residual, gradient);
+    for (int64_t i = 0; i < all.knots; ++i) scratch.jump[scratch.knots[i]] = Pair{0, 0};
+    scratch.jump[batch.samples] = Pair{0, 0};
+  }
   *sum = across(all.sums) + task.squares[0];
   return exact(trace_of(start, all), batch, *sum, task.squares[0], tolerance);
+}
+
+bool risk(const Network& net, const float* theta, const SortedBatch& batch, const TaskSums& task, double tolerance,
+          void* scratch, double* sum, float* gradient) {
+  return gradient ? one_task<true>(net, theta, batch, task, tolerance, scratch, sum, gradient)
+                  : one_task<false>(net, theta, batch, task, tolerance, scratch, sum, gradient);
 }
 
 Trace trace(const Network& net, const float* theta, const SortedBatch& batch, void* memory, Knot* knots) {
@@ -311,6 +308,6 @@ bool task_risks(const Trace& trace, const Knot* knots, const SortedBatch& batch,
 
 }  // namespace
 
-PiecewiseKernels piecewise_kernels() { return {scratch_size, risk, gradient, trace, task_risks}; }
+KnotsKernels knots_kernels() { return {scratch_size, risk, trace, task_risks}; }
 
 }  // namespace cbk::CBK_ISA

@@ -1,7 +1,7 @@
-// Gradients on a batch with many zeros: a block of neurons of one or several particles, from lists of inputs (lists.hpp).
+// Gradients on a batch with many zeros: a block of neurons of one or several particles, by lists (lists.hpp).
 #pragma once
 
-#include "../direct/direct.hpp"
+#include "../outputs.hpp"
 #include "../products/product.hpp"
 #include "../slopes.hpp"
 #include "lists.hpp"
@@ -65,7 +65,7 @@ void tile_backward(const GradientTask<T>& task, const TileHeld<T>& held, int64_t
 }
 
 template <class T>
-struct SparseHeld {
+struct ListHeld {
   TileHeld<T> first;  // the first particle's; the next one's hidden and slope follow
   NeuronBlock<T> block;
   T *z, *delta;       // [tile][block], one memory: never needed together
@@ -74,49 +74,49 @@ struct SparseHeld {
 
 // Blocks that hold whole particles: `particles` of them.
 template <class T>
-int64_t sparse_blocks(const Network& net, int64_t particles) {
-  return (particles * net.width + sparse_block<T> - 1) / sparse_block<T>;
+int64_t list_blocks(const Network& net, int64_t particles) {
+  return (particles * net.width + list_block<T> - 1) / list_block<T>;
 }
 
 template <class T>
-SparseHeld<T> hold_sparse(const Network& net, const GradientPlan& plan, T* scratch) {
-  const int64_t blocks = sparse_blocks<T>(net, plan.group), neurons = blocks * sparse_block<T>;
-  SparseHeld<T> h;
+ListHeld<T> hold_lists(const Network& net, const GradientPlan& plan, T* scratch) {
+  const int64_t blocks = list_blocks<T>(net, plan.group), neurons = blocks * list_block<T>;
+  ListHeld<T> h;
   h.first.hidden = scratch;
   h.first.slope = h.first.hidden + neurons * plan.tile;
   h.first.output = h.first.slope + neurons * plan.tile;
   h.first.panel = h.first.output + net.outputs * plan.tile;
   h.z = h.delta = h.first.panel + neuron_block * plan.panel;
-  h.block.weights = h.z + plan.tile * sparse_block<T>;
-  h.sums = h.block.weights + net.inputs * sparse_block<T>;
+  h.block.weights = h.z + plan.tile * list_block<T>;
+  h.sums = h.block.weights + net.inputs * list_block<T>;
   return h;
 }
 
 template <class T>
-int64_t sparse_scratch_size(const Network& net, const GradientPlan& plan) {
-  const int64_t blocks = sparse_blocks<T>(net, plan.group);
+int64_t list_scratch_size(const Network& net, const GradientPlan& plan) {
+  const int64_t blocks = list_blocks<T>(net, plan.group);
   return net.outputs * plan.tile + neuron_block * plan.panel +
-         sparse_block<T> * (plan.tile * (2 * blocks + 1) + net.inputs * (blocks + 1));
+         list_block<T> * (plan.tile * (2 * blocks + 1) + net.inputs * (blocks + 1));
 }
 
 template <class T>
-void by_lists(const GradientTask<T>& task) {
+void list_gradient(const GradientTask<T>& task) {
   const Network& net = *task.net;
   const GradientPlan& plan = *task.plan;
-  const int64_t neurons = task.particles * net.width, blocks = sparse_blocks<T>(net, task.particles);
-  SparseHeld<T> held = hold_sparse(net, plan, task.scratch);
+  const int64_t neurons = task.particles * net.width, blocks = list_blocks<T>(net, task.particles);
+  ListHeld<T> held = hold_lists(net, plan, task.scratch);
   const int64_t samples = task.chunk.samples;
-  for (int64_t i = 0; i < blocks * net.inputs * sparse_block<T>; i += lanes<T>) store(held.sums + i, Vector<T>{});
+  for (int64_t i = 0; i < blocks * net.inputs * list_block<T>; i += lanes<T>) store(held.sums + i, Vector<T>{});
   for (int64_t s = 0; s < samples; s += plan.tile) {
     const int64_t count = samples - s < plan.tile ? samples - s : plan.tile;
     const int64_t padded = (count + plan.panel - 1) / plan.panel * plan.panel;
     for (int64_t b = 0; b < blocks; ++b) {
       poll();
-      if (blocks > 1 || s == 0) gather_block(net, task.theta, b * sparse_block<T>, neurons, held.block);
-      sparse_product(task.chunk.rows, s, count, held.block, net.inputs, held.z);
+      if (blocks > 1 || s == 0) gather_block(net, task.theta, b * list_block<T>, neurons, held.block);
+      list_product(task.chunk.rows, s, count, held.block, net.inputs, held.z);
       for (int64_t i = 0; i < padded; i += plan.panel)
-        transpose_samples(held.z + i * sparse_block<T>, count - i, plan.panel, plan.tile,
-                          held.first.hidden + b * sparse_block<T> * plan.tile + i);
+        transpose_samples(held.z + i * list_block<T>, count - i, plan.panel, plan.tile,
+                          held.first.hidden + b * list_block<T> * plan.tile + i);
     }
     for (int64_t p = 0; p < task.particles; ++p) {
       GradientTask<T> own = task;
@@ -127,26 +127,26 @@ void by_lists(const GradientTask<T>& task) {
       tile_backward(own, of, s, padded);
     }
     for (int64_t b = 0; b < blocks; ++b) {
-      const T* row[sparse_block<T>];
-      for (int64_t i = 0; i < sparse_block<T>; ++i) {
-        const int64_t f = b * sparse_block<T> + i;
+      const T* row[list_block<T>];
+      for (int64_t i = 0; i < list_block<T>; ++i) {
+        const int64_t f = b * list_block<T> + i;
         row[i] = f < neurons ? held.first.slope + f * plan.tile : nullptr;
       }
       for (int64_t i = 0; i < padded; i += lanes<T>)
-        for (int64_t f = 0; f < sparse_block<T>; f += lanes<T>)
-          transpose_tile(row + f, i, lanes<T>, held.delta + i * sparse_block<T> + f, sparse_block<T>);
+        for (int64_t f = 0; f < list_block<T>; f += lanes<T>)
+          transpose_tile(row + f, i, lanes<T>, held.delta + i * list_block<T> + f, list_block<T>);
       const int32_t* start = task.columns.start + s / plan.tile * net.inputs;
       for (int64_t k = 0; k < net.inputs; ++k)
         if (start[k + 1] > start[k])
           add_lines(held.delta, task.columns.line + start[k], task.columns.value + start[k], start[k + 1] - start[k],
-                    held.sums + (b * net.inputs + k) * sparse_block<T>);
+                    held.sums + (b * net.inputs + k) * list_block<T>);
     }
   }
   for (int64_t f = 0; f < neurons; ++f) {
-    const T* from = held.sums + f / sparse_block<T> * net.inputs * sparse_block<T> + f % sparse_block<T>;
+    const T* from = held.sums + f / list_block<T> * net.inputs * list_block<T> + f % list_block<T>;
     T* to = task.gradient + f / net.width * net.size() + f % net.width * net.inputs;
     for (int64_t k = 0; k < net.inputs; ++k)
-      to[k] = task.accumulate ? to[k] + from[k * sparse_block<T>] : from[k * sparse_block<T>];
+      to[k] = task.accumulate ? to[k] + from[k * list_block<T>] : from[k * list_block<T>];
   }
 }
 

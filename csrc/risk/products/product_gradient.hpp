@@ -82,7 +82,7 @@ template <Activation A, class T>
 F64 product_forward(const GradientTask<T>& task, const ProductKept<T>& kept) {
   const Network& net = *task.net;
   const int64_t panel = task.plan->panel, chunk = task.plan->chunk;
-  task.plan->few ? hidden_in_registers(task, kept) : hidden_by_products<A>(task, kept);
+  task.plan->forward_direct ? hidden_in_registers(task, kept) : hidden_by_products<A>(task, kept);
   const int64_t rows = target_rows(task.loss, net.outputs);
   F64 losses{};
   for (int64_t s = 0; s < task.chunk.samples; s += panel) {
