@@ -58,8 +58,7 @@ struct Data {
 
   cbk::RiskProblem<float> problem(const Workload& w, int turn) const {
     const float* ensemble = theta.data() + turn % ensembles * w.particles * w.net.size();
-    return {w.net,     w.loss,   ensemble,      w.particles, x.data(),
-            w.samples, y.data(), labels.data(), 1};
+    return {w.net, w.loss, ensemble, w.particles, x.data(), w.samples, y.data(), labels.data(), 1};
   }
 };
 

@@ -38,9 +38,8 @@ void weights(benchmark::State& state, int64_t particles, int64_t atoms) {
     work = risk;
     benchmark::DoNotOptimize(cbk::hopping_weights(work.data(), particles, atoms, true, 0.0, ess.data(), threads));
   }
-  state.counters["ns_per_risk"] =
-      benchmark::Counter(double(particles * atoms * state.iterations()) / 1e9,
-                         benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["ns_per_risk"] = benchmark::Counter(double(particles * atoms * state.iterations()) / 1e9,
+                                                     benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
 }
 
 BENCHMARK_CAPTURE(gradient, A, 'A', false, 200)->Apply(bench::one_and_all_threads);

@@ -18,8 +18,8 @@ void normals(benchmark::State& state) {
   }
   const double count = double(out.size());
   bench::report_share(state, "of_copy_rate", count * sizeof(T) / (bench::copy_limit(threads) * 1e9));
-  state.counters["ns_per_normal"] = benchmark::Counter(
-      count * 1e-9 * double(state.iterations()), benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["ns_per_normal"] = benchmark::Counter(count * 1e-9 * double(state.iterations()),
+                                                       benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
 }
 
 BENCHMARK(normals<float>)->Name("standard_normal/B_float32")->Apply(bench::one_and_all_threads);

@@ -6,8 +6,8 @@
 
 namespace {
 
-// One step of CBO on a minibatch that is gathered first: risks, consensus point, update.  The ensemble keeps moving; the
-// noise has a floor, or it would freeze.
+// One step of CBO on a minibatch that is gathered first: risks, consensus point, update.  The ensemble keeps moving;
+// the noise has a floor, or it would freeze.
 void step(benchmark::State& state, char name) {
   const bench::Workload w = bench::workload(name);
   bench::Data data(w);
@@ -27,8 +27,21 @@ void step(benchmark::State& state, char name) {
     else
       epoch.data.labels = nullptr;
     cbk::Ensemble<float> ensemble{};
-    ensemble.update = {data.theta.data(), data.theta.data(), w.particles, size, point.data(), nullptr, nullptr, 0, 1.0,
-                       1.2, 0.1, cbk::Noise::anisotropic, 0.01, 0.0, {7, 0, 0, 0}};
+    ensemble.update = {data.theta.data(),
+                       data.theta.data(),
+                       w.particles,
+                       size,
+                       point.data(),
+                       nullptr,
+                       nullptr,
+                       0,
+                       1.0,
+                       1.2,
+                       0.1,
+                       cbk::Noise::anisotropic,
+                       0.01,
+                       0.0,
+                       {7, 0, 0, 0}};
     ensemble.risk = risk.data(), ensemble.weights = weights.data(), ensemble.ess = &ess, ensemble.points = point.data();
     ensemble.alpha = 1e5, ensemble.target = std::nan("");
     cbk::run_epoch(epoch, ensemble, threads);

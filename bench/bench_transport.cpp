@@ -35,9 +35,8 @@ void assign(benchmark::State& state, bool near) {
                        nullptr, d.particles, threads);
     benchmark::ClobberMemory();
   }
-  state.counters["us_per_problem"] =
-      benchmark::Counter(double(d.particles) * 1e-6 * double(state.iterations()),
-                         benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["us_per_problem"] = benchmark::Counter(double(d.particles) * 1e-6 * double(state.iterations()),
+                                                        benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
 }
 
 void update(benchmark::State& state) {
@@ -48,14 +47,23 @@ void update(benchmark::State& state) {
   for (size_t i = 0; i < match.size(); ++i) match[i] = int32_t(int64_t(i) % d.count);
   uint32_t step = 0;
   for (auto _ : state) {
-    cbk::transport_update<float>({d.ensemble(0), out.data(), d.particles, d.count, d.size, d.support.data(),
-                                  nullptr, match.data(), 1.0, 1.0, 0.1, {7, 0, step++, 0}},
+    cbk::transport_update<float>({d.ensemble(0),
+                                  out.data(),
+                                  d.particles,
+                                  d.count,
+                                  d.size,
+                                  d.support.data(),
+                                  nullptr,
+                                  match.data(),
+                                  1.0,
+                                  1.0,
+                                  0.1,
+                                  {7, 0, step++, 0}},
                                  threads);
     benchmark::ClobberMemory();
   }
-  state.counters["ns_per_normal"] =
-      benchmark::Counter(double(out.size()) * 1e-9 * double(state.iterations()),
-                         benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["ns_per_normal"] = benchmark::Counter(double(out.size()) * 1e-9 * double(state.iterations()),
+                                                       benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
 }
 
 void threads_and_atoms(benchmark::internal::Benchmark* b) {

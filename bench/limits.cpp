@@ -1,5 +1,5 @@
-// Prints what this machine reaches on one and on several threads, as JSON: {"fma": [GFLOP/s, ...], "copy": [GB/s, ...]},
-// and under "usual" the median of the threads' multiply-add rates, which load beside them lowers first.
+// Prints what this machine reaches on one and on several threads, as JSON: {"fma": [GFLOP/s, ...], "copy": [GB/s,
+// ...]}, and under "usual" the median of the threads' multiply-add rates, which load beside them lowers first.
 //   c++ -std=c++20 -O3 -march=native -ffp-contract=fast -fopenmp bench/limits.cpp -o limits && ./limits 2 [copy]
 #include "limits.hpp"
 

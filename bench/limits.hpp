@@ -26,8 +26,8 @@ typedef float Register __attribute__((vector_size(width)));
 
 // Independent multiply-adds on ten registers: the pipes' own rate.
 inline double multiply_adds(int64_t rounds) {
-  Register a0{}, a1 = a0 + 1, a2 = a0 + 2, a3 = a0 + 3, a4 = a0 + 4, a5 = a0 + 5, a6 = a0 + 6, a7 = a0 + 7,
-               a8 = a0 + 8, a9 = a0 + 9;
+  Register a0{}, a1 = a0 + 1, a2 = a0 + 2, a3 = a0 + 3, a4 = a0 + 4, a5 = a0 + 5, a6 = a0 + 6, a7 = a0 + 7, a8 = a0 + 8,
+                 a9 = a0 + 9;
   const Register x = Register{} + 0.999f, y = Register{} + 1e-3f;
   for (int64_t i = 0; i < rounds; ++i) {
     a0 = a0 * x + y, a1 = a1 * x + y, a2 = a2 * x + y, a3 = a3 * x + y, a4 = a4 * x + y;

@@ -6,47 +6,65 @@
 
 namespace cbk::CBK_ISA {
 
-// sigma, and its derivative: `slope` from h = sigma(z) where that is enough to know it, else `value` gives both at once.
-// Where h is close to a limit it is not enough: 1 - h^2 has lost its digits.
+// sigma, and its derivative: `slope` from h = sigma(z) where that is enough to know it, else `value` gives both at
+// once. Where h is close to a limit it is not enough: 1 - h^2 has lost its digits.
 template <Activation A>
 struct Sigma;
 
 template <>
 struct Sigma<Activation::relu> {
   template <class V>
-  static CBK_INLINE V value(V z) { return max(V{}, z); }
+  static CBK_INLINE V value(V z) {
+    return max(V{}, z);
+  }
   template <class V>
-  static CBK_INLINE V slope(V h) { return h > Scalar<V>(0) ? splat<V>(1) : V{}; }  // 0 at the corner
+  static CBK_INLINE V slope(V h) {
+    return h > Scalar<V>(0) ? splat<V>(1) : V{};
+  }  // 0 at the corner
 };
 
 template <>
 struct Sigma<Activation::tanh> {
   template <class V>
-  static CBK_INLINE V value(V z) { return tanh(z); }
+  static CBK_INLINE V value(V z) {
+    return tanh(z);
+  }
   template <class V>
-  static CBK_INLINE V value(V z, V& derivative) { return tanh(z, derivative); }
+  static CBK_INLINE V value(V z, V& derivative) {
+    return tanh(z, derivative);
+  }
 };
 
 template <>
 struct Sigma<Activation::sigmoid> {
   template <class V>
-  static CBK_INLINE V value(V z) { return sigmoid(z); }
+  static CBK_INLINE V value(V z) {
+    return sigmoid(z);
+  }
   template <class V>
-  static CBK_INLINE V value(V z, V& derivative) { return sigmoid(z, derivative); }
+  static CBK_INLINE V value(V z, V& derivative) {
+    return sigmoid(z, derivative);
+  }
 };
 
 template <>
 struct Sigma<Activation::gelu> {
   template <class V>
-  static CBK_INLINE V value(V z) { return gelu(z); }
+  static CBK_INLINE V value(V z) {
+    return gelu(z);
+  }
   template <class V>
-  static CBK_INLINE V value(V z, V& derivative) { return gelu(z, derivative); }
+  static CBK_INLINE V value(V z, V& derivative) {
+    return gelu(z, derivative);
+  }
 };
 
 template <>
 struct Sigma<Activation::softplus> {
   template <class V>
-  static CBK_INLINE V value(V z) { return softplus(z); }
+  static CBK_INLINE V value(V z) {
+    return softplus(z);
+  }
   template <class V>
   static CBK_INLINE V value(V z, V& derivative) {
     derivative = sigmoid(z);
@@ -57,9 +75,13 @@ struct Sigma<Activation::softplus> {
 template <>
 struct Sigma<Activation::identity> {
   template <class V>
-  static CBK_INLINE V value(V z) { return z; }
+  static CBK_INLINE V value(V z) {
+    return z;
+  }
   template <class V>
-  static CBK_INLINE V slope(V) { return splat<V>(1); }
+  static CBK_INLINE V slope(V) {
+    return splat<V>(1);
+  }
 };
 
 template <class Law, class V, class = void>

@@ -1,9 +1,9 @@
 // Ends a call before its work is done, where its caller wants that: Python's users press Ctrl-C.
 //
 // A kernel calls `poll` between its tasks, which take 5 us or more, and inside of those that may take longer than
-// some hundredths of a second.  `poll` throws `Interrupted`; what the kernel was to write is then undefined.  Only the thread
-// that made the call can ask whether it is to end.  It does so about every 50 ms, and its team's other threads learn it
-// from there.  A thread that waits for the others does not ask: tasks end soon, and are handed out one by one.
+// some hundredths of a second.  `poll` throws `Interrupted`; what the kernel was to write is then undefined.  Only the
+// thread that made the call can ask whether it is to end.  It does so about every 50 ms, and its team's other threads
+// learn it from there.  A thread that waits for the others does not ask: tasks end soon, and are handed out one by one.
 //
 // The inner kernels of each instruction set include this: no inline function here is compiled but in its callers.
 #pragma once

@@ -7,7 +7,7 @@
 namespace cbk {
 
 #define CBK_DECLARE(set) \
-  namespace set {        \
+  namespace set { \
   void fill_table(IsaTable& table); \
   }
 CBK_DECLARE(baseline)
@@ -44,8 +44,9 @@ std::vector<Choice> choices() {
 #endif
 #if defined(CBK_SET_avx512)
   sets.push_back({"avx512", avx512::fill_table,
-                  __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")});
+                  __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl")});
 #endif
   return sets;
 }

@@ -45,21 +45,37 @@ struct IsaTable {
       return f64;
   }
   template <class T>
-  const RandomKernels<T>& random() const { return kernels<T>().random; }
+  const RandomKernels<T>& random() const {
+    return kernels<T>().random;
+  }
   template <class T>
-  const RiskKernels<T>& risk() const { return kernels<T>().risk; }
+  const RiskKernels<T>& risk() const {
+    return kernels<T>().risk;
+  }
   template <class T>
-  const GradientKernels<T>& gradient() const { return kernels<T>().gradient; }
+  const GradientKernels<T>& gradient() const {
+    return kernels<T>().gradient;
+  }
   template <class T>
-  const ConsensusKernels<T>& consensus() const { return kernels<T>().consensus; }
+  const ConsensusKernels<T>& consensus() const {
+    return kernels<T>().consensus;
+  }
   template <class T>
-  const UpdateKernels<T>& update() const { return kernels<T>().update; }
+  const UpdateKernels<T>& update() const {
+    return kernels<T>().update;
+  }
   template <class T>
-  const LangevinKernels<T>& langevin() const { return kernels<T>().langevin; }
+  const LangevinKernels<T>& langevin() const {
+    return kernels<T>().langevin;
+  }
   template <class T>
-  const HoppingKernels<T>& hopping() const { return kernels<T>().hopping; }
+  const HoppingKernels<T>& hopping() const {
+    return kernels<T>().hopping;
+  }
   template <class T>
-  const TransportKernels<T>& transport() const { return kernels<T>().transport; }
+  const TransportKernels<T>& transport() const {
+    return kernels<T>().transport;
+  }
 };
 
 // Throws std::invalid_argument where CBOKERNELS_ISA names a set that is unknown or that this processor lacks.

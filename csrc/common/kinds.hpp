@@ -1,5 +1,5 @@
-// The closed sets: each has its one list here.  Its type, its names and the choice at compile time are made from the list,
-// and what a name stands for is defined once, where the list says; a name without a definition does not compile.
+// The closed sets: each has its one list here.  Its type, its names and the choice at compile time are made from the
+// list, and what a name stands for is defined once, where the list says; a name without a definition does not compile.
 #pragma once
 
 #include <type_traits>
@@ -34,8 +34,8 @@ CBK_EVERYWHERE constexpr Targets targets_of(Loss loss) {
   return Targets::values;
 }
 
-// With `using Kind = Activation`, `switch (kind) { CBK_ACTIVATIONS(CBK_KIND_CALL) }` calls f with the kind as a compile-time
-// constant.
+// With `using Kind = Activation`, `switch (kind) { CBK_ACTIVATIONS(CBK_KIND_CALL) }` calls f with the kind as a
+// compile-time constant.
 #define CBK_KIND_CALL(name, ...) \
   case Kind::name: return f(std::integral_constant<Kind, Kind::name>{});
 
@@ -43,11 +43,11 @@ CBK_EVERYWHERE constexpr Targets targets_of(Loss loss) {
 template <class Kind>
 struct Names;
 #define CBK_KIND_TEXT(name, ...) #name,
-#define CBK_KIND_NAMES(Kind, word, LIST)                           \
-  template <>                                                      \
-  struct Names<Kind> {                                             \
-    static constexpr const char* what = word;                      \
-    static constexpr const char* all[] = {LIST(CBK_KIND_TEXT)};    \
+#define CBK_KIND_NAMES(Kind, word, LIST) \
+  template <> \
+  struct Names<Kind> { \
+    static constexpr const char* what = word; \
+    static constexpr const char* all[] = {LIST(CBK_KIND_TEXT)}; \
   };
 CBK_KIND_NAMES(Activation, "activation", CBK_ACTIVATIONS)
 CBK_KIND_NAMES(Loss, "loss", CBK_LOSSES)

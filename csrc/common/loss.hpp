@@ -29,8 +29,8 @@ CBK_INLINE double exp_below(double x) { return exp(x); }
 #endif
 
 // A loss: its sum over a panel's samples, and the same with g replaced by factor * dL/dg, zero in padded samples.  g is
-// [outputs] lines of a panel's samples, `stride` apart; y is [rows][panel].  On one lane a loss of labels also has of_label,
-// the loss of one sample.
+// [outputs] lines of a panel's samples, `stride` apart; y is [rows][panel].  On one lane a loss of labels also has
+// of_label, the loss of one sample.
 template <Loss L>
 struct LossLaw;
 
@@ -66,9 +66,13 @@ struct OfResiduals {
 template <>
 struct LossLaw<Loss::mse> : OfResiduals<LossLaw<Loss::mse>> {
   template <class V>
-  static CBK_INLINE F64 add(F64 total, V e) { return add_square(total, e); }
+  static CBK_INLINE F64 add(F64 total, V e) {
+    return add_square(total, e);
+  }
   template <class V>
-  static CBK_INLINE V slope(V e, Scalar<V> factor) { return e * (2 * factor); }
+  static CBK_INLINE V slope(V e, Scalar<V> factor) {
+    return e * (2 * factor);
+  }
 };
 
 // log sum_c exp(g_c) - g_label = log1p(sum of exp(g_c - max) but for one maximum) - (g_label - max): relatively exact

@@ -100,7 +100,8 @@ CBK_INLINE void sincos_core(V x, V& sine, V& cosine) {
   cosine = fma(polynomial<T::COS>(x2), x2 * x2, fma(x2, splat<V>(Scalar<V>(-0.5)), splat<V>(1)));
 }
 
-// sqrt(a^2 + b^2), also where the squares are no normal numbers: both are scaled by a power of two, which rounds nothing.
+// sqrt(a^2 + b^2), also where the squares are no normal numbers: both are scaled by a power of two, which rounds
+// nothing.
 template <class V>
 CBK_INLINE V hypotenuse(V a, V b) {
   using T = Scalar<V>;
@@ -145,10 +146,10 @@ CBK_INLINE V expm1(V x) {
 
 // tanh |x| = part / (part + rest), and 1 - tanh |x| = rest / (part + rest) without cancellation.
 //
-// |x| = n ln(2)/2 + r and tau = tanh r give part = ((2^n - 1) + (2^n + 1) tau) / 2 and rest = 1 - tau.  r is in [-1/8, 3/8] ln 2:
-// so that n = 0, where all is exact but tau, reaches to tanh = 1/4.  The divisor is formed as a sum, so that the rounding
-// of `part` hardly counts where tanh is close to 1.  |x| is cut where the slope, about 4 exp(-2 |x|), passes 1e-30 or 1e-290:
-// its products with smaller ones would be subnormal numbers, which many processors are slow at.
+// |x| = n ln(2)/2 + r and tau = tanh r give part = ((2^n - 1) + (2^n + 1) tau) / 2 and rest = 1 - tau.  r is in [-1/8,
+// 3/8] ln 2: so that n = 0, where all is exact but tau, reaches to tanh = 1/4.  The divisor is formed as a sum, so that
+// the rounding of `part` hardly counts where tanh is close to 1.  |x| is cut where the slope, about 4 exp(-2 |x|),
+// passes 1e-30 or 1e-290: its products with smaller ones would be subnormal numbers, which many processors are slow at.
 template <class V>
 CBK_INLINE V tanh_part(V x, V& rest) {
   using T = Scalar<V>;

@@ -25,9 +25,12 @@ size_t stack_size() {
   const size_t size = std::strtoull(text, &unit, 10);
   while (*unit == ' ') ++unit;
   switch (*unit) {
-    case 'B': case 'b': return size;
-    case 'M': case 'm': return size << 20;
-    case 'G': case 'g': return size << 30;
+    case 'B':
+    case 'b': return size;
+    case 'M':
+    case 'm': return size << 20;
+    case 'G':
+    case 'g': return size << 30;
     default: return size << 10;
   }
 }
@@ -131,8 +134,7 @@ void* allocate(int64_t count, size_t bytes) {
 }
 
 int thread_count(int num_threads, int64_t tasks, double work) {
-  static const int watched =
-      pthread_atfork(nullptr, nullptr, [] { forked_after_parallel = parallel_before.load(); });
+  static const int watched = pthread_atfork(nullptr, nullptr, [] { forked_after_parallel = parallel_before.load(); });
   if (watched != 0 || forked_after_parallel) return 1;
   int64_t wanted = std::min(num_threads, std::max(64, omp_get_num_procs()));
   if (num_threads == 0) {

@@ -28,8 +28,8 @@ double nanoseconds(double each, Counts... counts) {
 }
 
 // An exception that leaves a parallel region ends the process.  What a region's threads do runs in `guard`, which
-// polls, keeps the first exception and does nothing more after it; `rethrow` is called behind the region.  Interrupted calls
-// (interrupt.hpp) end in this way too.
+// polls, keeps the first exception and does nothing more after it; `rethrow` is called behind the region.  Interrupted
+// calls (interrupt.hpp) end in this way too.
 class Failure {
  public:
   template <class F>

@@ -1,7 +1,7 @@
 // Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) and Box-Muller normals from its words.
 //
-// Counter: (stream, step, particle, block); key: the seed's low and high 32 bits.  Block b gives the words of coordinates
-// 4b .. 4b+3.
+// Counter: (stream, step, particle, block); key: the seed's low and high 32 bits.  Block b gives the words of
+// coordinates 4b .. 4b+3.
 #pragma once
 
 #include "math.hpp"
@@ -157,8 +157,7 @@ class PhiloxRows {
   // Row r is of particle counter.particle + particle[r].
   PhiloxRows(const Counter& counter, const uint32_t* particle, int64_t rows, int64_t blocks) {
     int place[lanes<float>];  // of a block among those of the even lanes, and behind them those of the odd ones
-    for (int lane = 0; lane < lanes<float>; ++lane)
-      place[lane_block(lane)] = lane % 2 * lanes<double> + lane / 2;
+    for (int lane = 0; lane < lanes<float>; ++lane) place[lane_block(lane)] = lane % 2 * lanes<double> + lane / 2;
     int64_t i = 0;
     for (int64_t row = 0; row < rows; ++row) {
       const uint32_t number = counter.particle + particle[row];
@@ -268,8 +267,8 @@ CBK_INLINE void normals(const Counter& counter, uint32_t block, T (&z)[4]) {
     } else {
       const int32_t radial = int32_t(w.word[j]), upper = radial >> 31;
       const uint32_t angle = w.word[j + 1];
-      box_muller(T(radial ^ upper), Int<T>(upper), T(int32_t(angle << 2) >> 2), Int<T>((angle + 0x20000000u) >> 30), z[j],
-                 z[j + 1]);
+      box_muller(T(radial ^ upper), Int<T>(upper), T(int32_t(angle << 2) >> 2), Int<T>((angle + 0x20000000u) >> 30),
+                 z[j], z[j + 1]);
     }
   }
 }

@@ -1,8 +1,9 @@
 // Vector registers of one instruction set, and the few operations that the language does not give.
 //
 // A file that is compiled once per instruction set includes this header with CBK_ISA defined to the set's name; every
-// name then stands in the namespace cbk::<set>, so that the linker can never pick AVX-512 code for everyone.  Arithmetic,
-// comparisons and `mask ? a : b` are the compiler's vector extensions; intrinsics stand here and nowhere else.
+// name then stands in the namespace cbk::<set>, so that the linker can never pick AVX-512 code for everyone.
+// Arithmetic, comparisons and `mask ? a : b` are the compiler's vector extensions; intrinsics stand here and nowhere
+// else.
 #pragma once
 
 #include <cmath>
@@ -151,7 +152,8 @@ CBK_INLINE To bits(From v) {
   return reinterpret_cast<To>(v);
 }
 
-// fma: one rounding everywhere (what users' bits depend on; SIMDe's own may round twice).  mad: one where the hardware has it, else two.
+// fma: one rounding everywhere (what users' bits depend on; SIMDe's own may round twice).  mad: one where the hardware
+// has it, else two.
 CBK_INLINE F32 fma(F32 a, F32 b, F32 c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);

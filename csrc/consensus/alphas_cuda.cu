@@ -1,9 +1,9 @@
 // Alphas at an effective sample size on the GPU; the CPU's twin is alpha_for_ess (consensus_cpu.cpp).
 //
 // Where the CPU halves an interval of log(alpha range) until it is 1e-12 long, 16 alphas are tried at once here, one by
-// each warp: 13 dependent passes over the risks in place of 49 or more.  A task of few particles is one block's, all rounds
-// of it.  For many particles a round is a launch, and slices of the particles are blocks.  Shapes alone decide the order
-// of the sums.
+// each warp: 13 dependent passes over the risks in place of 49 or more.  A task of few particles is one block's, all
+// rounds of it.  For many particles a round is a launch, and slices of the particles are blocks.  Shapes alone decide
+// the order of the sums.
 #include "../cuda/reduce.hpp"
 #include "../cuda/rows.hpp"
 
@@ -80,8 +80,8 @@ __device__ __forceinline__ Sums add_weights(Sums sums, const double* risk, int c
 }
 
 // A block has a task of at most `staged` particles.
-CBK_KERNEL(threads) section(const double* risk, int64_t particles, int64_t tasks, const double* target,
-                            double* alphas) {
+CBK_KERNEL(threads)
+section(const double* risk, int64_t particles, int64_t tasks, const double* target, double* alphas) {
   CBK_SHARED(double, r, staged);
   CBK_SHARED(double, ess, tried);
   const int warp = int(threadIdx.x) / 32;

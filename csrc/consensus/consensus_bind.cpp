@@ -68,17 +68,17 @@ void register_typed(py::module_& m) {
     });
   });
 #if !defined(CBK_CARD)
-  m.def("consensus_at_ess", [](const Input<T>& theta, const Input<double>& risk, double target,
-                               const Output<double>& alphas, const Output<T>& point, const Output<double>& weights,
-                               const Output<double>& ess, Execution run) {
+  m.def("consensus_at_ess",
+        [](const Input<T>& theta, const Input<double>& risk, double target, const Output<double>& alphas,
+           const Output<T>& point, const Output<double>& weights, const Output<double>& ess, Execution run) {
     check_shape("alphas", alphas, {risk.ndim() == 1 ? 1 : risk.shape(1)});
     return checked(theta, risk, point, weights, ess, run, [&](int64_t particles, int64_t size, int64_t tasks) {
       return consensus_at_ess(theta.data(), particles, size, risk.data(), tasks, target, alphas.data(), point.data(),
                               weights.data(), ess.data(), run);
     });
   });
-  m.def("weighted_mean", [](const Input<T>& theta, const Input<double>& weights, const Output<T>& point,
-                            Execution run) {
+  m.def("weighted_mean",
+        [](const Input<T>& theta, const Input<double>& weights, const Output<T>& point, Execution run) {
     const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
     check_shape("weights", weights, {particles});
     check_shape("point", point, {size});
@@ -99,8 +99,8 @@ void register_consensus(py::module_& m) {
   register_typed<float>(m);
   register_typed<double>(m);
 #if defined(CBK_CARD)
-  m.def("alphas_for_ess", [](const Input<double>& risk, const Input<double>& target, const Output<double>& alphas,
-                             const Execution& run) {
+  m.def("alphas_for_ess",
+        [](const Input<double>& risk, const Input<double>& target, const Output<double>& alphas, const Execution& run) {
     const int64_t particles = rows_of("risk", risk), tasks = risk.shape(1);
     check_shape("risk", risk, {particles, tasks});
     check_shape("target", target, {1});

@@ -51,7 +51,8 @@ double unnormalised(double risk, double least, double alpha) {
 }
 
 // weights[n * stride] = unnormalised(risk[n * stride], least, alpha); their sum.
-double unnormalised(const double* risk, int64_t particles, int64_t stride, double least, double alpha, double* weights) {
+double unnormalised(const double* risk, int64_t particles, int64_t stride, double least, double alpha,
+                    double* weights) {
   constexpr int64_t often = 1 << 20;
   const bool direct = alpha > 0 && alpha < infinity;  // no 0 times infinity but for a risk that is not finite
   if (direct) {
@@ -66,8 +67,10 @@ double unnormalised(const double* risk, int64_t particles, int64_t stride, doubl
   for (int64_t n = 0; n < particles; ++n) {
     paced(50);
     double& w = weights[n * stride];
-    if (!direct) w = unnormalised(risk[n * stride], least, alpha);
-    else w = w >= least_exponent && w <= 0 ? std::exp(w) : 0;
+    if (!direct)
+      w = unnormalised(risk[n * stride], least, alpha);
+    else
+      w = w >= least_exponent && w <= 0 ? std::exp(w) : 0;
     if (w != 0) total += w;
   }
   return total;
@@ -145,8 +148,8 @@ void weighted_means(const T* theta, int64_t particles, int64_t size, const doubl
   const int64_t block = std::clamp(share, consensus_block, longest_block), blocks = divide_up(size, block);
   parallel_for(blocks * tasks, threads, [&](int64_t i) {
     const int64_t t = i / blocks, b = i % blocks, from = first[size_t(t)];
-    kernels.weighted_sum(theta, size, rows.data() + from, w.data() + from, first[size_t(t + 1)] - from,
-                         b * block, std::min((b + 1) * block, size), points + t * size);
+    kernels.weighted_sum(theta, size, rows.data() + from, w.data() + from, first[size_t(t + 1)] - from, b * block,
+                         std::min((b + 1) * block, size), points + t * size);
   });
 }
 
@@ -199,12 +202,11 @@ double ensemble_variance(const T* theta, int64_t particles, int64_t size, int nu
   return total / (2.0 * double(particles));
 }
 
-#define CBK_INSTANTIATE(T)                                                                                        \
-  template void weighted_means(const T*, int64_t, int64_t, const double*, int64_t, T*, int);                      \
-  template RiskCheck consensus(const T*, int64_t, int64_t, const double*, int64_t, double, T*, double*, double*,  \
-                               int);                                                                              \
-  template RiskCheck consensus_at_ess(const T*, int64_t, int64_t, const double*, int64_t, double, double*, T*,    \
-                                      double*, double*, int);                                                     \
+#define CBK_INSTANTIATE(T) \
+  template void weighted_means(const T*, int64_t, int64_t, const double*, int64_t, T*, int); \
+  template RiskCheck consensus(const T*, int64_t, int64_t, const double*, int64_t, double, T*, double*, double*, int); \
+  template RiskCheck consensus_at_ess(const T*, int64_t, int64_t, const double*, int64_t, double, double*, T*, \
+                                      double*, double*, int); \
   template double ensemble_variance(const T*, int64_t, int64_t, int);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

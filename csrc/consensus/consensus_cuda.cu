@@ -72,12 +72,13 @@ CBK_KERNEL(threads) normalise(Risks k, const Part* parts, double* weights, doubl
   if (blockIdx.x == 0 && threadIdx.x == 0) ess[task] = total > 0 ? total * total / squares : 0;
 }
 
-// sums[slice][task][i] of the slice's particles; those of weight 0 are never read.  A thread has `width` coordinates, which
-// one access reads of a particle, and eight particles on their way: the list of those that have a weight comes first, so that
-// nothing is in doubt between the reads.
+// sums[slice][task][i] of the slice's particles; those of weight 0 are never read.  A thread has `width` coordinates,
+// which one access reads of a particle, and eight particles on their way: the list of those that have a weight comes
+// first, so that nothing is in doubt between the reads.
 template <class T, int width>
-CBK_KERNEL(threads) average_slices(const T* theta, const double* weights, int64_t particles, int64_t size, int64_t tasks,
-                                   int64_t slice, double* sums) {
+CBK_KERNEL(threads)
+average_slices(const T* theta, const double* weights, int64_t particles, int64_t size, int64_t tasks, int64_t slice,
+               double* sums) {
   struct alignas(sizeof(T) * width) Span {
     T value[width];
   };
@@ -133,8 +134,8 @@ void gibbs_weights(const double* risk, int64_t particles, int64_t tasks, Alphas 
 }
 
 template <class T>
-void consensus(const T* theta, const double* risk, int64_t particles, int64_t size, int64_t tasks, Alphas alphas, T* point,
-               double* weights, double* ess, CudaStream on) {
+void consensus(const T* theta, const double* risk, int64_t particles, int64_t size, int64_t tasks, Alphas alphas,
+               T* point, double* weights, double* ess, CudaStream on) {
   const cudaStream_t stream = native(on);
   gibbs_weights(risk, particles, tasks, alphas, weights, ess, on);
 
@@ -163,7 +164,9 @@ void consensus(const T* theta, const double* risk, int64_t particles, int64_t si
   launch_add_parts(sums.data(), slices, tasks * size, 1.0, point, int64_t(1), stream);
 }
 
-template void consensus(const float*, const double*, int64_t, int64_t, int64_t, Alphas, float*, double*, double*, CudaStream);
-template void consensus(const double*, const double*, int64_t, int64_t, int64_t, Alphas, double*, double*, double*, CudaStream);
+template void consensus(const float*, const double*, int64_t, int64_t, int64_t, Alphas, float*, double*, double*,
+                        CudaStream);
+template void consensus(const double*, const double*, int64_t, int64_t, int64_t, Alphas, double*, double*, double*,
+                        CudaStream);
 
 }  // namespace cbk::device

@@ -1,6 +1,6 @@
-// consensus.hpp on the GPU, without a word to the host: weights by a two-level sum (blocks, then their partial sums), points
-// in float64; shapes alone decide the order of the sums.  Where a task has no finite risk, its weights and point are NaN
-// and its effective sample size is 0.
+// consensus.hpp on the GPU, without a word to the host: weights by a two-level sum (blocks, then their partial sums),
+// points in float64; shapes alone decide the order of the sums.  Where a task has no finite risk, its weights and point
+// are NaN and its effective sample size is 0.
 #pragma once
 
 #include "../cuda/stream.hpp"
@@ -17,8 +17,8 @@ struct Alphas {
 
 // risk [particles, tasks], point [tasks, size], weights [particles, tasks], ess [tasks].
 template <class T>
-void consensus(const T* theta, const double* risk, int64_t particles, int64_t size, int64_t tasks, Alphas alpha, T* point,
-               double* weights, double* ess, CudaStream stream);
+void consensus(const T* theta, const double* risk, int64_t particles, int64_t size, int64_t tasks, Alphas alpha,
+               T* point, double* weights, double* ess, CudaStream stream);
 
 // Its weights and effective sample sizes alone.
 void gibbs_weights(const double* risk, int64_t particles, int64_t tasks, Alphas alphas, double* weights, double* ess,

@@ -36,8 +36,7 @@ CBK_INLINE void add_scaled(double* sum, const double* w, const T* const (&x)[R],
       CBK_UNROLL(4)
       for (int p = 0; p < step; p += line) __builtin_prefetch(x[r] + i + ahead + p);
       CBK_UNROLL(4)
-      for (int u = 0; u < unroll; ++u)
-        s[u] = mad(splat<F64>(w[r]), load_double(x[r] + i + u * lanes<double>), s[u]);
+      for (int u = 0; u < unroll; ++u) s[u] = mad(splat<F64>(w[r]), load_double(x[r] + i + u * lanes<double>), s[u]);
     }
     CBK_UNROLL(4)
     for (int u = 0; u < unroll; ++u) store(sum + i + u * lanes<double>, s[u]);
@@ -75,8 +74,10 @@ CBK_INLINE void add_moments(double* mean, double* squares, int64_t n, const T* t
   std::memcpy(&m, mean, sizeof m), std::memcpy(&q, squares, sizeof q);
   CBK_UNROLL(8)
   for (int r = 0; r < R; ++r) {
-    if constexpr (sizeof(V) == sizeof(double)) x[r] = double(theta[r * stride]);
-    else x[r] = load_double(theta + r * stride);
+    if constexpr (sizeof(V) == sizeof(double))
+      x[r] = double(theta[r * stride]);
+    else
+      x[r] = load_double(theta + r * stride);
     center += x[r];
   }
   center *= 1.0 / R;
@@ -105,8 +106,7 @@ CBK_INLINE int64_t add_moments(double* mean, double* squares, int64_t n, const T
       for (int l = 0; l < line; l += lanes<double>)
         add_moments<R, F64>(mean + i + l, squares + i + l, n, x + i + l, stride);
     }
-    for (; i + lanes<double> <= count; i += lanes<double>)
-      add_moments<R, F64>(mean + i, squares + i, n, x + i, stride);
+    for (; i + lanes<double> <= count; i += lanes<double>) add_moments<R, F64>(mean + i, squares + i, n, x + i, stride);
     for (; i < count; ++i) add_moments<R, double>(mean + i, squares + i, n, x + i, stride);
   }
   return n;

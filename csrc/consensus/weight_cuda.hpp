@@ -16,6 +16,8 @@ __device__ __forceinline__ double unnormalised(double risk, double least, double
   return exponent < 745.2 ? ::exp(-exponent) : 0;  // of subnormal weights too
 }
 
-__device__ __forceinline__ double alpha_of(const Alphas& a, int64_t task) { return a.at ? a.at[task * a.stride] : a.value; }
+__device__ __forceinline__ double alpha_of(const Alphas& a, int64_t task) {
+  return a.at ? a.at[task * a.stride] : a.value;
+}
 
 }  // namespace cbk::device

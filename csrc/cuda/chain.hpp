@@ -1,5 +1,5 @@
-// Kernels that start before the one before them on the stream has ended: programmatic dependent launch, sm_90 and later.
-// A capture makes it an edge of its graph.
+// Kernels that start before the one before them on the stream has ended: programmatic dependent launch, sm_90 and
+// later. A capture makes it an edge of its graph.
 //
 // Such a kernel calls await_previous, then allow_next (ptx.hpp).  Before that it reads only what no kernel of the graph
 // writes, and writes nothing.  Every kernel waits, and none lets the next one start before it has.  So at most two are

@@ -97,8 +97,9 @@ void before_use() {
   static const int watched = pthread_atfork(nullptr, nullptr, [] { forked = true; });
   if (watched) throw CudaError("forks cannot be watched: pthread_atfork failed");
   if (forked)
-    throw CudaError("this process was forked from one that had used CUDA, and CUDA does not survive that: "
-                    "start workers with multiprocessing's 'spawn' or 'forkserver'");
+    throw CudaError(
+        "this process was forked from one that had used CUDA, and CUDA does not survive that: "
+        "start workers with multiprocessing's 'spawn' or 'forkserver'");
 }
 
 int device_count() {

@@ -16,13 +16,14 @@ class CudaError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-bool has_tensor_cores();  // the current device: of tf32 and bf16, sm_80 and later
-bool has_warp_groups();   // that multiply together: sm_90 alone
-int64_t multiprocessors();  // of the current device
-int device_count();  // 0 without a driver
+bool has_tensor_cores();           // the current device: of tf32 and bf16, sm_80 and later
+bool has_warp_groups();            // that multiply together: sm_90 alone
+int64_t multiprocessors();         // of the current device
+int device_count();                // 0 without a driver
 int device_of(uintptr_t address);  // of CUDA memory; -1 for any other
-void wait_for(CudaStream stream, CudaStream producer);  // what `stream` does next follows what `producer` has been given
-void synchronize(CudaStream stream);                     // waits for what it has been given
+void wait_for(CudaStream stream,
+              CudaStream producer);   // what `stream` does next follows what `producer` has been given
+void synchronize(CudaStream stream);  // waits for what it has been given
 void read_memory(const void* from, int64_t bytes, void* host, CudaStream stream);  // after the stream's work; waits
 
 // The device's pool of workspaces (memory.hpp): the bytes that it holds, used or not.  To trim it waits for the device

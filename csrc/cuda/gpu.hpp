@@ -1,8 +1,9 @@
-// The one header that kernels include first: CUDA with nvcc, its emulation (tests/cuda/emulation) with any other compiler.
+// The one header that kernels include first: CUDA with nvcc, its emulation (tests/cuda/emulation) with any other
+// compiler.
 //
 // Rules that let one file compile both ways: shared memory through CBK_SHARED and CBK_DYNAMIC_SHARED, launches through
-// `launch`, grid barriers through `grid_sync` (grid.hpp), inline PTX in ptx.hpp alone; no return before a barrier, the whole block at the
-// same barrier, no racing writes even of equal values.
+// `launch`, grid barriers through `grid_sync` (grid.hpp), inline PTX in ptx.hpp alone; no return before a barrier, the
+// whole block at the same barrier, no racing writes even of equal values.
 #pragma once
 
 #define CBK_ISA device
@@ -23,13 +24,13 @@
 
 #if defined(__CUDACC__)
 #define CBK_SHARED(T, name, size) __shared__ T name[size]
-#define CBK_DYNAMIC_SHARED(T, name)                                      \
+#define CBK_DYNAMIC_SHARED(T, name) \
   extern __shared__ __align__(128) unsigned char cbk_dynamic_shared[]; \
   T* const name = reinterpret_cast<T*>(cbk_dynamic_shared)
 #define CBK_KERNEL(threads) __global__ void __launch_bounds__(threads)
 #else
-#define CBK_SHARED(T, name, size)                                                                                  \
-  static const char name##_key = 0;                                                                                \
+#define CBK_SHARED(T, name, size) \
+  static const char name##_key = 0; \
   auto& name = *static_cast<T(*)[size]>(cbk::emulation::machine().shared(&name##_key, sizeof(T[size])))
 #define CBK_DYNAMIC_SHARED(T, name) T* const name = static_cast<T*>(cbk::emulation::machine().dynamic_shared())
 #define CBK_KERNEL(threads) void

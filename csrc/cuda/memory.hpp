@@ -15,8 +15,8 @@ namespace cbk::device {
 // A gradient in passes of 64 MiB (gradient_bytes) fits; a call that needs more asks the system each time.
 constexpr uint64_t kept_bytes = uint64_t(1) << 30;
 
-void* take_memory(size_t bytes, bool pinned);                  // waits for the device
-void* take_workspace(size_t bytes, cudaStream_t stream);       // from the pool of the current device
+void* take_memory(size_t bytes, bool pinned);             // waits for the device
+void* take_workspace(size_t bytes, cudaStream_t stream);  // from the pool of the current device
 
 // Owned memory, on the device or (`pinned`) on the host where copies to and from the device need not wait.
 template <class T, bool pinned = false>
@@ -42,8 +42,8 @@ class DeviceBuffer {
 template <class T>
 using PinnedBuffer = DeviceBuffer<T, true>;
 
-// Workspaces one on top of another, at the same addresses whenever the same calls are made: what a captured graph needs,
-// and cheaper than the runtime's pool.  It serves one stream.
+// Workspaces one on top of another, at the same addresses whenever the same calls are made: what a captured graph
+// needs, and cheaper than the runtime's pool.  It serves one stream.
 class Arena {
  public:
   struct Place {

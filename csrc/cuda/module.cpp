@@ -1,5 +1,5 @@
-// The private compiled module cbokernels._cuda; or, with CBK_EMULATED_MODULE, the same kernels on the host's emulation, for
-// tests.
+// The private compiled module cbokernels._cuda; or, with CBK_EMULATED_MODULE, the same kernels on the host's emulation,
+// for tests.
 #include "../common/bind.hpp"
 #include "owned.hpp"
 
@@ -47,38 +47,29 @@ PYBIND11_MODULE(CBK_MODULE, m) {
   m.def("held_memory", &held_memory, py::arg("device"));
   m.def("trim_memory", [](int device) { cbk::released([&] { trim_memory(device); }); }, py::arg("device"));
   m.def("device_of", &device_of, py::arg("address"));
-  m.def(
-      "wait_for",
-      [](int device, Address stream, Address producer) {
-        const OnDevice here(device);
-        wait_for({stream}, {producer});
-      },
-      py::arg("device"), py::arg("stream"), py::arg("producer"));
+  m.def("wait_for", [](int device, Address stream, Address producer) {
+    const OnDevice here(device);
+    wait_for({stream}, {producer});
+  }, py::arg("device"), py::arg("stream"), py::arg("producer"));
   m.def("synchronize", [](const Where& on) { released(on, [&] { synchronize(on); }); }, py::arg("on"));
-  m.def(
-      "read_memory",
-      [](Address address, py::array out, const Where& on) {
-        void* const to = out.mutable_data();
-        const int64_t bytes = out.nbytes();
-        released(on, [&] { read_memory(reinterpret_cast<const void*>(address), bytes, to, on); });
-      },
-      py::arg("address"), py::arg("out"), py::arg("on"));
+  m.def("read_memory", [](Address address, py::array out, const Where& on) {
+    void* const to = out.mutable_data();
+    const int64_t bytes = out.nbytes();
+    released(on, [&] { read_memory(reinterpret_cast<const void*>(address), bytes, to, on); });
+  }, py::arg("address"), py::arg("out"), py::arg("on"));
   py::class_<OwnedMemory>(m, "Memory")
       .def(py::init([](int device, int64_t bytes) {
-             std::unique_ptr<OwnedMemory> memory;
-             cbk::released([&] { memory = std::make_unique<OwnedMemory>(device, bytes); });
-             return memory;
-           }),
+    std::unique_ptr<OwnedMemory> memory;
+    cbk::released([&] { memory = std::make_unique<OwnedMemory>(device, bytes); });
+    return memory;
+  }),
            py::arg("device"), py::arg("bytes"))
       .def_property_readonly("address", [](const OwnedMemory& memory) { return Address(memory.data()); });
-  m.def(
-      "write_memory",
-      [](Address address, const py::array& values, const Where& on) {
-        const void* const from = values.data();
-        const int64_t bytes = values.nbytes();
-        released(on, [&] { write_memory(reinterpret_cast<void*>(address), bytes, from, on); });
-      },
-      py::arg("address"), py::arg("values"), py::arg("on"));
+  m.def("write_memory", [](Address address, const py::array& values, const Where& on) {
+    const void* const from = values.data();
+    const int64_t bytes = values.nbytes();
+    released(on, [&] { write_memory(reinterpret_cast<void*>(address), bytes, from, on); });
+  }, py::arg("address"), py::arg("values"), py::arg("on"));
   m.def("has_warp_groups", &has_warp_groups);
   m.def("use_warp_groups", [](bool wanted) {  // whether they can be had: for tests and timings
     warp_groups = wanted;

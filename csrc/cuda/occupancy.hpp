@@ -13,8 +13,8 @@
 
 namespace cbk::device {
 
-// The blocks of a kernel that the current device holds at once, at least 1: by what the kernel really takes of registers
-// and shared memory.  Asked of the runtime once for each kernel, device and size of block.
+// The blocks of a kernel that the current device holds at once, at least 1: by what the kernel really takes of
+// registers and shared memory.  Asked of the runtime once for each kernel, device and size of block.
 inline int64_t held_blocks_of(const void* kernel, int threads, size_t shared_bytes) {
   static std::mutex mutex;
   static std::map<std::tuple<const void*, int, int, size_t>, int64_t> known;

@@ -1,5 +1,5 @@
-// Instructions that are written as PTX, in three branches: real (sm_80 and later), older cards, emulated.  Those of plain
-// numbers stand beside what they replace (common/one_lane.hpp, philox.hpp).
+// Instructions that are written as PTX, in three branches: real (sm_80 and later), older cards, emulated.  Those of
+// plain numbers stand beside what they replace (common/one_lane.hpp, philox.hpp).
 #pragma once
 
 #include "gpu.hpp"
@@ -73,9 +73,11 @@ template <int bytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
   const unsigned to = unsigned(__cvta_generic_to_shared(shared));
   if constexpr (bytes == 16)  // past L1
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(valid ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(valid ? 16 : 0)
+                 : "memory");
   else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(bytes), "r"(valid ? bytes : 0)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(bytes),
+                 "r"(valid ? bytes : 0)
                  : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -100,9 +102,9 @@ __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
 }
-// A warp's sums [16][8] += a [16][depth] b [depth][8], of depth 8 (tf32) or 16 (bf16).  With g = lane / 4, t = lane % 4 a
-// lane holds sums (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1); tf32: a (g, t), (g + 8, t), (g, t + 4),
-// (g + 8, t + 4) and b (t, g), (t + 4, g); bf16: the same of pairs, numbers 2t and 2t + 1 in place of t [PTX ISA, mma].
+// A warp's sums [16][8] += a [16][depth] b [depth][8], of depth 8 (tf32) or 16 (bf16).  With g = lane / 4, t = lane % 4
+// a lane holds sums (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1); tf32: a (g, t), (g + 8, t), (g, t + 4), (g + 8,
+// t + 4) and b (t, g), (t + 4, g); bf16: the same of pairs, numbers 2t and 2t + 1 in place of t [PTX ISA, mma].
 __device__ __forceinline__ void multiply_tf32(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
@@ -113,8 +115,8 @@ __device__ __forceinline__ void multiply_bf16(float (&sums)[4], const unsigned (
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-// Four matrices of 8 rows of 16 bytes in shared memory, their rows' addresses from lanes 0 ... 31 in turn: a lane gets word
-// lane % 4 of row lane / 4 of each.
+// Four matrices of 8 rows of 16 bytes in shared memory, their rows' addresses from lanes 0 ... 31 in turn: a lane gets
+// word lane % 4 of row lane / 4 of each.
 __device__ __forceinline__ void load_matrices(unsigned (&words)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
@@ -125,7 +127,8 @@ __device__ __forceinline__ void load_matrices(unsigned (&words)[4], const void* 
 
 template <int bytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool valid) {
-  for (int i = 0; i < bytes / 4; ++i) static_cast<unsigned*>(shared)[i] = valid ? static_cast<const unsigned*>(global)[i] : 0;
+  for (int i = 0; i < bytes / 4; ++i)
+    static_cast<unsigned*>(shared)[i] = valid ? static_cast<const unsigned*>(global)[i] : 0;
 }
 __device__ __forceinline__ void commit_copies() {}
 template <int pending>
@@ -158,12 +161,14 @@ __device__ __forceinline__ void allow_next() {}
 #if !defined(__CUDACC__)
 template <class T, class... V>
 inline void store_vector(T* p, V... v) {
-  if (reinterpret_cast<uintptr_t>(p) % (sizeof(T) * sizeof...(v))) emulation::machine().fail("st.v: address not aligned");
+  if (reinterpret_cast<uintptr_t>(p) % (sizeof(T) * sizeof...(v)))
+    emulation::machine().fail("st.v: address not aligned");
   ((*p++ = v), ...);
 }
 #else
 __device__ __forceinline__ void store_vector(float* p, float a, float b, float c, float d) {
-  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "f"(a), "f"(b), "f"(c), "f"(d)
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "f"(a), "f"(b), "f"(c),
+               "f"(d)
                : "memory");
 }
 __device__ __forceinline__ void store_vector(float* p, float a, float b) {

@@ -42,9 +42,11 @@ __device__ __forceinline__ T block_least(T v, T neutral) {
   return block_reduced(v, neutral, [](T a) { return warp_least(a); });
 }
 
-// out[i * stride] = sum over parts of partial[part][i], divided.  A block takes 32 sums, each of its warps a part of them.
+// out[i * stride] = sum over parts of partial[part][i], divided.  A block takes 32 sums, each of its warps a part of
+// them.
 template <class T>
-CBK_KERNEL(1024) add_parts(const double* partial, int64_t parts, int64_t count, double divisor, T* out, int64_t stride) {
+CBK_KERNEL(1024)
+add_parts(const double* partial, int64_t parts, int64_t count, double divisor, T* out, int64_t stride) {
   constexpr int at_once = 4;
   CBK_SHARED(double, sums, 32 * 33);
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, warps = int(blockDim.x) / 32;
@@ -68,7 +70,8 @@ template <class T>
 void launch_add_parts(const double* partial, int64_t parts, int64_t count, double divisor, T* out, int64_t stride,
                       cudaStream_t stream) {
   const dim3 block(parts <= 32 ? 256 : 1024);
-  launch(add_parts<T>, dim3(unsigned(blocks_for(count, 32))), block, 0, stream, partial, parts, count, divisor, out, stride);
+  launch(add_parts<T>, dim3(unsigned(blocks_for(count, 32))), block, 0, stream, partial, parts, count, divisor, out,
+         stride);
 }
 
 }  // namespace cbk::device

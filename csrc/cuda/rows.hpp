@@ -1,4 +1,5 @@
-// The division of [rows, columns] over threads, four consecutive coordinates of a row (one block of the generator) each.
+// The division of [rows, columns] over threads, four consecutive coordinates of a row (one block of the generator)
+// each.
 #pragma once
 
 #include <type_traits>
@@ -16,7 +17,8 @@ struct RowGrid {
   dim3 grid, block;
 };
 
-// Threads along a row are a power of two that leaves few of them idle; there are as many blocks as a card holds at once.
+// Threads along a row are a power of two that leaves few of them idle; there are as many blocks as a card holds at
+// once.
 constexpr int row_threads = 256;
 inline RowGrid row_grid(int64_t rows, int64_t columns, int64_t held) {
   constexpr int64_t threads = row_threads;
@@ -37,7 +39,8 @@ void launch_rows(void (*kernel)(P...), int64_t rows, int64_t columns, cudaStream
 // f(first coordinate, count of coordinates: 4 but at a row's end) of a thread's coordinates ...
 template <class F>
 __device__ __forceinline__ void for_columns(int64_t columns, F&& f) {
-  for (int64_t i = 4 * (int64_t(blockIdx.x) * blockDim.x + threadIdx.x); i < columns; i += 4 * int64_t(gridDim.x) * blockDim.x)
+  for (int64_t i = 4 * (int64_t(blockIdx.x) * blockDim.x + threadIdx.x); i < columns;
+       i += 4 * int64_t(gridDim.x) * blockDim.x)
     f(i, columns - i < 4 ? int(columns - i) : 4);
 }
 // ... within which f(row, row * columns) of its rows, or both at once: f(row, place in the array, coordinate, count).

@@ -5,8 +5,8 @@
 // Every normal is made where it is used: in the risks, and once more in the drift.  Rows 2n and 2n + 1 of a mirrored
 // ensemble are a pair, so that its normals are made once for both.
 //
-// Scope "atom": R[n, m] is the risk of the centre with only neuron m taken from theta_n.  The centre's outputs and hidden
-// activations are known, so that one first layer per particle gives all its M risks:
+// Scope "atom": R[n, m] is the risk of the centre with only neuron m taken from theta_n.  The centre's outputs and
+// hidden activations are known, so that one first layer per particle gives all its M risks:
 //   out = rest + scale c' sigma(w' x + b'),  rest = base - scale c sigma(w x + b).
 //
 // Weights: by rank, beta_n = max(0, log(N/2 + 1/2) - log(rank_n + 1)) normalised, or Gibbs weights of a given effective
@@ -49,18 +49,19 @@ struct AtomTask {
   const Network* net;
   Loss loss;
   int64_t panel;
-  const T* theta;    // one particle
+  const T* theta;  // one particle
   PackedChunk<T> chunk;
-  const T* rest;     // [panels][width][outputs][panel]
-  T* scratch;        // scratch_size
-  double* sums;      // [width]: sums of losses are added here
+  const T* rest;  // [panels][width][outputs][panel]
+  T* scratch;     // scratch_size
+  double* sums;   // [width]: sums of losses are added here
 };
 
 template <class T>
 struct HoppingKernels {
   // plus = center + spread xi_n and minus (or nullptr) = center - spread xi_n, [size] each.
   void (*draw)(NoiseKey key, uint32_t n, const T* center, T spread, int64_t size, T* plus, T* minus);
-  // The centre's outputs of a chunk without each of its neurons; for mse also less y.  scratch: [width + outputs][panel].
+  // The centre's outputs of a chunk without each of its neurons; for mse also less y.  scratch: [width +
+  // outputs][panel].
   void (*rest)(const Network& net, Loss loss, const T* center, int64_t panel, const PackedChunk<T>& chunk, T* scratch,
                T* rest);
   void (*atoms)(const AtomTask<T>& task);
@@ -84,8 +85,8 @@ struct Weighed {
 };
 
 // risk [rows, columns], at least two rows, becomes its weights, column by column; ess [columns].  A risk that is not
-// finite weighs 0; a column without a finite one has ess 0 and weights 0.  fraction 0: by rank, equal risks in the order
-// of the draws, mirrored: first all c + s xi; else Gibbs weights with an ess of that share of the rows.
+// finite weighs 0; a column without a finite one has ess 0 and weights 0.  fraction 0: by rank, equal risks in the
+// order of the draws, mirrored: first all c + s xi; else Gibbs weights with an ess of that share of the rows.
 Weighed hopping_weights(double* risk, int64_t rows, int64_t columns, bool mirrored, double fraction, double* ess,
                         int num_threads);
 
@@ -94,7 +95,8 @@ struct HoppingStep {
   int64_t nonfinite;
 };
 
-// gradient[size] = -g of the ensemble that the problem draws.  atom: coordinate -> atom for the scope "atom", or nullptr.
+// gradient[size] = -g of the ensemble that the problem draws.  atom: coordinate -> atom for the scope "atom", or
+// nullptr.
 template <class T>
 HoppingStep hopping_gradient(const RiskProblem<T>& problem, double fraction, const int32_t* atom, T* gradient,
                              int num_threads);

@@ -33,9 +33,9 @@ void check_atoms(const std::optional<Input<int32_t>>& atom, int64_t size, int64_
 
 template <class T>
 void register_typed(py::module_& m) {
-  m.def("hopping_risk", [](const Network& net, const Input<T>& center, int64_t particles, double spread, bool mirrored,
-                           NoiseKey key, const Input<T>& x, const Array& y, Loss loss, bool atoms,
-                           const Output<double>& out, const Execution& run) {
+  m.def("hopping_risk",
+        [](const Network& net, const Input<T>& center, int64_t particles, double spread, bool mirrored, NoiseKey key,
+           const Input<T>& x, const Array& y, Loss loss, bool atoms, const Output<double>& out, const Execution& run) {
     const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, key);
     const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
     check_shape("out", out, {particles, atoms ? net.width : 1});
@@ -62,27 +62,27 @@ void register_typed(py::module_& m) {
     released(run, [&] { result = step(); });
     return py::make_tuple(result.ess, result.alpha, result.nonfinite);
   };
-  m.def("hopping_gradient", [told](const Network& net, const Input<T>& center, int64_t particles, double spread,
-                                   bool mirrored, NoiseKey key, const Input<T>& x, const Array& y, Loss loss,
-                                   const std::optional<Input<int32_t>>& atom, double fraction,
-                                   const Output<T>& gradient, Execution run) {
+  m.def("hopping_gradient",
+        [told](const Network& net, const Input<T>& center, int64_t particles, double spread, bool mirrored,
+               NoiseKey key, const Input<T>& x, const Array& y, Loss loss, const std::optional<Input<int32_t>>& atom,
+               double fraction, const Output<T>& gradient, Execution run) {
     const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, key);
     const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
     check_shape("gradient", gradient, {net.size()});
     check_atoms(atom, net.size(), net.width);
     return told(run, [&] { return hopping_gradient(problem, fraction, data_or_null(atom), gradient.data(), run); });
   });
-  m.def("hopping_gradient", [told](const Input<T>& center, double spread, bool mirrored, NoiseKey key,
-                                   const Input<double>& risk, double fraction, const Output<T>& gradient,
-                                   Execution run) {
+  m.def("hopping_gradient",
+        [told](const Input<T>& center, double spread, bool mirrored, NoiseKey key, const Input<double>& risk,
+               double fraction, const Output<T>& gradient, Execution run) {
     const int64_t size = center.size();
     const Draw<T> draw = draw_of(center, size, risk.size(), spread, mirrored, key);
     check_shape("risk", risk, {draw.particles});
     check_shape("gradient", gradient, {size});
     return told(run, [&] { return hopping_gradient(draw, size, risk.data(), fraction, gradient.data(), run); });
   });
-  m.def("draw_ensemble", [](const Input<T>& center, double spread, bool mirrored, NoiseKey key, const Output<T>& out,
-                            Execution run) {
+  m.def("draw_ensemble",
+        [](const Input<T>& center, double spread, bool mirrored, NoiseKey key, const Output<T>& out, Execution run) {
     const int64_t particles = rows_of("out", out), size = center.size();
     const Draw<T> draw = draw_of(center, size, particles, spread, mirrored, key);
     check_shape("out", out, {particles, size});
@@ -108,8 +108,8 @@ void drift(const Input<double>& weights, const std::optional<Input<int32_t>>& at
 
 // On the CPU the risks become the weights; the kernels of a card's runs give those of the draws, by rank here.
 #if defined(CBK_CARD)
-void weights_by_rank(const Input<double>& risk, bool mirrored, const Output<double>& weights,
-                     const Output<double>& ess, const Execution& run) {
+void weights_by_rank(const Input<double>& risk, bool mirrored, const Output<double>& weights, const Output<double>& ess,
+                     const Execution& run) {
   const int64_t rows = rows_of("risk", risk), columns = risk.shape(1);
   check_shape("risk", risk, {rows, columns});
   check_shape("weights", weights, {mirrored ? rows / 2 : rows, columns});

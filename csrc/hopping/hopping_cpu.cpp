@@ -44,9 +44,9 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, int
   const HoppingKernels<T>& kernels = isa_table().hopping<T>();
   const int64_t panel = 2 * kernels.lanes, size = net.size(), rows = target_columns(net, problem.loss);
   const int64_t row = net.inputs + rows + net.width * net.outputs;
-  const int64_t chunk_size = round_up(std::clamp((int64_t(2) << 20) / (row * int64_t(sizeof(T))), int64_t(1),
-                                                 std::min(problem.samples, int64_t(8192))),
-                                      panel);
+  const int64_t chunk_size = round_up(
+      std::clamp((int64_t(2) << 20) / (row * int64_t(sizeof(T))), int64_t(1), std::min(problem.samples, int64_t(8192))),
+      panel);
   const int64_t units = divide_up(problem.particles, 2);  // two particles: a pair is drawn at once
   const double work = nanoseconds(0.02, problem.particles, problem.samples, net.width, net.inputs + net.outputs + 4);
   const int threads = thread_count(num_threads, units, work);
@@ -94,10 +94,10 @@ void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32
     for (int64_t i = 0; i < size; ++i) out[i] += partial.data()[piece * size + i];
 }
 
-#define CBK_INSTANTIATE(T)                                                                          \
-  template void draw_rows(const Draw<T>&, int64_t, int64_t, int64_t, T*);                           \
-  template void draw_ensemble(const Draw<T>&, int64_t, T*, int);                                    \
-  template void atom_risks(const RiskProblem<T>&, const T*, double*, int);                          \
+#define CBK_INSTANTIATE(T) \
+  template void draw_rows(const Draw<T>&, int64_t, int64_t, int64_t, T*); \
+  template void draw_ensemble(const Draw<T>&, int64_t, T*, int); \
+  template void atom_risks(const RiskProblem<T>&, const T*, double*, int); \
   template void noise_drift<T>(const double*, int64_t, int64_t, const int32_t*, NoiseKey, int64_t, double*, int);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

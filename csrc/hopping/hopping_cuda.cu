@@ -15,7 +15,8 @@ struct Center {
 };
 
 template <class T>
-CBK_KERNEL(256) center_hidden(Network net, const T* theta, const T* x, int64_t samples, T* hidden) {
+CBK_KERNEL(256)
+center_hidden(Network net, const T* theta, const T* x, int64_t samples, T* hidden) {
   const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, m = i % net.width, s = i / net.width;
   if (s >= samples) return;
   T z = 0;
@@ -26,8 +27,8 @@ CBK_KERNEL(256) center_hidden(Network net, const T* theta, const T* x, int64_t s
 
 // Sums over the round's samples of the losses with one neuron exchanged: a warp takes a neuron, a lane a sample.
 template <class T>
-__device__ void add_exchanged(const Batch<T>& b, const Center<T>& center, const Place<T>& p, const T* held, int round, T* g,
-                              double* sums, bool fresh) {
+__device__ void add_exchanged(const Batch<T>& b, const Center<T>& center, const Place<T>& p, const T* held, int round,
+                              T* g, double* sums, bool fresh) {
   using K = Tile<T>;
   const int64_t outputs = b.net.outputs, width = b.net.width;
   const int lane = int(thread_rank() % 32), s = held_sample<T>(round, lane);
@@ -52,7 +53,8 @@ __device__ void add_exchanged(const Batch<T>& b, const Center<T>& center, const 
 }
 
 template <class T>
-CBK_KERNEL(Tile<T>::threads) exchanged_risks(Batch<T> b, Center<T> center) {
+CBK_KERNEL(Tile<T>::threads)
+exchanged_risks(Batch<T> b, Center<T> center) {
   using K = Tile<T>;
   CBK_DYNAMIC_SHARED(T, shared);
   T* g = b.outputs ? b.outputs + int64_t(blockIdx.x) * K::threads * b.pitch : shared + K::shared;
@@ -68,7 +70,8 @@ CBK_KERNEL(Tile<T>::threads) exchanged_risks(Batch<T> b, Center<T> center) {
         tile_sums(b, p, shared, z);
         for (int round = 0; round < K::rounds; ++round) {
           with_activation(b.net.activation, [&](auto tag) {
-            hold_round(round, z, shared, [&](T v, int column, int) { return activate<decltype(tag)::value>(v + bias_of(b, p, column)); });
+            hold_round(round, z, shared,
+                       [&](T v, int column, int) { return activate<decltype(tag)::value>(v + bias_of(b, p, column)); });
           });
           __syncthreads();
           add_exchanged(b, center, p, shared, round, g, sums, round == 0 && p.s0 == chunk * b.chunk);
@@ -80,8 +83,9 @@ CBK_KERNEL(Tile<T>::threads) exchanged_risks(Batch<T> b, Center<T> center) {
 }
 
 template <class T>
-CBK_KERNEL(256) noise_sums(const double* weights, int64_t rows, int64_t atoms, const int32_t* atom, NoiseKey key,
-                           const DrawNumbers<T>* now, int64_t size, int64_t piece, double* sums) {
+CBK_KERNEL(256)
+noise_sums(const double* weights, int64_t rows, int64_t atoms, const int32_t* atom, NoiseKey key,
+           const DrawNumbers<T>* now, int64_t size, int64_t piece, double* sums) {
   const int64_t i = 4 * (int64_t(blockIdx.x) * 256 + threadIdx.x);
   if (i >= size) return;
   const int64_t begin = blockIdx.y * piece, end = begin + piece < rows ? begin + piece : rows;
@@ -107,8 +111,8 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, Cud
   const cudaStream_t stream = native(on);
   const Network& net = problem.net;
   Workspace<T> hidden(problem.samples * net.width, stream), outputs(problem.samples * net.outputs, stream);
-  launch(center_hidden<T>, dim3(unsigned(blocks_for(problem.samples * net.width, 256))), dim3(256), 0, stream, net, center,
-         problem.x, problem.samples, hidden.data());
+  launch(center_hidden<T>, dim3(unsigned(blocks_for(problem.samples * net.width, 256))), dim3(256), 0, stream, net,
+         center, problem.x, problem.samples, hidden.data());
   RiskProblem<T> one = problem;
   one.tasks = 0, one.theta = center, one.particles = 1, one.draw = nullptr;
   forward(one, outputs.data(), on);
@@ -140,15 +144,15 @@ void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32
   const int64_t pieces = std::clamp(std::min(blocks_for(rows, 32), 4096 / across), int64_t(1), int64_t(65535));
   const int64_t piece = blocks_for(rows, pieces), count = blocks_for(rows, piece);
   Workspace<double> sums(count * size, stream);
-  launch(noise_sums<T>, dim3(unsigned(across), unsigned(count)), dim3(256), 0, stream, weights, rows, atoms, atom, key, now,
-         size, piece, sums.data());
+  launch(noise_sums<T>, dim3(unsigned(across), unsigned(count)), dim3(256), 0, stream, weights, rows, atoms, atom, key,
+         now, size, piece, sums.data());
   launch_add_parts(sums.data(), count, size, 1.0, out, int64_t(1), stream);
 }
 
-#define CBK_INSTANTIATE(T)                                                                                              \
-  template void atom_risks(const RiskProblem<T>&, const T*, double*, CudaStream);                                       \
-  template void noise_drift<T>(const double*, int64_t, int64_t, const int32_t*, NoiseKey, int64_t, double*, CudaStream, \
-                               const DrawNumbers<T>*);
+#define CBK_INSTANTIATE(T) \
+  template void atom_risks(const RiskProblem<T>&, const T*, double*, CudaStream); \
+  template void noise_drift<T>(const double*, int64_t, int64_t, const int32_t*, NoiseKey, int64_t, double*, \
+                               CudaStream, const DrawNumbers<T>*);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)
 #undef CBK_INSTANTIATE

@@ -78,8 +78,8 @@ int64_t scratch_size(const Network& net, int64_t panel) {
   return (neuron_block + net.outputs) * panel + net.width * int64_t(sizeof(F64) / sizeof(T));
 }
 
-// Adds the losses of a panel's first `count` samples of the centre with neuron m replaced: hidden is the new neuron's, c
-// its output weights.
+// Adds the losses of a panel's first `count` samples of the centre with neuron m replaced: hidden is the new neuron's,
+// c its output weights.
 template <class Law, class T>
 CBK_INLINE F64 atom_loss(F64 total, const AtomTask<T>& task, const T* hidden, const T* c, const T* rest, const T* y,
                          int64_t count, T* g) {

@@ -94,7 +94,8 @@ struct Sums {
   }
 };
 
-// Weights [rows, columns] -> weights of the normals [draws, columns]: of a pair's difference, or less the mean's 1/rows.
+// Weights [rows, columns] -> weights of the normals [draws, columns]: of a pair's difference, or less the mean's
+// 1/rows.
 int64_t weights_of_draws(bool mirrored, int64_t rows, int64_t columns, const double* ess, double* weights) {
   if (!mirrored) {
     for (int64_t i = 0; i < rows * columns; ++i)
@@ -127,7 +128,8 @@ HoppingStep weigh_blocks(const Draw<T>& draw, int64_t size, int64_t columns, dou
         hopping_weights(risks.data(), block.particles, columns, draw.mirrored, fraction, ess.data(), threads);
     const double share = double(block.particles) / double(draw.particles);
     for (int64_t c = 0; c < columns; ++c)
-      if (const double e = ess.data()[c]; e > 0) sums.share.data()[c] += share, sums.squares.data()[c] += share * share / e;
+      if (const double e = ess.data()[c]; e > 0)
+        sums.share.data()[c] += share, sums.squares.data()[c] += share * share / e;
     result.alpha += share * weighed.alpha;
     result.nonfinite += weighed.nonfinite;
     const int64_t rows = weights_of_draws(draw.mirrored, block.particles, columns, ess.data(), risks.data());
@@ -147,14 +149,14 @@ HoppingStep hopping_gradient(const RiskProblem<T>& problem, double fraction, con
   const int64_t columns = atom ? problem.net.width : 1;
   return weigh_blocks(*problem.draw, problem.net.size(), columns, fraction, atom, gradient, num_threads,
                       [&](const Draw<T>& block, int64_t, double* risks) {
-                        RiskProblem<T> part = problem;
-                        part.draw = &block;
-                        part.particles = block.particles;
-                        if (atom)
-                          atom_risks(part, block.center, risks, num_threads);
-                        else
-                          risk(part, risks, num_threads);
-                      });
+    RiskProblem<T> part = problem;
+    part.draw = &block;
+    part.particles = block.particles;
+    if (atom)
+      atom_risks(part, block.center, risks, num_threads);
+    else
+      risk(part, risks, num_threads);
+  });
 }
 
 template <class T>
@@ -162,14 +164,13 @@ HoppingStep hopping_gradient(const Draw<T>& draw, int64_t size, const double* ri
                              int num_threads) {
   return weigh_blocks(draw, size, 1, fraction, nullptr, gradient, num_threads,
                       [&](const Draw<T>& block, int64_t first, double* risks) {
-                        const int64_t fold = draw.mirrored ? 2 : 1, draws = draw.particles / fold;
-                        for (int64_t n = 0; n < block.particles; ++n)
-                          risks[n] = risk[first + n / fold + n % fold * draws];
-                      });
+    const int64_t fold = draw.mirrored ? 2 : 1, draws = draw.particles / fold;
+    for (int64_t n = 0; n < block.particles; ++n) risks[n] = risk[first + n / fold + n % fold * draws];
+  });
 }
 
-#define CBK_INSTANTIATE(T)                                                                                   \
-  template HoppingStep hopping_gradient(const RiskProblem<T>&, double, const int32_t*, T*, int);             \
+#define CBK_INSTANTIATE(T) \
+  template HoppingStep hopping_gradient(const RiskProblem<T>&, double, const int32_t*, T*, int); \
   template HoppingStep hopping_gradient(const Draw<T>&, int64_t, const double*, double, T*, int);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

@@ -11,8 +11,9 @@ namespace {
 constexpr int threads = 256;
 constexpr int64_t sorted_at_once = 4096, sorting_threads = 1024;  // 48 KB of shared memory
 
-// Each column's risks, sorted chunk by chunk with the rows they are of, in the order (risk, row).  What is not finite comes
-// last, as infinity.  A rank is the sum of places in all chunks: nothing is merged, and any number of blocks finds ranks.
+// Each column's risks, sorted chunk by chunk with the rows they are of, in the order (risk, row).  What is not finite
+// comes last, as infinity.  A rank is the sum of places in all chunks: nothing is merged, and any number of blocks
+// finds ranks.
 struct Ranked {
   double* risk;  // [columns][chunks][chunk]
   int32_t* row;
@@ -90,8 +91,8 @@ CBK_KERNEL(threads) add_weights(Ranked k, int64_t rows, int64_t* counts, double*
 }
 
 // Rows of equal risk rank in their order: those of an earlier chunk come before.
-CBK_KERNEL(threads) weigh_ranks(Ranked k, int64_t rows, int64_t columns, const int64_t* counts, const double* totals,
-                                double* weights) {
+CBK_KERNEL(threads)
+weigh_ranks(Ranked k, int64_t rows, int64_t columns, const int64_t* counts, const double* totals, double* weights) {
   const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x, column = blockIdx.y;
   if (i >= k.chunks * k.chunk) return;
   const double* risk = k.risk + column * k.chunks * k.chunk;
@@ -103,8 +104,8 @@ CBK_KERNEL(threads) weigh_ranks(Ranked k, int64_t rows, int64_t columns, const i
   weights[row * columns + column] = rank < count ? k.unnormalised[rank] / totals[column] : 0;
 }
 
-CBK_KERNEL(threads) weigh_draws(const double* weights, int64_t rows, int64_t columns, bool mirrored, const double* ess,
-                                double* out) {
+CBK_KERNEL(threads)
+weigh_draws(const double* weights, int64_t rows, int64_t columns, bool mirrored, const double* ess, double* out) {
   const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x, draws = mirrored ? rows / 2 : rows;
   if (i >= draws * columns) return;
   double w = 0;
@@ -130,8 +131,8 @@ void weights_by_rank(const double* risk, int64_t rows, int64_t columns, double* 
 
 }  // namespace
 
-void hopping_weights(const double* risk, int64_t rows, int64_t columns, bool mirrored, const double* target, double* weights,
-                     double* ess, double* alphas, CudaStream on) {
+void hopping_weights(const double* risk, int64_t rows, int64_t columns, bool mirrored, const double* target,
+                     double* weights, double* ess, double* alphas, CudaStream on) {
   const cudaStream_t stream = native(on);
   Workspace<double> whole(rows * columns, stream);
   if (target) {

@@ -20,8 +20,8 @@ void register_typed(py::module_& m) {
                               temperature, dt, key, run);
     });
   });
-  m.def("langevin_kick", [](const Output<T>& velocity, const Input<T>& gradient, double factor, double dt,
-                            const Execution& run) {
+  m.def("langevin_kick",
+        [](const Output<T>& velocity, const Input<T>& gradient, double factor, double dt, const Execution& run) {
     const int64_t networks = rows_of("velocity", velocity), size = velocity.shape(1);
     check_shape("gradient", gradient, {networks, size});
     released(run, [&] { kernels::langevin_kick(velocity.data(), gradient.data(), networks, size, factor, dt, run); });

@@ -58,8 +58,8 @@ void langevin_kick(T* velocity, const T* gradient, int64_t networks, int64_t siz
   });
 }
 
-#define CBK_INSTANTIATE(T)                                                                                           \
-  template void langevin_drift(T*, T*, const T*, int64_t, int64_t, double, double, double, double, NoiseKey, int);   \
+#define CBK_INSTANTIATE(T) \
+  template void langevin_drift(T*, T*, const T*, int64_t, int64_t, double, double, double, double, NoiseKey, int); \
   template void langevin_kick(T*, const T*, int64_t, int64_t, double, double, int);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

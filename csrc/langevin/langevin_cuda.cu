@@ -11,8 +11,9 @@ namespace cbk::device {
 namespace {
 
 template <class T>
-CBK_KERNEL(256) drift_rows(T* theta, T* velocity, const T* gradient, int64_t networks, int64_t size,
-                           LangevinNumbers<T> given, const LangevinNumbers<T>* now, NoiseKey key, int width) {
+CBK_KERNEL(256)
+drift_rows(T* theta, T* velocity, const T* gradient, int64_t networks, int64_t size, LangevinNumbers<T> given,
+           const LangevinNumbers<T>* now, NoiseKey key, int width) {
   const LangevinNumbers<T> numbers = now ? *now : given;
   const LangevinCoefficients<T> k = numbers.drift;
   for_quads(networks, size, [&](int64_t n, int64_t at, int64_t i, int count) {
@@ -27,8 +28,9 @@ CBK_KERNEL(256) drift_rows(T* theta, T* velocity, const T* gradient, int64_t net
 }
 
 template <class T>
-CBK_KERNEL(256) kick_rows(T* velocity, const T* gradient, int64_t networks, int64_t size, T given,
-                          const LangevinNumbers<T>* now, int width) {
+CBK_KERNEL(256)
+kick_rows(T* velocity, const T* gradient, int64_t networks, int64_t size, T given, const LangevinNumbers<T>* now,
+          int width) {
   const T kick = now ? now->kick : given;
   for_quads(networks, size, [&](int64_t, int64_t at, int64_t, int count) {
     T r[4], g[4];
@@ -44,7 +46,8 @@ template <class T>
 LangevinNumbers<T> langevin_numbers(double factor, double friction, double temperature, double dt, uint32_t step) {
   const T kick = T(-0.5 * dt * factor);
   return {{kick, T(0.5 * dt), T(std::exp(-friction * dt)), T(std::sqrt(temperature * -std::expm1(-2 * friction * dt)))},
-          kick, step};
+          kick,
+          step};
 }
 
 template <class T>
@@ -52,21 +55,21 @@ void langevin_drift(T* theta, T* velocity, const T* gradient, int64_t networks, 
                     double friction, double temperature, double dt, NoiseKey key, CudaStream stream,
                     const LangevinNumbers<T>* now) {
   launch_rows(drift_rows<T>, networks, size, native(stream), theta, velocity, gradient, networks, size,
-         langevin_numbers<T>(factor, friction, temperature, dt, key.step), now, key,
-         access_width(size, theta, velocity, gradient));
+              langevin_numbers<T>(factor, friction, temperature, dt, key.step), now, key,
+              access_width(size, theta, velocity, gradient));
 }
 
 template <class T>
 void langevin_kick(T* velocity, const T* gradient, int64_t networks, int64_t size, double factor, double dt,
                    CudaStream stream, const LangevinNumbers<T>* now) {
-  launch_rows(kick_rows<T>, networks, size, native(stream), velocity, gradient, networks, size, T(-0.5 * dt * factor), now,
-         access_width(size, velocity, gradient));
+  launch_rows(kick_rows<T>, networks, size, native(stream), velocity, gradient, networks, size, T(-0.5 * dt * factor),
+              now, access_width(size, velocity, gradient));
 }
 
-#define CBK_INSTANTIATE(T)                                                                                              \
-  template LangevinNumbers<T> langevin_numbers(double, double, double, double, uint32_t);                               \
-  template void langevin_drift(T*, T*, const T*, int64_t, int64_t, double, double, double, double, NoiseKey, CudaStream, \
-                               const LangevinNumbers<T>*);                                                              \
+#define CBK_INSTANTIATE(T) \
+  template LangevinNumbers<T> langevin_numbers(double, double, double, double, uint32_t); \
+  template void langevin_drift(T*, T*, const T*, int64_t, int64_t, double, double, double, double, NoiseKey, \
+                               CudaStream, const LangevinNumbers<T>*); \
   template void langevin_kick(T*, const T*, int64_t, int64_t, double, double, CudaStream, const LangevinNumbers<T>*);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

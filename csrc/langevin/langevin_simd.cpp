@@ -43,8 +43,7 @@ void drift(const LangevinCoefficients<T>& k, T* theta, T* velocity, const T* gra
 }
 
 template <class T>
-void drawn(const LangevinCoefficients<T>& k, T* theta, T* velocity, const T* gradient, int64_t count,
-           const T* noise) {
+void drawn(const LangevinCoefficients<T>& k, T* theta, T* velocity, const T* gradient, int64_t count, const T* noise) {
   constexpr int block = lanes<T>;
   Vector<T> z[1];
   int64_t i = 0;

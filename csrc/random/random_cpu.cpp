@@ -87,7 +87,7 @@ void permutation(int64_t* out, int64_t count, int64_t n, uint64_t seed, uint32_t
   const auto draw = [&](int64_t i) {  // called with i = 0, 1, 2, ...
     if (i % 2 == 0) block = host::philox_words(seed, stream, step, 0, uint32_t(i / 2));
     const uint64_t word = block.word[2 * (i % 2)] | uint64_t(block.word[2 * (i % 2) + 1]) << 32;
-    return i + int64_t((unsigned __int128)(word) * uint64_t(n - i) >> 64);
+    return i + int64_t((unsigned __int128)(word)*uint64_t(n - i) >> 64);
   };
   Paced paced;
   if (count == n) {

@@ -8,7 +8,8 @@ namespace cbk::device {
 namespace {
 
 template <class T>
-CBK_KERNEL(256) normal_rows(T* out, int64_t rows, int64_t columns, NoiseKey key, int width) {
+CBK_KERNEL(256)
+normal_rows(T* out, int64_t rows, int64_t columns, NoiseKey key, int width) {
   for_quads(rows, columns, [&](int64_t row, int64_t at, int64_t i, int count) {
     T z[4];
     normals(Counter{key.seed, key.stream, key.step, key.first_particle + uint32_t(row)}, uint32_t(i / 4), z);

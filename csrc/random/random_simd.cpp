@@ -85,8 +85,7 @@ template <class T>
 void shortest_rows(const Counter& counter, const uint32_t* particle, int64_t rows, int64_t size, T* out) {
   uint32_t in_lanes[drawn_blocks] = {};  // so that lanes are in the order of the rows
   const int64_t vectors = (rows + lanes<float> - 1) / lanes<float>;
-  for (int64_t i = 0; i < rows; ++i)
-    in_lanes[i - i % lanes<float> + lane_block(int(i % lanes<float>))] = particle[i];
+  for (int64_t i = 0; i < rows; ++i) in_lanes[i - i % lanes<float> + lane_block(int(i % lanes<float>))] = particle[i];
   const PhiloxRows<drawn_blocks> words(counter, in_lanes, vectors * lanes<float>, 1);
   alignas(64) T a[drawn_blocks], b[drawn_blocks];
   first_normals(words, vectors, a, b);
@@ -114,8 +113,7 @@ void short_rows(NoiseKey key, const uint32_t* particle, int64_t rows, int64_t si
 }
 
 template <class T>
-void uniform_rows(NoiseKey key, const uint32_t* particle, int64_t rows, int64_t size, double low, double high,
-                  T* out) {
+void uniform_rows(NoiseKey key, const uint32_t* particle, int64_t rows, int64_t size, double low, double high, T* out) {
   const int64_t blocks = (size + 3) / 4;
   const PhiloxRows<drawn_blocks> words({key.seed, key.stream, key.step, key.first_particle}, particle, rows, blocks);
   alignas(64) uint32_t whole[4 * drawn_blocks], word[4 * drawn_blocks];

@@ -61,8 +61,7 @@ void run(const RiskProblem<T>& problem, const GradientPlan& plan, double* out, T
             return;
           }
           pack_inputs(problem, plan.panel, chunk);
-          if (products)
-            pack_strips(x, chunk.samples, net.inputs, plan.chunk, strip, columns.data() + i * strips_size);
+          if (products) pack_strips(x, chunk.samples, net.inputs, plan.chunk, strip, columns.data() + i * strips_size);
         });
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < groups * chunks; ++i)
@@ -70,11 +69,18 @@ void run(const RiskProblem<T>& problem, const GradientPlan& plan, double* out, T
           const int64_t c = i / groups, n = i % groups * plan.group;
           const Chunk<T> chunk = chunk_at(c);
           T* into = plan.chunks > 1 ? partial.data() + c * gradients : gradient;
-          kernels.evaluate({&net, &plan, problem.loss, problem.theta + n * size,
-                            std::min(plan.group, problem.particles - n), {chunk.samples, chunk.x, chunk.y, rows}, inputs,
-                            columns.data() + c * strips_size, T(1.0 / double(problem.samples)),
+          kernels.evaluate({&net,
+                            &plan,
+                            problem.loss,
+                            problem.theta + n * size,
+                            std::min(plan.group, problem.particles - n),
+                            {chunk.samples, chunk.x, chunk.y, rows},
+                            inputs,
+                            columns.data() + c * strips_size,
+                            T(1.0 / double(problem.samples)),
                             scratch.data() + omp_get_thread_num() * scratch_size,
-                            sums.data() + c * problem.particles + n, into + n * size,
+                            sums.data() + c * problem.particles + n,
+                            into + n * size,
                             plan.chunks == 1 && wave > 0});
         });
     }

@@ -11,8 +11,8 @@ struct Constant {
   static constexpr int value = N;
 };
 
-// Where a panel's hidden values are kept, and slopes if these do not follow from them; a neuron's begin `stride` after the
-// last one's.
+// Where a panel's hidden values are kept, and slopes if these do not follow from them; a neuron's begin `stride` after
+// the last one's.
 template <class T>
 struct Kept {
   T *value, *slope;

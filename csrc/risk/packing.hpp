@@ -21,8 +21,7 @@ void pack(const T* rows, int64_t samples, int64_t columns, int64_t panel, T* pac
     // 16 columns at a time: the panel's rows are read in whole cache lines
     for (int64_t k0 = 0; k0 < columns; k0 += 16)
       for (int64_t s = 0; s < count; ++s)
-        for (int64_t k = k0; k < std::min(k0 + 16, columns); ++k)
-          packed[k * panel + s] = rows[(s0 + s) * columns + k];
+        for (int64_t k = k0; k < std::min(k0 + 16, columns); ++k) packed[k * panel + s] = rows[(s0 + s) * columns + k];
     for (int64_t k = 0; k < columns && count < panel; ++k)
       std::fill(packed + k * panel + count, packed + (k + 1) * panel, T(0));
   }

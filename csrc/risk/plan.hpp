@@ -48,8 +48,8 @@ struct Explanation {
 };
 Explanation explain(const RiskShape& shape);
 
-// Takes a problem on its path.  pass(particles, number of the first, their shape, path) goes through the samples.  So go
-// those that knots leave: all particles where the batch has no order, else those whose sums are not exact enough.
+// Takes a problem on its path.  pass(particles, number of the first, their shape, path) goes through the samples.  So
+// go those that knots leave: all particles where the batch has no order, else those whose sums are not exact enough.
 template <class T, class Pass>
 void on_path(const RiskProblem<T>& problem, RiskShape shape, Purpose purpose, const Wanted<T>& to, int num_threads,
              Pass pass) {

@@ -24,8 +24,8 @@ bool has_knots(const RiskShape& shape) {
 }
 
 // What knots cost once, and what each sample then saves, in vector instructions.  A pass takes `pass` a neuron and
-// sample, and three a task.  By knots a neuron costs `knot`, and its products for each task; a sample's share of sort and
-// sums is about 80.
+// sample, and three a task.  By knots a neuron costs `knot`, and its products for each task; a sample's share of sort
+// and sums is about 80.
 struct KnotsBalance {
   double cost, saved;
 
@@ -162,9 +162,8 @@ GradientPlan plan_gradient(const RiskShape& shape, Path path) {
     plan.tile = plan.wide ? most : std::min(held_samples(shape) / plan.panel * plan.panel, most);
   } else {
     const int64_t block = std::min(net.width, neuron_block) * shape.element;
-    plan.tile = path == Path::lists
-                    ? list_tile
-                    : std::clamp(block_bytes / block / least_tile * least_tile, least_tile, most_tile);
+    plan.tile = path == Path::lists ? list_tile
+                                    : std::clamp(block_bytes / block / least_tile * least_tile, least_tile, most_tile);
   }
   plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.tile);
   const int64_t all = divide_up(shape.samples, plan.chunk), partial = shape.particles * net.size() * shape.element;
@@ -203,7 +202,7 @@ Explanation explain(const RiskShape& shape) {
   return {path, plan.group, std::min(plan.chunk, shape.samples), reason_of(shape, path)};
 }
 
-#define CBK_INSTANTIATE(T)                        \
+#define CBK_INSTANTIATE(T) \
   template double density(const RiskProblem<T>&); \
   template RiskShape shape_of<T>(const Network&, Loss, int64_t, int64_t, int64_t, double);
 CBK_INSTANTIATE(float)

@@ -25,8 +25,8 @@ enum class Path {
   products,  // products of matrices
 };
 
-// How a batch is divided.  Samples are packed in panels, [panel][input][panel_samples].  A chunk of panels and a group of
-// particles make one task.  A task walks through the neurons in ranges whose weights stay in L2.
+// How a batch is divided.  Samples are packed in panels, [panel][input][panel_samples].  A chunk of panels and a group
+// of particles make one task.  A task walks through the neurons in ranges whose weights stay in L2.
 struct RiskPlan {
   Path path;       // not knots, which have no use for a plan
   int64_t panel;   // samples in a panel
@@ -42,7 +42,7 @@ constexpr int64_t list_tile = 128;    // samples whose sums lists.hpp holds, who
 // The non-zero inputs of a chunk's samples, in ranges of inputs.
 template <class T>
 struct InputLists {
-  int64_t range;         // inputs in a range
+  int64_t range;  // inputs in a range
   int64_t samples;
   const int32_t* start;  // [ranges * samples + 1]: where each list starts, range by range
   const int32_t* line;   // the input, counted within its range
@@ -51,9 +51,9 @@ struct InputLists {
 
 template <class T>
 struct PackedChunk {
-  int64_t samples;  // those that count; the last panel is padded with zeros
-  const T* x;       // [panels][inputs][panel]
-  const T* y;       // [tasks][panels][target rows][panel]; labels as numbers
+  int64_t samples;          // those that count; the last panel is padded with zeros
+  const T* x;               // [panels][inputs][panel]
+  const T* y;               // [tasks][panels][target rows][panel]; labels as numbers
   InputLists<T> rows = {};  // in place of x where the path is by lists
 };
 
@@ -66,9 +66,9 @@ struct RiskTask {
   const T* theta;  // the group's first particle
   int64_t particles;
   PackedChunk<T> chunk;
-  T* scratch;      // scratch_size elements
-  double* sums;    // [particles][tasks]: sums of losses are added here
-  T* outputs;      // nullptr, or [particles][outputs_stride / outputs][outputs] of the chunk's first sample
+  T* scratch;    // scratch_size elements
+  double* sums;  // [particles][tasks]: sums of losses are added here
+  T* outputs;    // nullptr, or [particles][outputs_stride / outputs][outputs] of the chunk's first sample
   int64_t outputs_stride;
 };
 
@@ -82,8 +82,8 @@ struct RiskKernels {
 };
 
 // Gradients: one particle (a group on lists) and one chunk a task.  Hidden activations are kept between the passes
-// forward and backward, so that every product is computed once (but not where wide); sums over samples run over a chunk in
-// the particles' type.
+// forward and backward, so that every product is computed once (but not where wide); sums over samples run over a chunk
+// in the particles' type.
 struct GradientPlan {
   Path path;            // not knots
   bool wide;            // where direct: too many neurons to keep anything of the first pass
@@ -104,8 +104,8 @@ struct GradientTask {
   int64_t particles;
   PackedChunk<T> chunk;
   InputLists<T> columns;  // on lists: for each tile of samples and each input, the samples where it is not zero
-  const T* strips;  // [ceil(inputs / strip)][chunk][strip]: x by columns, strip = 2 lanes (for products)
-  T factor;         // 1 / S
+  const T* strips;        // [ceil(inputs / strip)][chunk][strip]: x by columns, strip = 2 lanes (for products)
+  T factor;               // 1 / S
   T* scratch;
   double* sum;      // [particles]: the losses' sums are added here
   T* gradient;      // [particles][size]
@@ -134,7 +134,7 @@ struct RiskProblem {
   int64_t samples;
   const T* y;
   const int32_t* labels;
-  int64_t tasks;  // 0: outputs alone are wanted
+  int64_t tasks;                  // 0: outputs alone are wanted
   const Draw<T>* draw = nullptr;  // an ensemble that is never stored: each group of particles is drawn where it is used
 };
 

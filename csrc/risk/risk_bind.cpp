@@ -44,8 +44,8 @@ namespace {
 
 template <class T>
 void register_typed(py::module_& m) {
-  m.def("forward", [](const Network& net, const Input<T>& theta, const Input<T>& x, const Output<T>& out,
-                      const Execution& run) {
+  m.def("forward",
+        [](const Network& net, const Input<T>& theta, const Input<T>& x, const Output<T>& out, const Execution& run) {
     RiskProblem<T> problem = problem_of(net, x);
     set_particles(problem, theta);
     check_shape("out", out, {problem.particles, problem.samples, net.outputs});

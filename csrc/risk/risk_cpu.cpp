@@ -64,7 +64,14 @@ void run(const RiskProblem<T>& problem, const RiskPlan& plan, double* sums, T* o
           const T* theta = problem.draw ? own + work_size : problem.theta + first * net.size();
           if (problem.draw) draw_rows(*problem.draw, first, count, net.size(), own + work_size);
           double* into = plan.chunks > 1 ? partial.data() + i / groups * results : sums;
-          kernels.evaluate({&net, &plan, problem.loss, tasks, theta, count, {chunk.samples, chunk.x, chunk.y, rows}, own,
+          kernels.evaluate({&net,
+                            &plan,
+                            problem.loss,
+                            tasks,
+                            theta,
+                            count,
+                            {chunk.samples, chunk.x, chunk.y, rows},
+                            own,
                             into + first * tasks,
                             outputs ? outputs + (first * problem.samples + chunk.first) * net.outputs : nullptr,
                             problem.samples * net.outputs});

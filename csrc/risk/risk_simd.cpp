@@ -36,11 +36,11 @@ void hidden_sums(const RiskTask<T>& task, T* sums, T* hidden) {
           if (direct) {
             direct_panel(net, theta, m, neurons, x, plan.panel, task.chunk.samples - s, out, m > 0);
           } else {
-            product<T>({theta + m * net.inputs, net.inputs, 1}, neurons, net.inputs, {x, plan.panel},
-                       hidden, plan.panel, {theta + net.biases() + m, false});
+            product<T>({theta + m * net.inputs, net.inputs, 1}, neurons, net.inputs, {x, plan.panel}, hidden,
+                       plan.panel, {theta + net.biases() + m, false});
             activate_array(net.activation, hidden, neurons * plan.panel);
-            product<T>({theta + net.output_weights() + m, net.width, 1}, net.outputs, neurons,
-                       {hidden, plan.panel}, out, plan.panel, {nullptr, m > 0});
+            product<T>({theta + net.output_weights() + m, net.width, 1}, net.outputs, neurons, {hidden, plan.panel},
+                       out, plan.panel, {nullptr, m > 0});
           }
         }
       }
@@ -71,8 +71,8 @@ void list_hidden_sums(const RiskTask<T>& task, T* sums, T* scratch) {
           const int64_t p = f / net.width, m = f % net.width;
           next = (p + 1) * net.width < end ? (p + 1) * net.width : end;
           product<T>({task.theta + p * net.size() + net.output_weights() + m, net.width, 1}, net.outputs, next - f,
-                     {hidden + (f - first) * plan.panel, plan.panel},
-                     sums + (p * plan.chunk + tile + s) * net.outputs, plan.panel, {nullptr, m > 0});
+                     {hidden + (f - first) * plan.panel, plan.panel}, sums + (p * plan.chunk + tile + s) * net.outputs,
+                     plan.panel, {nullptr, m > 0});
         }
       }
     }
@@ -104,7 +104,8 @@ void evaluate(const RiskTask<T>& task) {
         for (int64_t i = 0; i < panels; ++i) {
           const T* y = task.chunk.y + (t * panels + i) * rows * plan.panel;
           const int64_t left = samples - i * plan.panel, count = left < plan.panel ? left : plan.panel;
-          total = LossLaw<loss.value>::value(total, g + i * plan.panel * net.outputs, y, net.outputs, plan.panel, count);
+          total =
+              LossLaw<loss.value>::value(total, g + i * plan.panel * net.outputs, y, net.outputs, plan.panel, count);
         }
       });
       task.sums[p * task.tasks + t] += sum(total);

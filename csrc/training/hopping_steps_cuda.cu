@@ -16,14 +16,16 @@ CBK_KERNEL(threads) add_drift(const double* drift, double share, int64_t size, b
   if (i < size) sum[i] = (fresh ? 0 : sum[i]) + share * drift[i];
 }
 template <class T>
-CBK_KERNEL(threads) negate(const double* sum, int64_t size, T* gradient) {
+CBK_KERNEL(threads)
+negate(const double* sum, int64_t size, T* gradient) {
   const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x;
   if (i < size) gradient[i] = T(-sum[i]);
 }
 
 // Over blocks of draws: each column's share of the particles that were weighed, and its sum of squared weights.
-CBK_KERNEL(threads) add_columns(const double* ess, const double* alphas, int64_t columns, double share, bool fresh,
-                                double* shares, double* squares, double* alpha) {
+CBK_KERNEL(threads)
+add_columns(const double* ess, const double* alphas, int64_t columns, double share, bool fresh, double* shares,
+            double* squares, double* alpha) {
   for (int64_t c = threadIdx.x; c < columns; c += threads) {
     const double e = ess[c], before = fresh ? 0 : shares[c], squares_before = fresh ? 0 : squares[c];
     shares[c] = before + (e > 0 ? share : 0), squares[c] = squares_before + (e > 0 ? share * share / e : 0);
@@ -73,7 +75,8 @@ class HoppingSteps final : public Steps<T> {
     if (!shape.atoms) return;
     const std::vector<int32_t> atom = atoms_of(shape.net);
     atom_ = DeviceBuffer<int32_t>(size);
-    check(cudaMemcpyAsync(atom_.data(), atom.data(), size_t(size) * sizeof(int32_t), cudaMemcpyHostToDevice, stream), "copy");
+    check(cudaMemcpyAsync(atom_.data(), atom.data(), size_t(size) * sizeof(int32_t), cudaMemcpyHostToDevice, stream),
+          "copy");
     check(cudaStreamSynchronize(stream), "copy");
   }
   int64_t parts() const override { return blocks_; }
@@ -91,15 +94,15 @@ class HoppingSteps final : public Steps<T> {
       launch(add_drift, dim3(grid), dim3(threads), 0, this->stream_, static_cast<const double*>(drift_.data()), share,
              this->size_, b == 0, sum);
       launch(add_columns, dim3(1), dim3(threads), 0, this->stream_, static_cast<const double*>(ess()),
-             static_cast<const double*>(this->shape_.fraction > 0 ? alphas() : nullptr), columns_, share, b == 0, shares(),
-             squares(), alpha());
+             static_cast<const double*>(this->shape_.fraction > 0 ? alphas() : nullptr), columns_, share, b == 0,
+             shares(), squares(), alpha());
     }
     launch(mean_ess, dim3(1), dim3(32), 0, this->stream_, static_cast<const double*>(shares()),
            static_cast<const double*>(squares()), columns_, place.ess);
     launch(negate<T>, dim3(grid), dim3(threads), 0, this->stream_, static_cast<const double*>(sum), this->size_,
            this->gradient_.data());
-    adam_update(static_cast<const T*>(this->theta()), this->theta(), int64_t(1), this->size_, this->adam_state(1), this->on(),
-                &place.now->update);
+    adam_update(static_cast<const T*>(this->theta()), this->theta(), int64_t(1), this->size_, this->adam_state(1),
+                this->on(), &place.now->update);
   }
 
  private:
@@ -122,8 +125,8 @@ class HoppingSteps final : public Steps<T> {
       target = this->target();
     }
     hopping_weights(risk_.data(), rows, columns_, s.mirrored, target, weights_.data(), ess(), alphas(), this->on());
-    noise_drift<T>(weights_.data(), last - first, columns_, atom_.data(), draw.key, this->size_, drift_.data(), this->on(),
-                   draw.now);
+    noise_drift<T>(weights_.data(), last - first, columns_, atom_.data(), draw.key, this->size_, drift_.data(),
+                   this->on(), draw.now);
   }
 
   int64_t draws() const { return this->shape_.drawn / fold_; }

@@ -26,7 +26,8 @@ __device__ __forceinline__ void take_entry(const Rows<U>& k, I i, const int64_t*
 
 // I: what counts the entries; a card divides 32 bits many times faster than 64.
 template <class U, class V, class I>
-CBK_KERNEL(threads) take_rows(Rows<U> x, Rows<V> y, const int64_t* order, int64_t samples, I count, I batch) {
+CBK_KERNEL(threads)
+take_rows(Rows<U> x, Rows<V> y, const int64_t* order, int64_t samples, I count, I batch) {
   const int64_t of_x = int64_t(count) * x.tasks * x.columns, all = of_x + int64_t(count) * y.tasks * y.columns;
   for (int64_t at = int64_t(blockIdx.x) * threads + threadIdx.x; at < all; at += int64_t(gridDim.x) * threads)
     if (at < of_x)
@@ -35,8 +36,9 @@ CBK_KERNEL(threads) take_rows(Rows<U> x, Rows<V> y, const int64_t* order, int64_
       take_entry(y, I(at - of_x), order, samples, count, batch);
 }
 
-CBK_KERNEL(threads) find_troubles(const double* risk, int64_t steps, int64_t particles, int64_t tasks, const double* ess,
-                                  const uint32_t* first_step, Troubles* troubles) {
+CBK_KERNEL(threads)
+find_troubles(const double* risk, int64_t steps, int64_t particles, int64_t tasks, const double* ess,
+              const uint32_t* first_step, Troubles* troubles) {
   const int64_t stride = int64_t(gridDim.x) * threads, first = int64_t(blockIdx.x) * threads + threadIdx.x;
   int count = 0;
   for (int64_t row = first; row < steps * particles; row += stride) {
@@ -48,15 +50,16 @@ CBK_KERNEL(threads) find_troubles(const double* risk, int64_t steps, int64_t par
   if (threadIdx.x == 0 && count > 0) atomicAdd(&troubles->not_finite, static_cast<unsigned long long>(count));
   for (int64_t i = first; ess && i < steps * tasks; i += stride)
     if (ess[i] == 0)
-      atomicMin(&troubles->failure,
-                static_cast<unsigned long long>(*first_step + i / tasks) << 32 | static_cast<unsigned long long>(i % tasks + 1));
+      atomicMin(&troubles->failure, static_cast<unsigned long long>(*first_step + i / tasks) << 32 |
+                                        static_cast<unsigned long long>(i % tasks + 1));
 }
 
 constexpr int columns_of = 32, rows_of = 8;  // of a block
 
 // Sums over a slice of particles of a coordinate's distances to particle 0 and their squares: sums[slice][2][size].
 template <class T>
-CBK_KERNEL(columns_of* rows_of) sum_slices(const T* theta, int64_t particles, int64_t size, int64_t slice, double* sums) {
+CBK_KERNEL(columns_of* rows_of)
+sum_slices(const T* theta, int64_t particles, int64_t size, int64_t slice, double* sums) {
   CBK_SHARED(double, part, 2 * columns_of * rows_of);
   const int64_t i = int64_t(blockIdx.x) * columns_of + threadIdx.x, begin = blockIdx.y * slice;
   const int64_t end = begin + slice < particles ? begin + slice : particles;
@@ -78,8 +81,9 @@ CBK_KERNEL(columns_of* rows_of) sum_slices(const T* theta, int64_t particles, in
   }
 }
 
-CBK_KERNEL(threads) add_coordinates(const double* sums, int64_t slices, int64_t particles, int64_t size, const double* limit,
-                                    double* parts) {
+CBK_KERNEL(threads)
+add_coordinates(const double* sums, int64_t slices, int64_t particles, int64_t size, const double* limit,
+                double* parts) {
   const double n = double(particles), least = *limit * *limit * n;
   double total = 0, frozen = 0;
   for (int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x; i < size; i += int64_t(gridDim.x) * threads) {
@@ -113,7 +117,8 @@ CBK_KERNEL(threads) fill_row(RowSource k, double* row) {
 }
 
 template <class F>
-CBK_KERNEL(threads) count_entries(int64_t count, F is_bad, unsigned long long* total) {
+CBK_KERNEL(threads)
+count_entries(int64_t count, F is_bad, unsigned long long* total) {
   int bad = 0;
   for (int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x; i < count; i += int64_t(gridDim.x) * threads)
     bad += is_bad(i);
@@ -167,15 +172,17 @@ void look_for_troubles(const double* risk, int64_t steps, int64_t particles, int
 }
 
 template <class T>
-int64_t spread(const T* theta, int64_t particles, int64_t size, const double* limit, double* parts, cudaStream_t stream) {
+int64_t spread(const T* theta, int64_t particles, int64_t size, const double* limit, double* parts,
+               cudaStream_t stream) {
   const int64_t across = blocks_for(size, columns_of), wanted = std::max(1024 / across, int64_t(1));
-  const int64_t slice = std::max(blocks_for(particles, wanted), int64_t(4 * rows_of)), slices = blocks_for(particles, slice);
+  const int64_t slice = std::max(blocks_for(particles, wanted), int64_t(4 * rows_of)),
+                slices = blocks_for(particles, slice);
   Workspace<double> sums(slices * 2 * size, stream);
-  launch(sum_slices<T>, dim3(unsigned(across), unsigned(slices)), dim3(columns_of, rows_of), 0, stream, theta, particles, size,
-         slice, sums.data());
+  launch(sum_slices<T>, dim3(unsigned(across), unsigned(slices)), dim3(columns_of, rows_of), 0, stream, theta,
+         particles, size, slice, sums.data());
   const unsigned blocks = unsigned(std::min(blocks_for(size, threads), spread_parts));  // which decide the sum's order
-  launch(add_coordinates, dim3(blocks), dim3(threads), 0, stream, static_cast<const double*>(sums.data()), slices, particles,
-         size, limit, parts);
+  launch(add_coordinates, dim3(blocks), dim3(threads), 0, stream, static_cast<const double*>(sums.data()), slices,
+         particles, size, limit, parts);
   return blocks;
 }
 

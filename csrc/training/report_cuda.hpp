@@ -11,7 +11,8 @@ constexpr unsigned long long no_failure = ~0ull;
 
 struct Troubles {
   unsigned long long not_finite;  // particles with a risk that is not finite
-  // of the first step that failed: step * 2^32 + not_finite_atoms, or + 1 + the task without a finite risk; or no_failure
+  // of the first step that failed: step * 2^32 + not_finite_atoms, or + 1 + the task without a finite risk; or
+  // no_failure
   unsigned long long failure;
 };
 constexpr unsigned long long not_finite_atoms = 0;
@@ -29,8 +30,8 @@ template <class U, class V = U>
 void gather(const Rows<U>& x, const Rows<V>& y, const int64_t* order, int64_t samples, int64_t count, int64_t batch,
             cudaStream_t stream);
 
-// Looks through the risks of `steps` steps, [steps][particles][tasks], and their ess [steps][tasks] (or nullptr); the first
-// step's number is at `first_step`.
+// Looks through the risks of `steps` steps, [steps][particles][tasks], and their ess [steps][tasks] (or nullptr); the
+// first step's number is at `first_step`.
 void look_for_troubles(const double* risk, int64_t steps, int64_t particles, int64_t tasks, const double* ess,
                        const uint32_t* first_step, Troubles* troubles, cudaStream_t stream);
 
@@ -38,7 +39,8 @@ void look_for_troubles(const double* risk, int64_t steps, int64_t particles, int
 // deviation is at most *limit: [parts][2].
 constexpr int64_t spread_parts = 64;
 template <class T>
-int64_t spread(const T* theta, int64_t particles, int64_t size, const double* limit, double* parts, cudaStream_t stream);
+int64_t spread(const T* theta, int64_t particles, int64_t size, const double* limit, double* parts,
+               cudaStream_t stream);
 
 struct RowSource {
   const double* risks;

@@ -1,6 +1,6 @@
 // A step of a small ensemble after its risks; the CPU's twins are consensus_cpu.cpp and update_cpu.cpp.
 //
-// Every block finds all weights, and then has four coordinates of all particles to itself: their point, their step.  The
+// Every block finds all weights, and then has four coordinates of all particles to itself: their point, their step. The
 // first normals depend on no kernel and are made while the one before still runs; the particles are copied into shared
 // memory while the weights are found.
 #include "small_cuda.hpp"
@@ -17,7 +17,8 @@
 namespace cbk::device {
 namespace {
 
-constexpr int threads = 256, columns = 4, groups = threads / columns;  // blocks enough for a small ensemble to fill a card
+constexpr int threads = 256, columns = 4,
+              groups = threads / columns;  // blocks enough for a small ensemble to fill a card
 constexpr int64_t most_particles = 1024, most_numbers = int64_t(1) << 20;
 
 template <class T>
@@ -49,7 +50,8 @@ __device__ void weigh(const Small<T>& k, double* w) {
   if (blockIdx.x == 0 && threadIdx.x == 0) *k.ess = total > 0 ? total * total / squares : 0;
 }
 
-// The block's coordinates of the point, of tile [particles, columns]; particles of weight 0 do not count, whatever they are.
+// The block's coordinates of the point, of tile [particles, columns]; particles of weight 0 do not count, whatever they
+// are.
 template <class T>
 __device__ void average(const Small<T>& k, const double* w, const T* tile, double* part, T* point) {
   const int column = int(threadIdx.x) % columns, group = int(threadIdx.x) / columns;
@@ -69,7 +71,8 @@ __device__ void average(const Small<T>& k, const double* w, const T* tile, doubl
 }
 
 template <UpdateForm form, class T>
-CBK_KERNEL(threads) step_small(Small<T> k) {
+CBK_KERNEL(threads)
+step_small(Small<T> k) {
   CBK_SHARED(double, w, most_particles);
   CBK_SHARED(double, part, threads);
   CBK_SHARED(T, point, columns);
@@ -129,9 +132,10 @@ void consensus_and_update(const UpdateProblem<T>& problem, const double* risk, A
   throw std::logic_error("no form of a noisy update");
 }
 
-#define CBK_INSTANTIATE(T)                                                                                          \
-  template bool is_small(const UpdateProblem<T>&, int64_t);                                                        \
-  template void consensus_and_update(const UpdateProblem<T>&, const double*, Alphas, T*, double*, CudaStream, const StepNumbers<T>*);
+#define CBK_INSTANTIATE(T) \
+  template bool is_small(const UpdateProblem<T>&, int64_t); \
+  template void consensus_and_update(const UpdateProblem<T>&, const double*, Alphas, T*, double*, CudaStream, \
+                                     const StepNumbers<T>*);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)
 #undef CBK_INSTANTIATE

@@ -31,8 +31,9 @@ Steps<T>::Steps(const RunShape& shape, cudaStream_t stream) : shape_(shape), siz
 template <class T>
 void Steps<T>::set_task(const int32_t* host) {
   task_ = DeviceBuffer<int32_t>(shape_.particles);
-  check(cudaMemcpyAsync(task_.data(), host, size_t(shape_.particles) * sizeof(int32_t), cudaMemcpyHostToDevice, stream_),
-        "copy of the tasks");
+  check(
+      cudaMemcpyAsync(task_.data(), host, size_t(shape_.particles) * sizeof(int32_t), cudaMemcpyHostToDevice, stream_),
+      "copy of the tasks");
 }
 
 // By the floor of anisotropic noise, by the diffusion of others [update_law.hpp: form_of].
@@ -61,7 +62,8 @@ UpdateProblem<T> Steps<T>::update_problem() const {
 
 template <class T>
 AdamState<T> Steps<T>::adam_state(uint32_t step) const {
-  return {gradient_.data(), first_.data(), second_.data(), numbers_.lr, numbers_.beta1, numbers_.beta2, numbers_.delta, step};
+  return {gradient_.data(), first_.data(),  second_.data(), numbers_.lr,
+          numbers_.beta1,   numbers_.beta2, numbers_.delta, step};
 }
 
 template <class T>
@@ -73,15 +75,19 @@ Dials<T> Steps<T>::dials(uint32_t step) const {
           langevin_numbers<T>(kicks() * double(shape_.net.width), numbers_.friction, numbers_.temperature, numbers_.dt,
                               step),
           DrawNumbers<T>{T(numbers_.spread), step},
-          numbers_.alpha, numbers_.friction * numbers_.dt, numbers_.dt, numbers_.limit, step};
+          numbers_.alpha,
+          numbers_.friction * numbers_.dt,
+          numbers_.dt,
+          numbers_.limit,
+          step};
 }
 
 namespace {
 
 // The heavy-ball form of CBO, from the step that the update would have made; rounded as CBOStepper._fly rounds.
 template <class T>
-CBK_KERNEL(256) fly(T* theta, const T* moved, T* velocity, int64_t rows, int64_t size, const int64_t* subset,
-                    const Dials<T>* now) {
+CBK_KERNEL(256)
+fly(T* theta, const T* moved, T* velocity, int64_t rows, int64_t size, const int64_t* subset, const Dials<T>* now) {
   const T slower = T(1 + now->friction_dt), dt = T(now->dt);
   for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; i < rows * size; i += int64_t(gridDim.x) * 256) {
     const int64_t at = subset ? subset[i / size] * size + i % size : i;
@@ -117,8 +123,8 @@ class ConsensusSteps : public Steps<T> {
     const Chain chain(small && place.chained);
     RiskProblem<T> scored = batch;
     if (s.subset) {
-      gather(Rows<T>{this->theta(), taken_.data(), 1, this->size_}, Rows<T>{}, place.subset, s.particles, s.subset, s.subset,
-             this->stream_);
+      gather(Rows<T>{this->theta(), taken_.data(), 1, this->size_}, Rows<T>{}, place.subset, s.particles, s.subset,
+             s.subset, this->stream_);
       scored.theta = taken_.data(), scored.particles = s.subset;
     }
     if (hybrid())
@@ -138,8 +144,8 @@ class ConsensusSteps : public Steps<T> {
     if (!s.flies) return;
     const int64_t rows = s.subset_moves ? s.subset : s.particles;
     const dim3 grid = strided_grid(fly<T>, blocks_for(rows * this->size_, 256), 256);
-    launch(fly<T>, grid, dim3(256), 0, this->stream_, this->theta(),
-           static_cast<const T*>(moved_.data()), velocity_.data(), rows, this->size_, update.rows, place.now);
+    launch(fly<T>, grid, dim3(256), 0, this->stream_, this->theta(), static_cast<const T*>(moved_.data()),
+           velocity_.data(), rows, this->size_, update.rows, place.now);
   }
 
   int forms() const override { return this->shape_.noise == Noise::none ? 1 : 2; }
@@ -171,11 +177,12 @@ class AdamSteps : public Steps<T> {
 
 // kinetic = |r|^2 / 2M of each network, and the trapezoidal rule for what friction has dissipated.
 template <class T>
-CBK_KERNEL(256) weigh_motion(const T* velocity, int64_t size, int64_t width, const Dials<T>* now, double* kinetic,
-                             double* dissipated) {
+CBK_KERNEL(256)
+weigh_motion(const T* velocity, int64_t size, int64_t width, const Dials<T>* now, double* kinetic, double* dissipated) {
   const int64_t n = blockIdx.x;
   double total = 0;
-  for (int64_t i = threadIdx.x; i < size; i += 256) total += double(velocity[n * size + i]) * double(velocity[n * size + i]);
+  for (int64_t i = threadIdx.x; i < size; i += 256)
+    total += double(velocity[n * size + i]) * double(velocity[n * size + i]);
   total = block_sum(total) / double(2 * width);
   if (threadIdx.x != 0) return;
   dissipated[n] += now->friction_dt * (kinetic[n] + total);
@@ -199,11 +206,11 @@ class HeavyBallSteps : public Steps<T> {
     const double width = double(s.net.width);
     const LangevinNumbers<T>* now = &place.now->langevin;
     const NoiseKey key{s.seed, 0, 0, 0};
-    langevin_drift(this->theta(), velocity_.data(), static_cast<const T*>(this->gradient_.data()), s.particles, this->size_,
-                   width, e.friction, e.temperature, e.dt, key, this->on(), now);
+    langevin_drift(this->theta(), velocity_.data(), static_cast<const T*>(this->gradient_.data()), s.particles,
+                   this->size_, width, e.friction, e.temperature, e.dt, key, this->on(), now);
     risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
-    langevin_kick(velocity_.data(), static_cast<const T*>(this->gradient_.data()), s.particles, this->size_, width, e.dt,
-                  this->on(), now);
+    langevin_kick(velocity_.data(), static_cast<const T*>(this->gradient_.data()), s.particles, this->size_, width,
+                  e.dt, this->on(), now);
     launch(weigh_motion<T>, dim3(unsigned(s.particles)), dim3(256), 0, this->stream_,
            static_cast<const T*>(velocity_.data()), this->size_, s.net.width, place.now, kinetic(), dissipated());
   }
@@ -246,10 +253,10 @@ class GradientFlowSteps : public Steps<T> {
 
 }  // namespace
 
-#define CBK_STEPS(name, Class)                                                                     \
-  template <class T>                                                                               \
-  std::unique_ptr<Steps<T>> make_##name##_steps(const RunShape& shape, cudaStream_t stream) {      \
-    return std::make_unique<Class<T>>(shape, stream);                                              \
+#define CBK_STEPS(name, Class) \
+  template <class T> \
+  std::unique_ptr<Steps<T>> make_##name##_steps(const RunShape& shape, cudaStream_t stream) { \
+    return std::make_unique<Class<T>>(shape, stream); \
   }
 CBK_STEPS(cbo, ConsensusSteps)
 CBK_STEPS(hybrid, ConsensusSteps)
@@ -267,9 +274,9 @@ std::unique_ptr<Steps<T>> make_steps(const RunShape& shape, cudaStream_t stream)
   throw std::logic_error("unknown method");
 }
 
-#define CBK_INSTANTIATE(T)                                                                \
-  template class Steps<T>;                                                                \
-  template std::unique_ptr<Steps<T>> make_steps<T>(const RunShape&, cudaStream_t);        \
+#define CBK_INSTANTIATE(T) \
+  template class Steps<T>; \
+  template std::unique_ptr<Steps<T>> make_steps<T>(const RunShape&, cudaStream_t); \
   template void score(const RiskProblem<T>&, bool, double*, CudaStream, Precision);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

@@ -30,12 +30,12 @@ struct Dials {
 // Where a step stands in its segment of an epoch.
 template <class T>
 struct StepPlace {
-  const Dials<T>* now;  // device memory
-  uint32_t step;        // now->step when the step was enqueued: replayed, it may be another
-  double* risk;         // [scored, tasks]
-  double* ess;          // [tasks]
+  const Dials<T>* now;    // device memory
+  uint32_t step;          // now->step when the step was enqueued: replayed, it may be another
+  double* risk;           // [scored, tasks]
+  double* ess;            // [tasks]
   const int64_t* subset;  // [scored], where not all particles are
-  bool chained;           // its kernels may start before the ones before them have ended: a kernel comes before the first
+  bool chained;  // its kernels may start before the ones before them have ended: a kernel comes before the first
   Troubles* troubles;
 };
 
@@ -58,7 +58,7 @@ class Steps {
   int form_with(const EpochNumbers& numbers) const;  // 0 ... forms() - 1
   EpochNumbers with_form(EpochNumbers numbers, int form) const;
   void begin(const EpochNumbers& numbers) { numbers_ = numbers; }  // of the epoch
-  virtual int64_t parts() const { return 1; }  // of a step, each with as many kernels as another method's step
+  virtual int64_t parts() const { return 1; }           // of a step, each with as many kernels as another method's step
   virtual bool scores_itself() const { return false; }  // place.risk is not written, and troubles are looked for
   virtual bool reports_each() const { return false; }   // particle for itself, and no points
   virtual uint32_t descents(uint32_t step) const { return step; }  // of Adam, up to that step
@@ -100,7 +100,7 @@ class Steps {
 template <class T>
 std::unique_ptr<Steps<T>> make_steps(const RunShape& shape, cudaStream_t stream);
 #define CBK_METHOD_STEPS(name, ...) \
-  template <class T>                \
+  template <class T> \
   std::unique_ptr<Steps<T>> make_##name##_steps(const RunShape& shape, cudaStream_t stream);
 CBK_CARD_METHODS(CBK_METHOD_STEPS)
 #undef CBK_METHOD_STEPS

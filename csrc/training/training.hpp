@@ -11,9 +11,9 @@ namespace cbk {
 
 template <class T>
 struct Epoch {
-  RiskProblem<T> data;    // all samples; its particles are not looked at
-  const int64_t* order;   // [data.samples], or nullptr: the data as they stand are the only batch
-  int64_t batch;          // samples in a batch; the last one may be smaller
+  RiskProblem<T> data;   // all samples; its particles are not looked at
+  const int64_t* order;  // [data.samples], or nullptr: the data as they stand are the only batch
+  int64_t batch;         // samples in a batch; the last one may be smaller
   uint32_t first_step;
 };
 
@@ -27,8 +27,8 @@ struct Ensemble {
   T* points;                // [tasks, D], or nullptr: there is no consensus
   double *weights, *ess;    // [N, tasks], [tasks]
   double alpha;
-  double target;            // NaN, or the effective sample size at which the alphas are solved for
-  double* alphas;           // [tasks]
+  double target;   // NaN, or the effective sample size at which the alphas are solved for
+  double* alphas;  // [tasks]
 };
 
 struct Outcome {

@@ -71,10 +71,10 @@ int64_t run_all(const Epoch<T>& epoch, const Ensemble<T>& ensemble, Execution ru
 
 template <class T>
 void register_typed(py::module_& m) {
-  m.def("cbo_epoch", [](const Network& net, const Input<T>& x, const Array& y, Loss loss,
-                        const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta,
-                        const std::optional<Input<int32_t>>& task, const Law& law, NoiseKey key,
-                        const Output<double>& risk, const Consensus<T>& to, Execution run) {
+  m.def("cbo_epoch",
+        [](const Network& net, const Input<T>& x, const Array& y, Loss loss, const std::optional<Input<int64_t>>& order,
+           int64_t batch, const Output<T>& theta, const std::optional<Input<int32_t>>& task, const Law& law,
+           NoiseKey key, const Output<double>& risk, const Consensus<T>& to, Execution run) {
     const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, key.step);
     Ensemble<T> ensemble{};
     ensemble.update = update_of(theta, to.points, task, law, key, theta);
@@ -83,11 +83,11 @@ void register_typed(py::module_& m) {
     set_consensus(ensemble, epoch.data.tasks, to);
     return run_all(epoch, ensemble, run);
   });
-  m.def("hybrid_epoch", [](const Network& net, const Input<T>& x, const Array& y, Loss loss,
-                           const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta,
-                           const Output<T>& gradient, const Output<T>& first, const Output<T>& second, const Law& law,
-                           const Descent& by, NoiseKey key, const Output<double>& risk, const Consensus<T>& to,
-                           Execution run) {
+  m.def("hybrid_epoch",
+        [](const Network& net, const Input<T>& x, const Array& y, Loss loss, const std::optional<Input<int64_t>>& order,
+           int64_t batch, const Output<T>& theta, const Output<T>& gradient, const Output<T>& first,
+           const Output<T>& second, const Law& law, const Descent& by, NoiseKey key, const Output<double>& risk,
+           const Consensus<T>& to, Execution run) {
     const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, key.step);
     Ensemble<T> ensemble{};
     ensemble.update = update_of(theta, to.points, std::nullopt, law, key, theta);
@@ -98,10 +98,10 @@ void register_typed(py::module_& m) {
     set_consensus(ensemble, 1, to);
     return run_all(epoch, ensemble, run);
   });
-  m.def("adam_epoch", [](const Network& net, const Input<T>& x, const Array& y, Loss loss,
-                         const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta,
-                         const Output<T>& gradient, const Output<T>& first, const Output<T>& second,
-                         const Descent& by, const Output<double>& risk, Execution run) {
+  m.def("adam_epoch",
+        [](const Network& net, const Input<T>& x, const Array& y, Loss loss, const std::optional<Input<int64_t>>& order,
+           int64_t batch, const Output<T>& theta, const Output<T>& gradient, const Output<T>& first,
+           const Output<T>& second, const Descent& by, const Output<double>& risk, Execution run) {
     const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, by.step);
     Ensemble<T> ensemble{};
     ensemble.adam = adam_of(theta, gradient, first, second, by);

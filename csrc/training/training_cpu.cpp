@@ -11,8 +11,8 @@ namespace {
 
 constexpr int64_t gathered_bytes = 4 << 20;
 
-// An epoch's minibatches, gathered in order, as many at once as fit a few MB: a task's targets are then read once for all
-// of them.
+// An epoch's minibatches, gathered in order, as many at once as fit a few MB: a task's targets are then read once for
+// all of them.
 template <class T>
 class Minibatches {
  public:
@@ -20,7 +20,8 @@ class Minibatches {
       : epoch_(epoch),
         threads_(num_threads),
         ahead_(std::clamp(gathered_bytes / row_bytes(epoch) / epoch.batch, int64_t(1),
-                          divide_up(epoch.data.samples, epoch.batch)) * epoch.batch),
+                          divide_up(epoch.data.samples, epoch.batch)) *
+               epoch.batch),
         x_(epoch.order ? ahead_ * epoch.data.net.inputs : 0),
         y_(epoch.order && epoch.data.y ? ahead_ * epoch.data.tasks * epoch.data.net.outputs : 0),
         labels_(epoch.order && epoch.data.labels ? ahead_ * epoch.data.tasks : 0) {}

@@ -14,8 +14,8 @@
 namespace cbk::device {
 namespace {
 
-constexpr int64_t most_steps = 64;                     // of a graph, or their parts
-constexpr int64_t most_bytes = int64_t(1) << 30;       // of a graph's gathered samples, or of its risks
+constexpr int64_t most_steps = 64;                // of a graph, or their parts
+constexpr int64_t most_bytes = int64_t(1) << 30;  // of a graph's gathered samples, or of its risks
 
 class OwnStream {
  public:
@@ -39,7 +39,9 @@ struct Slot {
     check(cudaEventCreateWithFlags(&done, cudaEventDisableTiming), "event");
   }
   Slot(Slot&& other) noexcept
-      : given(std::move(other.given)), row(std::move(other.row)), point(std::move(other.point)),
+      : given(std::move(other.given)),
+        row(std::move(other.row)),
+        point(std::move(other.point)),
         done(std::exchange(other.done, nullptr)) {}
   ~Slot() {
     if (done) cudaEventDestroy(done);
@@ -49,7 +51,7 @@ struct Slot {
 // A part of an epoch that is one graph, and one copy to the device: its steps' dials, order of samples and subsets.
 struct Segment {
   int64_t steps = 0, samples = 0;
-  bool last = false;  // ends the epoch
+  bool last = false;                          // ends the epoch
   int64_t order = 0, subsets = 0, bytes = 0;  // where they stand behind the dials, and all of it
   Graph graphs[2];                            // by the noise's form
 };
@@ -68,7 +70,7 @@ class TrainingRun final : public Run {
     here_.leave();
   }
   ~TrainingRun() override {
-    here_.enter_if_possible();  // the members' memory is freed on the device
+    here_.enter_if_possible();        // the members' memory is freed on the device
     cudaStreamSynchronize(stream());  // epochs that nobody waited for still read it
   }
 
@@ -88,10 +90,12 @@ class TrainingRun final : public Run {
         part.graphs[steps_->form_with(numbers)].launch(stream());
       step += part.steps, given += part.bytes;
     }
-    check(cudaMemcpyAsync(slot.row.data(), row_.data(), size_t(columns()) * sizeof(double), cudaMemcpyDeviceToHost, stream()),
+    check(cudaMemcpyAsync(slot.row.data(), row_.data(), size_t(columns()) * sizeof(double), cudaMemcpyDeviceToHost,
+                          stream()),
           "row");
-    check(cudaMemcpyAsync(slot.point.data(), steps_->reported(), size_t(point_bytes()), cudaMemcpyDeviceToHost, stream()),
-          "point");
+    check(
+        cudaMemcpyAsync(slot.point.data(), steps_->reported(), size_t(point_bytes()), cudaMemcpyDeviceToHost, stream()),
+        "point");
     check(cudaEventRecord(slot.done, stream()), "event");
     if (submitted_++ == 0) capture(numbers);
   }
@@ -158,8 +162,8 @@ class TrainingRun final : public Run {
 
   void hold_data(const RunData& data) {
     const int64_t y_count = shape_.tasks * shape_.samples * y_columns();
-    data_ = {shape_.net, shape_.loss, nullptr, 0, reinterpret_cast<const T*>(data.x), shape_.samples, nullptr, nullptr,
-             shape_.tasks};
+    data_ = {shape_.net,     shape_.loss, nullptr, 0,           reinterpret_cast<const T*>(data.x),
+             shape_.samples, nullptr,     nullptr, shape_.tasks};
     const T* y = labels() ? nullptr : reinterpret_cast<const T*>(data.y);
     const int32_t* label = labels() ? reinterpret_cast<const int32_t*>(data.y) : nullptr;
     if (data.on_host) {
@@ -183,7 +187,8 @@ class TrainingRun final : public Run {
     const int64_t batch = shape_.batch ? std::min(shape_.batch, shape_.samples) : shape_.samples;
     shape_.batch = shape_.batch ? batch : 0;
     epoch_steps_ = blocks_for(shape_.samples, batch);
-    const int64_t inputs = (shape_.own_inputs ? shape_.tasks : 1) * shape_.net.inputs, targets = shape_.tasks * y_columns();
+    const int64_t inputs = (shape_.own_inputs ? shape_.tasks : 1) * shape_.net.inputs,
+                  targets = shape_.tasks * y_columns();
     const int64_t bytes = batch * (inputs + targets) * int64_t(sizeof(T));
     const int64_t scored = shape_.scored() * shape_.tasks;
     const int64_t most = std::min(most_bytes / bytes, most_bytes / (scored * int64_t(sizeof(double))));
@@ -263,9 +268,13 @@ class TrainingRun final : public Run {
     for (int64_t j = 0; j < part.steps; ++j) {
       const int64_t first = j * shape_.batch;
       const RiskProblem<T> batch = batch_at(first, std::min(shape_.batch, part.samples - first));
-      const StepPlace<T> place{dials() + j, first_step + uint32_t(j), risk_.data() + j * scored,
-                               ess_.data() + j * shape_.tasks, indices(part.subsets) + j * shape_.subset,
-                               chained_ && (shape_.batch || j > 0), troubles_.data()};
+      const StepPlace<T> place{dials() + j,
+                               first_step + uint32_t(j),
+                               risk_.data() + j * scored,
+                               ess_.data() + j * shape_.tasks,
+                               indices(part.subsets) + j * shape_.subset,
+                               chained_ && (shape_.batch || j > 0),
+                               troubles_.data()};
       if (place.step == 0) steps_->open(batch, place);
       steps_->step(batch, place);
     }

@@ -1,10 +1,11 @@
 // Runs on the GPU; the CPU's twin is training.hpp.
 //
-// A run owns its particles and all it needs on the device.  An epoch is submitted without waiting for it: the host brings
-// its order of samples and its parameters, the device gathers the minibatches, steps, scores the result and writes one row
-// of history.  From the second epoch on the steps are replayed as CUDA graphs; what changes from step to step (the step's
-// number, alpha, scheduled parameters) is read from device memory.  The first submission makes all graphs: later ones copy,
-// launch, and take no memory.  Some epochs may be in flight; the host waits where it wants a row, or an array.
+// A run owns its particles and all it needs on the device.  An epoch is submitted without waiting for it: the host
+// brings its order of samples and its parameters, the device gathers the minibatches, steps, scores the result and
+// writes one row of history.  From the second epoch on the steps are replayed as CUDA graphs; what changes from step to
+// step (the step's number, alpha, scheduled parameters) is read from device memory.  The first submission makes all
+// graphs: later ones copy, launch, and take no memory.  Some epochs may be in flight; the host waits where it wants a
+// row, or an array.
 //
 // Noise and roundings of the updates are the CPU's; risks are summed in another order.
 #pragma once
@@ -20,13 +21,13 @@ namespace cbk::device {
 
 // The methods that a card can run, and what each reads: of an epoch's numbers (EpochNumbers), then of the numbers that
 // only some methods have (RunShape).  make_<name>_steps makes a method's steps (steps_cuda.hpp).
-#define CBK_CARD_METHODS(X)                                                                 \
-  X(cbo, "alpha drift diffusion dt floor radius friction", "subset subset_moves flies")     \
-  X(adam, "lr beta1 beta2 delta", "")                                                       \
-  X(hybrid, "alpha drift diffusion dt radius lr beta1 beta2 delta", "")                     \
-  X(hopping, "spread lr beta1 beta2 delta", "drawn mirrored atoms fraction")                \
-  X(heavy_ball, "friction temperature dt", "")                                              \
-  X(gradient_flow, "drift diffusion dt", "")                                                \
+#define CBK_CARD_METHODS(X) \
+  X(cbo, "alpha drift diffusion dt floor radius friction", "subset subset_moves flies") \
+  X(adam, "lr beta1 beta2 delta", "") \
+  X(hybrid, "alpha drift diffusion dt radius lr beta1 beta2 delta", "") \
+  X(hopping, "spread lr beta1 beta2 delta", "drawn mirrored atoms fraction") \
+  X(heavy_ball, "friction temperature dt", "") \
+  X(gradient_flow, "drift diffusion dt", "") \
   X(transport, "alpha drift diffusion dt radius", "iterations exact")
 
 #define CBK_METHOD_NAME(name, ...) name,
@@ -41,16 +42,16 @@ struct RunShape {
   Loss loss;
   int64_t samples, batch;  // batch 0: the data as they stand are each epoch's only batch
   int64_t tasks;
-  bool own_inputs;         // x [tasks, samples, inputs], else [samples, inputs]
-  int64_t particles;       // stored
+  bool own_inputs;    // x [tasks, samples, inputs], else [samples, inputs]
+  int64_t particles;  // stored
   uint64_t seed;
   Noise noise;
-  bool solve;              // alpha is the effective sample size at which it is to be solved for
+  bool solve;  // alpha is the effective sample size at which it is to be solved for
   Precision precision;
-  int64_t subset = 0;      // cbo: particles that a step scores, drawn anew for each; 0: all
+  int64_t subset = 0;         // cbo: particles that a step scores, drawn anew for each; 0: all
   bool subset_moves = false;  // and that it moves; else it moves all
-  bool flies = false;      // cbo: with friction
-  int64_t drawn = 0;       // hopping: particles, and how they are drawn and weighed
+  bool flies = false;         // cbo: with friction
+  int64_t drawn = 0;          // hopping: particles, and how they are drawn and weighed
   bool mirrored = false, atoms = false;
   double fraction = 0;
   int64_t iterations = 1;  // transport: of the barycenter in a step
@@ -72,10 +73,13 @@ struct RunData {
 // hybrid's mix, lr is its mix times dt.  A coordinate whose standard deviation over the particles is at most `limit` is
 // frozen.
 #define CBK_EPOCH_NUMBERS(X) \
-  X(alpha) X(drift) X(diffusion) X(dt) X(floor) X(radius) X(lr) X(beta1) X(beta2) X(delta) X(friction) X(temperature) \
-  X(spread) X(limit)
+  X(alpha) \
+  X(drift) \
+  X(diffusion) X(dt) X(floor) X(radius) X(lr) X(beta1) X(beta2) X(delta) X(friction) X(temperature) X(spread) X(limit)
 #define CBK_NUMBER(name) double name;
-struct EpochNumbers { CBK_EPOCH_NUMBERS(CBK_NUMBER) };
+struct EpochNumbers {
+  CBK_EPOCH_NUMBERS(CBK_NUMBER)
+};
 #undef CBK_NUMBER
 
 class Run {
@@ -84,24 +88,26 @@ class Run {
 
   virtual ~Run() = default;
 
-  // order [samples], a permutation; not looked at for batch 0.  subsets [steps, subset]: each step's particles.  Waits where
-  // in_flight epochs are on their way.
-  virtual void submit(const int64_t* order, const int64_t* subsets, uint32_t first_step, const EpochNumbers& numbers) = 0;
+  // order [samples], a permutation; not looked at for batch 0.  subsets [steps, subset]: each step's particles.  Waits
+  // where in_flight epochs are on their way.
+  virtual void submit(const int64_t* order, const int64_t* subsets, uint32_t first_step,
+                      const EpochNumbers& numbers) = 0;
 
   virtual int64_t submitted() const = 0;  // epochs
   // The row of an epoch, counted from 0 by submission, one of the last in_flight; waits for it:
-  //   risks on the full data ([tasks] of the points, or [particles]), alphas [tasks], ess [tasks], variance of the particles,
-  //   share of frozen coordinates, particles with a risk that is not finite (over the epoch), step and task that first had
-  //   no finite risk at all (task -1: atoms were not finite; or -1, -1); then heavy_ball's kinetic energies and dissipated
-  //   work [particles] each, or transport's objectives [tasks], variances by the coupling and solved anew, atoms moved
+  //   risks on the full data ([tasks] of the points, or [particles]), alphas [tasks], ess [tasks], variance of the
+  //   particles, share of frozen coordinates, particles with a risk that is not finite (over the epoch), step and task
+  //   that first had no finite risk at all (task -1: atoms were not finite; or -1, -1); then heavy_ball's kinetic
+  //   energies and dissipated work [particles] each, or transport's objectives [tasks], variances by the coupling and
+  //   solved anew, atoms moved
   virtual const double* row(int64_t epoch) = 0;
   virtual int64_t columns() const = 0;
   // What the same epoch reports: the points [tasks, size], or particle 0.
   virtual void point(int64_t epoch, void* host) = 0;
   virtual int64_t point_bytes() const = 0;
 
-  // theta, points, first, second, velocity, gradient, kinetic, dissipated, support, match, prices, partners: those that the
-  // method has.  They wait.
+  // theta, points, first, second, velocity, gradient, kinetic, dissipated, support, match, prices, partners: those that
+  // the method has.  They wait.
   virtual void read(const std::string& name, void* host) = 0;
   virtual void write(const std::string& name, const void* host) = 0;
   virtual int64_t bytes_of(const std::string& name) const = 0;  // 0: it has none

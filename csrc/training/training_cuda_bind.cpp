@@ -129,8 +129,8 @@ std::unique_ptr<StartedRun> start(const Network& net, Method method, const DataI
   RiskProblem<T> data = tasks_of(net, Input<T>{x}, y, loss);
   set_particles(data, theta);
   if (task) check_shape("task", *task, {data.particles});
-  RunShape shape{run.device, method, net, loss, data.samples, batch, data.tasks, x.ndim() == 3, data.particles,
-                 seed, noise, solve, run.precision};
+  RunShape shape{run.device,    method,         net,  loss,  data.samples, batch,        data.tasks,
+                 x.ndim() == 3, data.particles, seed, noise, solve,        run.precision};
   set_more(shape, more);
   const void* const targets = data.labels ? static_cast<const void*>(data.labels) : data.y;
   const RunData where{Address(data.x), Address(targets), x.on_host, run.stream};

@@ -1,5 +1,5 @@
-// Steps of transport CBO on the GPU; the CPU's twin is TransportStepper.  Every iteration of the fixed point is done, where
-// the CPU stops when the coupling repeats: what repeats changes nothing, and the steps can be replayed.
+// Steps of transport CBO on the GPU; the CPU's twin is TransportStepper.  Every iteration of the fixed point is done,
+// where the CPU stops when the coupling repeats: what repeats changes nothing, and the steps can be replayed.
 #include "../cuda/reduce.hpp"
 #include "../transport/transport_cuda.hpp"
 #include "steps_cuda.hpp"
@@ -22,7 +22,8 @@ __device__ __forceinline__ int64_t place_of(const Network& net, int64_t i) {
 
 // An atom that is NaN or infinite is a failure of the step, before any task's.
 template <class T>
-CBK_KERNEL(threads) take_atoms(Network net, const T* theta, int64_t count, T* atoms, const uint32_t* step, Troubles* troubles) {
+CBK_KERNEL(threads)
+take_atoms(Network net, const T* theta, int64_t count, T* atoms, const uint32_t* step, Troubles* troubles) {
   bool finite = true;
   for (int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x; i < count; i += int64_t(gridDim.x) * threads) {
     const T x = theta[i / net.size() * net.size() + place_of(net, i % net.size())];
@@ -32,14 +33,16 @@ CBK_KERNEL(threads) take_atoms(Network net, const T* theta, int64_t count, T* at
   if (!finite) atomicMin(&troubles->failure, static_cast<unsigned long long>(*step) << 32 | not_finite_atoms);
 }
 template <class T>
-CBK_KERNEL(threads) put_atoms(Network net, const T* atoms, int64_t count, T* theta) {
+CBK_KERNEL(threads)
+put_atoms(Network net, const T* atoms, int64_t count, T* theta) {
   for (int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x; i < count; i += int64_t(gridDim.x) * threads)
     theta[i / net.size() * net.size() + place_of(net, i % net.size())] = atoms[i];
 }
 
 // A task's support starts at its heaviest particle, the first of equals.
 template <class T>
-CBK_KERNEL(threads) take_heaviest(const T* atoms, const double* weights, int64_t particles, int64_t size, T* support) {
+CBK_KERNEL(threads)
+take_heaviest(const T* atoms, const double* weights, int64_t particles, int64_t size, T* support) {
   const int64_t task = blockIdx.x, tasks = gridDim.x;
   double least = infinity;
   for (int64_t n = threadIdx.x; n < particles; n += threads) {
@@ -55,7 +58,8 @@ CBK_KERNEL(threads) take_heaviest(const T* atoms, const double* weights, int64_t
 }
 
 // 1 for the pairs of a particle with its own task, and of those with weight (or weights == nullptr).
-CBK_KERNEL(threads) mark_needed(const double* weights, const int32_t* task, int64_t particles, int64_t tasks, double* needed) {
+CBK_KERNEL(threads)
+mark_needed(const double* weights, const int32_t* task, int64_t particles, int64_t tasks, double* needed) {
   const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x;
   if (i < particles * tasks) needed[i] = task[i / tasks] == i % tasks || (weights && weights[i] > 0);
 }
@@ -66,10 +70,12 @@ CBK_KERNEL(threads) pair_in_order(int64_t all, int64_t count, int64_t* match) {
 }
 
 // Where an atom's partner in its own task stands among all supports' points; and how many have another than before.
-CBK_KERNEL(threads) take_own(const int64_t* match, const int32_t* task, int64_t particles, int64_t tasks, int64_t count,
-                             int32_t* partner, unsigned long long* moved) {
+CBK_KERNEL(threads)
+take_own(const int64_t* match, const int32_t* task, int64_t particles, int64_t tasks, int64_t count, int32_t* partner,
+         unsigned long long* moved) {
   int changed = 0;
-  for (int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x; i < particles * count; i += int64_t(gridDim.x) * threads) {
+  for (int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x; i < particles * count;
+       i += int64_t(gridDim.x) * threads) {
     const int64_t n = i / count, own = task[n];
     const int32_t now = int32_t(own * count + match[(n * tasks + own) * count + i % count]);
     changed += now != partner[i];
@@ -80,8 +86,9 @@ CBK_KERNEL(threads) take_own(const int64_t* match, const int32_t* task, int64_t 
 }
 
 // Objectives [tasks], V, V by `fresh` costs (or nullptr), and atoms moved.
-CBK_KERNEL(threads) sum_costs(const double* weights, const double* cost, const double* fresh, const int32_t* task,
-                              int64_t particles, int64_t tasks, const unsigned long long* moved, double* out) {
+CBK_KERNEL(threads)
+sum_costs(const double* weights, const double* cost, const double* fresh, const int32_t* task, int64_t particles,
+          int64_t tasks, const unsigned long long* moved, double* out) {
   for (int64_t t = 0; t < tasks; ++t) {
     double total = 0;
     for (int64_t n = threadIdx.x; n < particles; n += threads)
@@ -104,9 +111,19 @@ template <class T>
 class TransportSteps final : public Steps<T> {
  public:
   TransportSteps(const RunShape& s, cudaStream_t stream)
-      : Steps<T>(s, stream), count_(s.net.width), pairs_(s.particles * s.tasks), weights_(pairs_), alphas_(s.tasks),
-        needed_(s.tasks > 1 ? pairs_ : 0), cost_(pairs_), fresh_(s.exact ? pairs_ : 0), extras_(s.tasks + 3),
-        atoms_(s.particles * this->size_), others_(s.particles * this->size_), inverse_(pairs_ * count_), moved_(1) {
+      : Steps<T>(s, stream),
+        count_(s.net.width),
+        pairs_(s.particles * s.tasks),
+        weights_(pairs_),
+        alphas_(s.tasks),
+        needed_(s.tasks > 1 ? pairs_ : 0),
+        cost_(pairs_),
+        fresh_(s.exact ? pairs_ : 0),
+        extras_(s.tasks + 3),
+        atoms_(s.particles * this->size_),
+        others_(s.particles * this->size_),
+        inverse_(pairs_ * count_),
+        moved_(1) {
     this->own("points", this->points_, s.tasks * this->size_);
     this->own("support", support_, s.tasks * this->size_);
     this->own("match", match_, pairs_ * count_), this->own("prices", prices_, pairs_ * count_);
@@ -121,13 +138,14 @@ class TransportSteps final : public Steps<T> {
     if (s.solve) solve_alphas(place.risk, s.particles, s.tasks, &place.now->alpha, alphas_.data(), this->on());
     gibbs_weights(place.risk, s.particles, s.tasks, last_alphas(place.now), weights_.data(), place.ess, this->on());
     const int64_t all = s.particles * this->size_;
-    launch(take_atoms<T>, grid_for(take_atoms<T>, all), dim3(threads), 0, stream, s.net, static_cast<const T*>(this->theta()),
-           all, atoms_.data(), &place.now->step, place.troubles);
+    launch(take_atoms<T>, grid_for(take_atoms<T>, all), dim3(threads), 0, stream, s.net,
+           static_cast<const T*>(this->theta()), all, atoms_.data(), &place.now->step, place.troubles);
     if (place.step == 0) begin_run();
     mark(weights());
     for (int64_t i = 0; i < s.iterations; ++i) {
       Assigned to;
-      to.match = match_.data(), to.guess = true, to.duals = prices_.data(), to.partner = inverse_.data(), to.only = needed();
+      to.match = match_.data(), to.guess = true, to.duals = prices_.data(), to.partner = inverse_.data(),
+      to.only = needed();
       assign(measures(), to, this->on());
       average_partners(coupling(), static_cast<const int32_t*>(inverse_.data()), this->on());
     }
@@ -136,8 +154,8 @@ class TransportSteps final : public Steps<T> {
     transport_update(atoms(), static_cast<const T*>(support_.data()), static_cast<const int32_t*>(partner_.data()),
                      others_.data(), s.particles, count_, this->size_ / count_, s.tasks * count_, 0.0, 0.0, 0.0,
                      {s.seed, 0, 0, 0}, this->on(), &place.now->update);
-    launch(put_atoms<T>, grid_for(put_atoms<T>, all), dim3(threads), 0, stream, s.net, static_cast<const T*>(others_.data()),
-           all, this->theta());
+    launch(put_atoms<T>, grid_for(put_atoms<T>, all), dim3(threads), 0, stream, s.net,
+           static_cast<const T*>(others_.data()), all, this->theta());
     launch(put_atoms<T>, grid_for(put_atoms<T>, s.tasks * this->size_), dim3(threads), 0, stream, s.net,
            static_cast<const T*>(support_.data()), s.tasks * this->size_, this->points_.data());
   }
@@ -166,7 +184,8 @@ class TransportSteps final : public Steps<T> {
     return {atoms(), support_.data(), this->shape_.particles, this->shape_.tasks, count_, this->size_ / count_};
   }
   Coupling<T> coupling() const {
-    return {atoms(), support_.data(), this->shape_.particles, this->shape_.tasks, count_, this->size_ / count_, weights()};
+    return {atoms(),  support_.data(), this->shape_.particles, this->shape_.tasks, count_, this->size_ / count_,
+            weights()};
   }
 
   // The run's first step: supports at the best particles, atoms with the partners of their own numbers.
@@ -174,8 +193,8 @@ class TransportSteps final : public Steps<T> {
     const RunShape& s = this->shape_;
     launch(take_heaviest<T>, dim3(unsigned(s.tasks)), dim3(threads), 0, this->stream_, atoms(), weights(), s.particles,
            this->size_, support_.data());
-    launch(pair_in_order, dim3(unsigned(blocks_for(pairs_ * count_, threads))), dim3(threads), 0, this->stream_, pairs_ * count_,
-           count_, match_.data());
+    launch(pair_in_order, dim3(unsigned(blocks_for(pairs_ * count_, threads))), dim3(threads), 0, this->stream_,
+           pairs_ * count_, count_, match_.data());
     own_partners(nullptr);
   }
   void mark(const double* weights) {

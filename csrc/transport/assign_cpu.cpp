@@ -34,8 +34,8 @@ class Precision {
   AssignTask<T, C> task(const T* atoms, bool cold) {
     C* apart = solved_ > 0 ? apart_.data() : nullptr;  // worth finding when a second problem has the support
     if (solved_++ == 1) apart[0] = -1;
-    return {atoms,   points_.data(), shape_.count, shape_.size, shape_.padded, shape_.tile, shape_.scale,
-            duals(), cold,           apart,        match(),     space_.fresh(shape_.count)};
+    return {atoms,        points_.data(), shape_.count, shape_.size, shape_.padded, shape_.tile,
+            shape_.scale, duals(),        cold,         apart,       match(),       space_.fresh(shape_.count)};
   }
   // Prices of the unscaled problem, or nullptr: 0; whether all are.
   bool start(const int32_t* match, const double* duals) {
@@ -112,8 +112,8 @@ class Solver {
       support_small_ = vanishes(points);
   }
 
-  // match [count]: a guess, then the optimum; duals [count]: of the unscaled problem, then theirs, or nullptr.  Means over
-  // atoms, in units of the problem: the cost, and, where gap is not nullptr, its excess over the dual bound.
+  // match [count]: a guess, then the optimum; duals [count]: of the unscaled problem, then theirs, or nullptr.  Means
+  // over atoms, in units of the problem: the cost, and, where gap is not nullptr, its excess over the dual bound.
   double solve(const T* atoms, int32_t* match, double* duals, double* gap) {
     if constexpr (narrow_first) {
       if (in_single(atoms, match, duals)) {
@@ -180,8 +180,8 @@ class Solver {
     std::vector<double> x, y;
     for (int64_t i = 0; i < length; ++i) x.push_back(frame.at(atoms[i], i % shape_.size));
     for (int64_t i = 0; i < length; ++i) y.push_back(frame.at(support_[i], i % shape_.size));
-    Precision<double, double> own(Shape(shape_.count, shape_.size, 0.5, kernels_.lanes, shape_.size >= many_coordinates),
-                                  most_wide / threads_);
+    Precision<double, double> own(
+        Shape(shape_.count, shape_.size, 0.5, kernels_.lanes, shape_.size >= many_coordinates), most_wide / threads_);
     own.unit = frame.scale;
     own.support(y.data());
     const bool cold = own.start(match, duals);
@@ -320,8 +320,8 @@ void assign_matrix(const double* costs, int64_t count, int32_t* match) {
     std::iota(match, match + count, 0);
 }
 
-#define CBK_INSTANTIATE(T)                                                     \
-  template double largest(const T*, int64_t);                                  \
+#define CBK_INSTANTIATE(T) \
+  template double largest(const T*, int64_t); \
   template void assign(const AssignProblem<T>&, const int64_t*, int64_t, int); \
   template void wasserstein2(const T*, int64_t, const T*, int64_t, int64_t, int64_t, double, double*, int);
 CBK_INSTANTIATE(float)

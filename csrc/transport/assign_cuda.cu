@@ -72,8 +72,8 @@ __device__ Least cheapest_column(const Solver& s, const T* x, const T* y, int64_
   return warp_argmin(mine);
 }
 
-// The prices to start from, in shared units; false where all are 0.  Those that differ by more than twice what the costs do
-// at most are dropped, and what all have in common is taken off: only differences matter.
+// The prices to start from, in shared units; false where all are 0.  Those that differ by more than twice what the
+// costs do at most are dropped, and what all have in common is taken off: only differences matter.
 template <class T>
 __device__ bool set_prices(const Solver& s, const T* x, const T* y, const double* prices) {
   double low = infinity, high = infinity, far = 0;  // of the prices, and of the points from one of them
@@ -106,7 +106,8 @@ __device__ bool precise(const Solver& s, const T* x, const T* y) {
   return largest <= 0x1p21 * block_sum(total) / double(s.count);
 }
 
-// Each row's price is its least reduced cost; rows keep a guess that is cheapest, then take a cheapest column that is free.
+// Each row's price is its least reduced cost; rows keep a guess that is cheapest, then take a cheapest column that is
+// free.
 template <class T>
 __device__ bool start(const Solver& s, const T* x, const T* y, const int64_t* guess) {
   for (int64_t j = threadIdx.x; j < s.count; j += blockDim.x) s.row_of[j] = s.column_of[j] = nobody;
@@ -127,7 +128,8 @@ __device__ bool start(const Solver& s, const T* x, const T* y, const int64_t* gu
     for (int64_t i = 0; i < s.count; ++i)
       if (s.scanned[i] != nobody && s.row_of[s.scanned[i]] == i) s.column_of[i] = s.scanned[i];
     for (int64_t i = 0; i < s.count; ++i)
-      if (s.column_of[i] == nobody && s.row_of[s.parent[i]] == nobody) s.column_of[i] = s.parent[i], s.row_of[s.parent[i]] = int(i);
+      if (s.column_of[i] == nobody && s.row_of[s.parent[i]] == nobody)
+        s.column_of[i] = s.parent[i], s.row_of[s.parent[i]] = int(i);
   }
   __syncthreads();
   return true;
@@ -198,7 +200,8 @@ __device__ bool solve(const Solver& s, const T* x, const T* y, const int64_t* gu
 }
 
 template <class T>
-CBK_KERNEL(512) solve_pairs(Measures<T> m, Assigned to, unsigned char* spilled) {
+CBK_KERNEL(512)
+solve_pairs(Measures<T> m, Assigned to, unsigned char* spilled) {
   CBK_DYNAMIC_SHARED(unsigned char, shared);
   Solver s = solver_in(spilled ? spilled + int64_t(blockIdx.x) * m.count * solver_bytes : shared, m.count, m.size);
   for (int64_t pair = blockIdx.x; pair < m.firsts * m.seconds; pair += gridDim.x) {

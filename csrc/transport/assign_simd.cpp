@@ -216,9 +216,7 @@ class Assignment : Lists<T, C> {
     return next;
   }
 
-  int64_t scanned_row(int64_t number) const {
-    return number ? space_.row_of[space_.scanned[number - 1]] : start_;
-  }
+  int64_t scanned_row(int64_t number) const { return number ? space_.row_of[space_.scanned[number - 1]] : start_; }
 
   // A free column that is as near, or the nearest itself.
   int64_t free_at(Nearest nearest) const {

@@ -12,7 +12,8 @@ namespace {
 // beta = weights / their sum, NaN where one is negative or not finite or all are 0; the support starts at the heaviest
 // particle, the first of equals, where none is given.
 template <class T>
-CBK_KERNEL(256) begin_barycenter(BarycenterArrays<T> b, double* beta) {
+CBK_KERNEL(256)
+begin_barycenter(BarycenterArrays<T> b, double* beta) {
   double least = infinity, total = 0;
   for (int64_t n = threadIdx.x; n < b.particles; n += 256) {
     const double w = b.weights[n];
@@ -35,7 +36,8 @@ CBK_KERNEL(256) begin_barycenter(BarycenterArrays<T> b, double* beta) {
 
 // A warp takes a coordinate of all supports.
 template <class T>
-CBK_KERNEL(128) average(Coupling<T> c, const int32_t* partner) {
+CBK_KERNEL(128)
+average(Coupling<T> c, const int32_t* partner) {
   const int64_t at = int64_t(blockIdx.x) * 4 + threadIdx.x / 32, length = c.count * c.size;
   if (at >= c.tasks * length) return;  // the whole warp
   const int64_t task = at / length, i = at % length, j = i / c.size;
@@ -43,7 +45,8 @@ CBK_KERNEL(128) average(Coupling<T> c, const int32_t* partner) {
   for (int64_t n = threadIdx.x % 32; n < c.particles; n += 32) {
     const int64_t pair = n * c.tasks + task;
     if (c.weights[pair] != 0)
-      total = fma(c.weights[pair], double(c.atoms[(n * c.count + partner[pair * c.count + j]) * c.size + i % c.size]), total);
+      total = fma(c.weights[pair], double(c.atoms[(n * c.count + partner[pair * c.count + j]) * c.size + i % c.size]),
+                  total);
   }
   total = warp_sum(total);
   if (threadIdx.x % 32 == 0) c.support[at] = T(total);
@@ -51,7 +54,8 @@ CBK_KERNEL(128) average(Coupling<T> c, const int32_t* partner) {
 
 // A block takes a pair.
 template <class T>
-CBK_KERNEL(128) costs_of(Coupling<T> c, const int64_t* match, const double* only, double* cost) {
+CBK_KERNEL(128)
+costs_of(Coupling<T> c, const int64_t* match, const double* only, double* cost) {
   const int64_t pair = blockIdx.x, n = pair / c.tasks, task = pair % c.tasks;
   if (only && !(only[pair] > 0)) {
     if (threadIdx.x == 0) cost[pair] = 0;
@@ -65,7 +69,8 @@ CBK_KERNEL(128) costs_of(Coupling<T> c, const int64_t* match, const double* only
     return block_sum(total) / double(c.count);
   };
   double found = mean(1);
-  if (sizeof(T) == 8 && !(found > 0x1p-900 && found < infinity)) {  // its terms may over- or underflow where it does not
+  if (sizeof(T) == 8 &&
+      !(found > 0x1p-900 && found < infinity)) {  // its terms may over- or underflow where it does not
     double least = 0;
     for (int64_t i = threadIdx.x; i < c.count * c.size; i += 128)
       least = fmin(least, -fmax(fabs(double(x[i])), fabs(double(y[i]))));
@@ -75,7 +80,8 @@ CBK_KERNEL(128) costs_of(Coupling<T> c, const int64_t* match, const double* only
   if (threadIdx.x == 0) cost[pair] = found;
 }
 
-CBK_KERNEL(256) add_objective(const double* weights, const double* cost, int64_t count, double* history, double* objective) {
+CBK_KERNEL(256)
+add_objective(const double* weights, const double* cost, int64_t count, double* history, double* objective) {
   double total = 0;
   for (int64_t n = threadIdx.x; n < count; n += 256) total += weights[n] * cost[n];
   total = block_sum(total);
@@ -86,7 +92,8 @@ CBK_KERNEL(256) add_objective(const double* weights, const double* cost, int64_t
 
 template <class T>
 void average_partners(const Coupling<T>& c, const int32_t* partner, CudaStream stream) {
-  launch(average<T>, dim3(unsigned(blocks_for(c.tasks * c.count * c.size, 4))), dim3(128), 0, native(stream), c, partner);
+  launch(average<T>, dim3(unsigned(blocks_for(c.tasks * c.count * c.size, 4))), dim3(128), 0, native(stream), c,
+         partner);
 }
 
 template <class T>
@@ -122,9 +129,9 @@ void barycenter(const BarycenterArrays<T>& b, CudaStream on) {
   }
 }
 
-#define CBK_INSTANTIATE(T)                                                                                       \
-  template void average_partners(const Coupling<T>&, const int32_t*, CudaStream);                                \
-  template void coupling_costs(const Coupling<T>&, const int64_t*, const double*, double*, CudaStream);          \
+#define CBK_INSTANTIATE(T) \
+  template void average_partners(const Coupling<T>&, const int32_t*, CudaStream); \
+  template void coupling_costs(const Coupling<T>&, const int64_t*, const double*, double*, CudaStream); \
   template void barycenter(const BarycenterArrays<T>&, CudaStream);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

@@ -32,8 +32,7 @@ CBK_INLINE E least(Vector<E> v) {
 // costs[r][.] at `vectors` vectors of columns from y on, for `rows` rows: as many sums as hide an addition's latency.
 // No fma: the baseline set has none, and its matches are everyone's.
 template <int rows, int vectors, class C>
-CBK_INLINE void cost_block(const C* x, int64_t size, const C* y, int64_t tile,
-                           Vector<C> (&costs)[rows][vectors]) {
+CBK_INLINE void cost_block(const C* x, int64_t size, const C* y, int64_t tile, Vector<C> (&costs)[rows][vectors]) {
   for (auto& row : costs)
     for (auto& cost : row) cost = Vector<C>{};
 #pragma GCC unroll 4

@@ -1,13 +1,15 @@
-// Entropic optimal transport in the logarithmic domain [Cuturi 2013; Peyre, Cuturi 2019, section 4.4], for measures of so
-// many atoms that the exact assignment takes too long.  Beyond the papers that transport.hpp follows.
+// Entropic optimal transport in the logarithmic domain [Cuturi 2013; Peyre, Cuturi 2019, section 4.4], for measures of
+// so many atoms that the exact assignment takes too long.  Beyond the papers that transport.hpp follows.
 //
-//   P_ij = exp((f_i + g_j - |x_i - y_j|^2) / epsilon) / (M M'),  f_i = -epsilon log (1/M') sum_j exp((g_j - c_ij) / epsilon)
+//   P_ij = exp((f_i + g_j - |x_i - y_j|^2) / epsilon) / (M M'),  f_i = -epsilon log (1/M') sum_j exp((g_j - c_ij) /
+//   epsilon)
 //
 // and g likewise.  Coordinates are centred and scaled.  epsilon falls by fours from their squared scale, and not below
 // 1/max_rate of the largest squared distance, where the digits of float64 end.  At last the coupling is balanced
-// [Altschuler, Weed, Rigollet 2017, algorithm 2]: columns that are too heavy give up mass, and what rows and columns then lack is
-// coupled independently, so that no coupling's cost is below the exact optimum.  float64 throughout; costs are computed
-// again in each pass, so that memory stays linear.  One thread computes one row: bits do not depend on threads.
+// [Altschuler, Weed, Rigollet 2017, algorithm 2]: columns that are too heavy give up mass, and what rows and columns
+// then lack is coupled independently, so that no coupling's cost is below the exact optimum.  float64 throughout; costs
+// are computed again in each pass, so that memory stays linear.  One thread computes one row: bits do not depend on
+// threads.
 #pragma once
 
 #include <cstdint>

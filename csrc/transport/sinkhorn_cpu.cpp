@@ -71,8 +71,8 @@ class Coupling {
   void for_rows(Side& from, Side& to, double rate, F&& f) {
     parallel_for(from.shape.count, threads_, [&](int64_t i) {
       double* terms = terms_.data() + omp_get_thread_num() * most_;
-      const SoftSum sum = kernels_.soft_row(
-          {from.row(i), to.columns(), to.shape.size, to.shape.padded, to.potential(), rate, terms});
+      const SoftSum sum =
+          kernels_.soft_row({from.row(i), to.columns(), to.shape.size, to.shape.padded, to.potential(), rate, terms});
       f(i, sum, terms);
     }, short_tasks(to.shape.padded));
   }
@@ -89,9 +89,8 @@ class Coupling {
       double total = 0;
       for (int64_t i = 0; i < x_.shape.count; ++i) total += value_.data()[i];
       if (total / double(x_.shape.count) <= tolerance || --left <= 0) return;
-      for_rows(y_, x_, rate, [&](int64_t j, const SoftSum& sum, const double*) {
-        y_.potential()[j] = y_mean - sum.logarithm;
-      });
+      for_rows(y_, x_, rate,
+               [&](int64_t j, const SoftSum& sum, const double*) { y_.potential()[j] = y_mean - sum.logarithm; });
     }
   }
 
@@ -114,9 +113,8 @@ class Coupling {
   double balance(double rate) {
     double *shift = value_.data(), *total = total_.data();
     std::fill_n(shift, x_.shape.padded, infinity), std::fill_n(total, x_.shape.padded, 1.0);
-    for_rows(x_, y_, rate, [&](int64_t i, const SoftSum& sum, const double*) {
-      shift[i] = sum.shift, total[i] = sum.total;
-    });
+    for_rows(x_, y_, rate,
+             [&](int64_t i, const SoftSum& sum, const double*) { shift[i] = sum.shift, total[i] = sum.total; });
     const double unit = double(y_.shape.count) / double(x_.shape.count);
     parallel_for(y_.shape.count, threads_, [&](int64_t j) {
       const double mass = unit * kernels_.soft_column({y_.row(j), x_.columns(), x_.shape.size, x_.shape.padded,

@@ -1,5 +1,5 @@
-// Entropic transport on the GPU, without the host; the CPU's twin is sinkhorn_cpu.cpp.  A block takes a particle, its warps
-// the rows of log-sum-exps.
+// Entropic transport on the GPU, without the host; the CPU's twin is sinkhorn_cpu.cpp.  A block takes a particle, its
+// warps the rows of log-sum-exps.
 #include "../cuda/reduce.hpp"
 #include "../cuda/rows.hpp"
 
@@ -12,7 +12,8 @@ namespace {
 
 constexpr int threads = 256, warps = threads / 32;
 
-// A particle and the support, with their potentials in units of the present epsilon; distances are of scaled coordinates.
+// A particle and the support, with their potentials in units of the present epsilon; distances are of scaled
+// coordinates.
 template <class T>
 struct Sides {
   const T *x, *y;  // [count, size], [points, size]
@@ -23,7 +24,8 @@ struct Sides {
 
 // log sum_j exp(potential_j - rate |x - y_j|^2), for a warp; each lane sums relative to the largest term so far.
 template <class T>
-__device__ double log_sum(const Sides<T>& s, const T* x, const T* y, int64_t count, const double* potential, double rate) {
+__device__ double log_sum(const Sides<T>& s, const T* x, const T* y, int64_t count, const double* potential,
+                          double rate) {
   double most = -infinity, total = 0;
   for (int64_t j = threadIdx.x % 32; j < count; j += 32) {
     const double term = potential[j] - rate * squared_distance(x, y + j * s.size, s.size, s.scale);
@@ -92,8 +94,8 @@ __device__ double share_of(const Sides<T>& s, int64_t i, int64_t j, double rate)
   return ::exp(s.g[j] - rate * distance - (::log(double(s.points)) - s.f[i]));
 }
 
-// With rows of mass 1/M: how much of each column is kept, and what it lacks [Altschuler, Weed, Rigollet 2017, algorithm 2].
-// Returns the columns' error, and in `spread` the mean squared distance of what they lack from its mean.
+// With rows of mass 1/M: how much of each column is kept, and what it lacks [Altschuler, Weed, Rigollet 2017, algorithm
+// 2]. Returns the columns' error, and in `spread` the mean squared distance of what they lack from its mean.
 template <class T>
 __device__ double balance(const Sides<T>& s, double rate, double& spread) {
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
@@ -167,12 +169,24 @@ __host__ __device__ constexpr int64_t scratch_of(int64_t count, int64_t points, 
 }
 
 template <class T>
-CBK_KERNEL(threads) solve_soft(SinkhornProblem<T> p, double* scratch) {
+CBK_KERNEL(threads)
+solve_soft(SinkhornProblem<T> p, double* scratch) {
   for (int64_t n = blockIdx.x; n < p.particles; n += gridDim.x) {
     double* f = scratch + blockIdx.x * scratch_of(p.count, p.points, p.size);
     double *mass = f + p.count, *g = mass + p.count, *kept = g + p.points, *lack = kept + p.points;
-    Sides<T> s{p.atoms + n * p.count * p.size, p.support, p.count, p.points, p.size, f, g, 1,
-               mass, kept, lack, lack + 2 * p.points, lack + p.points};
+    Sides<T> s{p.atoms + n * p.count * p.size,
+               p.support,
+               p.count,
+               p.points,
+               p.size,
+               f,
+               g,
+               1,
+               mass,
+               kept,
+               lack,
+               lack + 2 * p.points,
+               lack + p.points};
     for (int64_t i = threadIdx.x; i < p.count; i += threads) s.f[i] = 0;
     for (int64_t j = threadIdx.x; j < p.points; j += threads) s.g[j] = 0;
     int64_t left = p.iterations;

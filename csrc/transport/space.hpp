@@ -28,8 +28,9 @@ inline double unit_scale(double largest) {
   return std::ldexp(1.0, std::min(-exponent, 1000));
 }
 
-// Two measures' coordinates in [-1, 1]: less an offset that all have, times a power of two.  Only offsets whose difference
-// is exact are taken off [Sterbenz 1974]: where a coordinate's values are of one sign and within a factor of two.
+// Two measures' coordinates in [-1, 1]: less an offset that all have, times a power of two.  Only offsets whose
+// difference is exact are taken off [Sterbenz 1974]: where a coordinate's values are of one sign and within a factor of
+// two.
 template <class T>
 class Frame {
  public:
@@ -121,14 +122,15 @@ class Space {
     std::fill_n(known_.data(), count, false);
     if (list_) std::fill_n(columns_.data(), count, -1);
     C* listed = listed_.data();
-    const AssignLists<C> lists{list_, columns_.data() + count, columns_.data(), listed + 3 * count + 2, listed,
-                               listed + count, listed + 2 * count + 1};
+    const AssignLists<C> lists{list_,  columns_.data() + count, columns_.data(),       listed + 3 * count + 2,
+                               listed, listed + count,          listed + 2 * count + 1};
     C* v = values_.data();
     int32_t* i = integers_.data();
     const int64_t p = padded_;
     C* scaled = v + (list_ ? 4 + assign_block : 5) * p;
-    return {v + p, v + 2 * p, v + 3 * p, v + 4 * p, scaled, parents_.data(), i + p, i + 2 * p, i + 3 * p,
-            keeps_ ? costs_.data() : nullptr, known_.data(), lists};
+    return {v + p,           v + 2 * p, v + 3 * p, v + 4 * p, scaled,
+            parents_.data(), i + p,     i + 2 * p, i + 3 * p, keeps_ ? costs_.data() : nullptr,
+            known_.data(),   lists};
   }
 
  private:

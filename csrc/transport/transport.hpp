@@ -1,16 +1,18 @@
 // Optimal transport between measures of equally many atoms [De Deyn, Herty, Samaey 2025, eq. 29-31, 38-40, 48-54].
 //
-// assign: the exact assignment of atoms x_1..x_M to support points y_1..y_M under |x - y|^2 by shortest augmenting paths
+// assign: the exact assignment of atoms x_1..x_M to support points y_1..y_M under |x - y|^2 by shortest augmenting
+// paths
 //   [Jonker, Volgenant 1987], with prices v_j of the support points.  Costs are sums of squared differences (never
 //   |x|^2 + |y|^2 - 2xy, which cancels), exact to a few units in the last place at any offset; coordinates are brought
 //   into [-1, 1] by a power of two: the call's, or the particle's own where the call's makes its squares underflow.
-//   float64 atoms are solved in float64.  float32 atoms are solved in float32, and the result is kept if its duality gap
-//   in float64 is below 4e-6 of the cost, else solved again in float64 from there.  Prices are only where the search
-//   starts: those that differ by more than any optimum's are dropped, and where they were so large that their rounding
-//   shows in the cost, the problem is solved again without them.  Where values are not finite the match is the identity.
-//   One thread solves one particle and no operation depends on the instruction set: neither do the matches.
+//   float64 atoms are solved in float64.  float32 atoms are solved in float32, and the result is kept if its duality
+//   gap in float64 is below 4e-6 of the cost, else solved again in float64 from there.  Prices are only where the
+//   search starts: those that differ by more than any optimum's are dropped, and where they were so large that their
+//   rounding shows in the cost, the problem is solved again without them.  Where values are not finite the match is the
+//   identity. One thread solves one particle and no operation depends on the instruction set: neither do the matches.
 // barycenter: support_j = sum_n beta_n x_{n, i: match(n, i) = j}, in float64, particles in order.
-// transport_update: x' = fma(b, xi, fma(a, x - y_match, x)), a = -lambda dt, b = sigma sqrt(dt) in float64, rounded once.
+// transport_update: x' = fma(b, xi, fma(a, x - y_match, x)), a = -lambda dt, b = sigma sqrt(dt) in float64, rounded
+// once.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +26,7 @@ namespace cbk {
 // that its list lacks are at least away, and the distance that it adds to reduced costs.
 template <class C>
 struct AssignLists {
-  int64_t most;  // columns of a row; 0: there are no lists
+  int64_t most;              // columns of a row; 0: there are no lists
   int32_t *column, *length;  // [count, most], [count]: -1 where there is no list yet
   C *cost, *bound;           // [count, most], [count]
   C *limit, *shift;          // [count + 1]
@@ -43,8 +45,8 @@ struct AssignSpace {
   AssignLists<C> list;
 };
 constexpr int64_t assign_block = 4;  // rows whose least costs are found together
-// From so many coordinates on, points of support stand in tiles of a few vectors, to be read in the order of memory, and
-// rows of costs are worth a list.
+// From so many coordinates on, points of support stand in tiles of a few vectors, to be read in the order of memory,
+// and rows of costs are worth a list.
 constexpr int64_t many_coordinates = 16, tile_vectors = 4;
 
 template <class T, class C>
@@ -53,9 +55,9 @@ struct AssignTask {
   const C* support;  // [padded / tile, size, tile], scaled
   int64_t count, size, padded, tile;
   double scale;
-  C* duals;        // [padded]: the columns' start, then the optimum; -infinity from count on
-  bool cold;       // the duals are all 0
-  C* apart;        // [count]: how far all other points of the support are at least, < 0 at 0 if not found yet; or nullptr
+  C* duals;   // [padded]: the columns' start, then the optimum; -infinity from count on
+  bool cold;  // the duals are all 0
+  C* apart;   // [count]: how far all other points of the support are at least, < 0 at 0 if not found yet; or nullptr
   int32_t* match;  // [count]: a guess, a permutation; then the optimum
   AssignSpace<C> space;
 };
@@ -81,11 +83,11 @@ template <class T>
 struct AssignProblem {
   const T* atoms;  // [particles, count, size]
   int64_t particles, count, size;
-  const T* support;  // [count, size], or of several tasks [tasks, count, size]
-  double largest;    // of both
-  double* duals;     // [tasks, particles, count], updated; or nullptr: a cold start
-  bool guess;        // match holds permutations to start from, else the identity is
-  int64_t* match;    // [tasks, particles, count]
+  const T* support;    // [count, size], or of several tasks [tasks, count, size]
+  double largest;      // of both
+  double* duals;       // [tasks, particles, count], updated; or nullptr: a cold start
+  bool guess;          // match holds permutations to start from, else the identity is
+  int64_t* match;      // [tasks, particles, count]
   double *cost, *gap;  // [tasks, particles], means over atoms; or nullptr
 };
 

@@ -79,8 +79,8 @@ void bound_assign(const Input<T>& atoms, const Input<T>& support, double largest
   if (gap) check_shape("gap", *gap, {s.particles});
   if (duals) check_shape("duals", *duals, {s.particles, s.count});
   if (guess) check_indices("match", match.data(), match.size(), s.count);
-  const AssignProblem<T> problem{atoms.data(), s.particles, s.count, s.size, support.data(), largest,
-                                 data_or_null(duals), guess, match.data(), cost.data(), data_or_null(gap)};
+  const AssignProblem<T> problem{atoms.data(),        s.particles, s.count,      s.size,      support.data(),   largest,
+                                 data_or_null(duals), guess,       match.data(), cost.data(), data_or_null(gap)};
   released(run, [&] { kernels::assign(problem, nullptr, s.particles, run); });
 }
 
@@ -94,8 +94,8 @@ int64_t bound_barycenter(const Input<T>& atoms, const Input<double>& weights, do
   check_shape("match", match, {s.particles, s.count});
   check_shape("objective", objective, {});
   if (history.size() < 1) throw py::value_error("history must have an iteration");
-  const BarycenterProblem<T> problem{atoms.data(), s.particles, s.count, s.size, largest, weights.data(),
-                                     support.data(), history.size(), match.data(), history.data()};
+  const BarycenterProblem<T> problem{atoms.data(),   s.particles,    s.count,        s.size,       largest,
+                                     weights.data(), support.data(), history.size(), match.data(), history.data()};
   int64_t done = 0;
   released(run, [&] { done = kernels::barycenter(problem, start, objective.data(), run); });
   return done;
@@ -117,8 +117,8 @@ void bound_update(const Input<T>& atoms, const Input<T>& support, const std::opt
   check_shape("match", match, {s.particles, s.count});
   check_shape("out", out, {s.particles, s.count, s.size});
   check_indices("match", match.data(), match.size(), s.count);
-  const TransportUpdate<T> update{atoms.data(), out.data(), s.particles, s.count, s.size, support.data(),
-                                  data_or_null(task), match.data(), law.drift, law.diffusion, law.dt, key};
+  const TransportUpdate<T> update{atoms.data(),       out.data(),   s.particles, s.count,       s.size, support.data(),
+                                  data_or_null(task), match.data(), law.drift,   law.diffusion, law.dt, key};
   released(run, [&] { kernels::transport_update(update, run); });
 }
 
@@ -132,8 +132,9 @@ void bound_sinkhorn(const Input<T>& atoms, const Input<T>& support, double epsil
   check_shape("cost", cost, {s.particles});
   check_shape("error", error, {s.particles});
   check_shape("projection", projection, {s.particles, s.count, s.size});
-  const SinkhornProblem<T> problem{atoms.data(), s.particles, s.count, s.size, support.data(), points,
-                                   epsilon, tolerance, iterations, cost.data(), error.data(), projection.data()};
+  const SinkhornProblem<T> problem{atoms.data(),   s.particles, s.count,      s.size,
+                                   support.data(), points,      epsilon,      tolerance,
+                                   iterations,     cost.data(), error.data(), projection.data()};
   released(run, [&] { kernels::sinkhorn(problem, run); });
 }
 
@@ -152,8 +153,8 @@ void bound_assign_rows(const Input<T>& atoms, const Input<T>& support, double la
   check_shape("rows", rows, {problems});
   check_indices("rows", rows.data(), problems, tasks * s.particles);
   check_indices("match", match.data(), match.size(), s.count);
-  const AssignProblem<T> problem{atoms.data(), s.particles, s.count, s.size, support.data(), largest,
-                                 duals.data(), true, match.data(), cost.data(), nullptr};
+  const AssignProblem<T> problem{atoms.data(), s.particles, s.count,      s.size,      support.data(), largest,
+                                 duals.data(), true,        match.data(), cost.data(), nullptr};
   released(run, [&] { assign(problem, rows.data(), problems, run); });
 }
 
@@ -191,8 +192,8 @@ template <class T>
 void register_typed(py::module_& m) {
   m.def("assign", &bound_assign<T>);
   m.def("barycenter", &bound_barycenter<T>);
-  m.def("wasserstein2", [](const Input<T>& a, const Input<T>& b, double largest, const Output<double>& out,
-                           const Execution& run) {
+  m.def("wasserstein2",
+        [](const Input<T>& a, const Input<T>& b, double largest, const Output<double>& out, const Execution& run) {
     const Sizes s = sizes_of("atoms_a", a), t = sizes_of("atoms_b", b);
     check_shape("atoms_b", b, {t.particles, s.count, s.size});
     check_shape("out", out, {s.particles, t.particles});

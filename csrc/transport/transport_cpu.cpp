@@ -22,8 +22,7 @@ void average(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows, in
   const int64_t own_size = round_up(size, 8);
   Buffer<double> totals(threads * own_size);
   parallel_for(used, threads, [&](int64_t r) {
-    for (int64_t i = 0; i < count; ++i)
-      partner.data()[r * count + p.match[rows[size_t(r)] * count + i]] = int32_t(i);
+    for (int64_t i = 0; i < count; ++i) partner.data()[r * count + p.match[rows[size_t(r)] * count + i]] = int32_t(i);
   }, short_tasks(count));
   parallel_for(count, threads, [&](int64_t j) {
     double* total = totals.data() + omp_get_thread_num() * own_size;
@@ -89,8 +88,9 @@ int64_t barycenter(const BarycenterProblem<T>& p, int num_threads) {
   std::vector<double> duals(size_t(p.iterations > 1 ? p.particles * p.count : 0));
   std::vector<int64_t> before;
   std::vector<T> start(p.support, p.support + p.count * p.size);
-  AssignProblem<T> problem{p.atoms, p.particles, p.count, p.size, start.data(), p.largest,
-                           duals.empty() ? nullptr : duals.data(), false, p.match, nullptr, nullptr};
+  AssignProblem<T> problem{
+      p.atoms, p.particles, p.count, p.size, start.data(), p.largest, duals.empty() ? nullptr : duals.data(),
+      false,   p.match,     nullptr, nullptr};
   int64_t done = 0;
   while (done < p.iterations) {
     std::copy_n(p.support, p.count * p.size, start.data());
@@ -157,13 +157,13 @@ void transport_update(const TransportUpdate<T>& p, int num_threads) {
     const int64_t first = begin / p.size, at = n * length + begin;
     const T* support = p.support + (p.task ? p.task[n] * length : 0);
     partners(support, p.match + n * p.count + first, divide_up(end, p.size) - first, p.size, towards);
-    kernels.update(p.atoms + at, towards + (begin - first * p.size), p.out + at, begin, end - begin, a, b,
-                   p.key, uint32_t(n));
+    kernels.update(p.atoms + at, towards + (begin - first * p.size), p.out + at, begin, end - begin, a, b, p.key,
+                   uint32_t(n));
   }, short_tasks(length));
 }
 
-#define CBK_INSTANTIATE(T)                                          \
-  template int64_t barycenter(const BarycenterProblem<T>&, int);    \
+#define CBK_INSTANTIATE(T) \
+  template int64_t barycenter(const BarycenterProblem<T>&, int); \
   template void transport_update(const TransportUpdate<T>&, int);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

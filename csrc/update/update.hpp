@@ -59,9 +59,9 @@ struct UpdateProblem {
   const T* theta;  // [particles, size]
   T* out;          // [particles, size], may be theta
   int64_t particles, size;
-  const T* point;        // [tasks, size]
-  const int32_t* task;   // [particles], or nullptr: all follow point 0
-  const int64_t* rows;   // the particles that move, or nullptr: all
+  const T* point;       // [tasks, size]
+  const int32_t* task;  // [particles], or nullptr: all follow point 0
+  const int64_t* rows;  // the particles that move, or nullptr: all
   int64_t row_count;
   double drift, diffusion, dt;
   Noise noise;

@@ -64,8 +64,13 @@ class Together {
  public:
   static int64_t size(int64_t row) { return 4 * length(row); }
   Together(T* memory, const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>* adam)
-      : problem_(problem), form_(form), row_(first_row(problem, adam)), b_(scalars_of(problem).b),
-        noise_(memory), towards_(noise_ + length(problem.size)), factor_(towards_ + length(problem.size)),
+      : problem_(problem),
+        form_(form),
+        row_(first_row(problem, adam)),
+        b_(scalars_of(problem).b),
+        noise_(memory),
+        towards_(noise_ + length(problem.size)),
+        factor_(towards_ + length(problem.size)),
         moving_(factor_ + length(problem.size)) {
     const int64_t rows = std::min(rows_drawn(problem.size), row_count(problem));
     std::fill_n(factor_, round_up(rows * problem.size, 64), row_.b);
@@ -179,17 +184,16 @@ void hybrid_update(const UpdateProblem<T>& problem, const AdamState<T>& adam, in
 }
 
 template <class T>
-void adam_update(const T* theta, T* out, int64_t particles, int64_t size, const AdamState<T>& adam,
-                 int num_threads) {
+void adam_update(const T* theta, T* out, int64_t particles, int64_t size, const AdamState<T>& adam, int num_threads) {
   UpdateProblem<T> problem{};
   problem.theta = theta, problem.out = out, problem.noise = Noise::none;
   problem.particles = 1, problem.size = particles * size;  // each coordinate by itself: one long row
   update(problem, UpdateForm::still, &adam, num_threads);
 }
 
-#define CBK_INSTANTIATE(T)                                                            \
-  template void cbo_update(const UpdateProblem<T>&, int);                             \
-  template void hybrid_update(const UpdateProblem<T>&, const AdamState<T>&, int);     \
+#define CBK_INSTANTIATE(T) \
+  template void cbo_update(const UpdateProblem<T>&, int); \
+  template void hybrid_update(const UpdateProblem<T>&, const AdamState<T>&, int); \
   template void adam_update(const T*, T*, int64_t, int64_t, const AdamState<T>&, int);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

@@ -36,7 +36,8 @@ __device__ __forceinline__ bool has_point(const Step<T>& k, int64_t n) {
 
 // plain: all particles move, to one point, with noise that needs no distance.
 template <UpdateForm form, bool adam, bool plain, class T>
-CBK_KERNEL(256) step_rows(Step<T> k) {
+CBK_KERNEL(256)
+step_rows(Step<T> k) {
   constexpr bool noisy = form != UpdateForm::quiet && form != UpdateForm::still, pointed = form != UpdateForm::still;
   const StepNumbers<T> now = k.current();
   for_columns(k.size, [&](int64_t i, int count) {
@@ -73,7 +74,8 @@ CBK_KERNEL(256) step_rows(Step<T> k) {
 
 // distance[n] = |theta_n - point|, at most the radius.
 template <class T>
-CBK_KERNEL(256) distances(Step<T> k, double* distance) {
+CBK_KERNEL(256)
+distances(Step<T> k, double* distance) {
   const double radius = k.current().radius;
   for (int64_t row = blockIdx.x; row < k.moving; row += gridDim.x) {
     const int64_t n = k.particle(row);
@@ -103,9 +105,22 @@ void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, con
             const StepNumbers<T>* now) {
   const cudaStream_t stream = native(on);
   const int64_t moving = problem.rows ? problem.row_count : problem.particles;
-  Step<T> k{problem.theta, problem.point, problem.out, moving, problem.size, tasks, problem.rows, problem.task,
-            nullptr, nullptr, nullptr, nullptr, problem.key, access_width(problem.size, problem.theta, problem.out),
-            numbers_of(problem, adam), now};
+  Step<T> k{problem.theta,
+            problem.point,
+            problem.out,
+            moving,
+            problem.size,
+            tasks,
+            problem.rows,
+            problem.task,
+            nullptr,
+            nullptr,
+            nullptr,
+            nullptr,
+            problem.key,
+            access_width(problem.size, problem.theta, problem.out),
+            numbers_of(problem, adam),
+            now};
   if (problem.point) k.width = std::min(k.width, access_width(problem.size, problem.point));
   if (adam) {
     k.gradient = adam->gradient, k.first = adam->first, k.second = adam->second;
@@ -132,9 +147,13 @@ void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, con
 template <class T>
 StepNumbers<T> numbers_of(const UpdateProblem<T>& problem, const AdamState<T>* adam) {
   const UpdateScalars scalars = scalars_of(problem);
-  return {T(scalars.a), T(scalars.b), T(scalars.floor), scalars.b,
+  return {T(scalars.a),
+          T(scalars.b),
+          T(scalars.floor),
+          scalars.b,
           problem.noise == Noise::truncated ? problem.radius : infinity,
-          adam ? coefficients(*adam) : AdamCoefficients<T>{}, problem.key.step};
+          adam ? coefficients(*adam) : AdamCoefficients<T>{},
+          problem.key.step};
 }
 
 template <class T>
@@ -157,10 +176,11 @@ void adam_update(const T* theta, T* out, int64_t particles, int64_t size, const 
   update(problem, 0, UpdateForm::still, &adam, stream, now);
 }
 
-#define CBK_INSTANTIATE(T)                                                                                              \
-  template StepNumbers<T> numbers_of(const UpdateProblem<T>&, const AdamState<T>*);                                     \
-  template void cbo_update(const UpdateProblem<T>&, int64_t, CudaStream, const StepNumbers<T>*);                        \
-  template void hybrid_update(const UpdateProblem<T>&, int64_t, const AdamState<T>&, CudaStream, const StepNumbers<T>*); \
+#define CBK_INSTANTIATE(T) \
+  template StepNumbers<T> numbers_of(const UpdateProblem<T>&, const AdamState<T>*); \
+  template void cbo_update(const UpdateProblem<T>&, int64_t, CudaStream, const StepNumbers<T>*); \
+  template void hybrid_update(const UpdateProblem<T>&, int64_t, const AdamState<T>&, CudaStream, \
+                              const StepNumbers<T>*); \
   template void adam_update(const T*, T*, int64_t, int64_t, const AdamState<T>&, CudaStream, const StepNumbers<T>*);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

@@ -1,7 +1,8 @@
-// update.hpp on the GPU: the same noise and roundings; distances are summed in another order.  All arrays of the problem
-// are device memory.  A task outside [0, tasks) makes its particle NaN.
+// update.hpp on the GPU: the same noise and roundings; distances are summed in another order.  All arrays of the
+// problem are device memory.  A task outside [0, tasks) makes its particle NaN.
 //
-// Given `now`, in device memory, its numbers count and not the problem's, which then decide the form of the noise alone.
+// Given `now`, in device memory, its numbers count and not the problem's, which then decide the form of the noise
+// alone.
 #pragma once
 
 #include "../cuda/stream.hpp"

@@ -23,8 +23,12 @@ inline bool by_distance(Noise noise) { return noise == Noise::isotropic || noise
 
 template <class T>
 AdamCoefficients<T> coefficients(const AdamState<T>& adam) {
-  return {T(adam.beta1), T(1 - adam.beta1), T(adam.beta2), T(1 - adam.beta2),
-          T(adam.lr / (1 - std::pow(adam.beta1, adam.step))), T(1 / (1 - std::pow(adam.beta2, adam.step))),
+  return {T(adam.beta1),
+          T(1 - adam.beta1),
+          T(adam.beta2),
+          T(1 - adam.beta2),
+          T(adam.lr / (1 - std::pow(adam.beta1, adam.step))),
+          T(1 / (1 - std::pow(adam.beta2, adam.step))),
           T(adam.delta)};
 }
 

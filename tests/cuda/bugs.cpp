@@ -1,6 +1,6 @@
-// Planted bugs that the emulation must find: each runs in a process of its own and must be reported, or the emulation has
-// gone blind.  `plain`: the emulation alone must find it, in one of the thread orders; `address`, `thread`: that sanitizer's
-// build must.  Without arguments all bugs are tried; with a name that one runs in this process.
+// Planted bugs that the emulation must find: each runs in a process of its own and must be reported, or the emulation
+// has gone blind.  `plain`: the emulation alone must find it, in one of the thread orders; `address`, `thread`: that
+// sanitizer's build must.  Without arguments all bugs are tried; with a name that one runs in this process.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -99,7 +99,8 @@ CBK_KERNEL(n) dynamic_shared(float* x) {
   x[threadIdx.x] = s[threadIdx.x];
 }
 template <int pending, bool wait>
-CBK_KERNEL(32) pipelined_copy(const float* from, float* x) {
+CBK_KERNEL(32)
+pipelined_copy(const float* from, float* x) {
   CBK_SHARED(float4, s, 64);
   for (int stage = 0; stage < 2; ++stage) {
     copy_async<16>(&s[stage * 32 + threadIdx.x], from + (stage * 32 + threadIdx.x) % 32 * 4, true);
@@ -126,7 +127,8 @@ CBK_KERNEL(32) wrong_lanes(float* x) {
 }
 // 64 rows times 128 lines of ones: 8 in each sum; and what else a kernel may do with the tile meanwhile.
 template <bool overwrites, bool waits>
-CBK_KERNEL(n) warp_group(float* x) {
+CBK_KERNEL(n)
+warp_group(float* x) {
   CBK_DYNAMIC_SHARED(float, memory);
   float* const tile = memory + (512 - shared_address(memory) % 512) % 512 / sizeof(float);
   for (int i = int(threadIdx.x); i < 192 * 16; i += n) tile[i] = 1;
@@ -204,29 +206,31 @@ constexpr dim3 one(1), block(n), warp(32);
 const Bug bugs[] = {
     {"missing barrier", "plain thread",
      [](float* x) {
-       launch(missing_barrier, one, block, 0, nullptr, x);
-       expect(x, [](int i, float v) { return v == float(n - 1 - i); });
-     }},
+  launch(missing_barrier, one, block, 0, nullptr, x);
+  expect(x, [](int i, float v) { return v == float(n - 1 - i); });
+}},
     {"reused without barrier", "plain thread",
      [](float* x) {
-       launch(reused_without_barrier, one, block, 0, nullptr, x);
-       expect(x, [](int, float v) { return v == 6; });
-     }},
-    {"divergent barrier", "plain address thread", [](float* x) { launch(divergent_barrier, one, block, 0, nullptr, x); }},
+  launch(reused_without_barrier, one, block, 0, nullptr, x);
+  expect(x, [](int, float v) { return v == 6; });
+}},
+    {"divergent barrier", "plain address thread",
+     [](float* x) { launch(divergent_barrier, one, block, 0, nullptr, x); }},
     {"early return", "plain address thread", [](float* x) { launch(early_return, one, block, 0, nullptr, x); }},
     {"missing grid sync", "plain thread",
      [](float* x) {
-       launch_cooperative(missing_grid_sync, dim3(8), block, 0, nullptr, x);
-       expect(x, [](int i, float v) { return v == (i < 8 ? 3 : 0); });
-     }},
+  launch_cooperative(missing_grid_sync, dim3(8), block, 0, nullptr, x);
+  expect(x, [](int i, float v) { return v == (i < 8 ? 3 : 0); });
+}},
     {"grid sync in a plain launch", "plain address thread",
      [](float* x) { launch(grid_sync_in_plain_launch, one, block, 0, nullptr, x); }},
     {"missing warp sync", "plain thread",
      [](float* x) {
-       launch(missing_warp_sync, one, warp, 0, nullptr, x);
-       expect(x, [](int i, float v) { return v == (i < 32 ? float(i ^ 1) : 0); });
-     }},
-    {"shuffle after exit", "plain address thread", [](float* x) { launch(shuffle_after_exit, one, warp, 0, nullptr, x); }},
+  launch(missing_warp_sync, one, warp, 0, nullptr, x);
+  expect(x, [](int i, float v) { return v == (i < 32 ? float(i ^ 1) : 0); });
+}},
+    {"shuffle after exit", "plain address thread",
+     [](float* x) { launch(shuffle_after_exit, one, warp, 0, nullptr, x); }},
     {"shuffle outside its mask", "plain address thread",
      [](float* x) { launch(shuffle_outside_mask, one, warp, 0, nullptr, x); }},
     {"diverged warp", "plain address thread", [](float* x) { launch(diverged_warp, one, warp, 0, nullptr, x); }},
@@ -235,9 +239,9 @@ const Bug bugs[] = {
     {"misaligned vector", "address", [](float* x) { launch(misaligned_vector, one, dim3(1), 0, nullptr, x); }},
     {"shared memory read before it is written", "plain address thread",
      [](float* x) {
-       launch(unwritten_shared, one, block, 0, nullptr, x);
-       expect(x, [](int, float v) { return v == v; });
-     }},
+  launch(unwritten_shared, one, block, 0, nullptr, x);
+  expect(x, [](int, float v) { return v == v; });
+}},
     {"racing writes of equal values", "thread", [](float* x) { launch(racing_writes, one, block, 0, nullptr, x); }},
     {"racing blocks", "thread", [](float* x) { launch(racing_blocks, dim3(8), block, 0, nullptr, x); }},
     {"shared memory above 48 KB", "plain address thread",
@@ -248,142 +252,143 @@ const Bug bugs[] = {
      [](float* x) { launch(dynamic_shared, one, block, 0, nullptr, x); }},
     {"wait for too few copies", "plain address thread",
      [](float* x) {
-       launch(pipelined_copy<2, true>, one, warp, 0, nullptr, static_cast<const float*>(x), x);
-       expect(x, [](int, float v) { return v == 0; });
-     }},
+  launch(pipelined_copy<2, true>, one, warp, 0, nullptr, static_cast<const float*>(x), x);
+  expect(x, [](int, float v) { return v == 0; });
+}},
     {"copies never waited for", "plain address thread",
      [](float* x) { launch(pipelined_copy<1, false>, one, warp, 0, nullptr, static_cast<const float*>(x), x); }},
     {"another thread's copy", "plain thread",
      [](float* x) {
-       launch(copy_seen_by_others_too_early, one, warp, 0, nullptr, static_cast<const float*>(x), x);
-       expect(x, [](int, float v) { return v == 0; });
-     }},
+  launch(copy_seen_by_others_too_early, one, warp, 0, nullptr, static_cast<const float*>(x), x);
+  expect(x, [](int, float v) { return v == 0; });
+}},
     {"wrong lanes of a fragment", "plain",
      [](float* x) {
-       launch(wrong_lanes, one, warp, 0, nullptr, x);
-       expect(x, [](int i, float v) { return v == (i < 32 && i / 4 / 2 == i % 4 ? 1 : 0); });
-     }},
+  launch(wrong_lanes, one, warp, 0, nullptr, x);
+  expect(x, [](int i, float v) { return v == (i < 32 && i / 4 / 2 == i % 4 ? 1 : 0); });
+}},
     {"a tile overwritten while a warp group multiplies it", "plain address thread",
      [](float* x) {
-       launch(warp_group<true, true>, one, block, group_bytes, nullptr, x);
-       expect(x, [](int, float v) { return v == 8; });
-     }},
+  launch(warp_group<true, true>, one, block, group_bytes, nullptr, x);
+  expect(x, [](int, float v) { return v == 8; });
+}},
     {"a warp group's products never waited for", "plain address thread",
      [](float* x) { launch(warp_group<false, false>, one, block, group_bytes, nullptr, x); }},
     {"host reads device memory", "address", [](float* x) { std::printf("%g\n", double(x[0])); }},
     {"wrong copy kind", "plain address thread",
      [](float* x) {
-       float host[n] = {};
-       check(cudaMemcpy(host, x, sizeof host, cudaMemcpyHostToDevice), "copy");
-     }},
+  float host[n] = {};
+  check(cudaMemcpy(host, x, sizeof host, cudaMemcpyHostToDevice), "copy");
+}},
     {"stream not waited for", "plain address thread",
      [](float* x) {
-       emulation::machine().options.lazy_streams = true;
-       cudaStream_t stream;
-       float host[n];
-       for (float& v : host) v = -1;
-       cudaStreamCreate(&stream);
-       launch(add_one, one, block, 0, stream, x);
-       cudaMemcpyAsync(host, x, sizeof host, cudaMemcpyDeviceToHost, stream);
-       const bool early = host[5] == 1;
-       cudaStreamDestroy(stream);
-       if (!early) throw CudaError("wrong value");
-     }},
+  emulation::machine().options.lazy_streams = true;
+  cudaStream_t stream;
+  float host[n];
+  for (float& v : host) v = -1;
+  cudaStreamCreate(&stream);
+  launch(add_one, one, block, 0, stream, x);
+  cudaMemcpyAsync(host, x, sizeof host, cudaMemcpyDeviceToHost, stream);
+  const bool early = host[5] == 1;
+  cudaStreamDestroy(stream);
+  if (!early) throw CudaError("wrong value");
+}},
     {"a step's number captured by value", "plain address thread",
      [](float* x) {
-       Captured c;
-       for (unsigned step = 1; step <= 3; ++step) {
-         if (!c.graph) c.graph.capture(c.stream, [&] { launch(add_step, one, block, 0, c.stream, x, step); });
-         c.graph.launch(c.stream);
-       }
-       expect(x, [](int, float v) { return v == 1 + 2 + 3; });
-     }},
+  Captured c;
+  for (unsigned step = 1; step <= 3; ++step) {
+    if (!c.graph) c.graph.capture(c.stream, [&] { launch(add_step, one, block, 0, c.stream, x, step); });
+    c.graph.launch(c.stream);
+  }
+  expect(x, [](int, float v) { return v == 1 + 2 + 3; });
+}},
     {"capture taken for a launch", "plain address thread",
      [](float* x) {
-       Captured c;
-       c.graph.capture(c.stream, [&] { launch(add_one, one, block, 0, c.stream, x); });
-       expect(x, [](int, float v) { return v == 1; });
-     }},
+  Captured c;
+  c.graph.capture(c.stream, [&] { launch(add_one, one, block, 0, c.stream, x); });
+  expect(x, [](int, float v) { return v == 1; });
+}},
     {"waiting while a stream is captured", "plain address thread",
      [](float* x) {
-       Captured c;
-       c.graph.capture(c.stream, [&] {
-         launch(add_one, one, block, 0, c.stream, x);
-         cudaStreamSynchronize(c.stream);
-       });
-     }},
+  Captured c;
+  c.graph.capture(c.stream, [&] {
+    launch(add_one, one, block, 0, c.stream, x);
+    cudaStreamSynchronize(c.stream);
+  });
+}},
     {"memory taken while a stream is captured", "plain address thread",
      [](float*) {
-       Captured c;
-       c.graph.capture(c.stream, [&] { const Workspace<float> x(n, c.stream); });
-     }},
+  Captured c;
+  c.graph.capture(c.stream, [&] { const Workspace<float> x(n, c.stream); });
+}},
     {"a workspace used after its end", "address",
      [](float*) {
-       float* kept = nullptr;
-       {
-         const Workspace<float> x(n, nullptr);
-         kept = x.data();
-       }
-       launch(add_one, one, block, 0, nullptr, kept);
-     }},
+  float* kept = nullptr;
+  {
+    const Workspace<float> x(n, nullptr);
+    kept = x.data();
+  }
+  launch(add_one, one, block, 0, nullptr, kept);
+}},
     {"another device's stream", "plain address thread",
      [](float* x) {
-       emulation::machine().options.devices = 2;
-       Captured c;
-       const OnDevice here(1);
-       launch(add_one, one, block, 0, c.stream, x);
-     }},
-    {"a chained kernel that does not wait", "plain address thread", [](float* x) { launch_in_chain(chained_without_wait, x); }},
+  emulation::machine().options.devices = 2;
+  Captured c;
+  const OnDevice here(1);
+  launch(add_one, one, block, 0, c.stream, x);
+}},
+    {"a chained kernel that does not wait", "plain address thread",
+     [](float* x) { launch_in_chain(chained_without_wait, x); }},
     {"a chained kernel that lets the next start too early", "plain address thread",
      [](float* x) { launch_in_chain(chained_too_early, x); }},
     {"branches of a graph that share memory", "plain address thread",
      [](float* x) {
-       Captured c;
-       Branch branch;
-       DeviceBuffer<float> shared(n);
-       c.graph.capture(c.stream, [&] {
-         branch.begin(c.stream);
-         launch(set_to, one, block, 0, branch.stream(), shared.data(), 1.0f);
-         launch(add_to, one, block, 0, branch.stream(), static_cast<const float*>(shared.data()), x);
-         launch(set_to, one, block, 0, c.stream, shared.data(), 2.0f);
-         branch.end(c.stream);
-         launch(add_one, one, block, 0, c.stream, x);
-       });
-       c.graph.launch(c.stream);
-       expect(x, [](int, float v) { return v == 1 + 1; });
-     }},
+  Captured c;
+  Branch branch;
+  DeviceBuffer<float> shared(n);
+  c.graph.capture(c.stream, [&] {
+    branch.begin(c.stream);
+    launch(set_to, one, block, 0, branch.stream(), shared.data(), 1.0f);
+    launch(add_to, one, block, 0, branch.stream(), static_cast<const float*>(shared.data()), x);
+    launch(set_to, one, block, 0, c.stream, shared.data(), 2.0f);
+    branch.end(c.stream);
+    launch(add_one, one, block, 0, c.stream, x);
+  });
+  c.graph.launch(c.stream);
+  expect(x, [](int, float v) { return v == 1 + 1; });
+}},
     {"a branch that is not joined again", "plain address thread",
      [](float* x) {
-       Captured c;
-       Branch branch;
-       c.graph.capture(c.stream, [&] {
-         branch.begin(c.stream);
-         launch(add_one, one, block, 0, branch.stream(), x);
-       });
-     }},
+  Captured c;
+  Branch branch;
+  c.graph.capture(c.stream, [&] {
+    branch.begin(c.stream);
+    launch(add_one, one, block, 0, branch.stream(), x);
+  });
+}},
     {"a graph's memory freed before its replay", "address",
      [](float*) {
-       Captured c;
-       {
-         const DeviceBuffer<float> x(n);
-         c.graph.capture(c.stream, [&] { launch(add_one, one, block, 0, c.stream, x.data()); });
-       }
-       c.graph.launch(c.stream);
-     }},
+  Captured c;
+  {
+    const DeviceBuffer<float> x(n);
+    c.graph.capture(c.stream, [&] { launch(add_one, one, block, 0, c.stream, x.data()); });
+  }
+  c.graph.launch(c.stream);
+}},
     {"pinned memory changed before its copy has run", "plain address thread",
      [](float* x) {
-       emulation::machine().options.lazy_streams = true;
-       Captured c;
-       const PinnedBuffer<float> host(1);
-       const DeviceBuffer<float> value(1);
-       for (float v : {1.0f, 2.0f}) {
-         *host.data() = v;  // nothing has waited for the copy of the value before
-         cudaMemcpyAsync(value.data(), host.data(), sizeof v, cudaMemcpyHostToDevice, c.stream);
-         launch(add_read, one, block, 0, c.stream, x, static_cast<const float*>(value.data()));
-       }
-       cudaStreamSynchronize(c.stream);
-       expect(x, [](int, float v) { return v == 1 + 2; });
-     }},
+  emulation::machine().options.lazy_streams = true;
+  Captured c;
+  const PinnedBuffer<float> host(1);
+  const DeviceBuffer<float> value(1);
+  for (float v : {1.0f, 2.0f}) {
+    *host.data() = v;  // nothing has waited for the copy of the value before
+    cudaMemcpyAsync(value.data(), host.data(), sizeof v, cudaMemcpyHostToDevice, c.stream);
+    launch(add_read, one, block, 0, c.stream, x, static_cast<const float*>(value.data()));
+  }
+  cudaStreamSynchronize(c.stream);
+  expect(x, [](int, float v) { return v == 1 + 2; });
+}},
 };
 
 #if defined(CBK_ASAN)
@@ -398,8 +403,11 @@ struct Ordering {
   emulation::Order order;
   uint64_t seed;
 };
-constexpr Ordering orders[] = {{emulation::Order::forward, 0}, {emulation::Order::reverse, 0}, {emulation::Order::random, 1},
-                               {emulation::Order::random, 2}, {emulation::Order::random, 3}};
+constexpr Ordering orders[] = {{emulation::Order::forward, 0},
+                               {emulation::Order::reverse, 0},
+                               {emulation::Order::random, 1},
+                               {emulation::Order::random, 2},
+                               {emulation::Order::random, 3}};
 
 // Whether the bug made itself known: by an error, a sanitizer's exit code, or a crash.
 bool found(const Bug& bug, Ordering ordering) {

@@ -1,5 +1,5 @@
-// Every CUDA kernel on the emulation in several orders of threads and blocks, eager and lazy streams: the results must be
-// the same bits, and a sanitizer's build must have nothing to say.  Values are compared with references in the
+// Every CUDA kernel on the emulation in several orders of threads and blocks, eager and lazy streams: the results must
+// be the same bits, and a sanitizer's build must have nothing to say.  Values are compared with references in the
 // Python tests.  Compiled by nvcc (-DCBK_CARD=ON) it runs on a card several times over, for compute-sanitizer.
 #include <cstdio>
 #include <cstring>
@@ -80,7 +80,8 @@ std::string elementwise(CudaStream stream) {
   problem.noise = Noise::isotropic;
   cbo_update(problem, 1, stream);
   problem.theta = out.data(), problem.noise = Noise::anisotropic, problem.floor = 0.1;
-  hybrid_update(problem, 1, AdamState<T>{gradient.data(), first.data(), second.data(), 0.1, 0.9, 0.999, 1e-8, 1}, stream);
+  hybrid_update(problem, 1, AdamState<T>{gradient.data(), first.data(), second.data(), 0.1, 0.9, 0.999, 1e-8, 1},
+                stream);
   langevin_drift(theta.data(), normals.data(), gradient.data(), n, size, 10.0, 1.0, 0.5, 0.1, {7, 0, 1, 0}, stream);
   langevin_kick(normals.data(), gradient.data(), n, size, 10.0, 0.1, stream);
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
@@ -148,21 +149,24 @@ std::string risks(CudaStream stream, const Network& net, int64_t n, int64_t samp
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
   std::string bytes;
   out.append(bytes), gradient.append(bytes);
-  for (const DeviceArray<double>* a : {&rounded, &risk_of, &drawn, &with_gradient, &exchanged, &drift}) a->append(bytes);
+  for (const DeviceArray<double>* a : {&rounded, &risk_of, &drawn, &with_gradient, &exchanged, &drift})
+    a->append(bytes);
   return bytes;
 }
 
 template <class T>
 std::string transport(CudaStream stream, int64_t n, int64_t count) {
   constexpr int64_t size = 3;
-  DeviceArray<T> atoms(numbers<T>(n * count * size, 11)), others(numbers<T>(2 * count * size, 12)), out(n * count * size);
+  DeviceArray<T> atoms(numbers<T>(n * count * size, 11)), others(numbers<T>(2 * count * size, 12)),
+      out(n * count * size);
   std::vector<int32_t> permutations(static_cast<size_t>(n * count));
   for (size_t i = 0; i < permutations.size(); ++i) permutations[i] = int32_t((i * 7 + 3) % size_t(count));
   DeviceArray<int32_t> partners(permutations);
   DeviceArray<int64_t> match(n * 2 * count);
   DeviceArray<double> cost(n * 2), cost_soft(n), error(n);
   DeviceArray<T> projection(n * count * size);
-  DeviceArray<double> duals(n * 2 * count), gap(n * 2), weights(std::vector<double>(size_t(n), 0.5)), history(2), objective(1);
+  DeviceArray<double> duals(n * 2 * count), gap(n * 2), weights(std::vector<double>(size_t(n), 0.5)), history(2),
+      objective(1);
   Assigned to;
   to.match = match.data(), to.duals = duals.data(), to.cost = cost.data(), to.gap = gap.data();
   assign(Measures<T>{atoms.data(), others.data(), n, 2, count, size}, to, stream);
@@ -171,9 +175,10 @@ std::string transport(CudaStream stream, int64_t n, int64_t count) {
     barycenter(BarycenterArrays<T>{atoms.data(), n, count, size, weights.data(), false, support.data(), 2, match.data(),
                                    history.data(), objective.data()},
                stream);
-  transport_update(atoms.data(), others.data(), partners.data(), out.data(), n, count, size, count, 1.0, 1.1, 0.1, {3, 0, 1, 0}, stream);
-  sinkhorn(SinkhornProblem<T>{atoms.data(), n, count, size, others.data(), count, 0.5, 1e-2, 5, cost_soft.data(), error.data(),
-                             projection.data()},
+  transport_update(atoms.data(), others.data(), partners.data(), out.data(), n, count, size, count, 1.0, 1.1, 0.1,
+                   {3, 0, 1, 0}, stream);
+  sinkhorn(SinkhornProblem<T>{atoms.data(), n, count, size, others.data(), count, 0.5, 1e-2, 5, cost_soft.data(),
+                              error.data(), projection.data()},
            stream);
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
   std::string bytes;
@@ -228,7 +233,18 @@ std::string training(Method method, int64_t tasks, bool solve) {
                        theta = numbers<T>(particles * net.size(), 15);
   const std::vector<int32_t> task{0, 1, 1, 0};
   const bool drawn = method == Method::hopping;
-  RunShape shape{0, method, net, Loss::mse, samples, 4, tasks, false, drawn ? 1 : particles, 7, Noise::anisotropic, solve,
+  RunShape shape{0,
+                 method,
+                 net,
+                 Loss::mse,
+                 samples,
+                 4,
+                 tasks,
+                 false,
+                 drawn ? 1 : particles,
+                 7,
+                 Noise::anisotropic,
+                 solve,
                  Precision::float32};
   shape.drawn = drawn ? 6 : 0, shape.mirrored = true;
   if (method == Method::cbo && tasks > 1) shape.subset = 3, shape.subset_moves = shape.flies = true;
@@ -277,8 +293,7 @@ std::string everything(CudaStream stream) {
   return runs(T()) + captured<T>(stream) + elementwise<T>(stream) + transport<T>(stream, 2, 11) +
          (sizeof(T) == 4 ? transport<T>(stream, 1, 65) : "") + weighing<T>(stream) +
          risks<T>(stream, line, 2, 530, Loss::mse) + risks<T>(stream, plane, 3, 12, Loss::mse) +
-         risks<T>(stream, wide, 12, 10, Loss::cross_entropy) +
-         risks<T>(stream, one, 1, 40, Loss::mse);
+         risks<T>(stream, wide, 12, 10, Loss::cross_entropy) + risks<T>(stream, one, 1, 40, Loss::mse);
 }
 
 #if defined(__CUDACC__)

@@ -1,8 +1,8 @@
 // The square root of the normals' radius on every word that a generator can give, against the correctly rounded one.
 //
-// On a card (-DCBK_CARD=ON; 2^32 words, well under a second) the card's own approximation is corrected, against __fsqrt_rn.
-// On the emulation the approximation is made worse than PTX allows an instruction to be (2^-22.9 of the value, here up to
-// two units in the last place either way), against std::sqrt, on every 65,536th word and both ends.
+// On a card (-DCBK_CARD=ON; 2^32 words, well under a second) the card's own approximation is corrected, against
+// __fsqrt_rn. On the emulation the approximation is made worse than PTX allows an instruction to be (2^-22.9 of the
+// value, here up to two units in the last place either way), against std::sqrt, on every 65,536th word and both ends.
 #include <chrono>
 #include <cstdio>
 #include <vector>
@@ -54,8 +54,8 @@ int count_roots() {
   unsigned long long found[2] = {};
   check(cudaMemcpy(counts.data(), found, sizeof found, cudaMemcpyHostToDevice), "copy");
   const auto start = std::chrono::steady_clock::now();
-  launch(count_wrong, strided_grid(count_wrong, int64_t(words / step / threads), threads), dim3(threads), 0, nullptr, step,
-         counts.data(), counts.data() + 1);
+  launch(count_wrong, strided_grid(count_wrong, int64_t(words / step / threads), threads), dim3(threads), 0, nullptr,
+         step, counts.data(), counts.data() + 1);
   check(cudaMemcpy(found, counts.data(), sizeof found, cudaMemcpyDeviceToHost), "copy");
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   std::printf("roots of the normals: %llu words in %.3f s, %llu differ\n", found[1], seconds.count(), found[0]);

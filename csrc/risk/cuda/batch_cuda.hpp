@@ -25,18 +25,18 @@ struct Batch {
   const T* y;
   const int32_t* labels;
   int64_t tasks;
-  T* slopes;        // of gradients: [particles][outputs][samples] of dL/dg * factor, else nullptr
+  T* slopes;  // of gradients: [particles][outputs][samples] of dL/dg * factor, else nullptr
   T factor;
-  T* hidden;        // of gradients: [particles * net.width][hidden_pitch] of pre-activations, else nullptr
+  T* hidden;  // of gradients: [particles * net.width][hidden_pitch] of pre-activations, else nullptr
   int64_t hidden_pitch;
   const float* packed;  // for bf16: x [whole tiles of samples][packed_pitch], two numbers a word, zeros behind the last
   int64_t packed_pitch;
-  int access;       // numbers of x or theta that one copy of the tensor cores' kernel takes
+  int access;  // numbers of x or theta that one copy of the tensor cores' kernel takes
   int64_t group, groups, chunk, chunks, tile;
   int64_t pitch;    // of one sample's outputs: odd, so that a warp's samples lie in different banks
   T* outputs;       // [blocks][group][tile][pitch] where shared memory is too small, else nullptr
   double* partial;  // [chunks][particles][tasks], where a block has several tiles or there are several chunks
-  double* sums;     // of a block that has all samples: sum / divisor of entry i of [particles, tasks] to sums[i * stride]
+  double* sums;  // of a block that has all samples: sum / divisor of entry i of [particles, tasks] to sums[i * stride]
   int64_t stride;
   double divisor;
 };
@@ -67,7 +67,8 @@ __device__ const T* particles_of(const Batch<T>& b, int64_t first, int64_t count
     const int64_t p = item / quads, i = item % quads * 4, n = first + p;
     const bool opposite = b.draw.mirrored && n >= half;
     T z[4];
-    normals(Counter{b.draw.key.seed, b.draw.key.stream, now.step, b.draw.key.first_particle + uint32_t(opposite ? n - half : n)},
+    normals(Counter{b.draw.key.seed, b.draw.key.stream, now.step,
+                    b.draw.key.first_particle + uint32_t(opposite ? n - half : n)},
             uint32_t(i / 4), z);
     for (int j = 0; j < 4 && i + j < b.size; ++j)
       own[p * b.size + i + j] = fma(opposite ? -now.spread : now.spread, z[j], b.draw.center[i + j]);
@@ -199,10 +200,11 @@ struct Launch {
   int64_t blocks;
 };
 
-// Outputs to `out` [particles, samples, outputs], or slopes where the batch wants them; and sums of losses over samples,
-// divided, entry i of [particles, tasks] to sums[i * stride].
+// Outputs to `out` [particles, samples, outputs], or slopes where the batch wants them; and sums of losses over
+// samples, divided, entry i of [particles, tasks] to sums[i * stride].
 template <class T>
-void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor, Precision precision, cudaStream_t stream);
+void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor, Precision precision,
+               cudaStream_t stream);
 
 // tensor_cuda.cu: whether tensor cores take a batch, how it is divided, and the launch.
 bool on_tensor_cores(const Batch<float>& b);

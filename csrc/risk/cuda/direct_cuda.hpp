@@ -1,5 +1,5 @@
-// One output and few inputs: a thread holds samples in registers, the neurons of the block's one particle are streamed past
-// them out of shared memory.
+// One output and few inputs: a thread holds samples in registers, the neurons of the block's one particle are streamed
+// past them out of shared memory.
 #pragma once
 
 #include "tile_cuda.hpp"

@@ -1,10 +1,10 @@
 // Gradients of risks on the GPU; the CPU's twin is gradient_cpu.cpp, formulas stand in gradient_simd.cpp.
 //
-// In passes over particles and samples: the risks' kernel leaves the slopes e of the losses and, where they are not cheap
-// to form anew, the pre-activations z; warps turn these into the neurons' slopes delta = scale (sum_c c_cm e_cs) sigma'(z)
-// and sum over samples what has few terms (e h, delta, and delta x where inputs are few); many inputs are a product
-// delta x of tiles, whose sums stay in registers.  With one output and few inputs a lane has a neuron and forms z anew.
-// Each number of the gradient is written once a pass.
+// In passes over particles and samples: the risks' kernel leaves the slopes e of the losses and, where they are not
+// cheap to form anew, the pre-activations z; warps turn these into the neurons' slopes delta = scale (sum_c c_cm e_cs)
+// sigma'(z) and sum over samples what has few terms (e h, delta, and delta x where inputs are few); many inputs are a
+// product delta x of tiles, whose sums stay in registers.  With one output and few inputs a lane has a neuron and forms
+// z anew. Each number of the gradient is written once a pass.
 #include "gradient_cuda.hpp"
 
 namespace cbk::device {
@@ -12,7 +12,8 @@ namespace {
 
 // rows [count, length] to columns [length, pitch], zeros behind count.
 template <class T>
-CBK_KERNEL(256) transpose(const T* rows, int64_t count, int64_t length, int64_t pitch, T* columns) {
+CBK_KERNEL(256)
+transpose(const T* rows, int64_t count, int64_t length, int64_t pitch, T* columns) {
   CBK_SHARED(T, tile, 32 * 33);
   const int64_t r0 = int64_t(blockIdx.x) * 32, k0 = int64_t(blockIdx.y) * 32;
   const int lane = int(threadIdx.x) % 32, line = int(threadIdx.x) / 32;
@@ -25,7 +26,8 @@ CBK_KERNEL(256) transpose(const T* rows, int64_t count, int64_t length, int64_t 
 
 // Sum over samples of the slopes of an output's bias: a warp each.
 template <class T>
-CBK_KERNEL(128) output_bias_sums(Batch<T> b, bool fresh, T* gradient) {
+CBK_KERNEL(128)
+output_bias_sums(Batch<T> b, bool fresh, T* gradient) {
   const int64_t item = int64_t(blockIdx.x) * 4 + threadIdx.x / 32;
   if (item >= b.particles * b.net.outputs) return;
   T total = 0;
@@ -37,7 +39,8 @@ CBK_KERNEL(128) output_bias_sums(Batch<T> b, bool fresh, T* gradient) {
 
 // gradient += the parts of the chunks' sums, which stand [chunks][particles * width][lines].
 template <class T>
-CBK_KERNEL(256) add_line_sums(Batch<T> b, const T* sums, int64_t chunks, int64_t inputs, bool fresh, T* gradient) {
+CBK_KERNEL(256)
+add_line_sums(Batch<T> b, const T* sums, int64_t chunks, int64_t inputs, bool fresh, T* gradient) {
   const int64_t lines = b.net.outputs + 1 + inputs, count = b.particles * b.net.width * lines;
   const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x;
   if (i >= count) return;
@@ -53,7 +56,8 @@ CBK_KERNEL(256) add_line_sums(Batch<T> b, const T* sums, int64_t chunks, int64_t
 
 // gradient of the first layer += delta [particles * width][pitch] times x, given by columns.
 template <class T>
-CBK_KERNEL(Tile<T>::threads) tiled_products(Batch<T> b, const T* columns, bool fresh, T* gradient) {
+CBK_KERNEL(Tile<T>::threads)
+tiled_products(Batch<T> b, const T* columns, bool fresh, T* gradient) {
   using K = Tile<T>;
   CBK_DYNAMIC_SHARED(T, shared);
   const int64_t q0 = int64_t(blockIdx.x) * K::side, k0 = int64_t(blockIdx.y) * K::side, d = b.net.inputs;
@@ -80,7 +84,8 @@ void multiply_slopes(const Batch<T>& b, const T* columns, bool fresh, T* gradien
   const int64_t neurons = b.particles * b.net.width;
   if constexpr (sizeof(T) == sizeof(float))
     if (on_tensor_cores(b)) return launch_tensor_slopes(b, columns, fresh, gradient, precision, stream);
-  launch(tiled_products<T>, dim3(unsigned(blocks_for(neurons, Tile<T>::side)), unsigned(blocks_for(b.net.inputs, Tile<T>::side))),
+  launch(tiled_products<T>,
+         dim3(unsigned(blocks_for(neurons, Tile<T>::side)), unsigned(blocks_for(b.net.inputs, Tile<T>::side))),
          dim3(16, 16), size_t(Tile<T>::shared) * sizeof(T), stream, b, columns, fresh, gradient);
 }
 
@@ -119,22 +124,22 @@ void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, Cuda
     if (b.labels) b.labels += s0;
     b.slopes = slopes.data(), b.hidden = hidden.data(), b.hidden_pitch = blocks_for(b.samples, 4) * 4;
     if (!lanes)
-      launch(transpose<T>, dim3(unsigned(blocks_for(b.hidden_pitch, 32)), unsigned(blocks_for(d, 32))), dim3(256), 0, stream,
-             b.x, b.samples, d, b.hidden_pitch, columns.data());
+      launch(transpose<T>, dim3(unsigned(blocks_for(b.hidden_pitch, 32)), unsigned(blocks_for(d, 32))), dim3(256), 0,
+             stream, b.x, b.samples, d, b.hidden_pitch, columns.data());
     for (int64_t n = 0; n < problem.particles; n += pass.particles) {
       const bool fresh = part == 0;
       T* own = gradient + n * b.size;
       b.theta = problem.theta + n * b.size, b.particles = std::min(pass.particles, problem.particles - n);
       run_batch<T>(b, nullptr, losses.data() + part * problem.particles + n, 1, 1, precision, stream);
       const T* x = columns.data();
-      const int64_t own_chunks = lanes ? launch_lane_slopes(b, sums.data(), stream)
-                                       : launch_neuron_slopes(b, x, summed, sums.data(), stream);
-      launch(add_line_sums<T>, dim3(unsigned(blocks_for(b.particles * net.width * lines, 256))), dim3(256), 0, stream, b,
-             static_cast<const T*>(sums.data()), own_chunks, summed, fresh, own);
+      const int64_t own_chunks =
+          lanes ? launch_lane_slopes(b, sums.data(), stream) : launch_neuron_slopes(b, x, summed, sums.data(), stream);
+      launch(add_line_sums<T>, dim3(unsigned(blocks_for(b.particles * net.width * lines, 256))), dim3(256), 0, stream,
+             b, static_cast<const T*>(sums.data()), own_chunks, summed, fresh, own);
       if (!summed) multiply_slopes(b, x, fresh, own, precision, stream);
       if (net.output_bias)
-        launch(output_bias_sums<T>, dim3(unsigned(blocks_for(b.particles * net.outputs, 4))), dim3(128), 0, stream, b, fresh,
-               own);
+        launch(output_bias_sums<T>, dim3(unsigned(blocks_for(b.particles * net.outputs, 4))), dim3(128), 0, stream, b,
+               fresh, own);
     }
   }
   launch_add_parts(losses.data(), parts, problem.particles, double(problem.samples), out, int64_t(1), stream);

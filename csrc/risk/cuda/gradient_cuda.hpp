@@ -10,9 +10,9 @@ constexpr int64_t slope_chunk = 1024;  // samples that a warp sums
 constexpr int64_t slope_inputs = 16;   // up to so many inputs are summed with the other lines
 constexpr int64_t lane_chunk = 512;    // samples that a lane sums
 
-// slopes_cuda.cu: z, or what gives it, becomes delta, zeros behind the samples, where b.hidden is kept; sums over samples of
-// e h for each output, delta, and delta x for `inputs` inputs, to sums [chunks][particles * width][outputs + 1 + inputs].
-// columns: x by inputs, [inputs][b.hidden_pitch].  Returns the number of chunks.
+// slopes_cuda.cu: z, or what gives it, becomes delta, zeros behind the samples, where b.hidden is kept; sums over
+// samples of e h for each output, delta, and delta x for `inputs` inputs, to sums [chunks][particles * width][outputs +
+// 1 + inputs]. columns: x by inputs, [inputs][b.hidden_pitch].  Returns the number of chunks.
 template <class T>
 int64_t launch_neuron_slopes(const Batch<T>& b, const T* columns, int64_t inputs, T* sums, cudaStream_t stream);
 

@@ -1,8 +1,8 @@
-// The tiles' products by warp groups of sm_90a (wgmma.hpp), in the place of product_cuda.hpp's Warps: a group has 128 rows,
-// 64 at a time.
+// The tiles' products by warp groups of sm_90a (wgmma.hpp), in the place of product_cuda.hpp's Warps: a group has 128
+// rows, 64 at a time.
 //
-// Threads make of a stage ahead what is multiplied, each of what it copied: columns in bf16, or numbers rounded to tf32 and
-// for float32 what that leaves, in a tile of their own.
+// Threads make of a stage ahead what is multiplied, each of what it copied: columns in bf16, or numbers rounded to tf32
+// and for float32 what that leaves, in a tile of their own.
 #pragma once
 
 #include "../../cuda/wgmma.hpp"
@@ -13,7 +13,8 @@ namespace cbk::device {
 
 struct Groups {
   using K = Product;
-  static constexpr int64_t low_tile = (K::rows + K::columns) * K::depth, shared = K::shared + 2 * low_tile + 512 / sizeof(float);
+  static constexpr int64_t low_tile = (K::rows + K::columns) * K::depth,
+                           shared = K::shared + 2 * low_tile + 512 / sizeof(float);
 
   static __device__ __forceinline__ float* place(float* memory) {
     return memory + (512 - shared_address(memory) % 512) % 512 / sizeof(float);

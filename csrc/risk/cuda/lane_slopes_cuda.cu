@@ -34,7 +34,8 @@ struct LaneSums {
 };
 
 template <class T, int inputs>
-CBK_KERNEL(threads) lane_slopes(Batch<T> b, T* sums) {
+CBK_KERNEL(threads)
+lane_slopes(Batch<T> b, T* sums) {
   CBK_SHARED(double2, x_memory, samples * inputs * sizeof(T) / sizeof(double2));  // aligned
   CBK_SHARED(T, e, samples);
   T* const x = reinterpret_cast<T*>(&x_memory[0]);
@@ -77,7 +78,8 @@ CBK_KERNEL(threads) lane_slopes(Batch<T> b, T* sums) {
 
 template <class T>
 int64_t launch_lane_slopes(const Batch<T>& b, T* sums, cudaStream_t stream) {
-  const int64_t chunks = blocks_for(b.samples, lane_chunk), items = chunks * b.particles * blocks_for(b.net.width, threads);
+  const int64_t chunks = blocks_for(b.samples, lane_chunk),
+                items = chunks * b.particles * blocks_for(b.net.width, threads);
   const auto start = [&](auto kernel) {
     launch(kernel, dim3(unsigned(std::min(items, int64_t(1) << 30))), dim3(threads), 0, stream, b, sums);
   };

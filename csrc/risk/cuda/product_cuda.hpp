@@ -1,9 +1,9 @@
 // Products of tiles on tensor cores: z = rows times columns transposed, both with their inner index last.
 //
-// 8 warps hold 32 rows by all 128 columns each: what follows on a warp's rows is that warp's own business.  Tiles of 16 inner
-// indices come through shared memory, three in flight, in pieces of 16 bytes; a line's pieces are exchanged by its number, so
-// that the eight lines that are read at once lie in different banks.  Fragments come from there as mma wants them: taken
-// together from other registers they cost more instructions than the products.
+// 8 warps hold 32 rows by all 128 columns each: what follows on a warp's rows is that warp's own business.  Tiles of 16
+// inner indices come through shared memory, three in flight, in pieces of 16 bytes; a line's pieces are exchanged by
+// its number, so that the eight lines that are read at once lie in different banks.  Fragments come from there as mma
+// wants them: taken together from other registers they cost more instructions than the products.
 #pragma once
 
 #include "../../cuda/ptx.hpp"
@@ -82,8 +82,8 @@ __device__ __forceinline__ float4 four_of(const float* lines, unsigned line, uns
   return *reinterpret_cast<const float4*>(lines + piece_at<Product::depth>(line, piece));
 }
 
-// z += one tile's rows times its columns, 16 inner indices each.  Both are bf16 (`packed`) or floats; of floats taken as bf16
-// words t and t + 4 of a fragment hold numbers 4t ... 4t + 3.
+// z += one tile's rows times its columns, 16 inner indices each.  Both are bf16 (`packed`) or floats; of floats taken
+// as bf16 words t and t + 4 of a fragment hold numbers 4t ... 4t + 3.
 template <Precision precision, bool packed>
 __device__ __forceinline__ void add_stage(const float* rows, const float* columns, ProductSums& z) {
   using K = Product;
@@ -161,21 +161,27 @@ struct Lines {
   int count;  // zeros behind them
 };
 
-// Tiles on their way into shared memory, a part of each by every thread.  columns(c) gives the address of inner index 0, or
-// nullptr for zeros; `some` may be read.  `width` numbers (4, 2, 1) may be read at once from each line and divide `depth`.
-// Rows that are `packed` are bf16, all there, and zero up to a whole stage.
+// Tiles on their way into shared memory, a part of each by every thread.  columns(c) gives the address of inner index
+// 0, or nullptr for zeros; `some` may be read.  `width` numbers (4, 2, 1) may be read at once from each line and divide
+// `depth`. Rows that are `packed` are bf16, all there, and zero up to a whole stage.
 template <bool packed>
 struct TileStream {
   using K = Product;
   using S = Stages<packed>;
-  static constexpr unsigned fours = K::depth / 4, row_fours = S::row_words / 4, row_step = K::threads / row_fours;  // lines
+  static constexpr unsigned fours = K::depth / 4, row_fours = S::row_words / 4,
+                            row_step = K::threads / row_fours;  // lines
   static constexpr unsigned row_loads = K::rows / row_step, column_loads = K::columns * fours / K::threads;
   static constexpr unsigned next = K::threads * 4;  // words from one of a thread's pieces to the next
 
   template <class Columns>
-  __device__ __forceinline__ TileStream(const Lines& lines, Columns&& columns, int64_t inner, int access, const float* readable,
-                                    float* shared)
-      : rows(lines), depth(inner), width(access), some(readable), staged(shared), stages(int(blocks_for(inner, K::depth))) {
+  __device__ __forceinline__ TileStream(const Lines& lines, Columns&& columns, int64_t inner, int access,
+                                        const float* readable, float* shared)
+      : rows(lines),
+        depth(inner),
+        width(access),
+        some(readable),
+        staged(shared),
+        stages(int(blocks_for(inner, K::depth))) {
     row_place = piece_at<S::row_words>(row(), threadIdx.x % row_fours), place = piece_at<K::depth>(line(), piece());
     row_from = rows.first + row() * rows.pitch;
     CBK_UNROLL(2)
@@ -186,9 +192,12 @@ struct TileStream {
   // After the last stage nothing is copied. Results of what lies there then are never used.
   __device__ __forceinline__ void start(int stage) const {
     if (stage < stages) {
-      if (width == 4) load<4>(stage);
-      else if (width == 2) load<2>(stage);
-      else load<1>(stage);
+      if (width == 4)
+        load<4>(stage);
+      else if (width == 2)
+        load<2>(stage);
+      else
+        load<1>(stage);
     }
     commit_copies();
   }
@@ -199,8 +208,7 @@ struct TileStream {
     CBK_UNROLL(4)
     for (unsigned j = 0; j < row_loads; ++j) f(tile(stage) + row_place + j * next, row_place + j * next);
     CBK_UNROLL(2)
-    for (unsigned j = 0; j < column_loads; ++j)
-      f(tile(stage) + S::rows + place + j * next, S::rows + place + j * next);
+    for (unsigned j = 0; j < column_loads; ++j) f(tile(stage) + S::rows + place + j * next, S::rows + place + j * next);
   }
 
   // The thread's own columns of a tile as bf16, which ends in another place.
@@ -251,7 +259,8 @@ struct TileStream {
         copy<n>(from, int(row() + j * row_step) < rows.count, at, to + row_place + j * next);
     }
     CBK_UNROLL(2)
-    for (unsigned j = 0; j < column_loads; ++j) copy<n>(column_from[j], column_from[j], at, to + S::rows + place + j * next);
+    for (unsigned j = 0; j < column_loads; ++j)
+      copy<n>(column_from[j], column_from[j], at, to + S::rows + place + j * next);
   }
 };
 
@@ -264,8 +273,9 @@ __device__ __forceinline__ void clear(ProductSums& z) {
   }
 }
 
-// z = the stream's rows times its columns, a warp's 32 rows in turn.  Columns of packed rows are packed by the threads that
-// copied them, a stage ahead.  A warp whose rows are not `used` only helps to load.  Ends with all threads still reading.
+// z = the stream's rows times its columns, a warp's 32 rows in turn.  Columns of packed rows are packed by the threads
+// that copied them, a stage ahead.  A warp whose rows are not `used` only helps to load.  Ends with all threads still
+// reading.
 struct Warps {
   using K = Product;
   static constexpr int64_t shared = K::shared;

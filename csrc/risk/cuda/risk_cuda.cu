@@ -17,7 +17,8 @@ struct Tiled {
 };
 
 template <class T, bool spills>
-CBK_KERNEL(Tile<T>::threads) tiled_risks(Batch<T> b, T* out) {
+CBK_KERNEL(Tile<T>::threads)
+tiled_risks(Batch<T> b, T* out) {
   CBK_DYNAMIC_SHARED(T, shared);
   await_previous();
   allow_next();
@@ -26,7 +27,8 @@ CBK_KERNEL(Tile<T>::threads) tiled_risks(Batch<T> b, T* out) {
 
 // ... or, with one output and few inputs, by streaming neurons past samples in registers.
 template <class T, Activation activation, int inputs>
-CBK_KERNEL(direct_threads) direct_risks(Batch<T> b, T* out) {
+CBK_KERNEL(direct_threads)
+direct_risks(Batch<T> b, T* out) {
   CBK_DYNAMIC_SHARED(T, shared);
   using Streamed = Direct<activation, inputs>;
   await_previous();
@@ -93,8 +95,7 @@ void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor,
     launch_chained(kernel, dim3(unsigned(plan.blocks)), block, shared, stream, b, out);
   else if constexpr (sizeof(T) == sizeof(float))
     launch_tensor(b, plan, precision, out, stream);
-  if (sums && b.chunks > 1)
-    launch_add_parts(partial.data(), b.chunks, results, divisor, sums, stride, stream);
+  if (sums && b.chunks > 1) launch_add_parts(partial.data(), b.chunks, results, divisor, sums, stride, stream);
 }
 
 template <class T>
@@ -107,9 +108,9 @@ void risk(const RiskProblem<T>& problem, double* out, CudaStream stream, int64_t
   run_batch<T>(batch_of(problem), nullptr, out, stride, double(problem.samples), precision, native(stream));
 }
 
-#define CBK_INSTANTIATE(T)                                                                     \
-  template void run_batch(Batch<T>, T*, double*, int64_t, double, Precision, cudaStream_t);    \
-  template void forward(const RiskProblem<T>&, T*, CudaStream, Precision);                     \
+#define CBK_INSTANTIATE(T) \
+  template void run_batch(Batch<T>, T*, double*, int64_t, double, Precision, cudaStream_t); \
+  template void forward(const RiskProblem<T>&, T*, CudaStream, Precision); \
   template void risk(const RiskProblem<T>&, double*, CudaStream, int64_t, Precision);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

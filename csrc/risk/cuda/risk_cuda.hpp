@@ -1,6 +1,6 @@
-// risk.hpp on the GPU.  All arrays of a problem are device memory; a drawn ensemble's centre too.  Losses are summed over
-// samples in float64; shapes, the precision and the tensor cores that the card has (none, or of sm_80, or of sm_90 with
-// warp_groups) alone decide the order of all sums.  A label outside [0, outputs) makes the risk NaN.
+// risk.hpp on the GPU.  All arrays of a problem are device memory; a drawn ensemble's centre too.  Losses are summed
+// over samples in float64; shapes, the precision and the tensor cores that the card has (none, or of sm_80, or of sm_90
+// with warp_groups) alone decide the order of all sums.  A label outside [0, outputs) makes the risk NaN.
 #pragma once
 
 #include <cstdlib>
@@ -12,8 +12,9 @@
 
 namespace cbk::device {
 
-// Of float's matrix products: float32 is as accurate as sums in float are, tf32 rounds their factors to 11 bits, bf16 to 8.
-// Where tensor cores would not pay (few inputs) or are missing, and for double, the arithmetic is the particles' own.
+// Of float's matrix products: float32 is as accurate as sums in float are, tf32 rounds their factors to 11 bits, bf16
+// to 8. Where tensor cores would not pay (few inputs) or are missing, and for double, the arithmetic is the particles'
+// own.
 enum class Precision { float32, tf32, bf16 };
 
 // Whether float's products are warp groups' (wgmma) where the card is of sm_90: they have not run on one yet.

@@ -15,8 +15,7 @@ __device__ __forceinline__ T warp_sums(const T (&v)[quad], int lane) {
   const bool upper = lane & 16, odd = lane & 8;
   T kept[2];
   CBK_UNROLL(2)
-  for (int i = 0; i < 2; ++i)
-    kept[i] = (upper ? v[2 + i] : v[i]) + __shfl_xor_sync(~0u, upper ? v[i] : v[2 + i], 16);
+  for (int i = 0; i < 2; ++i) kept[i] = (upper ? v[2 + i] : v[i]) + __shfl_xor_sync(~0u, upper ? v[i] : v[2 + i], 16);
   T sum = (odd ? kept[1] : kept[0]) + __shfl_xor_sync(~0u, odd ? kept[0] : kept[1], 8);
   for (int flip = 4; flip; flip >>= 1) sum += __shfl_xor_sync(~0u, sum, flip);
   return sum;
@@ -50,7 +49,8 @@ struct Block {
     for (int m = 0; m < quad; ++m) {
       const T bias = has(m) && !b.hidden ? theta()[b.net.biases() + m0 + m] : T(0);
       CBK_UNROLL(4)
-      for (int r = 0; r < runs; ++r) z[m][r] = b.hidden && has(m) && sample(r) < b.samples ? b.hidden[hidden(m, r)] : bias;
+      for (int r = 0; r < runs; ++r)
+        z[m][r] = b.hidden && has(m) && sample(r) < b.samples ? b.hidden[hidden(m, r)] : bias;
     }
     for (int64_t k = 0; !b.hidden && k < d; ++k) {
       T x[runs];
@@ -117,7 +117,8 @@ struct Block {
 };
 
 template <class T>
-CBK_KERNEL(32 * warps) neuron_slopes(Batch<T> b, const T* columns, int64_t inputs, T* sums) {
+CBK_KERNEL(32 * warps)
+neuron_slopes(Batch<T> b, const T* columns, int64_t inputs, T* sums) {
   const int lane = int(threadIdx.x) % 32;
   const int64_t outputs = b.net.outputs, lines = outputs + 1 + inputs, quads = blocks_for(b.net.width, quad);
   const int64_t chunks = blocks_for(b.samples, slope_chunk);
@@ -147,9 +148,10 @@ CBK_KERNEL(32 * warps) neuron_slopes(Batch<T> b, const T* columns, int64_t input
 
 template <class T>
 int64_t launch_neuron_slopes(const Batch<T>& b, const T* columns, int64_t inputs, T* sums, cudaStream_t stream) {
-  const int64_t chunks = blocks_for(b.samples, slope_chunk), items = chunks * b.particles * blocks_for(b.net.width, quad);
-  launch(neuron_slopes<T>, dim3(unsigned(std::min(blocks_for(items, warps), int64_t(1) << 30))), dim3(32 * warps), 0, stream,
-         b, columns, inputs, sums);
+  const int64_t chunks = blocks_for(b.samples, slope_chunk),
+                items = chunks * b.particles * blocks_for(b.net.width, quad);
+  launch(neuron_slopes<T>, dim3(unsigned(std::min(blocks_for(items, warps), int64_t(1) << 30))), dim3(32 * warps), 0,
+         stream, b, columns, inputs, sums);
   return chunks;
 }
 

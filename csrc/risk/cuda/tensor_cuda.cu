@@ -16,15 +16,16 @@ CBK_KERNEL(256) pack(const float* x, int64_t samples, int64_t inputs, int64_t pi
 
 // Rows are neurons, columns inputs, and samples what is summed over.
 template <Precision precision>
-CBK_KERNEL(Product::threads) tensor_slopes(Batch<float> b, const float* inputs, bool fresh, float* gradient) {
+CBK_KERNEL(Product::threads)
+tensor_slopes(Batch<float> b, const float* inputs, bool fresh, float* gradient) {
   using K = Product;
   CBK_DYNAMIC_SHARED(float, shared);
   const int64_t q0 = int64_t(blockIdx.x) * K::rows, k0 = int64_t(blockIdx.y) * K::columns, d = b.net.inputs;
   const int64_t neurons = b.particles * b.net.width, rows = min(neurons - q0, int64_t(K::rows));
-  const TileStream<false> stream(
-      Lines{b.hidden + q0 * b.hidden_pitch, b.hidden_pitch, int(rows)},
-      [&](int r) -> const float* { return k0 + r < d ? inputs + (k0 + r) * b.hidden_pitch : nullptr; }, b.hidden_pitch, 4,
-      inputs, shared);
+  const TileStream<false> stream(Lines{b.hidden + q0 * b.hidden_pitch, b.hidden_pitch, int(rows)},
+                                 [&](int r) -> const float* {
+    return k0 + r < d ? inputs + (k0 + r) * b.hidden_pitch : nullptr;
+  }, b.hidden_pitch, 4, inputs, shared);
   ProductSums z;
   Warps::multiply<precision>(stream, Warps::used(rows), z);
   const int lane = int(threadIdx.x) % 32;
@@ -76,8 +77,8 @@ void launch_tensor(Batch<float> b, const Launch& plan, Precision precision, floa
   Workspace<float> packed(rows * b.packed_pitch, stream);
   b.packed = packed.data();
   if (rows)
-    launch(pack, dim3(unsigned(blocks_for(rows * b.packed_pitch, 256))), dim3(256), 0, stream, b.x, b.samples, b.net.inputs,
-           b.packed_pitch, rows * b.packed_pitch, reinterpret_cast<unsigned*>(packed.data()));
+    launch(pack, dim3(unsigned(blocks_for(rows * b.packed_pitch, 256))), dim3(256), 0, stream, b.x, b.samples,
+           b.net.inputs, b.packed_pitch, rows * b.packed_pitch, reinterpret_cast<unsigned*>(packed.data()));
   const int64_t behind = plan.shared - fixed_shared<Warps>;
 #if defined(CBK_SM90A)
   if (warp_groups && can_use_warp_groups()) return launch_tensor_groups(b, plan.blocks, behind, precision, out, stream);
@@ -90,8 +91,8 @@ void launch_tensor_slopes(const Batch<float>& b, const float* columns, bool fres
   const dim3 grid(unsigned(blocks_for(b.particles * b.net.width, Product::rows)),
                   unsigned(blocks_for(b.net.inputs, Product::columns)));
   with_precision(precision, [&](auto tag) {
-    launch(tensor_slopes<decltype(tag)::value>, grid, dim3(Product::threads), size_t(Product::shared) * sizeof(float), stream,
-           b, columns, fresh, gradient);
+    launch(tensor_slopes<decltype(tag)::value>, grid, dim3(Product::threads), size_t(Product::shared) * sizeof(float),
+           stream, b, columns, fresh, gradient);
   });
 }
 

@@ -1,15 +1,16 @@
 // Outputs of a tile on tensor cores: 256 samples by the neurons of whole particles, 128 at a time.
 //
-// The first layer is a product of tiles (product_cuda.hpp); activations stay in the registers that hold its sums, and the
-// second layer takes them from there, since a tile of sums read as a fragment only permutes the neurons.  A lane's sums
-// (g, 2t), (g, 2t + 1) stand for the fragment's (g, t), (g, t + 4): the output weights are given in the same order.
-// A warp goes past its columns particle by particle: a particle's sums stay in registers and are written as outputs.
+// The first layer is a product of tiles (product_cuda.hpp); activations stay in the registers that hold its sums, and
+// the second layer takes them from there, since a tile of sums read as a fragment only permutes the neurons.  A lane's
+// sums (g, 2t), (g, 2t + 1) stand for the fragment's (g, t), (g, t + 4): the output weights are given in the same
+// order. A warp goes past its columns particle by particle: a particle's sums stay in registers and are written as
+// outputs.
 //
-// N = 1000, M = 20, d = 784, S = 1000 on an H200, by counting: 668 tiles of 6 particles are 6 rounds of 132 blocks, though 5
-// of them nearly do.  In a stage of 16 inner indices a warp multiplies 32 (bf16), 64 (tf32) or 192 fragments (float32), two
-// warps on each scheduler: 416, 832, 2500 clocks at 62 % of what wgmma reaches.  Meanwhile they issue 300, 520, 1300
-// instructions and read for 416, 640, 640 clocks from shared memory.  49 stages in 6 rounds at 1.755 GHz are 0.07, 0.14 and
-// 0.42 ms.
+// N = 1000, M = 20, d = 784, S = 1000 on an H200, by counting: 668 tiles of 6 particles are 6 rounds of 132 blocks,
+// though 5 of them nearly do.  In a stage of 16 inner indices a warp multiplies 32 (bf16), 64 (tf32) or 192 fragments
+// (float32), two warps on each scheduler: 416, 832, 2500 clocks at 62 % of what wgmma reaches.  Meanwhile they issue
+// 300, 520, 1300 instructions and read for 416, 640, 640 clocks from shared memory.  49 stages in 6 rounds at 1.755 GHz
+// are 0.07, 0.14 and 0.42 ms.
 #pragma once
 
 #include "product_cuda.hpp"
@@ -25,7 +26,8 @@ struct Tensor {
   static constexpr Precision second = precision == Precision::float32 ? precision : Precision::tf32;
   static constexpr int part = 4;  // column tiles whose activations are formed at once
   // Behind the product's tiles: the columns' biases, then their weights for so many outputs.
-  static constexpr int weighed = 16, weights_pitch = K::columns + 8;  // a fragment's eight outputs lie in different banks
+  static constexpr int weighed = 16,
+                       weights_pitch = K::columns + 8;  // a fragment's eight outputs lie in different banks
   static constexpr int64_t shared = Engine::shared + K::columns + weighed * weights_pitch;
   using Hidden = float[K::row_tiles][part][4];
   using Sums = float[K::row_tiles][2][4];  // of `weighed` outputs, each eight as ptx.hpp says
@@ -36,12 +38,14 @@ struct Tensor {
   };
 
   // With the product's first copies.
-  static __device__ __forceinline__ void copy_second_layer(const Batch<float>& b, const Place<float>& p, float* biases) {
+  static __device__ __forceinline__ void copy_second_layer(const Batch<float>& b, const Place<float>& p,
+                                                           float* biases) {
     const unsigned column = threadIdx.x % K::columns, q = unsigned(p.q0) + column, width = unsigned(b.net.width);
     const bool there = int(column) < p.neurons;
     const float* own = p.theta + (there ? q / width * b.size + q % width : 0);
     float* to = biases + column;
-    for (int64_t c = threadIdx.x / K::columns; c <= min(b.net.outputs, int64_t(weighed)); c += K::threads / K::columns) {
+    for (int64_t c = threadIdx.x / K::columns; c <= min(b.net.outputs, int64_t(weighed));
+         c += K::threads / K::columns) {
       if (c == 0)
         copy_async<4>(to, own + b.net.biases(), there);
       else
@@ -50,8 +54,9 @@ struct Tensor {
   }
 
   // h = sigma(z + b) of column tiles first ... first + part; pre-activations go to b.hidden where it is wanted.
-  static __device__ __forceinline__ void activate_part(const Batch<float>& b, const Place<float>& p, const ProductSums& z,
-                                                       const float* biases, int first, Hidden& h) {
+  static __device__ __forceinline__ void activate_part(const Batch<float>& b, const Place<float>& p,
+                                                       const ProductSums& z, const float* biases, int first,
+                                                       Hidden& h) {
     const int lane = int(threadIdx.x) % 32, column = 8 * first + 2 * (lane % 4);
     float2 bias[part];
     CBK_UNROLL(4)
@@ -206,10 +211,9 @@ struct Tensor {
       const TileStream<packed> stream(
           packed ? Lines{b.packed + p.s0 * b.packed_pitch, b.packed_pitch, K::rows} : Lines{b.x + p.s0 * d, d, p.valid},
           [&](int r) -> const float* {
-            const unsigned q = unsigned(p.q0) + unsigned(r), width = unsigned(b.net.width);
-            return r < p.neurons ? p.theta + q / width * b.size + q % width * d : nullptr;
-          },
-          d, b.access, b.x, Engine::place(shared));
+        const unsigned q = unsigned(p.q0) + unsigned(r), width = unsigned(b.net.width);
+        return r < p.neurons ? p.theta + q / width * b.size + q % width * d : nullptr;
+      }, d, b.access, b.x, Engine::place(shared));
       ProductSums z;
       Engine::template multiply<precision>(stream, used, z);
       __syncthreads();  // outputs may lie where tiles were read
@@ -260,7 +264,8 @@ void with_precision(Precision precision, F&& f) {
 
 // Outputs that fit lie where the product's tiles lay, if all the block's neurons are one tile, or behind these.
 template <Precision precision, class Engine, bool spills>
-CBK_KERNEL(Product::threads) tensor_risks(Batch<float> b, float* out) {
+CBK_KERNEL(Product::threads)
+tensor_risks(Batch<float> b, float* out) {
   CBK_DYNAMIC_SHARED(float, shared);
   using OnTensorCores = Tensor<precision, Engine>;
   const bool overlaid = b.group * b.net.width <= Product::columns;

@@ -1,4 +1,5 @@
-// Hidden layers of a tile: `side` samples by `side` neurons, a product through shared memory with the epilogue on the tile.
+// Hidden layers of a tile: `side` samples by `side` neurons, a product through shared memory with the epilogue on the
+// tile.
 //
 // 16 x 16 threads hold micro x micro sums each.  Activations go through shared memory 32 samples at a time and nowhere
 // else.  Neurons are counted through the block's particles: neuron q is neuron q % width of particle q / width.
@@ -17,7 +18,7 @@ struct Tile {
   static constexpr int vector = 16 / sizeof(T);  // numbers of one access
   static constexpr int staged_pitch = side + vector, held_pitch = side + 1;
   static constexpr int rounds = side / held;
-  static constexpr int64_t shared = std::max(4 * depth * staged_pitch, held * held_pitch);  // elements
+  static constexpr int64_t shared = std::max(4 * depth * staged_pitch, held* held_pitch);  // elements
   static constexpr int64_t outputs_bytes = (48 << 10) - shared * int64_t(sizeof(T)) - 512;
 
   // Row i of a thread's sums is this row of the tile.
@@ -100,13 +101,13 @@ __device__ __forceinline__ void tile_product(Rows&& rows, Columns&& columns, int
 // One tile of a block's work.
 template <class T>
 struct Place {
-  const T* theta;                // the block's first particle
-  int count;                     // its particles
-  int64_t s0;                    // samples from s0 on
+  const T* theta;  // the block's first particle
+  int count;       // its particles
+  int64_t s0;      // samples from s0 on
   int valid;
-  int64_t q0;                    // neurons from q0 on, at most a tile's columns
+  int64_t q0;  // neurons from q0 on, at most a tile's columns
   int neurons;
-  int64_t first = 0;             // the first particle's number in the batch
+  int64_t first = 0;  // the first particle's number in the batch
 };
 
 // Pre-activations without bias.
@@ -114,13 +115,10 @@ template <class T>
 __device__ __forceinline__ void tile_sums(const Batch<T>& b, const Place<T>& p, T* staged,
                                           T (&z)[Tile<T>::micro][Tile<T>::micro]) {
   const int64_t d = b.net.inputs, width = b.net.width;
-  tile_product(
-      [&](int r) -> const T* { return r < p.valid ? b.x + (p.s0 + r) * d : nullptr; },
-      [&](int r) -> const T* {
-        const int64_t q = p.q0 + r;
-        return r < p.neurons ? p.theta + q / width * b.size + q % width * d : nullptr;
-      },
-      d, staged, z);
+  tile_product([&](int r) -> const T* { return r < p.valid ? b.x + (p.s0 + r) * d : nullptr; }, [&](int r) -> const T* {
+    const int64_t q = p.q0 + r;
+    return r < p.neurons ? p.theta + q / width * b.size + q % width * d : nullptr;
+  }, d, staged, z);
 }
 
 // The round's 32 samples of v to held[32][held_pitch], each through f(value, neuron of the tile, row); no barrier.
@@ -210,7 +208,8 @@ __device__ void scale_tile(const Batch<T>& b, const T* theta, int64_t count, int
 
 // Outputs of `count` particles on a tile's samples; z keeps the sums of the last neurons.
 template <class T>
-__device__ void tile_outputs(const Batch<T>& b, Place<T> p, T* shared, T* outs, T (&z)[Tile<T>::micro][Tile<T>::micro]) {
+__device__ void tile_outputs(const Batch<T>& b, Place<T> p, T* shared, T* outs,
+                             T (&z)[Tile<T>::micro][Tile<T>::micro]) {
   for (int64_t i = thread_rank(); i < p.count * b.tile * b.pitch; i += Tile<T>::threads) outs[i] = 0;
   __syncthreads();
   const int64_t neurons = p.count * b.net.width;
@@ -222,9 +221,9 @@ __device__ void tile_outputs(const Batch<T>& b, Place<T> p, T* shared, T* outs, 
   scale_tile(b, p.theta, p.count, p.valid, outs);
 }
 
-// The work of a block: Forward::outputs forms the outputs of its particles on a tile of samples, and these go where they are
-// wanted.  `spills`: they lie in global memory; the compiler is to know which memory it is.  `free` is shared memory
-// for so many numbers while losses are summed.
+// The work of a block: Forward::outputs forms the outputs of its particles on a tile of samples, and these go where
+// they are wanted.  `spills`: they lie in global memory; the compiler is to know which memory it is.  `free` is shared
+// memory for so many numbers while losses are summed.
 template <class Forward, bool spills, class T>
 __device__ __forceinline__ void run_block(const Batch<T>& b, T* out, T* shared, T* in_shared, T* free,
                                           int64_t numbers) {

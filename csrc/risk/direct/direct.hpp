@@ -72,8 +72,7 @@ template <bool keep = false, class T>
 void direct_panel(const Network& net, const T* theta, int64_t begin, int64_t neurons, const T* x, int64_t panel,
                   int64_t samples, T* out, bool accumulate, Kept<T> kept = {}) {
   if (samples > panel) samples = panel;
-  const T *w = theta + begin * net.inputs, *b = theta + net.biases() + begin,
-          *c = theta + net.output_weights() + begin;
+  const T *w = theta + begin * net.inputs, *b = theta + net.biases() + begin, *c = theta + net.output_weights() + begin;
   with_activation(net.activation, [&](auto tag) {
     auto run = [&](auto one_input) {
       const auto tile = [&](auto width, int64_t at) {

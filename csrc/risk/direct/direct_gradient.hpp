@@ -1,8 +1,8 @@
 // Gradients of networks with one output and few inputs: samples lie along the lanes in both passes.
 //
-// Forward keeps sigma(z) of a tile of samples, so that no activation is computed twice, and the outputs' slopes e follow;
-// backward takes a few neurons at a time past the tile, their sums of e h, delta and delta x_k in registers.  Networks too
-// wide for that keep nothing of the first pass, and go past the chunk again in blocks of neurons.
+// Forward keeps sigma(z) of a tile of samples, so that no activation is computed twice, and the outputs' slopes e
+// follow; backward takes a few neurons at a time past the tile, their sums of e h, delta and delta x_k in registers.
+// Networks too wide for that keep nothing of the first pass, and go past the chunk again in blocks of neurons.
 #pragma once
 
 #include "../../common/activation.hpp"
@@ -18,9 +18,9 @@ constexpr int64_t wide_neurons = 16;  // of a wide network, whose sums and a til
 
 template <class T>
 struct DirectKept {
-  T* e;           // [chunk]
-  T* sums;        // [neurons][inputs + 2][lanes]: of e h, of delta and of delta x
-  Kept<T> tile;   // [panels][neurons][panel]: written and read in order
+  T* e;          // [chunk]
+  T* sums;       // [neurons][inputs + 2][lanes]: of e h, of delta and of delta x
+  Kept<T> tile;  // [panels][neurons][panel]: written and read in order
   int64_t neurons;
 
   Kept<T> at(int64_t sample, int64_t neuron) const {
@@ -49,11 +49,11 @@ int64_t direct_scratch_size(const Network& net, const GradientPlan& plan) {
   return plan.chunk + kept_neurons(net, plan) * ((net.inputs + 2) * lanes<T> + 2 * plan.tile);
 }
 
-// N neurons, D inputs of `inputs`, `count` samples: adds to the sums, or begins them.  Where more inputs follow, delta / (s c)
-// is left in place of the values.
+// N neurons, D inputs of `inputs`, `count` samples: adds to the sums, or begins them.  Where more inputs follow, delta
+// / (s c) is left in place of the values.
 template <Activation A, int D, int N, bool first, bool more, class T>
-CBK_INLINE void direct_sums(const DirectKept<T>& kept, int64_t m, const T* e, const T* x, int64_t inputs, int64_t count, T* sums,
-                            bool accumulate) {
+CBK_INLINE void direct_sums(const DirectKept<T>& kept, int64_t m, const T* e, const T* x, int64_t inputs, int64_t count,
+                            T* sums, bool accumulate) {
   using V = Vector<T>;
   constexpr int64_t panel = direct_lines * lanes<T>;
   const int64_t own = (inputs + 2) * lanes<T>;
@@ -131,9 +131,11 @@ CBK_INLINE void with_constant(int64_t count, F&& f) {
   f(Constant<most>{});
 }
 
-// Backward over a tile that begins at sample s0.  More inputs than registers take go in several parts of about equal size.
+// Backward over a tile that begins at sample s0.  More inputs than registers take go in several parts of about equal
+// size.
 template <Activation A, class T>
-void direct_parts(const Network& net, const DirectKept<T>& kept, int64_t neurons, int64_t s0, const T* x, int64_t count) {
+void direct_parts(const Network& net, const DirectKept<T>& kept, int64_t neurons, int64_t s0, const T* x,
+                  int64_t count) {
   constexpr int most = 8, least = most / 2;
   const int64_t parts = (net.inputs + most - 1) / most;
   const auto next = [&](int64_t part) { return net.inputs * part / parts; };
@@ -147,7 +149,8 @@ void direct_parts(const Network& net, const DirectKept<T>& kept, int64_t neurons
   for (int64_t part = 1; part < parts; ++part)
     with_constant<least, most>(next(part + 1) - next(part), [&](auto d) {
       direct_rows<Activation::identity, decltype(d)::value, false, false>(
-          kept, neurons, s0, x + next(part) * direct_lines * lanes<T>, net.inputs, count, kept.sums + next(part) * lanes<T>);
+          kept, neurons, s0, x + next(part) * direct_lines * lanes<T>, net.inputs, count,
+          kept.sums + next(part) * lanes<T>);
     });
 }
 
@@ -183,8 +186,8 @@ F64 direct_forward(const GradientTask<T>& task, const DirectKept<T>& kept, int64
   const int64_t panel = task.plan->panel;
   for (int64_t begin = 0; begin < net.width; begin += depth_block) {
     const int64_t neurons = net.width - begin < depth_block ? net.width - begin : depth_block;
-    direct_panel<keep>(net, task.theta, begin, neurons, task.chunk.x + s * net.inputs, panel, panel, kept.e + s, begin > 0,
-                       kept.at(in_tile, begin));
+    direct_panel<keep>(net, task.theta, begin, neurons, task.chunk.x + s * net.inputs, panel, panel, kept.e + s,
+                       begin > 0, kept.at(in_tile, begin));
   }
   scale_outputs(net, task.theta, panel, kept.e + s, panel);
   return loss_slope(task, losses, kept.e + s, panel, task.chunk.y + s, task.chunk.samples - s);

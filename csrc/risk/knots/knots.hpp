@@ -1,15 +1,17 @@
-// Squared-error risks of ReLU networks with one input and one output, and their gradients, without a pass over the samples.
+// Squared-error risks of ReLU networks with one input and one output, and their gradients, without a pass over the
+// samples.
 //
-// Such a network is piecewise linear, g(x) = a_j x + b_j between its M knots -b_m/w_m, and its risk needs only sums over
-// the samples between knots.  With x sorted and prefix sums of 1, x, x^2, y, xy in float64,
+// Such a network is piecewise linear, g(x) = a_j x + b_j between its M knots -b_m/w_m, and its risk needs only sums
+// over the samples between knots.  With x sorted and prefix sums of 1, x, x^2, y, xy in float64,
 //
 //   sum_s (g - y)^2 = sum_j (b_j^2 n_j + 2 a_j b_j [x]_j + a_j^2 [x^2]_j - 2 a_j [xy]_j - 2 b_j [y]_j) + [y^2]
 //
-// where [.]_j sums over a segment: O(M) beside the one-off sort.  For T tasks sum_j (a_j [xy]_j + b_j [y]_j) is summed over
-// the knots, by what each adds to a and b: 2 T more multiply-adds a neuron.  The gradient's sums over the samples [.]_m that
-// neuron m is active on,
+// where [.]_j sums over a segment: O(M) beside the one-off sort.  For T tasks sum_j (a_j [xy]_j + b_j [y]_j) is summed
+// over the knots, by what each adds to a and b: 2 T more multiply-adds a neuron.  The gradient's sums over the samples
+// [.]_m that neuron m is active on,
 //
-//   dR/db_m = (2/S) c_m [g - y]_m,  dR/dw_m = (2/S) c_m [(g - y) x]_m,  dR/dc_m = w_m [(g - y) x]_m + b_m [g - y]_m (2/S),
+//   dR/db_m = (2/S) c_m [g - y]_m,  dR/dw_m = (2/S) c_m [(g - y) x]_m,  dR/dc_m = w_m [(g - y) x]_m + b_m [g - y]_m
+//   (2/S),
 //
 // are sums over the segments behind its knot, or before it.  A rounding bound is kept; a particle for which it is not
 // small beside the risk (or which is not finite) is left to the pass over the samples.
@@ -24,8 +26,8 @@ namespace cbk {
 // A batch, sorted by x.  Index k stands for the samples before position k.
 struct SortedBatch {
   int64_t samples;
-  const float* x;         // [-1, samples], NaN before and behind the samples
-  float low, scale;       // cell of t: int((t - low) * scale), in [0, cells)
+  const float* x;    // [-1, samples], NaN before and behind the samples
+  float low, scale;  // cell of t: int((t - low) * scale), in [0, cells)
   int32_t cells;
   const int32_t* first;   // [cells + 1]: the first sample in each cell
   const double* moments;  // [samples + 1][4]: sums of 1, x, x^2; and a zero
@@ -52,7 +54,8 @@ struct Trace {
   bool finite;
 };
 
-// One instruction set's part.  Sums are of squared errors; false where they may be off by more than `tolerance` relative.
+// One instruction set's part.  Sums are of squared errors; false where they may be off by more than `tolerance`
+// relative.
 struct KnotsKernels {
   int64_t (*scratch_size)(const Network& net, int64_t samples);  // bytes, to be zeroed once; left zeroed
   // Of one task; where `gradient` is not null, [size] of its mean over the samples too.

@@ -197,8 +197,8 @@ class Scratch {
   Buffer<char> memory_;
 };
 
-// In a parallel region: work(first, count, theta of the first, scratch) for `unit` particles at a time, an even number, since
-// mirrored pairs are drawn at once.
+// In a parallel region: work(first, count, theta of the first, scratch) for `unit` particles at a time, an even number,
+// since mirrored pairs are drawn at once.
 template <class Work>
 void share_particles(const RiskProblem<float>& problem, int64_t unit, Scratch& scratch, Failure& failure, Work work) {
   const int64_t size = problem.net.size(), units = divide_up(problem.particles, unit);
@@ -227,8 +227,8 @@ void for_particles(const RiskProblem<float>& problem, int64_t unit, int64_t scra
   failure.rethrow();
 }
 
-// Of one task.  Each thread sorts a small batch for itself: that takes no longer than waiting for another one's, and leaves
-// it in its own cache.
+// Of one task.  Each thread sorts a small batch for itself: that takes no longer than waiting for another one's, and
+// leaves it in its own cache.
 bool one_task(const KnotsKernels& kernels, const RiskProblem<float>& problem, const Wanted<float>& to, bool* exact,
               int num_threads) {
   constexpr int64_t own_samples = 4096, most = 16;
@@ -245,9 +245,10 @@ bool one_task(const KnotsKernels& kernels, const RiskProblem<float>& problem, co
   {
     SortedTask& batch = batches[own ? size_t(omp_get_thread_num()) : 0];
     if (own) failure.guard([&] { batch.sort(problem); });
-    share_particles(problem, unit, scratch, failure, [&](int64_t first, int64_t count, const float* theta, char* memory) {
+    share_particles(problem, unit, scratch, failure,
+                    [&](int64_t first, int64_t count, const float* theta, char* memory) {
       if (!batch.valid) return;  // all threads go through the loop
-      double sums[most];  // not written one by one to lines of the cache that two threads share
+      double sums[most];         // not written one by one to lines of the cache that two threads share
       bool good[most];
       Paced paced;
       for (int64_t i = 0; i < count; ++i) {
@@ -264,28 +265,30 @@ bool one_task(const KnotsKernels& kernels, const RiskProblem<float>& problem, co
 }
 
 // Of each particle's own task.
-bool own_tasks(const KnotsKernels& kernels, const RiskProblem<float>& problem, double* out, bool* exact, int num_threads) {
+bool own_tasks(const KnotsKernels& kernels, const RiskProblem<float>& problem, double* out, bool* exact,
+               int num_threads) {
   const int64_t samples = problem.samples, size = problem.net.size(), table = 2 * (samples + 1);
   Sorted sorted(samples);
   if (!sorted.sort(problem.x)) return false;
   const int64_t scratch_size = round_up(kernels.scratch_size(problem.net, samples), 64);
   for_particles(problem, 2, scratch_size + table * int64_t(sizeof(double)), num_threads,
                 [&](int64_t first, int64_t count, const float* theta, char* scratch) {
-                  double* cross = reinterpret_cast<double*>(scratch + scratch_size);
-                  Paced paced;
-                  for (int64_t n = first; n < first + count; ++n, theta += size) {
-                    paced(100 * (problem.net.width + samples));
-                    double squares;
-                    sorted.sum_targets<1>(problem.y + n * samples, 1, cross, &squares);
-                    exact[n] = kernels.risk(problem.net, theta, sorted.batch(), {cross, &squares, 1}, tolerance, scratch,
-                                            out + n, nullptr);
-                  }
-                });
+    double* cross = reinterpret_cast<double*>(scratch + scratch_size);
+    Paced paced;
+    for (int64_t n = first; n < first + count; ++n, theta += size) {
+      paced(100 * (problem.net.width + samples));
+      double squares;
+      sorted.sum_targets<1>(problem.y + n * samples, 1, cross, &squares);
+      exact[n] =
+          kernels.risk(problem.net, theta, sorted.batch(), {cross, &squares, 1}, tolerance, scratch, out + n, nullptr);
+    }
+  });
   return true;
 }
 
 // Of all particles on all tasks.
-bool many_tasks(const KnotsKernels& kernels, const RiskProblem<float>& problem, double* out, bool* exact, int num_threads) {
+bool many_tasks(const KnotsKernels& kernels, const RiskProblem<float>& problem, double* out, bool* exact,
+                int num_threads) {
   const Network& net = problem.net;
   const int64_t samples = problem.samples, tasks = problem.tasks, size = net.size();
   Sorted sorted(samples);
@@ -299,8 +302,8 @@ bool many_tasks(const KnotsKernels& kernels, const RiskProblem<float>& problem, 
     return TaskSums{cross.data() + block * table, squares.data() + first, std::min(stride, tasks - first)};
   };
   parallel_for(blocks, threads, [&](int64_t block) {
-    sorted.sum_targets<stride>(problem.y + block * stride * samples, block_at(block).tasks, cross.data() + block * table,
-                               squares.data() + block * stride);
+    sorted.sum_targets<stride>(problem.y + block * stride * samples, block_at(block).tasks,
+                               cross.data() + block * table, squares.data() + block * stride);
   });
 
   const SortedBatch& batch = sorted.batch();
@@ -308,26 +311,28 @@ bool many_tasks(const KnotsKernels& kernels, const RiskProblem<float>& problem, 
   constexpr int64_t knots_bytes = 64 << 10;
   const int64_t scratch_size = round_up(kernels.scratch_size(net, samples), 64);
   const int64_t knots_size = (net.width + 1) * int64_t(sizeof(Knot));
-  const int64_t unit = 2 * std::clamp(std::min(knots_bytes / knots_size, problem.particles / 8) / 2, int64_t(1), int64_t(32));
+  const int64_t unit =
+      2 * std::clamp(std::min(knots_bytes / knots_size, problem.particles / 8) / 2, int64_t(1), int64_t(32));
   for_particles(problem, unit, scratch_size + unit * (knots_size + int64_t(sizeof(Trace))), num_threads,
                 [&](int64_t first, int64_t count, const float* theta, char* scratch) {
-                  Knot* knots = reinterpret_cast<Knot*>(scratch + scratch_size);
-                  Trace* traces = reinterpret_cast<Trace*>(scratch + scratch_size + unit * knots_size);
-                  Paced paced;
-                  for (int64_t i = 0; i < count; ++i) {
-                    paced(100 * net.width);
-                    traces[i] = kernels.trace(net, theta + i * size, batch, scratch, knots + i * (net.width + 1));
-                    exact[first + i] = true;
-                  }
-                  for (int64_t block = 0; block < blocks; ++block) {
-                    for (int64_t i = 0; i < count; ++i) {
-                      paced(50 * net.width);
-                      bool& all = exact[first + i];
-                      all = kernels.task_risks(traces[i], knots + i * (net.width + 1), batch, block_at(block), tolerance,
-                                               out + (first + i) * tasks + block * stride) && all;
-                    }
-                  }
-                });
+    Knot* knots = reinterpret_cast<Knot*>(scratch + scratch_size);
+    Trace* traces = reinterpret_cast<Trace*>(scratch + scratch_size + unit * knots_size);
+    Paced paced;
+    for (int64_t i = 0; i < count; ++i) {
+      paced(100 * net.width);
+      traces[i] = kernels.trace(net, theta + i * size, batch, scratch, knots + i * (net.width + 1));
+      exact[first + i] = true;
+    }
+    for (int64_t block = 0; block < blocks; ++block) {
+      for (int64_t i = 0; i < count; ++i) {
+        paced(50 * net.width);
+        bool& all = exact[first + i];
+        all = kernels.task_risks(traces[i], knots + i * (net.width + 1), batch, block_at(block), tolerance,
+                                 out + (first + i) * tasks + block * stride) &&
+              all;
+      }
+    }
+  });
   return true;
 }
 

@@ -9,7 +9,8 @@
 namespace cbk::CBK_ISA {
 namespace {
 
-typedef double Pair __attribute__((vector_size(16)));  // of a line x t + one, as {one, x}; or sums weighted by 1 and by x
+typedef double Pair
+    __attribute__((vector_size(16)));  // of a line x t + one, as {one, x}; or sums weighted by 1 and by x
 
 CBK_INLINE Pair load_pair(const double* p) {
   Pair v;
@@ -23,7 +24,8 @@ struct Scratch {
   Pair* jump;       // [samples + 1], where the line changes; zero between calls
   uint64_t* used;   // one bit per position; zero between calls
   int32_t* knots;   // [width + ahead], the used positions
-  int32_t* active;  // [width + lanes]: a neuron is active behind sample active[m], or before ~active[m] where that is negative
+  int32_t* active;  // [width + lanes]: a neuron is active behind sample active[m], or before ~active[m] where that is
+                    // negative
 };
 
 constexpr int64_t words(int64_t samples) { return samples / 64 + 1; }
@@ -37,11 +39,11 @@ Scratch carve(void* scratch, const Network& net, int64_t samples) {
 
 int64_t scratch_size(const Network& net, int64_t samples) {
   return (samples + 1) * int64_t(sizeof(Pair)) + words(samples) * int64_t(sizeof(uint64_t)) +
-         (2 * net.width + ahead + lanes<float>) * int64_t(sizeof(int32_t));
+         (2 * net.width + ahead + lanes<float>)*int64_t(sizeof(int32_t));
 }
 
-// The first sample with x > t (or x >= t); the cell has been found already.  Cells are so fine that most hold at most one
-// sample: the first comparison needs no branch.
+// The first sample with x > t (or x >= t); the cell has been found already.  Cells are so fine that most hold at most
+// one sample: the first comparison needs no branch.
 template <bool equal = false>
 CBK_INLINE int32_t position(const SortedBatch& batch, float t, int32_t cell) {
   const auto before = [&](int32_t i) { return equal ? batch.x[i] < t : batch.x[i] <= t; };
@@ -66,12 +68,12 @@ struct Walk {
   bool finite;       // every neuron, those that no sample reaches too
 };
 
-// The positions at[count] of knots, and in `listed` which of them lie between samples; how many do.  Without a branch, since
-// where a knot lies is random.  A knot is rounded: with `precise`, a sample at it (in which case `ties` is set) lies on the
-// side that its neuron's own value says.  (To the risk it makes no difference.)
+// The positions at[count] of knots, and in `listed` which of them lie between samples; how many do.  Without a branch,
+// since where a knot lies is random.  A knot is rounded: with `precise`, a sample at it (in which case `ties` is set)
+// lies on the side that its neuron's own value says.  (To the risk it makes no difference.)
 template <bool precise>
-CBK_INLINE int64_t place_knots(const SortedBatch& batch, const float* w, const float* b, int64_t count, const float* knot,
-                               const int32_t* cell, int32_t* at, int32_t* listed, bool* ties) {
+CBK_INLINE int64_t place_knots(const SortedBatch& batch, const float* w, const float* b, int64_t count,
+                               const float* knot, const int32_t* cell, int32_t* at, int32_t* listed, bool* ties) {
   int64_t knots = 0;
   for (int64_t i = 0; i < count; ++i) {
     int32_t k = position(batch, knot[i], cell[i]);
@@ -86,8 +88,8 @@ CBK_INLINE int64_t place_knots(const SortedBatch& batch, const float* w, const f
   return knots;
 }
 
-// All neurons: the line on the first segment, the jumps at their knots into the scratch, and with `places` where they are
-// active.
+// All neurons: the line on the first segment, the jumps at their knots into the scratch, and with `places` where they
+// are active.
 template <bool places>
 CBK_INLINE Walk walk(const Network& net, const float* theta, const SortedBatch& batch, const Scratch& scratch) {
   const F32 low = splat<F32>(batch.low), cells = splat<F32>(batch.scale), last = splat<F32>(float(batch.cells - 1));
@@ -109,10 +111,12 @@ CBK_INLINE Walk walk(const Network& net, const float* theta, const SortedBatch& 
     if (places && ties) knots = place_knots<true>(batch, w, b, count, knot, cell, at, listed, &ties);
     for (int64_t i = 0; i < count; i += lanes<float>) {
       const F32 wi = load_first(w + i, count - i), bi = load_first(b + i, count - i), ci = load_first(c + i, count - i);
-      const I32 k = load(at + i), behind = wi > 0, nowhere = bi > 0 ? I32{} : samples;  // where w is 0: all samples or none
+      const I32 k = load(at + i), behind = wi > 0,
+                nowhere = bi > 0 ? I32{} : samples;  // where w is 0: all samples or none
       const I32 begins = behind ? k == 0 : wi < 0 ? k > 0 : nowhere == 0, ever = begins | (behind & (k < samples));
       const Pair64 w2 = widen(wi), b2 = widen(bi), size2 = {abs(w2.low) + abs(b2.low), abs(w2.high) + abs(b2.high)};
-      const Pair64 c2 = widen(behind ? ci : -ci), begins2 = widen(begins ? ci : F32{}), ever2 = widen(ever ? ci : F32{});
+      const Pair64 c2 = widen(behind ? ci : -ci), begins2 = widen(begins ? ci : F32{}),
+                   ever2 = widen(ever ? ci : F32{});
       const auto half = [&](int64_t i, F64 w, F64 b, F64 size, F64 jump, F64 on_first, F64 on_ever) {
         store(one + i, jump * net.scale * b), store(x + i, jump * net.scale * w);
         all = mad(abs(jump), size, all), reached = mad(abs(on_ever), size, reached);
@@ -159,8 +163,8 @@ struct Sweep {
   Pair largest{0, 0};  // squares of a line's coefficients
 };
 
-// All segments in their order, from the line `now` on: segment(end, sums of g and g x) for each, whose product with the line
-// is summed, then what knot(k, jump) returns takes the jump's place.
+// All segments in their order, from the line `now` on: segment(end, sums of g and g x) for each, whose product with the
+// line is summed, then what knot(k, jump) returns takes the jump's place.
 template <class Segment, class Knot>
 CBK_INLINE Sweep sweep(const SortedBatch& batch, const Scratch& scratch, Pair now, Segment segment, Knot knot) {
   Sweep all{.knots = list_positions(scratch, batch.samples)};
@@ -191,10 +195,10 @@ CBK_INLINE Trace trace_of(const Walk& walk, const Sweep& all) {
   return {across(all.sums), std::sqrt(largest), walk.magnitude, 0, walk.finite};
 }
 
-// Whether rounding left a task's `total` exact enough.  Prefix sums are off by eps of themselves, slopes by eps of the sum
-// of all jumps; 8 eps of these products bounded ten times what was ever seen.  Beside that stands the error of a float32
-// pass over the samples, whose outputs are off by 1e-9 of the jumps' sum at the least: where it is the larger one, there is
-// no reason to decline.
+// Whether rounding left a task's `total` exact enough.  Prefix sums are off by eps of themselves, slopes by eps of the
+// sum of all jumps; 8 eps of these products bounded ten times what was ever seen.  Beside that stands the error of a
+// float32 pass over the samples, whose outputs are off by 1e-9 of the jumps' sum at the least: where it is the larger
+// one, there is no reason to decline.
 CBK_INLINE bool exact(const Trace& trace, const SortedBatch& batch, double total, double squares, double tolerance) {
   const double size = double(batch.samples) + batch.moments[4 * batch.samples + 2];
   const double terms =
@@ -203,7 +207,8 @@ CBK_INLINE bool exact(const Trace& trace, const SortedBatch& batch, double total
   return trace.finite && (terms + squares) * (8 * 2.3e-16) <= allowed;  // false for NaN
 }
 
-// The gradient from sums of g - y and (g - y) x: over all samples, and at each knot in place of its jump over those before it.
+// The gradient from sums of g - y and (g - y) x: over all samples, and at each knot in place of its jump over those
+// before it.
 CBK_INLINE void put_gradient(const Network& net, const float* theta, int64_t samples, const Scratch& scratch, Pair all,
                              float* gradient) {
   const double factor = 2 / double(samples), scale = net.scale * factor;
@@ -225,7 +230,9 @@ CBK_INLINE void put_gradient(const Network& net, const float* theta, int64_t sam
       };
       const Pair64 ones{sums(one, all[0], i), sums(one, all[0], i + lanes<double>)};
       const Pair64 xs{sums(x, all[1], i), sums(x, all[1], i + lanes<double>)};
-      const auto put = [&](float* to, F64 low, F64 high) { store_first(to, narrow({low * scale, high * scale}), count - i); };
+      const auto put = [&](float* to, F64 low, F64 high) {
+        store_first(to, narrow({low * scale, high * scale}), count - i);
+      };
       put(to, c.low * xs.low, c.high * xs.high);
       put(to + net.biases(), c.low * ones.low, c.high * ones.high);
       put(to + net.output_weights(), w.low * xs.low + b.low * ones.low, w.high * xs.high + b.high * ones.high);
@@ -240,15 +247,12 @@ bool one_task(const Network& net, const float* theta, const SortedBatch& batch, 
   const Scratch scratch = carve(memory, net, batch.samples);
   const Walk start = walk<slopes>(net, theta, batch, scratch);
   Pair before{0, 0}, residual{0, 0};  // sums of y and y x; where slopes are wanted, of g - y and (g - y) x
-  const Sweep all = sweep(
-      batch, scratch, start.first,
-      [&](int64_t end, Pair outputs) {
-        const Pair targets = load_pair(task.cross + 2 * end), here = targets - before;
-        before = targets;
-        if constexpr (slopes) residual += outputs - here;
-        return outputs - (here + here);
-      },
-      [&](int64_t, Pair) { return residual; });
+  const Sweep all = sweep(batch, scratch, start.first, [&](int64_t end, Pair outputs) {
+    const Pair targets = load_pair(task.cross + 2 * end), here = targets - before;
+    before = targets;
+    if constexpr (slopes) residual += outputs - here;
+    return outputs - (here + here);
+  }, [&](int64_t, Pair) { return residual; });
   if constexpr (slopes) {
     scratch.jump[batch.samples] = residual;
     put_gradient(net, theta, batch.samples, scratch, residual, gradient);
@@ -269,20 +273,19 @@ Trace trace(const Network& net, const float* theta, const SortedBatch& batch, vo
   const Scratch scratch = carve(memory, net, batch.samples);
   const Walk start = walk<false>(net, theta, batch, scratch);
   Knot* next = knots;
-  const Sweep all = sweep(
-      batch, scratch, start.first, [](int64_t, Pair outputs) { return outputs; },
-      [&](int64_t k, Pair jump) {
-        *next++ = {-jump[0], -jump[1], k};
-        return Pair{0, 0};
-      });
+  const Sweep all =
+      sweep(batch, scratch, start.first, [](int64_t, Pair outputs) { return outputs; }, [&](int64_t k, Pair jump) {
+    *next++ = {-jump[0], -jump[1], k};
+    return Pair{0, 0};
+  });
   *next++ = {all.last[0], all.last[1], batch.samples};
   Trace trace = trace_of(start, all);
   trace.knots = next - knots;
   return trace;
 }
 
-bool task_risks(const Trace& trace, const Knot* knots, const SortedBatch& batch, const TaskSums& tasks, double tolerance,
-                double* sums) {
+bool task_risks(const Trace& trace, const Knot* knots, const SortedBatch& batch, const TaskSums& tasks,
+                double tolerance, double* sums) {
   constexpr int vectors = task_block / lanes<double>, half = vectors > 4 ? vectors / 2 : vectors;
   double cross[task_block];
   for (int part = 0; part < vectors; part += half) {  // as many as there are registers for

@@ -9,7 +9,7 @@
 namespace cbk::CBK_ISA {
 
 template <class T>
-struct TileHeld {  // of one tile and particle
+struct TileHeld {     // of one tile and particle
   T *hidden, *slope;  // [width][tile]: sigma(z); sigma'(z), later delta
   T* output;          // [outputs][tile]: g, later e
   T* panel;           // [neuron_block][panel]
@@ -68,8 +68,8 @@ template <class T>
 struct ListHeld {
   TileHeld<T> first;  // the first particle's; the next one's hidden and slope follow
   NeuronBlock<T> block;
-  T *z, *delta;       // [tile][block], one memory: never needed together
-  T* sums;            // [blocks][inputs][block]: dR/dw over the chunk
+  T *z, *delta;  // [tile][block], one memory: never needed together
+  T* sums;       // [blocks][inputs][block]: dR/dw over the chunk
 };
 
 // Blocks that hold whole particles: `particles` of them.

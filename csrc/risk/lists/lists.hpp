@@ -1,4 +1,5 @@
-// The first layer on a batch with many zeros: each sample is a list of its non-zero inputs, and vectors run over neurons.
+// The first layer on a batch with many zeros: each sample is a list of its non-zero inputs, and vectors run over
+// neurons.
 //
 // A block of neurons' weights is transposed once a task, [inputs][block].  Lists are ordered by ranges of inputs so
 // narrow that a range's weights stay in L1 while all samples of a tile pass; each range has its own sums, which bounds
@@ -81,7 +82,7 @@ template <class T>
 struct NeuronBlock {
   const T* row[list_block<T>];  // each neuron's weights [inputs]
   T bias[list_block<T>];
-  T* weights;                     // [inputs][block]
+  T* weights;  // [inputs][block]
 };
 
 template <class T>
@@ -100,8 +101,8 @@ void gather_block(const Network& net, const T* theta, int64_t first, int64_t neu
 
 // z[s][block] = w x + b for samples [first, first + count) of the lists.
 template <class T>
-void list_product(const InputLists<T>& rows, int64_t first, int64_t count, const NeuronBlock<T>& block,
-                    int64_t inputs, T* z) {
+void list_product(const InputLists<T>& rows, int64_t first, int64_t count, const NeuronBlock<T>& block, int64_t inputs,
+                  T* z) {
   for (int64_t s = 0; s < count; ++s) std::memcpy(z + s * list_block<T>, block.bias, sizeof block.bias);
   for (int64_t range = 0, k = 0; k < inputs; ++range, k += rows.range) {
     const int32_t* start = rows.start + range * rows.samples + first;

@@ -1,8 +1,9 @@
 // Gradients of networks of any shape, by products of matrices.
 //
-// A first pass gives the outputs' slopes e of the whole chunk and keeps sigma(z) of each neuron and sample (and sigma'(z)
-// where that is no function of it).  Both passes take a block of neurons at a time past all samples, so that what is kept
-// streams through L2 once each way, in order; long chunks have long runs of it and sums that are finished less often.
+// A first pass gives the outputs' slopes e of the whole chunk and keeps sigma(z) of each neuron and sample (and
+// sigma'(z) where that is no function of it).  Both passes take a block of neurons at a time past all samples, so that
+// what is kept streams through L2 once each way, in order; long chunks have long runs of it and sums that are finished
+// less often.
 #pragma once
 
 #include "../direct/direct.hpp"
@@ -168,8 +169,8 @@ F64 product_gradient(const GradientTask<T>& task) {
         product_backward<A, true>(task, kept, m, neurons, padded);
       else
         product_backward<A, false>(task, kept, m, neurons, padded);
-      output_gradient(task, kept.e, plan.chunk, m, neurons, kept.neurons.value + m * kept.stride,
-                      kept.stride, padded, task.accumulate);
+      output_gradient(task, kept.e, plan.chunk, m, neurons, kept.neurons.value + m * kept.stride, kept.stride, padded,
+                      task.accumulate);
     }
   });
   if (net.output_bias)

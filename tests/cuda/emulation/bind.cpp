@@ -24,10 +24,14 @@ void register_emulation(py::module_& m) {
   });
   m.def("counts", [] {  // of the runtime's calls so far
     const emulation::Counts& c = emulation::counts;
-    return std::map<std::string, size_t>{{"allocations", c.allocations}, {"instantiations", c.instantiations},
-                                         {"graph_launches", c.graph_launches}, {"graph_nodes", c.graph_nodes},
-                                         {"kernels", c.kernels}, {"chained", c.chained},
-                                         {"copies_to_device", c.copies_to_device}, {"copies_to_host", c.copies_to_host}};
+    return std::map<std::string, size_t>{{"allocations", c.allocations},
+                                         {"instantiations", c.instantiations},
+                                         {"graph_launches", c.graph_launches},
+                                         {"graph_nodes", c.graph_nodes},
+                                         {"kernels", c.kernels},
+                                         {"chained", c.chained},
+                                         {"copies_to_device", c.copies_to_device},
+                                         {"copies_to_host", c.copies_to_host}};
   });
   m.def("ledger", [] {
     const emulation::Ledger& l = emulation::ledger();

@@ -1,5 +1,5 @@
-// What CUDA C++ gives a kernel: keywords, warp collectives, atomics, a few intrinsics.  Plain `__shared__` is missing on
-// purpose: kernels write CBK_SHARED (cuda/gpu.hpp).
+// What CUDA C++ gives a kernel: keywords, warp collectives, atomics, a few intrinsics.  Plain `__shared__` is missing
+// on purpose: kernels write CBK_SHARED (cuda/gpu.hpp).
 #pragma once
 
 #include <bit>
@@ -101,7 +101,8 @@ T __shfl_sync(unsigned mask, T value, int source, CBK_HERE) {
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int flip, CBK_HERE) {
-  return cbk::emulation::shuffle(mask, value, int(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32 ^ flip,
+  return cbk::emulation::shuffle(mask, value,
+                                 int(threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32 ^ flip,
                                  {"__shfl_xor_sync", file, line});
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }

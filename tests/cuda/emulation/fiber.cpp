@@ -49,7 +49,8 @@ void* first_frame(char* top, void (*entry)()) {
 }  // namespace
 
 Fiber::Fiber(void (*entry)(), size_t stack_bytes) : entry_(entry), bytes_(stack_bytes) {
-  void* memory = mmap(nullptr, bytes_ + guard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      mmap(nullptr, bytes_ + guard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   mprotect(memory, guard, PROT_NONE);
   stack_ = static_cast<char*>(memory) + guard;

@@ -37,7 +37,9 @@ Machine& machine() {
 
 Options::Options() {
   if (const char* value = std::getenv("CBK_EMULATION_ORDER")) {
-    order = !std::strcmp(value, "forward") ? Order::forward : !std::strcmp(value, "reverse") ? Order::reverse : Order::random;
+    order = !std::strcmp(value, "forward")   ? Order::forward
+            : !std::strcmp(value, "reverse") ? Order::reverse
+                                             : Order::random;
     if (order == Order::random) seed = std::strtoull(value, nullptr, 10);
   }
   if (const char* value = std::getenv("CBK_EMULATION_LAZY")) lazy_streams = std::atoi(value) != 0;
@@ -221,8 +223,8 @@ void* Machine::shared(const void* key, size_t bytes) {
   std::vector<Block::Variable>& variables = current_->block->shared;
   for (const Block::Variable& variable : variables)
     if (variable.key == key) return variable.memory.get();
-  // an object of its own on the heap, so that AddressSanitizer guards both its ends; NaN, so that what is read before it
-  // is written shows
+  // an object of its own on the heap, so that AddressSanitizer guards both its ends; NaN, so that what is read before
+  // it is written shows
   char* memory = static_cast<char*>(::operator new(bytes, shared_alignment));
   std::memset(memory, 0xff, bytes);
   variables.push_back({key, {memory, [](void* p) { ::operator delete(p, shared_alignment); }}});
@@ -309,7 +311,8 @@ bool Machine::run(dim3 grid, dim3 block, size_t dynamic_bytes, bool cooperative,
   release(&started_);
   const size_t at_once = cooperative ? count : options.resident;
   for (size_t i = 0; i < count; i += at_once)
-    if (!run_together({blocks.begin() + long(i), blocks.begin() + long(std::min(count, i + at_once))}, block, dynamic_bytes))
+    if (!run_together({blocks.begin() + long(i), blocks.begin() + long(std::min(count, i + at_once))}, block,
+                      dynamic_bytes))
       return false;
   acquire(&ended_);
   return true;

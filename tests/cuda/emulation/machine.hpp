@@ -1,5 +1,5 @@
-// CUDA's execution model on one CPU thread: every CUDA thread is a fiber that runs until a barrier, a warp collective or
-// its end.  What the model leaves open (the order of threads and blocks, when a cp.async arrives, when a stream's
+// CUDA's execution model on one CPU thread: every CUDA thread is a fiber that runs until a barrier, a warp collective
+// or its end.  What the model leaves open (the order of threads and blocks, when a cp.async arrives, when a stream's
 // work runs) is chosen against the program; what the model forbids ends the launch with a message that names the line.
 #pragma once
 
@@ -74,10 +74,10 @@ struct Thread {
   void* payload = nullptr;  // what this lane brings to it
   void* wait_for = nullptr;
   char announced = 0;
-  std::vector<Copy> open;                 // cp.async not yet committed
-  std::deque<std::vector<Copy>> groups;   // committed, not yet waited for
-  std::vector<Product> products;          // under way
-  bool waited = false;                    // for the kernel before, in a chained launch
+  std::vector<Copy> open;                // cp.async not yet committed
+  std::deque<std::vector<Copy>> groups;  // committed, not yet waited for
+  std::vector<Product> products;         // under way
+  bool waited = false;                   // for the kernel before, in a chained launch
   unsigned lane() const { return rank % 32; }
 };
 

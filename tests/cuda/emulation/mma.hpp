@@ -86,7 +86,8 @@ inline void load_matrices(unsigned (&words)[4], const void* row, Site site) {
 constexpr unsigned dynamic_begin = 256;
 inline unsigned shared_address(const void* p) {
   const ptrdiff_t offset = static_cast<const char*>(p) - static_cast<const char*>(machine().dynamic_shared());
-  if (offset < 0 || offset >= ptrdiff_t(machine().current()->block->dynamic_bytes)) machine().fail("not in dynamic shared memory");
+  if (offset < 0 || offset >= ptrdiff_t(machine().current()->block->dynamic_bytes))
+    machine().fail("not in dynamic shared memory");
   return dynamic_begin + unsigned(offset);
 }
 
@@ -95,7 +96,8 @@ inline float element(uint64_t descriptor, int line, int k, bool bf16) {
   const unsigned mode = unsigned(descriptor >> 62), bytes = mode == 2 ? 64 : 32, exchanged = mode == 2 ? 3 : 1;
   if (mode < 2) machine().fail("wgmma: a descriptor's form that is not emulated");
   unsigned address = unsigned(descriptor & 0x3fff) << 4;
-  address += unsigned(line) / 8 * (unsigned(descriptor >> 32 & 0x3fff) << 4) + unsigned(line) % 8 * bytes + unsigned(k) * (bf16 ? 2 : 4);
+  address += unsigned(line) / 8 * (unsigned(descriptor >> 32 & 0x3fff) << 4) + unsigned(line) % 8 * bytes +
+             unsigned(k) * (bf16 ? 2 : 4);
   address ^= (address >> 7 & exchanged) << 4;
   if (address < dynamic_begin || address >= dynamic_begin + machine().current()->block->dynamic_bytes)
     machine().fail("wgmma: a descriptor leaves shared memory");
@@ -122,7 +124,8 @@ inline void multiply_begun(void** lanes, unsigned) {
         Thread* lane = static_cast<Thread*>(lanes[row % 8 * 4 + column % 8 / 2]);
         float& sum = lane->products.at(p).sums[column / 8 * 4 + row / 8 * 2 + column % 2];
         double total = fresh ? 0 : double(sum);
-        for (int k = 0; k < depth; ++k) total += double(rows[size_t(row * depth + k)]) * double(columns[size_t(column * depth + k)]);
+        for (int k = 0; k < depth; ++k)
+          total += double(rows[size_t(row * depth + k)]) * double(columns[size_t(column * depth + k)]);
         sum = cut(total);
       }
     }

@@ -159,7 +159,7 @@ cudaError_t cudaSetDevice(int device) {  // makes the context there: so it is si
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   CBK_CALL(false);
-  *value = attribute == cudaDevAttrMultiProcessorCount             ? 1
+  *value = attribute == cudaDevAttrMultiProcessorCount            ? 1
            : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? int(shared_most())
            : attribute == cudaDevAttrComputeCapabilityMinor       ? 0
                                                                   : machine().options.capability;

@@ -136,9 +136,8 @@ cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t dynamic_byt
   const Call call("cudaLaunchKernel");
   if (call.error) return call.error;
   const size_t allowed = std::min(state().dynamic_allowed[{kernel, current_device()}], shared_most());
-  return enqueue(stream, [=, body = std::move(body)] {
-    return run(allowed, grid, block, dynamic_bytes, cooperative, body);
-  });
+  return enqueue(stream,
+                 [=, body = std::move(body)] { return run(allowed, grid, block, dynamic_bytes, cooperative, body); });
 }
 
 }  // namespace cbk::emulation

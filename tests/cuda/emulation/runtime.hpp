@@ -1,7 +1,7 @@
-// The part of the CUDA runtime's host interface that this project calls.  Device memory is host memory that the host may
-// not touch: AddressSanitizer guards it outside of kernels and copies.  Streams run at once, or, with lazy_streams, at a
-// synchronisation only.  Capture records a stream's work with the arguments it had, and that of streams that join it; a
-// graph replays just that, in one of the orders that its dependences leave open.
+// The part of the CUDA runtime's host interface that this project calls.  Device memory is host memory that the host
+// may not touch: AddressSanitizer guards it outside of kernels and copies.  Streams run at once, or, with lazy_streams,
+// at a synchronisation only.  Capture records a stream's work with the arguments it had, and that of streams that join
+// it; a graph replays just that, in one of the orders that its dependences leave open.
 //
 // Tests let calls fail, and ask what contexts were made and how often the system was asked for memory.
 #pragma once
@@ -128,7 +128,11 @@ using cudaEvent_t = cbk::emulation::Event*;
 using cudaMemPool_t = cbk::emulation::Pool*;
 using cudaGraph_t = cbk::emulation::Work*;
 using cudaGraphExec_t = cbk::emulation::Work*;
-enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
+enum cudaStreamCaptureMode {
+  cudaStreamCaptureModeGlobal,
+  cudaStreamCaptureModeThreadLocal,
+  cudaStreamCaptureModeRelaxed
+};
 constexpr unsigned cudaEventDisableTiming = 2, cudaStreamNonBlocking = 1;
 
 const char* cudaGetErrorString(cudaError_t error);
@@ -138,7 +142,8 @@ cudaError_t cudaMalloc(void** p, size_t bytes);
 cudaError_t cudaFree(void* p);
 cudaError_t cudaMallocFromPoolAsync(void** p, size_t bytes, cudaMemPool_t pool, cudaStream_t stream);
 cudaError_t cudaFreeAsync(void* p, cudaStream_t stream);
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream = nullptr);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream = nullptr);
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream = nullptr);
 cudaError_t cudaMallocHost(void** p, size_t bytes);
@@ -163,7 +168,8 @@ cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* prope
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
 cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t kept);
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel, int threads, size_t dynamic_bytes);
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel, int threads,
+                                                          size_t dynamic_bytes);
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);

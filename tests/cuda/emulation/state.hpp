@@ -40,15 +40,15 @@ class Call {
  public:
   const cudaError_t error;
 };
-#define CBK_CALL(...)                                  \
-  const Call call(__func__ __VA_OPT__(,) __VA_ARGS__); \
+#define CBK_CALL(...) \
+  const Call call(__func__ __VA_OPT__(, ) __VA_ARGS__); \
   if (call.error) return call.error
 
 // Before a call that the driver too takes its time for: other threads come in between.
 inline void take_time() { std::this_thread::sleep_for(std::chrono::milliseconds(1)); }
 
-int current_device();  // of the calling thread
-void open_device_memory(bool open);  // whether the host may read and write it
+int current_device();                                     // of the calling thread
+void open_device_memory(bool open);                       // whether the host may read and write it
 void drain(Stream* stream, const bool* until = nullptr);  // until that is true, or all of it
 void drain_all();
 void keep_thresholds();  // of the pools, after the host has waited
