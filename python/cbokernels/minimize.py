@@ -134,7 +134,8 @@ def minimize(
     on_interrupt: as in `train`.
     checkpoint, every, resume: as in `train`, by steps. A checkpoint does not know fun: to resume with another
         function is the caller's mistake.
-    num_threads: None is OpenMP's setting; the result does not depend on it.
+    num_threads: None: as many as the work is worth, at most OpenMP's setting. The result does not depend on
+        it.
 
     The history has one row per step: "risk" is the value at that step's consensus point, and `parameters` the
     last such point. `CboWarning`, once per run each: values that are NaN or infinite, particles that

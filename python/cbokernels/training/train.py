@@ -111,8 +111,8 @@ def train(
     on_interrupt: "raise" lets Ctrl-C's KeyboardInterrupt through; with "return" the run returns the `Result`
         of its whole epochs, stopped "interrupt" (before the first is whole it raises). It then works on
         copies of its arrays, as with a checkpoint.
-    num_threads: None is OpenMP's setting. precision: "float32", and on a card "tf32" or
-        "bf16" for the matrix products of float32 networks.
+    num_threads: None: as many as the work is worth, at most OpenMP's setting. precision: "float32", and on a
+        card "tf32" or "bf16" for the matrix products of float32 networks.
 
     `CboWarning`, once per run each: risks that are NaN or infinite; particles that overflowed; an ensemble
     that flies apart, most of its coordinates' standard deviations 10^8 times the initial ones; a checkpoint
