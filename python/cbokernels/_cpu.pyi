@@ -16,7 +16,8 @@ _Labels = npt.NDArray[np.int32]
 _Index = npt.NDArray[np.int64]
 _Double = npt.NDArray[np.float64]
 
-# On the CPU the number of threads, 0 for as many as the work is worth, at most OpenMP's setting; on a card device, stream and precision.
+# On the CPU the number of threads, 0 for as many as the work is worth, at most OpenMP's setting; on a card
+# device, stream and precision.
 Execution: TypeAlias = int | tuple[int, int, str]
 # seed, stream, step, first particle: of the random numbers
 Key: TypeAlias = tuple[int, int, int, int]
