@@ -197,7 +197,8 @@ def spoil(rng, call):
         options[key] = BAD_OPTIONS[key][rng.integers(len(BAD_OPTIONS[key]))]
         return arrays, options, f"{key}={options[key]!r}"
     if kind == 1:
-        wrong = ["float16", "complex64", "object", "bool", "S4", ">f4" if a.dtype.kind == "f" else "f4"]
+        wrong = ["float16", "complex64", "object", "S4", ">f4" if a.dtype.kind == "f" else "f4"]
+        wrong += [] if name in call.free else ["bool"]  # labels may be booleans
         dtype = wrong[rng.integers(len(wrong))]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -218,7 +218,7 @@ def transport_update(rng):
     match = np.stack([rng.permutation(m) for _ in range(n)])
     arrays = {"atoms": atoms, "support": numbers(rng, atoms.shape[1:], atoms.dtype), "match": match}
     options = random_options(rng) | {"drift": 1.0, "diffusion": 1.1, "dt": 0.1, "num_threads": 1}
-    call = Call("transport_update", (), arrays, options, close, out="atoms", particles="atoms")
+    call = Call("transport_update", (), arrays, options, close, out="atoms")  # refuses what is not finite
     call.bounds = [20 * call.eps * (1 + np.abs(atoms).max() + np.abs(arrays["support"]).max())]
     return call
 

@@ -139,7 +139,7 @@ def test_short_memory_is_a_memory_error(threads):
         lambda: cbk.TwoLayer(2**31 - 1, 2**31 - 1, 1).uniform(2**31, seed=1),
         lambda: cbk.TwoLayer(2**20, 2**20, 1).uniform(2**31, seed=1),
         lambda: cbk.train(
-            cbk.TwoLayer(1, 2**30, 1), np.zeros((4, 1)), np.zeros(4), cbk.CBO(particles=2**32), epochs=1
+            cbk.TwoLayer(1, 2**30, 1), np.ones((4, 1)), np.zeros(4), cbk.CBO(particles=2**32), epochs=1
         ),
         lambda: cbk.minimize(
             lambda x: x.sum(1), np.zeros((1, 2**20)), cbk.ConsensusHopping(particles=2**32), steps=1

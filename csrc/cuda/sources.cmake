@@ -42,8 +42,7 @@ function(cbk_add_kernels)
                         CUDA_RUNTIME_LIBRARY Static)
   foreach(library ${libraries})
     # the CPU's bits: nothing is contracted or approximated that the source does not say
-    target_compile_options(${library} PRIVATE -fmad=false -ftz=false -prec-div=true -prec-sqrt=true
-                           -Xcompiler=-ffp-contract=off,-Wall,-Wextra
-                           $<$<BOOL:${CBOKERNELS_WERROR}>:-Werror=all-warnings>)
+    target_compile_options(${library} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-fmad=false;-ftz=false;-prec-div=true;\
+-prec-sqrt=true;-Xcompiler=-ffp-contract=off,-Wall,-Wextra;$<$<BOOL:${CBOKERNELS_WERROR}>:-Werror=all-warnings>>")
   endforeach()
 endfunction()

@@ -179,7 +179,7 @@ def _targets(
         values = call.view(readable(y, name), name)
         if values.ndim == len(shape) + 1 and values.shape[-1] == 1:
             values = values.reshape(*values.shape[:-1])
-        return call.integers(values, name, shape, net.outputs, "labels of the network's outputs")
+        return call.integers(values, name, shape, net.outputs, "labels of the network's outputs", "iub")
     values = call.view(read_as(y, name, x.dtype), name)
     if net.outputs > 1 and values.ndim == len(shape) and values.dtype == x.dtype:
         raise ValueError(

@@ -143,10 +143,12 @@ class BaseCall(abc.ABC, Generic[A]):
             raise TypeError(f"{name} must hold real numbers, got {a.dtype} ({kind(value)})")
         return a if a.dtype == dtype else self._cast(a, name, dtype)
 
-    def integers(self, value: Any, name: str, shape: Sequence[int | str], stop: int, meaning: str) -> A:
-        """An int32 array of integers in [0, stop), from integers or booleans. What lies on a card the
-        host does not see: there the range is the kernel's to check."""
-        a = self._integers(value, name, shape, "iub")
+    def integers(
+        self, value: Any, name: str, shape: Sequence[int | str], stop: int, meaning: str, kinds: str = "iu"
+    ) -> A:
+        """An int32 array of integers in [0, stop), from dtypes of these kinds. What lies on a card the host
+        does not see: there the range is the kernel's to check."""
+        a = self._integers(value, name, shape, kinds)
         if not self.on_device:
             self.check_range(a, name, stop, meaning)
         return a if a.dtype == np.int32 else self._cast(a, name, np.dtype(np.int32))
