@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from libraries import EXACT, host, numbers, pointer, put
+from libraries import EXACT, array, host, numbers, put
 
 import cbokernels as cbk
 from cbokernels import reference
+
+RUN = (0, 0, "float32")  # device, stream, precision
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 37, 300, 1026])
 def test_normals_are_the_cpus_bits(cuda, dtype, size):
     out = put(np.empty((5, size), dtype))
-    cuda.standard_normal((0, 0), dtype == "float64", pointer(out), 5, size, 2**63 + 7, 3, 1, 2**31)
+    cuda.standard_normal(array(out), (2**63 + 7, 1, 3, 2**31), RUN)
     expected = cbk.standard_normal(
         5, size, seed=2**63 + 7, step=3, stream=1, first_particle=2**31, dtype=dtype
     )
@@ -22,7 +24,7 @@ def test_normals_are_the_cpus_bits(cuda, dtype, size):
 
 def test_many_normals_are_the_cpus_bits(cuda, dtype):
     out = put(np.empty((64, 4096), dtype))
-    cuda.standard_normal((0, 0), dtype == "float64", pointer(out), 64, 4096, 11, 0, 0, 0)
+    cuda.standard_normal(array(out), (11, 0, 0, 0), RUN)
     np.testing.assert_array_equal(host(out), cbk.standard_normal(64, 4096, seed=11, dtype=dtype))
 
 
@@ -203,13 +205,10 @@ def test_drawn_ensembles(cuda, dtype, net, mirrored):
     xi = reference.standard_normal(6, net.size, seed=5, step=2)
     steps = np.concatenate([xi[:3], -xi[:3]]) if mirrored else xi
     expected = reference.risk(net, center + 0.1 * steps, x, y)
-    out, on = put(np.empty(6)), [put(a) for a in (center, x, y)]
-    shape = net.inputs, net.width, net.outputs, net.activation, 1 / net.width, net.output_bias
-    cuda.hopping_risk(
-        (0, 0), dtype == "float64", shape, pointer(on[0]), 6, 0.1, mirrored, 5, 2, pointer(on[1]), 140,
-        pointer(on[2]), "mse", False, pointer(out),
-    )  # fmt: skip
-    np.testing.assert_allclose(host(out), expected, rtol=EXACT[dtype])
+    out, (c, inputs, targets) = put(np.empty((6, 1))), [array(put(a)) for a in (center, x, y)]
+    key = (5, 0, 2, 0)
+    cuda.hopping_risk(net._kernel, c, 6, 0.1, mirrored, key, inputs, targets, "mse", False, array(out), RUN)
+    np.testing.assert_allclose(host(out)[:, 0], expected, rtol=EXACT[dtype])
 
 
 def with_one_neuron(net, center, theta, x, y, loss):
@@ -241,11 +240,9 @@ def test_atom_risks_of_a_drawn_ensemble(cuda, dtype):
     net = cbk.TwoLayer(2, 3, 1, "tanh")
     center, x, y = numbers(net.size, dtype), numbers((150, 2), dtype, 1), numbers((150, 1), dtype, 2)
     theta = center + 0.1 * reference.standard_normal(4, net.size, seed=5, step=2)
-    out, on = put(np.empty((4, 3))), [put(a) for a in (center, x, y)]
-    cuda.hopping_risk(
-        (0, 0), dtype == "float64", (2, 3, 1, "tanh", 1 / 3, False), pointer(on[0]), 4, 0.1, False, 5, 2,
-        pointer(on[1]), 150, pointer(on[2]), "mse", True, pointer(out),
-    )  # fmt: skip
+    out, (c, inputs, targets) = put(np.empty((4, 3))), [array(put(a)) for a in (center, x, y)]
+    key = (5, 0, 2, 0)
+    cuda.hopping_risk(net._kernel, c, 4, 0.1, False, key, inputs, targets, "mse", True, array(out), RUN)
     np.testing.assert_allclose(host(out), with_one_neuron(net, center, theta, x, y, "mse"), rtol=EXACT[dtype])
 
 
@@ -255,11 +252,8 @@ def test_noise_drift(cuda, dtype, rows, atoms):
     weights = np.random.default_rng(0).normal(size=(rows, atoms))
     weights[0] = 0
     atom = (np.arange(11) % atoms).astype(np.int32)
-    out, on = put(np.empty(11)), [put(a) for a in (weights, atom)]
-    cuda.noise_drift(
-        (0, 0), dtype == "float64", pointer(on[0]), rows, atoms, pointer(on[1]) if atoms > 1 else 0,
-        7, 3, 11, pointer(out),
-    )  # fmt: skip
+    out, on = put(np.empty(11)), [array(put(a)) for a in (weights, atom)]
+    cuda.noise_drift(on[0], on[1] if atoms > 1 else None, (7, 0, 3, 0), dtype == "float32", array(out), RUN)
     xi = cbk.standard_normal(rows, 11, seed=7, step=3, dtype=dtype).astype(float)
     np.testing.assert_allclose(host(out), (weights[:, atom] * xi).sum(0), rtol=1e-12, atol=1e-13)
 

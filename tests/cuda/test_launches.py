@@ -46,7 +46,7 @@ def test_an_epoch_of_the_sine(hopper):
         "graph_nodes": nodes,
         "kernels": nodes,
         "copies_to_device": 1,
-        "copies_to_host": 1,
+        "copies_to_host": 2,  # the row of history, and the point, which may be the best
         "chained": 0,
     }
     # two runs, whose steps are enqueued once and captured for each of two forms of the noise
@@ -68,14 +68,14 @@ def test_a_run_that_has_started_takes_no_memory(emulated, method):
     """Nor is a graph made, also where the law of the noise changes."""
     calls = later_epochs(emulated.module, cbk.TwoLayer(2, 5, 1, "tanh"), method)
     assert (calls["allocations"], calls["instantiations"]) == (0, 0)
-    assert (calls["graph_launches"], calls["copies_to_device"], calls["copies_to_host"]) == (2, 2, 2)
+    assert (calls["graph_launches"], calls["copies_to_device"], calls["copies_to_host"]) == (2, 2, 4)
 
 
 def test_an_epoch_of_several_graphs(emulated):
     """Each has its copy: 64 steps fit into one."""
     method = cbk.CBO(3, alpha=1.0, floor=1.0, particle_batch=2)
     calls = later_epochs(emulated.module, cbk.TwoLayer(2, 5, 1, "tanh"), method, samples=132, batch=2)
-    assert (calls["graph_launches"], calls["copies_to_device"], calls["copies_to_host"]) == (4, 4, 2)
+    assert (calls["graph_launches"], calls["copies_to_device"], calls["copies_to_host"]) == (4, 4, 4)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])

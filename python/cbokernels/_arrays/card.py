@@ -144,7 +144,8 @@ class CardCall(BaseCall[DeviceArray]):
         return self._exact(libraries.empty(self.first, wanted, shape, self._device), "the result", wanted)
 
     def _cast(self, a: DeviceArray, name: str, dtype: np.dtype[Any]) -> DeviceArray:
-        return self._exact(libraries.cast(a.source, name, dtype), name, dtype)
+        whole = self._exact(libraries.cast(a.source, name, dtype), name, dtype)
+        return dataclasses.replace(whole, shape=a.shape)
 
     def _exact(self, value: Any, name: str, dtype: np.dtype[Any]) -> DeviceArray:
         """An array that its library made here, which must have the dtype that was asked for."""
