@@ -94,3 +94,18 @@ if __name__ == "__main__":
             check_rows(length, kind)
             check_uniform(length, kind)
     print(cbk.isa())
+
+
+def test_rows_without_coordinates_are_refused():
+    """By the compiled module itself, which would divide by their length."""
+    none, key, law = np.empty((3, 0), "f4"), (0, 0, 0, 0), (1.0, 1.1, 0.1, "anisotropic", 0.0, 0.0)
+    calls = [
+        lambda: _cpu.standard_normal(none, key, 1),
+        lambda: _cpu.uniform(none, 0.0, 1.0, key, 1),
+        lambda: _cpu.langevin_drift(none, none, none, 1.0, 1.0, 0.5, 1e-3, key, 1),
+        lambda: _cpu.cbo_update(none, none, None, None, law, key, none, 1),
+        lambda: _cpu.noise_drift(np.ones((2, 1)), None, key, True, np.empty(0), 1),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="none of them 0|must not be empty"):
+            call()

@@ -167,8 +167,8 @@ inline void check_shape(const char* name, const Array& array, std::initializer_l
 }
 
 inline int64_t rows_of(const char* name, const Array& array) {
-  if (array.ndim() < 2 || array.shape(0) < 1)
-    throw py::value_error(std::string(name) + " must have two or more dimensions and at least one row");
+  if (array.ndim() < 2 || array.size() < 1)
+    throw py::value_error(std::string(name) + " must have two or more dimensions, none of them 0");
   return array.shape(0);
 }
 

@@ -95,6 +95,7 @@ void register_typed(py::module_& m) {
 void drift(const Input<double>& weights, const std::optional<Input<int32_t>>& atom, NoiseKey key, bool float32,
            const Output<double>& out, const Execution& run) {
   const int64_t rows = rows_of("weights", weights), atoms = weights.shape(1), size = out.size();
+  if (size < 1) throw py::value_error("out must not be empty");
   check_shape("weights", weights, {rows, atoms});
   check_atoms(atom, size, atoms);
   const int32_t* index = data_or_null(atom);

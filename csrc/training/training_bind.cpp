@@ -61,6 +61,7 @@ void set_consensus(Ensemble<T>& ensemble, int64_t tasks, const Consensus<T>& to)
 template <class T>
 int64_t run_all(const Epoch<T>& epoch, const Ensemble<T>& ensemble, Execution run) {
   if (ensemble.update.size != epoch.data.net.size()) throw py::value_error("theta is not of the network's size");
+  if (ensemble.gradient && epoch.data.tasks != 1) throw py::value_error("y must have one task");
   Outcome outcome;
   released(run, [&] { outcome = run_epoch(epoch, ensemble, run); });
   if (outcome.failed >= 0)

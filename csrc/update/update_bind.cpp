@@ -25,6 +25,7 @@ void register_typed(py::module_& m) {
                          const Execution& run) {
     UpdateProblem<T> problem = update_of(theta, point, task, law, key, out);
     if (rows) {
+      if (rows->size() == 0) return;  // on a card its address is none, which stands for all
       check_indices("rows", rows->data(), rows->size(), problem.particles);
       problem.rows = rows->data(), problem.row_count = rows->size();
     }

@@ -123,7 +123,8 @@ void update_short(const UpdateProblem<T>& problem, UpdateForm form, const AdamSt
   const int threads = thread_count(num_threads, groups, nanoseconds(3, rows, problem.size));
   const int64_t own_size = Together<T>::size(problem.size);
   Buffer<T> memory(threads * own_size);
-  const int64_t turn = short_tasks(together * problem.size);  // groups between two polls
+  // groups between two polls, and no thread without one
+  const int64_t turn = std::clamp(divide_up(groups, threads), int64_t(1), short_tasks(together * problem.size));
   Failure failure;
 #pragma omp parallel num_threads(threads)
   {
