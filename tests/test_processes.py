@@ -68,6 +68,13 @@ def test_forks_while_threads_are_at_work(expected):
             thread.join()
 
 
+def test_no_property_has_a_lock_that_a_fork_may_inherit():
+    """functools.cached_property has one for all objects of a class, up to Python 3.11."""
+    source = Path(cbk.__file__).parent
+    users = [path for path in source.rglob("*.py") if "@functools.cached_property" in path.read_text()]
+    assert users == []
+
+
 @forks
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_multiprocessing(expected, method):

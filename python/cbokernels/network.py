@@ -10,7 +10,6 @@ atoms (w_m, b_m, c_m) [De Deyn, Herty, Samaey 2025, eq. 4-6].
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -21,6 +20,7 @@ from ._arrays import Array, like, view
 from ._checks import FLOATS, WORD, boolean, choice, float_dtype, integer, kind, new_array, real, threads
 from ._checks import seed as check_seed
 from ._kinds import ACTIVATIONS
+from ._once import once
 
 SCALINGS = ("mean", "none")
 
@@ -55,7 +55,7 @@ class TwoLayer:
         # The cached compiled value stays behind; it is made anew where it is needed.
         return type(self), tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
-    @functools.cached_property
+    @once
     def _kernel(self) -> _cpu.Network:
         return _cpu.Network(
             self.inputs, self.width, self.outputs, self.activation, self.scaling, self.output_bias
@@ -67,13 +67,13 @@ class TwoLayer:
             raise ValueError(f"net must have scaling='mean' and no output_bias, got {self}")
         return self.width
 
-    @functools.cached_property
+    @once
     def _atom_index(self) -> Array:
         """The neuron that each coordinate but an output bias belongs to, int32."""
         neurons = np.arange(self.width, dtype=np.int32)
         return np.concatenate([np.repeat(neurons, self.inputs), neurons, np.tile(neurons, self.outputs)])
 
-    @functools.cached_property
+    @once
     def size(self) -> int:
         """D, the number of parameters."""
         return self.width * self._atom_size + (self.outputs if self.output_bias else 0)

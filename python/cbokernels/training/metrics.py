@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import numbers
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ import numpy as np
 from .._arrays import Array
 from .._checks import WORD, integer, kind
 from .._kinds import takes_labels
+from .._once import once
 from ..network import TwoLayer
 from .data import Data
 
@@ -105,7 +105,7 @@ class Evaluation:
     every: int
     task_axis: bool  # whether there is a value of each task
 
-    @functools.cached_property
+    @once
     def columns(self) -> list[str]:
         """Names of the history's columns."""
         prefixes = [""] if self.validation is None else ["", "validation_"]
