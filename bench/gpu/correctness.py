@@ -94,12 +94,13 @@ class Checks:
     def _engines(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         wide = (17,) if self._small else (17, 40, 784)
         yield "", (1, 3)
-        yield " by warps", wide
-        if self._module.use_warp_groups(True):
-            try:
-                yield " by warp groups", wide
-            finally:
-                self._module.use_warp_groups(False)
+        try:
+            groups = self._module.use_warp_groups(False)
+            yield " by warps", wide
+        finally:
+            self._module.use_warp_groups(True)
+        if groups:
+            yield " by warp groups", wide
 
     def _poisoned(self, inputs: int, precision: str) -> Iterator[Row]:
         dtype, keywords = precision, {}

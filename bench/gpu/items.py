@@ -63,7 +63,7 @@ class Item:
     inner: int
     amount: float = 0.0
     of: str = ""
-    engines: bool = False  # whether warp groups could do it
+    engines: bool = False  # whether warp groups do it where they are
 
 
 class Ours:
@@ -83,17 +83,17 @@ class Ours:
         self.table = table
 
     def rows(self, name: str) -> Iterator[Row]:
-        """An item as called, as a graph, and by warp groups where they are."""
+        """An item as called, as a graph, and by warps alone where warp groups multiply."""
         item = self.table[name]()
         forms = [self.clock.row, self.clock.graph] if self.library.card else [self.clock.row]
         for form in forms:
             arguments = (item.inner,) if form == self.clock.row else ()
             yield self._shared(form(name, "cbokernels", item.call, *arguments), item)
-        if item.engines and self.library.card and cbk.cuda.module().use_warp_groups(True):
+        if item.engines and self.library.card and cbk.cuda.module().use_warp_groups(False):
             try:
-                yield self._shared(self.clock.row(name, "cbokernels, wgmma", item.call, item.inner), item)
+                yield self._shared(self.clock.row(name, "cbokernels, mma", item.call, item.inner), item)
             finally:
-                cbk.cuda.module().use_warp_groups(False)
+                cbk.cuda.module().use_warp_groups(True)
 
     def _shared(self, row: Row, item: Item) -> Row:
         limit = self._limit(item.of) if item.of else None
@@ -114,12 +114,12 @@ class Ours:
         def call(i: int) -> object:
             return cbk.risk(w.net, thetas[i % len(thetas)], x, y, loss=w.loss, precision=p)
 
-        return Item(call, 3 if name in "BC" else 20, w.flop, precision, name == "B")
+        return Item(call, 3 if name in "BC" else 20, w.flop, precision, name in "BC")
 
     def _gradient(self, name: str) -> Item:
         w, thetas, x, y = self.data(name, 2)
         call = lambda i: cbk.risk_gradient(w.net, thetas[i % 2], x, y, loss=w.loss)  # noqa: E731
-        return Item(call, 3, 3 * w.flop, "float32")
+        return Item(call, 3, 3 * w.flop, "float32", name in "BC")
 
     def _update(self) -> Item:
         """Every particle read and written once; four ensembles in turn, more than a cache holds."""

@@ -17,8 +17,8 @@ struct RowGrid {
   dim3 grid, block;
 };
 
-// Threads along a row are a power of two that leaves few of them idle; there are as many blocks as a card holds at
-// once.
+// Threads along a row are a power of two that leaves few of them idle; there are no more blocks than a card holds at
+// once: a few that waited for a place would run alone at the end.
 constexpr int row_threads = 256;
 inline RowGrid row_grid(int64_t rows, int64_t columns, int64_t held) {
   constexpr int64_t threads = row_threads;
@@ -26,7 +26,7 @@ inline RowGrid row_grid(int64_t rows, int64_t columns, int64_t held) {
   int64_t across = threads;
   while (across > 1 && blocks_for(quads, across) * across * 7 > quads * 8) across /= 2;
   const int64_t down = threads / across, x = std::min(blocks_for(quads, across), held);
-  const int64_t y = std::min(blocks_for(rows, down), std::min(blocks_for(held, x), int64_t(65535)));
+  const int64_t y = std::min(blocks_for(rows, down), std::clamp(held / x, int64_t(1), int64_t(65535)));
   return {dim3(unsigned(x), unsigned(y)), dim3(unsigned(across), unsigned(down))};
 }
 

@@ -132,6 +132,7 @@ std::string risks(CudaStream stream, const Network& net, int64_t n, int64_t samp
   DeviceArray<double> rounded(6 * n);
   if (sizeof(T) == sizeof(float) && net.inputs > 16) {  // on tensor cores, by warps and by groups of them
     double* to = rounded.data();
+    const bool before = warp_groups;
     for (const int groups : {1, 0}) {
 #if !defined(__CUDACC__)
       emulation::machine().options.capability = 8 + groups;
@@ -145,6 +146,7 @@ std::string risks(CudaStream stream, const Network& net, int64_t n, int64_t samp
         to += n;
       }
     }
+    warp_groups = before;
   }
   cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
   std::string bytes;

@@ -45,8 +45,10 @@ def engine(cuda, request):
             cuda.set_capability(9)
             assert cuda.has_warp_groups()
         assert cuda.use_warp_groups(True) == cuda.has_warp_groups(), "the build has no code for sm_90a"
+    else:
+        cuda.use_warp_groups(False)
     yield
-    cuda.use_warp_groups(False)
+    cuda.use_warp_groups(True)
     if emulated:
         cuda.set_capability(8)
 

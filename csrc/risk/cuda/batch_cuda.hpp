@@ -29,9 +29,9 @@ struct Batch {
   T factor;
   T* hidden;  // of gradients: [particles * net.width][hidden_pitch] of pre-activations, else nullptr
   int64_t hidden_pitch;
-  const float* packed;  // for bf16: x [whole tiles of samples][packed_pitch], two numbers a word, zeros behind the last
-  int64_t packed_pitch;
-  int access;  // numbers of x or theta that one copy of the tensor cores' kernel takes
+  const float* packed;   // for bf16: x [tiles][stages][samples of a tile][8 words of two], zeros behind the last
+  int64_t packed_pitch;  // words of one sample
+  int access;            // numbers of x or theta that one copy of the tensor cores' kernel takes
   int64_t group, groups, chunk, chunks, tile;
   int64_t pitch;    // of one sample's outputs: odd, so that a warp's samples lie in different banks
   T* outputs;       // [blocks][group][tile][pitch] where shared memory is too small, else nullptr

@@ -13,8 +13,16 @@ namespace cbk::device {
 
 struct Groups {
   using K = Product;
-  static constexpr int64_t low_tile = (K::rows + K::columns) * K::depth,
-                           shared = K::shared + 2 * low_tile + 512 / sizeof(float);
+  // As many tiles on their way as sm_90 has memory for.
+  template <Precision precision, bool packed>
+  static constexpr int held = precision == Precision::float32 ? 6 : 8;
+  static constexpr int64_t low_tile = (K::rows + K::columns) * K::depth;
+  template <Precision precision, bool packed>
+  static constexpr int64_t tiles = Stages<packed, held<precision, packed>>::shared;
+  static constexpr int64_t highs = tiles<Precision::float32, false>,
+                           shared = highs + 2 * low_tile + 512 / sizeof(float);
+  static_assert(std::max(tiles<Precision::tf32, false>, tiles<Precision::bf16, true>) + 512 / int64_t(sizeof(float)) <=
+                shared);
 
   static __device__ __forceinline__ float* place(float* memory) {
     return memory + (512 - shared_address(memory) % 512) % 512 / sizeof(float);
@@ -26,10 +34,11 @@ struct Groups {
 
   // Groups without rows multiply zeros: in a branch the compiler would let each product wait for the one before.
   template <Precision precision, bool packed>
-  static __device__ __forceinline__ void multiply(const TileStream<packed>& stream, bool, ProductSums& z) {
-    using S = Stages<packed>;
+  static __device__ __forceinline__ void multiply(const TileStream<packed, held<precision, packed>>& stream, bool,
+                                                  ProductSums& z) {
+    using S = Stages<packed, held<precision, packed>>;
     constexpr bool splits = precision == Precision::float32;
-    const auto low = [&](int stage) { return stream.staged + K::shared + stage % 2 * low_tile; };
+    const auto low = [&](int stage) { return stream.staged + highs + stage % 2 * low_tile; };
     const auto prepare = [&](int stage) {
       if constexpr (packed)
         stream.convert(stage);
@@ -96,7 +105,7 @@ struct Groups {
   }
   // The same of numbers in two parts, small products first, from 0: what add_terms does.
   static __device__ __forceinline__ void multiply_split(const float* high, const float* low, int i, GroupSums& part) {
-    constexpr int columns = Stages<false>::rows;
+    constexpr int columns = K::rows * K::depth;
     multiply_block<false>(low, high + columns, i, part, true);
     multiply_block<false>(high, low + columns, i, part, false);
     multiply_block<false>(high, high + columns, i, part, false);

@@ -16,16 +16,16 @@ namespace cbk::device {
 struct Product {
   static constexpr int threads = 256, row_tiles = 2, column_tiles = 16, depth = 16;
   static constexpr int warp_rows = 16 * row_tiles, rows = threads / 32 * warp_rows, columns = 8 * column_tiles;
-  static constexpr int64_t shared = 3 * (rows + columns) * depth;  // words
+  static constexpr int64_t shared = 3 * (rows + columns) * depth;  // words that every card has for it
 };
-// How many tiles are on their way, and a tile's words.
-template <bool packed>
+// Tiles that shared memory holds, one of them being multiplied, and a tile's words.
+template <bool packed, int held>
 struct Stages {
   using K = Product;
-  static constexpr int count = packed ? 4 : 3, row_words = packed ? K::depth / 2 : K::depth;
+  static constexpr int count = held, row_words = packed ? K::depth / 2 : K::depth;
   static constexpr int rows = K::rows * row_words, size = rows + K::columns * K::depth;
   static constexpr int column_words = K::depth / 2, converted = K::columns * column_words;  // of bf16
-  static_assert(count * size + (packed ? 2 * converted : 0) <= K::shared);
+  static constexpr int64_t shared = count * size + (packed ? 2 * converted : 0);            // words
 };
 // [row tile][column tile] of a warp, each as ptx.hpp says.
 using ProductSums = float[Product::row_tiles][Product::column_tiles][4];
@@ -163,11 +163,11 @@ struct Lines {
 
 // Tiles on their way into shared memory, a part of each by every thread.  columns(c) gives the address of inner index
 // 0, or nullptr for zeros; `some` may be read.  `width` numbers (4, 2, 1) may be read at once from each line and divide
-// `depth`. Rows that are `packed` are bf16, all there, and zero up to a whole stage.
-template <bool packed>
+// `depth`. Rows that are `packed` are bf16, all there, and zero up to a whole stage: a stage's lie one after the other.
+template <bool packed, int held>
 struct TileStream {
   using K = Product;
-  using S = Stages<packed>;
+  using S = Stages<packed, held>;
   static constexpr unsigned fours = K::depth / 4, row_fours = S::row_words / 4,
                             row_step = K::threads / row_fours;  // lines
   static constexpr unsigned row_loads = K::rows / row_step, column_loads = K::columns * fours / K::threads;
@@ -254,7 +254,8 @@ struct TileStream {
     for (unsigned j = 0; j < row_loads; ++j) {
       const float* from = row_from + int64_t(j * row_step) * rows.pitch;
       if constexpr (packed)
-        copy_async<16>(to + row_place + j * next, from + stage * int(S::row_words) + threadIdx.x % row_fours * 4, true);
+        copy_async<16>(to + row_place + j * next,
+                       from + stage * int(K::rows * S::row_words) + threadIdx.x % row_fours * 4, true);
       else
         copy<n>(from, int(row() + j * row_step) < rows.count, at, to + row_place + j * next);
     }
@@ -279,13 +280,17 @@ __device__ __forceinline__ void clear(ProductSums& z) {
 struct Warps {
   using K = Product;
   static constexpr int64_t shared = K::shared;
+  template <Precision precision, bool packed>
+  static constexpr int held = packed ? 4 : 3;
   static __device__ __forceinline__ float* place(float* memory) { return memory; }
   static __device__ __forceinline__ int row(int tile) { return int(threadIdx.x) / 32 * K::warp_rows + 16 * tile; }
   static __device__ __forceinline__ bool used(int64_t rows) { return row(0) < rows; }
 
   template <Precision precision, bool packed>
-  static __device__ __forceinline__ void multiply(const TileStream<packed>& stream, bool used, ProductSums& z) {
-    using S = Stages<packed>;
+  static __device__ __forceinline__ void multiply(const TileStream<packed, held<precision, packed>>& stream, bool used,
+                                                  ProductSums& z) {
+    using S = Stages<packed, held<precision, packed>>;
+    static_assert(S::shared <= shared);
     clear(z);
     for (int stage = 0; stage < S::count - 1; ++stage) stream.start(stage);
     wait_copies<S::count - 2>();

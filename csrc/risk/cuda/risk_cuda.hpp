@@ -17,10 +17,10 @@ namespace cbk::device {
 // own.
 enum class Precision { float32, tf32, bf16 };
 
-// Whether float's products are warp groups' (wgmma) where the card is of sm_90: they have not run on one yet.
+// Whether float's products are warp groups' (wgmma) where the card is of sm_90; CBOKERNELS_WGMMA=0 says no.
 inline bool warp_groups = [] {
   const char* wanted = std::getenv("CBOKERNELS_WGMMA");
-  return wanted && *wanted && std::string_view(wanted) != "0";
+  return !wanted || std::string_view(wanted) != "0";
 }();
 bool can_use_warp_groups();  // on the current device, by this build
 

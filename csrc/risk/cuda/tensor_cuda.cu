@@ -6,9 +6,12 @@
 namespace cbk::device {
 namespace {
 
-// x [samples, inputs] to words of two bf16, [words / pitch][pitch].
+// x [samples, inputs] to words of two bf16 as Batch::packed has them, `pitch` of a sample.
 CBK_KERNEL(256) pack(const float* x, int64_t samples, int64_t inputs, int64_t pitch, int64_t words, unsigned* out) {
-  const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, s = i / pitch, k = i % pitch * 2;
+  constexpr int64_t rows = Product::rows, own = Product::depth / 2;
+  const int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x, stages = pitch / own;
+  const int64_t stage = i / (rows * own) % stages, s = i / (rows * pitch) * rows + i / own % rows;
+  const int64_t k = (stage * own + i % own) * 2;
   if (i >= words) return;
   const auto number = [&](int64_t n) { return s < samples && n < inputs ? x[s * inputs + n] : 0.0f; };
   out[i] = pack_bf16(number(k), number(k + 1));
@@ -22,8 +25,8 @@ tensor_slopes(Batch<float> b, const float* inputs, bool fresh, float* gradient) 
   CBK_DYNAMIC_SHARED(float, shared);
   const int64_t q0 = int64_t(blockIdx.x) * K::rows, k0 = int64_t(blockIdx.y) * K::columns, d = b.net.inputs;
   const int64_t neurons = b.particles * b.net.width, rows = min(neurons - q0, int64_t(K::rows));
-  const TileStream<false> stream(Lines{b.hidden + q0 * b.hidden_pitch, b.hidden_pitch, int(rows)},
-                                 [&](int r) -> const float* {
+  const TileStream<false, Warps::held<precision, false>> stream(
+      Lines{b.hidden + q0 * b.hidden_pitch, b.hidden_pitch, int(rows)}, [&](int r) -> const float* {
     return k0 + r < d ? inputs + (k0 + r) * b.hidden_pitch : nullptr;
   }, b.hidden_pitch, 4, inputs, shared);
   ProductSums z;
@@ -81,7 +84,9 @@ void launch_tensor(Batch<float> b, const Launch& plan, Precision precision, floa
            b.net.inputs, b.packed_pitch, rows * b.packed_pitch, reinterpret_cast<unsigned*>(packed.data()));
   const int64_t behind = plan.shared - fixed_shared<Warps>;
 #if defined(CBK_SM90A)
-  if (warp_groups && can_use_warp_groups()) return launch_tensor_groups(b, plan.blocks, behind, precision, out, stream);
+  const bool several = b.net.inputs > Product::depth;  // of one stage groups have nothing to do meanwhile
+  if (warp_groups && several && can_use_warp_groups())
+    return launch_tensor_groups(b, plan.blocks, behind, precision, out, stream);
 #endif
   launch_engine<Warps>(b, plan.blocks, behind, precision, out, stream);
 }

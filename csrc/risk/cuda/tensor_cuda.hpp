@@ -208,8 +208,8 @@ struct Tensor {
     for (p.q0 = 0; p.q0 < all; p.q0 += K::columns) {
       p.neurons = int(min(all - p.q0, int64_t(K::columns)));
       copy_second_layer(b, p, biases);
-      const TileStream<packed> stream(
-          packed ? Lines{b.packed + p.s0 * b.packed_pitch, b.packed_pitch, K::rows} : Lines{b.x + p.s0 * d, d, p.valid},
+      const TileStream<packed, Engine::template held<precision, packed>> stream(
+          packed ? Lines{b.packed + p.s0 * b.packed_pitch, K::depth / 2, K::rows} : Lines{b.x + p.s0 * d, d, p.valid},
           [&](int r) -> const float* {
         const unsigned q = unsigned(p.q0) + unsigned(r), width = unsigned(b.net.width);
         return r < p.neurons ? p.theta + q / width * b.size + q % width * d : nullptr;
