@@ -2,6 +2,7 @@
 
     python docs/sweeps.py --out docs                    # all figures and sweeps.csv, 5 seeds
     python docs/sweeps.py --out build --figures cbo --seeds 1
+    python docs/sweeps.py --out docs --draw             # the figures again, from the CSV files
 
 Each point is the median over seeds of short runs, with a bar from the least to the greatest. A cross says
 that the ensemble collapsed in most of its runs, a triangle at the upper edge that most had no finite end. The
@@ -25,7 +26,7 @@ import numpy as np
 
 import cbokernels as cbk
 from cbokernels.experiments import multitask, sine, square
-from cbokernels.experiments._common import COLOURS, new_figure, save_figure
+from cbokernels.experiments._common import COLOURS, new_figure
 
 EPOCHS = 300  # of a run on the sine and on the square
 FLOOR = cbk.Exponential(0.1, 0.001)
@@ -155,6 +156,7 @@ def hopping_on_digits(curve: str, seed: int, **parameters: Any) -> Run:
     return on_digits(cbk.ConsensusHopping(scope=scope, **options), seed)
 
 
+ENDS = ("low", "median", "high")
 HELD_OUT = "accuracy on held-out digits [%]"
 SCOPES = ("hopping, scope atom", "hopping, scope network")
 SIGMA2 = (0.2, 0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 4.0)
@@ -224,8 +226,9 @@ FIGURES: dict[str, list[Panel]] = {
             lambda c, v, s: many_tasks(s, diffusion=v**0.5), "median risk after 300 epochs",
         ),
         Panel(
-            "Transport: effective sample size", "share of the particles", (INF, 0.05, 0.1, 0.25, 0.5, 1.0),
-            ("barycenter", "plain average"), lambda c, v, s: by_transport(c, s, v, 1.0),
+            "Transport: effective sample size", r"ess over N ($\infty$: $\alpha = \infty$)",
+            (INF, 0.05, 0.1, 0.25, 0.5, 1.0), ("barycenter", "plain average"),
+            lambda c, v, s: by_transport(c, s, v, 1.0),
         ),
         Panel(
             "Transport: noise, ess N/4", "first diffusion, falling to a twentieth",
@@ -294,7 +297,7 @@ def draw(ax: Any, panel: Panel, rows: list[dict[str, Any]], seeds: int) -> None:
     places = np.arange(len(panel.values))
     for shift, (curve, colour) in enumerate(zip(panel.curves, COLOURS, strict=False)):
         own = [row for row in rows if row["curve"] == curve]
-        low, middle, high = (np.array([row[k] for row in own]) for k in ("low", "median", "high"))
+        low, middle, high = (np.array([row[k] for row in own]) for k in ENDS)
         x = places + 0.12 * (shift - (len(panel.curves) - 1) / 2)
         whole = np.isfinite(middle)
         top = np.where(np.isfinite(high), high, 1e3 if risk else 100)
@@ -313,6 +316,9 @@ def draw(ax: Any, panel: Panel, rows: list[dict[str, Any]], seeds: int) -> None:
             yscale="log",
             ylim=(ends.min() / 2, max(3 * min(ends[np.isfinite(ends)].max(), 10), 20 * ends.min())),
         )
+    else:
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, high + 0.25 * (high - low))  # the legend's place
     ax.set(xlabel=panel.label, ylabel=panel.ylabel, title=panel.title)
     ax.legend(frameon=False, fontsize=8)
 
@@ -322,6 +328,31 @@ def str_of(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}".replace("e+0", "e")
 
 
+def saved(path: Path, panel: Panel) -> list[dict[str, Any]]:
+    """A panel's rows as `write` left them."""
+    names = [str(value) for value in panel.values]
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["panel"] == panel.title]
+    return [
+        {
+            "panel": row["panel"],
+            "curve": row["curve"],
+            "value": panel.values[names.index(row["value"])],
+            **{name: float(row[name]) for name in ENDS},
+            **{name: int(row[name]) for name in ("collapsed", "broken")},
+        }
+        for row in rows
+    ]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """The rows as CSV, the ends to four digits."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, **{name: f"{row[name]:.4g}" for name in ENDS}} for row in rows)
+
+
 def main() -> None:
     """Run the figures that were asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
@@ -329,23 +360,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=out, help="a folder (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each point (default: %(default)s)")
     parser.add_argument("--figures", nargs="+", choices=FIGURES, default=list(FIGURES))
+    parser.add_argument("--draw", action="store_true", help="only draw, from the CSV files that are there")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore", cbk.CboWarning)  # a collapse is what some of these runs are to show
     with ThreadPoolExecutor(2) as pool:
         for name in arguments.figures:
             figure, axes = new_figure(4)
-            table: list[dict[str, Any]] = []
+            path, table = arguments.out / f"sweep-{name}.csv", []
             for ax, panel in zip(axes, FIGURES[name], strict=True):
-                rows = sweep(panel, arguments.seeds, pool)
+                rows = saved(path, panel) if arguments.draw else sweep(panel, arguments.seeds, pool)
                 draw(ax, panel, rows, arguments.seeds)
                 table += rows
                 print(f"{name}: {panel.title}", flush=True)
-            save_figure(arguments.out / f"sweep-{name}.png", figure)
-            with (arguments.out / f"sweep-{name}.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, table[0], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(table)
+            figure.savefig(arguments.out / f"sweep-{name}.png", dpi=110)
+            write(path, table)
 
 
 if __name__ == "__main__":
