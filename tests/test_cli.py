@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -65,6 +66,8 @@ def test_info_says_why_there_is_no_cuda(capsys):
         ["reproduce", "sine", "--epochs", "1.5"],
         ["reproduce", "sine", "--seeds", "many"],
         ["reproduce", "sine", "--device", "tpu"],
+        ["reproduce", "sine", "--set", "dt"],
+        ["reproduce", "sine", "--set", "=1"],
         ["info", "--no-such-option"],
     ],
 )
@@ -85,6 +88,73 @@ def test_help(capsys):
     for name in EXPERIMENTS:
         assert f" {name}: " in about
     assert "1000 epochs with 10 seeds (--quick: 300 with 1)" in about
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"cbokernels {cbk.__version__}\n"
+
+
+def test_the_package_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "cbokernels", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"cbokernels {cbk.__version__}\n"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_help_of_an_experiment_says_what_it_shows(name, capsys):
+    assert cli.main(["reproduce", name, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    what = sys.modules[EXPERIMENTS[name].__module__].__doc__
+    assert " ".join(what.split()) in shown
+    assert "--quick: " in shown or "`quick`" not in EXPERIMENTS[name].__doc__
+    assert "--set NAME=VALUE" in shown
+
+
+def test_options_before_the_name_hold_too():
+    before = cli._parser().parse_args(["reproduce", "--quick", "--seeds", "3", "sine", "--epochs", "7"])
+    behind = cli._parser().parse_args(["reproduce", "sine", "--epochs", "7", "--quick", "--seeds", "3"])
+    assert before == behind
+    assert (before.quick, before.seeds, before.epochs, before.device) == (True, 3, 7, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("dt=0.5", 0.5),
+        ("particles=7", 7),
+        ("alpha=inf", float("inf")),
+        ("mirrored=False", False),
+        ("noise=none", "none"),
+    ],
+)
+def test_set_reads_a_value(text, value):
+    arguments = cli._parser().parse_args(["reproduce", "sine", "--set", text])
+    assert arguments.changes == [(text.partition("=")[0], value)]
+    assert type(arguments.changes[0][1]) is type(value)
+
+
+def test_set_changes_the_methods(tmp_path):
+    done = run("reproduce", "sine", "--epochs", 2, "--seeds", 1, "--set", "particles=6", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[-3:-1] for line in done.stdout.splitlines()[2:8]] == [["other", "parameters"]] * 6
+    with (tmp_path / "sine.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["passes"] for row in rows if row["epoch"] == "1"] == ["6", "6", "18", "6"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("sine", "no_such=1", ("no_such", "there is no such parameter", "diffusion")),
+        ("sine", "dt=-1", ("dt must lie in [0, inf), got -1",)),
+        ("square", "noise=none", ("noise", "there is no such parameter")),
+        ("mean-field", "dt=0.1", ("mean-field",)),
+    ],
+)
+def test_set_of_what_is_not_there(tmp_path, name, change, words):
+    assert_one_line(run("reproduce", name, "--set", change, "--out", tmp_path), "--set", *words)
 
 
 def assert_one_line(done, *words):
@@ -132,7 +202,11 @@ def test_out_that_cannot_hold_the_results_is_told_before_the_runs(tmp_path, endi
 def test_quick_sine(tmp_path):
     done = run("reproduce", "sine", "--quick", "--epochs", 100, "--out", tmp_path / "new" / "folder")
     assert done.returncode == 0
-    assert "100%" in done.stderr
+    first, *lines = done.stderr.splitlines()
+    assert first.startswith("4 curves of 1 seed, 400 epochs in all, about ")
+    assert "100% 400/400" in lines[-1]
+    assert "\r" not in done.stderr
+    assert len(lines) < 20
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["expected", "measured", "agrees", "seconds"]
     # one run is too few to compare its risk, 100 epochs for most; that the ensemble freezes is a theorem

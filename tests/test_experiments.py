@@ -10,7 +10,18 @@ import pytest
 
 import cbokernels as cbk
 from cbokernels.experiments import EXPERIMENTS, Finding, Options, sine
-from cbokernels.experiments._common import Curve, run_curves, spread, table, within, write_csv
+from cbokernels.experiments._common import (
+    Curve,
+    duration,
+    mark_clipped,
+    new_figure,
+    over,
+    run_curves,
+    spread,
+    table,
+    within,
+    write_csv,
+)
 
 
 def read(path):
@@ -137,6 +148,54 @@ def test_runs_of_different_lengths_share_a_bar(capfd):
     assert seen == [("long", 0), ("long", 1), ("short", 0), ("short", 1)]
     assert [curve.history("risk").shape for curve in curves] == [(2, 3), (2, 1)]
     assert "8/8" in capfd.readouterr().err
+
+
+def shrink(label, seed, callback):
+    """A run of one step that only `last` does not survive."""
+    if label == "last":
+        raise KeyboardInterrupt
+    return cbk.minimize(
+        lambda theta: (theta**2).sum(axis=1), np.ones((4, 2)), cbk.CBO(), steps=1, callback=callback
+    )
+
+
+@pytest.mark.parametrize("abreast", [1, 2])
+def test_what_ends_early_leaves_its_whole_curves(tmp_path, abreast):
+    path = tmp_path / "kept.csv"
+    with pytest.raises(KeyboardInterrupt):
+        run_curves(["first", "second", "last"], 2, 1, shrink, abreast=abreast, keep=path)
+    assert [(row["curve"], row["seed"]) for row in read(path)] == [
+        ("first", "0"), ("first", "1"), ("second", "0"), ("second", "1"),
+    ]  # fmt: skip
+
+
+def test_few_seeds_do_not_say_no():
+    assert curve([1.0, 1.0]).finding("", "", False).agrees is None
+    assert curve([1.0, 1.0, 1.0]).finding("", "", False).agrees is False
+    assert curve([1.0]).finding("", "", True).agrees is True
+
+
+def test_titles_say_how_many_seeds():
+    assert over([curve([1.0])]) == "1 seed"
+    assert over([curve([1.0] * 5)]) == "median and range of 5 seeds"
+
+
+def test_lines_that_leave_the_axes_are_marked():
+    _, axes = new_figure(1)
+    axes[0].plot([0, 1, 2, 3, 4], [0, 5, 6, 0, -7], color="red")
+    axes[0].set(xlim=(0, 4), ylim=(-1, 1))
+    mark_clipped(axes[0])
+    up, down = axes[0].get_lines()[1:]
+    assert (up.get_marker(), up.get_xdata().tolist(), up.get_ydata().tolist()) == ("^", [1], [1])
+    assert (down.get_marker(), down.get_xdata().tolist(), down.get_ydata().tolist()) == ("v", [4], [-1])
+    assert {up.get_color(), down.get_color()} == {"red"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.01, "1 s"), (89, "89 s"), (200, "3 min"), (7200, "2.0 h"), (5399, "90 min")]
+)
+def test_durations(seconds, words):
+    assert duration(seconds) == words
 
 
 def test_within():

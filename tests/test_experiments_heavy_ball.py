@@ -76,7 +76,7 @@ def verdicts(
         history["dissipated"] = np.full(len(epochs), dissipated) * epochs
         theta = np.zeros((1, 3 * run.width), np.float32)
         result = cbk.Result(theta[0], theta, history, cbk.TwoLayer(1, run.width, 1))
-        curves.append(Curve(run.label, [result], {"held_out": [np.full(len(epochs), held_out)]}))
+        curves.append(Curve(run.label, 3 * [result], {"held_out": 3 * [np.full(len(epochs), held_out)]}))
     if velocities is None:
         velocities = np.random.default_rng(0).standard_normal(100_000)
     return [row.agrees for row in heavy_ball.findings(curves, velocities, 1.0, steps)]

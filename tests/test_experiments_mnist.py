@@ -172,15 +172,15 @@ def test_quick_has_only_runs_with_held_out_digits(tmp_path, digits, tiny):
 
 
 def test_verdicts_can_be_no():
-    def made(name, risk, correct, epochs=50):
+    def made(name, risk, correct, epochs, seeds):
         history = {"epoch": np.arange(1, epochs + 1), "risk": np.full(epochs, risk)}
         theta = np.zeros((1, mnist.NET.size), np.float32)
-        rows = [[correct] * epochs]
+        rows = seeds * [[correct] * epochs]
         result = cbk.Result(theta[0], theta, history, mnist.NET)
-        return Curve(name, [result], {"accuracy": rows, "held_out_accuracy": rows})
+        return Curve(name, seeds * [result], {"accuracy": rows, "held_out_accuracy": rows})
 
-    def verdicts(*risks, correct=(0.5, 0.99, 0.99, 0.96), epochs=50):
-        curves = [made(*own, epochs) for own in zip(mnist.methods(), risks, correct, strict=True)]
+    def verdicts(*risks, correct=(0.5, 0.99, 0.99, 0.96), epochs=50, seeds=3):
+        curves = [made(*own, epochs, seeds) for own in zip(mnist.methods(), risks, correct, strict=True)]
         return [row.agrees for row in mnist.findings(curves, curves)]
 
     assert verdicts(1.6, 0.1, 0.1, 0.2) == [True] * 6
@@ -193,6 +193,7 @@ def test_verdicts_can_be_no():
         False,
     ]
     assert verdicts(0.2, 0.1, 0.1, 0.2)[3] is False
+    assert verdicts(0.2, 0.1, 0.1, 0.2, seeds=1)[3] is None
     assert verdicts(1.6, 0.1, 0.1, 0.2, epochs=5) == [None] * 6
 
 

@@ -68,8 +68,9 @@ def test_verdicts_can_be_no():
 
     # the zero function fits no sine, whatever the risks say
     assert verdicts(curve(8e-4, 1e-3, 0.5)) == [True, True, False]
-    assert verdicts(curve(1e-2)) == [False, False, False]
-    assert verdicts(curve(1e-5)) == [False, True, False]
+    assert verdicts(curve(1e-2, 1e-2, 1e-2)) == [False, False, False]
+    assert verdicts(curve(1e-5, 1e-5, 1e-5)) == [False, True, False]
+    assert verdicts(curve(1e-2)) == [None, None, None]  # one seed does not tell
     assert verdicts(curve(8e-4), epochs=9) == [None, None, None]
 
 

@@ -20,18 +20,21 @@ def extra(module: str, user: str, name: str = "plots") -> Any:
 
 
 def progress_bar(user: str, **options: Any) -> Any:
-    """A tqdm bar. Where no terminal and no notebook draws it in place, as in a log, it is written at ever
-    longer intervals, in the end once a minute."""
+    """A tqdm bar. Where no terminal and no notebook draws it in place, as in a log, it is a line at a time,
+    at ever longer intervals, in the end once a minute."""
     kind = extra("tqdm.auto", user).tqdm
-    bar = kind(**options)
     notebook = any("notebook" in base.__module__ for base in kind.__mro__)
     if notebook or (sys.stderr.isatty() and os.environ.get("TERM") != "dumb"):
-        return bar
-    display = bar.display
+        return kind(**options)
+    form = "{desc}{percentage:.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+    bar = kind(**options, bar_format=form, delay=1e-9)  # a bar without delay would draw itself at once
+    ends = iter([""])
 
-    def seldom(*arguments: Any, **named: Any) -> Any:
+    def line(*_: Any, **__: Any) -> bool:
         bar.mininterval = bar.maxinterval = min(_SELDOM, bar.format_dict["elapsed"])
-        return display(*arguments, **named)
+        bar.fp.write(next(ends, "\n") + str(bar))  # the last line is ended when the bar is closed
+        bar.fp.flush()
+        return True
 
-    bar.display = seldom
+    bar.display = line
     return bar

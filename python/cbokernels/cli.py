@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import inspect
 import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import __version__, _cpu, cuda
 from ._files import checked_path, try_writing
@@ -60,6 +62,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
         arguments.data,
         arguments.out,
         arguments.quick,
+        dict(arguments.changes or ()),
     )
     stem = options.out / arguments.name
     try:
@@ -69,7 +72,9 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     for ending in (".csv", ".png"):
         try_writing(checked_path(f"{stem}{ending}", "what --out is to hold"))
     findings = EXPERIMENTS[arguments.name](options)
-    print(table(findings))
+    if options.changes:  # what is expected holds for the experiment's own parameters
+        findings = [dataclasses.replace(finding, agrees=None) for finding in findings]
+    print(table(findings, "other parameters" if options.changes else "too little to tell"))
     print("\nexpected: the paper's figures, and what a plain implementation of its parameters measured")
     print(f"wrote {stem}.csv and {stem}.png")
 
@@ -78,26 +83,39 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cbokernels", description="Consensus-based training of two-layer networks on compiled kernels."
     )
+    parser.add_argument("--version", action="version", version=f"cbokernels {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("info", help="version, instruction sets, threads and CUDA devices")
+    shape: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     reproduce = commands.add_parser(
-        "reproduce",
-        help="run one of the papers' experiments",
-        epilog=_experiments(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "reproduce", help="run one of the papers' experiments", epilog=_experiments(), **shape
     )
-    reproduce.add_argument("name", choices=tuple(EXPERIMENTS))
-    reproduce.add_argument("--epochs", type=_count, metavar="N", help="length of each run (default: below)")
-    reproduce.add_argument("--seeds", type=_count, metavar="K", help="number of runs (default: below)")
-    reproduce.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    reproduce.add_argument(
-        "--data", type=Path, metavar="DIR", default=Options.data, help="MNIST files (default: %(default)s)"
-    )
-    reproduce.add_argument(
-        "--out", type=Path, metavar="DIR", default=Options.out, help="CSV and PNG (default: %(default)s)"
-    )
-    reproduce.add_argument("--quick", action="store_true", help="a smaller experiment, under half a minute")
+    _add_options(reproduce)
+    names = reproduce.add_subparsers(dest="name", required=True, metavar="NAME", title="experiments")
+    for name, run in EXPERIMENTS.items():
+        what = sys.modules[run.__module__].__doc__ or ""
+        length = (inspect.getdoc(run) or "").partition("\n\n")[2].replace("`quick`", "--quick")
+        own = names.add_parser(name, help=what.partition("\n")[0], description=f"{what}\n{length}", **shape)
+        _add_options(own, default=argparse.SUPPRESS)  # what stands before the name holds too
     return parser
+
+
+def _add_options(parser: argparse.ArgumentParser, **default: Any) -> None:
+    """The options of an experiment, which may stand before or behind its name."""
+
+    def add(*names: str, start: Any = None, **more: Any) -> None:
+        parser.add_argument(*names, **{"default": start, **default, **more})
+
+    add("--epochs", type=_count, metavar="N", help="length of each run (default: the experiment's)")
+    add("--seeds", type=_count, metavar="K", help="number of runs (default: the experiment's)")
+    add(
+        "--set", dest="changes", action="append", type=_change, metavar="NAME=VALUE",
+        help="another value of a parameter of the methods, as diffusion=1.5; may be repeated",
+    )  # fmt: skip
+    add("--device", start="cpu", choices=("cpu", "cuda"))
+    add("--data", start=Options.data, type=Path, metavar="DIR", help=f"MNIST files (default: {Options.data})")
+    add("--out", start=Options.out, type=Path, metavar="DIR", help=f"CSV and PNG (default: {Options.out})")
+    add("--quick", start=False, action="store_true", help="a smaller experiment, under half a minute")
 
 
 def _experiments() -> str:
@@ -107,7 +125,21 @@ def _experiments() -> str:
         what = (sys.modules[run.__module__].__doc__ or "").partition("\n")[0]
         length = (inspect.getdoc(run) or "").partition("\n\n")[2].replace("`quick`", "--quick")
         lines.append(textwrap.fill(f"{name}: {what} {length}", 100, subsequent_indent="  "))
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "cbokernels reproduce NAME --help says more of one of them."])
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """NAME=VALUE: a number where the value is one, True, False or None, else text."""
+    name, equals, value = text.partition("=")
+    if not name.isidentifier() or not equals or not value:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    words = {"True": True, "False": False, "None": None}
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, words.get(value, value)
 
 
 def _count(text: str) -> int:

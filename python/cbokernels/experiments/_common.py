@@ -6,10 +6,11 @@ import csv
 import dataclasses
 import io
 import math
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,12 @@ from .._arrays import Array
 from .._extras import extra, progress_bar
 from .._files import write_whole
 from ..errors import CboError, CboWarning
+from ..estimate import estimate
+from ..methods.base import Method
+from ..network import TwoLayer
 from ..result import Result, State
 
+ENOUGH = 3  # seeds, for a verdict against
 # Colours that stay apart in grey and for the colour-blind.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
@@ -30,9 +35,16 @@ class DataError(CboError):
     """The data of an experiment are missing or are not what they should be."""
 
 
+class OptionError(CboError):
+    """What an option asks for is not there in an experiment."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line asks of an experiment; None leaves a number to the experiment."""
+    """What the command line asks of an experiment; None leaves a number to the experiment.
+
+    changes: parameters of the methods by name, in place of the experiment's own values.
+    """
 
     epochs: int | None = None
     seeds: int | None = None
@@ -40,6 +52,36 @@ class Options:
     data: Path = Path("data/mnist")
     out: Path = Path()
     quick: bool = False
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def changed(self, methods: Mapping[str, Method]) -> dict[str, Method]:
+        """The methods by label, with the changes in each that has the parameter; OptionError if none has."""
+        known = {label: {field.name for field in dataclasses.fields(m)} for label, m in methods.items()}
+        for name in self.changes:
+            if not any(name in names for names in known.values()):
+                there = ", ".join(sorted(set().union(*known.values())))
+                raise OptionError(f"--set {name}: there is no such parameter here, only {there}")
+        try:
+            return {
+                label: dataclasses.replace(m, **{n: v for n, v in self.changes.items() if n in known[label]})
+                for label, m in methods.items()
+            }
+        except (TypeError, ValueError) as error:
+            raise OptionError(f"--set: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What the runs of a curve are, for an estimate of their time; `options` are those of `estimate`."""
+
+    net: TwoLayer
+    method: Method
+    samples: int
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def seconds(self, epochs: int) -> float:
+        """About how long one run takes."""
+        return estimate(self.net, self.method, self.samples, epochs, **self.options).seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +126,9 @@ class Curve:
         self.columns[name] = [reduction(result.history[source], axis=1) for result in self.results]
 
     def finding(self, expected: str, measured: str, agrees: bool | None) -> Finding:
-        """A row of the table about these runs."""
+        """A row of the table about these runs. Fewer than three seeds cannot tell that something fails."""
+        if agrees is False and len(self.results) < ENOUGH:
+            agrees = None
         return Finding(expected, measured, agrees, self.seconds)
 
     def typical(self, name: str = "risk") -> Result:
@@ -105,15 +149,22 @@ def run_curves(
     run: Callable[[str, int, Callable[[State], None]], Result],
     *,
     abreast: int = 1,
+    work: Mapping[str, Work] | None = None,
+    keep: Path | None = None,
 ) -> list[Curve]:
     """`run(label, seed, callback)` for every label and seed under one progress bar.
 
     epochs: of every run, or by label. abreast: how many runs at a time, each of which had better use one
-        thread then: small ensembles leave two threads waiting for each other.
+    thread then: small ensembles leave two threads waiting for each other. work: what is said of the time
+    before it begins. keep: a CSV that is written after every curve, for what is killed later.
     """
+    lengths = {label: epochs if isinstance(epochs, int) else epochs[label] for label in labels}
     jobs = [(label, seed) for label in labels for seed in range(seeds)]
     lock, stop = threading.Lock(), threading.Event()
-    total = seeds * sum(epochs if isinstance(epochs, int) else epochs[label] for label in labels)
+    extra("tqdm.auto", "reproduce")  # before anything is said
+    announce(lengths, seeds, work, abreast)
+    total = seeds * sum(lengths.values())
+    curves = {label: Curve(label) for label in labels}
     with progress_bar("reproduce", total=total, unit="epoch") as bar, warnings.catch_warnings():
         # That an ensemble collapses is a finding here, and the table tells it.
         warnings.simplefilter("ignore", CboWarning)
@@ -129,26 +180,57 @@ def run_curves(
         def one(job: tuple[str, int]) -> tuple[Result, float]:
             label, seed = job
             with lock:
-                bar.set_description(f"{label}, seed {seed}")
+                bar.set_description(f"{label}, seed {seed}", refresh=False)
             began = time.perf_counter()
             return run(label, seed, advance), time.perf_counter() - began
 
+        def gather(ended: Iterable[tuple[Result, float]]) -> None:
+            for (label, _), (result, seconds) in zip(jobs, ended, strict=True):
+                curve = curves[label]
+                curve.results.append(result)
+                curve.seconds += seconds
+                if keep is not None and len(curve.results) == seeds:
+                    write_csv(keep, [curve for curve in curves.values() if len(curve.results) == seeds])
+
         if abreast == 1:
-            done = [one(job) for job in jobs]
+            gather(map(one, jobs))
         else:
             with ThreadPoolExecutor(abreast) as pool:
                 try:
-                    done = list(pool.map(one, jobs))
+                    gather(pool.map(one, jobs))
                 except BaseException:
                     stop.set()
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
-    curves = [Curve(label) for label in labels]
-    for (label, _), (result, seconds) in zip(jobs, done, strict=True):
-        curve = curves[list(labels).index(label)]
-        curve.results.append(result)
-        curve.seconds += seconds
-    return curves
+    return list(curves.values())
+
+
+def announce(lengths: Mapping[str, int], seeds: int, work: Mapping[str, Work] | None, abreast: int) -> None:
+    """Say on stderr which runs are to come, and about how long they will take."""
+    runs = f"{counted(len(lengths), 'curve')} of {counted(seeds, 'seed')}"
+    took = ""
+    if work:
+        seconds = seeds * sum(work[label].seconds(lengths[label]) for label in work) / abreast
+        took = f", about {duration(seconds)} here and now"
+    print(f"{runs}, {seeds * sum(lengths.values()):,} epochs in all{took}", file=sys.stderr, flush=True)
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, in words that agree with it."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def over(curves: Sequence[Curve], many: str = "median and range") -> str:
+    """What a band or a line over seeds is, for a title."""
+    seeds = len(curves[0].results)
+    return "1 seed" if seeds == 1 else f"{many} of {seeds} seeds"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in a form for people."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def write_csv(path: Path, curves: Sequence[Curve]) -> None:
@@ -182,8 +264,11 @@ def new_figure(panels: int) -> tuple[Any, Any]:
     return figure, axes
 
 
-def save_figure(path: Path, figure: Any) -> None:
-    """Write the figure as PNG."""
+def save_figure(path: Path, figure: Any, curves: Sequence[Curve] = ()) -> None:
+    """Write the figure as PNG; in its corner, how many seeds its curves have."""
+    if curves:
+        seeds = counted(len(curves[0].results), "seed")
+        figure.text(0.995, 0.995, seeds, ha="right", va="top", fontsize=8, color="0.4")
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=160))
 
 
@@ -203,6 +288,20 @@ def draw_band(
     ax.plot(x, np.median(rows, axis=0), **{"color": colour, "linewidth": 1.3, "label": curve.label, **line})
 
 
+def mark_clipped(ax: Any) -> None:
+    """A triangle at the edge wherever a line leaves the axes, in the line's colour."""
+    low, high = ax.get_ylim()
+    left, right = ax.get_xlim()
+    for line in ax.get_lines():
+        x, y = (np.asarray(values, np.float64) for values in line.get_data())
+        seen = (x >= left) & (x <= right)
+        for edge, marker, outside in ((high, "^", seen & (y > high)), (low, "v", seen & (y < low))):
+            begins = np.flatnonzero(outside & ~np.concatenate([[False], outside[:-1]]))
+            shown = {"color": line.get_color(), "markersize": 5, "clip_on": False}
+            ax.plot(x[begins], np.full(len(begins), edge), marker, linestyle="", **shown)
+    ax.set(xlim=(left, right), ylim=(low, high))
+
+
 def spread(values: Array, form: str = ".2g") -> str:
     """Median and range of one number per seed."""
     if len(values) == 1:
@@ -216,9 +315,9 @@ def within(value: float, target: float, factor: float) -> bool:
     return math.isfinite(value) and target / factor <= value <= target * factor
 
 
-def table(findings: Sequence[Finding]) -> str:
-    """The findings as aligned text."""
-    verdict = {True: "yes", False: "NO", None: "too little to tell"}
+def table(findings: Sequence[Finding], open_verdict: str = "too little to tell") -> str:
+    """The findings as aligned text; `open_verdict` stands where there is none."""
+    verdict = {True: "yes", False: "NO", None: open_verdict}
     rows = [("expected", "measured", "agrees", "seconds")]
     rows += [(f.expected, f.measured, verdict[f.agrees], f"{f.seconds:.1f}") for f in findings]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]

@@ -31,6 +31,7 @@ from ._common import (
     Curve,
     Finding,
     Options,
+    Work,
     draw_band,
     new_figure,
     run_curves,
@@ -94,6 +95,7 @@ def reproduce(options: Options) -> list[Finding]:
     options say otherwise; an epoch is a step. Half of each problem's samples are held out.
     """
     check_device(options.device)
+    methods = options.changed(METHODS)
     steps = options.epochs or (300 if options.quick else 1000)
     figure, axes = new_figure(4)
     data = {"sine": sine.samples(2 * SINE_SAMPLES), "Gaussians": gaussians(2 * GAUSSIAN_SAMPLES)}
@@ -114,7 +116,7 @@ def reproduce(options: Options) -> list[Finding]:
             net,
             x[:half],
             y[:half],
-            METHODS[run.method],
+            methods[run.method],
             epochs=run.epochs(steps),
             seed=seed,
             device=options.device,
@@ -122,7 +124,17 @@ def reproduce(options: Options) -> list[Finding]:
         )
 
     seeds = options.seeds or (1 if options.quick else 3)
-    curves = run_curves(list(runs), seeds, {run.label: run.epochs(steps) for run in RUNS}, train_one)
+    work = {
+        run.label: Work(
+            TwoLayer(data[run.problem][0].shape[1], run.width), methods[run.method],
+            len(data[run.problem][1]) // 2, {"device": options.device},
+        )
+        for run in RUNS
+    }  # fmt: skip
+    curves = run_curves(
+        list(runs), seeds, {run.label: run.epochs(steps) for run in RUNS}, train_one, work=work,
+        keep=options.out / "heavy-ball.csv",
+    )  # fmt: skip
     for curve in curves:
         curve.columns["held_out"] = held_out[curve.label]
         curve.columns["time"] = [DT * result.history["epoch"] for result in curve.results]
@@ -131,7 +143,7 @@ def reproduce(options: Options) -> list[Finding]:
     velocities = hot_velocities()
     seconds = time.perf_counter() - began
     draw(axes, curves, velocities)
-    save_figure(options.out / "heavy-ball.png", figure)
+    save_figure(options.out / "heavy-ball.png", figure, curves)
     return findings(curves, velocities, seconds, steps)
 
 

@@ -13,14 +13,17 @@ from typing import Any
 import numpy as np
 
 from .._arrays import Array
+from ..methods import TransportCBO
 from ..result import Result, State
 from ..training.train import check_device
-from . import _measures
+from . import _measures, square
 from ._common import (
     COLOURS,
     Curve,
     Finding,
+    OptionError,
     Options,
+    Work,
     draw_band,
     new_figure,
     run_curves,
@@ -54,6 +57,8 @@ def reproduce(options: Options) -> list[Finding]:
     300 epochs of training and 10 seeds (`quick`: 1), unless the options say otherwise; an epoch is a step.
     """
     check_device(options.device, "mean-field")
+    if options.changes:
+        raise OptionError("--set: mean-field has no parameters that can be changed")
     epochs = options.epochs or _EPOCHS
     figure, axes = new_figure(4)
     trained: dict[int, Array] = {}
@@ -75,11 +80,34 @@ def reproduce(options: Options) -> list[Finding]:
         **{"N to 2N": STEPS * len(_measures.NUMBERS), "M to 2M": STEPS * len(_measures.NEURONS)},
         **dict.fromkeys([*SCRATCH, *SHUFFLED], epochs),
     }
-    curves = run_curves(list(lengths), options.seeds or (1 if options.quick else 10), lengths, run)
+    curves = run_curves(
+        list(lengths), options.seeds or (1 if options.quick else 10), lengths, run, work=work(),
+        keep=options.out / "mean-field.csv",
+    )  # fmt: skip
     write_csv(options.out / "mean-field.csv", curves)
     draw(axes, curves)
-    save_figure(options.out / "mean-field.png", figure)
+    save_figure(options.out / "mean-field.png", figure, curves)
     return findings(curves, epochs)
+
+
+def work() -> dict[str, Work]:
+    """What the runs are, about: those of many sizes as as many of the mean size."""
+    samples, precise = len(_measures.samples()[1]), {"dtype": "float64"}
+    growing = {
+        "N": (_measures.NEURONS_THERE, sum(_measures.NUMBERS) // len(_measures.NUMBERS)),
+        "M": (sum(_measures.NEURONS) // len(_measures.NEURONS), _measures.NUMBER_THERE),
+    }
+    sizes = {
+        **{label: (neurons, number) for label, (number, neurons) in CONTRACTIONS.items()},
+        **{label: growing[kind] for label, kind in GROWTHS.items()},
+    }
+    made = {
+        label: Work(square.network(neurons), TransportCBO(particles=number), samples, precise)
+        for label, (neurons, number) in sizes.items()
+    }
+    for label, name in {**SCRATCH, **SHUFFLED}.items():
+        made[label] = Work(square.network(_measures.WIDTH), _measures.method(name, 1.0), samples)
+    return made
 
 
 def draw(axes: Any, curves: Sequence[Curve]) -> None:

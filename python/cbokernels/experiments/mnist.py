@@ -32,6 +32,7 @@ from ._common import (
     DataError,
     Finding,
     Options,
+    Work,
     draw_band,
     new_figure,
     run_curves,
@@ -161,7 +162,7 @@ def reproduce(options: Options) -> list[Finding]:
             NET,
             x[learnt],
             y[learnt],
-            methods(run.particles)[run.method],
+            options.changed(methods(run.particles))[run.method],
             epochs=run.epochs,
             batch_size=run.batch_size,
             seed=seed,
@@ -170,14 +171,24 @@ def reproduce(options: Options) -> list[Finding]:
         )
 
     lengths = {label: run.epochs for label, run in runs.items()}
-    curves = run_curves(list(runs), options.seeds or 1, lengths, train_one)
+    work = {
+        label: Work(
+            NET, options.changed(methods(run.particles))[run.method],
+            len(y) if run.everything else len(y) * (HELD_OUT - 1) // HELD_OUT,
+            {"batch_size": run.batch_size, "device": options.device, "loss": "cross_entropy"},
+        )
+        for label, run in runs.items()
+    }  # fmt: skip
+    curves = run_curves(
+        list(runs), options.seeds or 1, lengths, train_one, work=work, keep=options.out / "mnist.csv"
+    )
     for curve in curves:
         curve.columns.update(scores[curve.label].columns)
     write_csv(options.out / "mnist.csv", curves)
     by_run = dict(zip(runs.values(), curves, strict=True))
     shown = [{run: by_run[run] for run in group} for group in (learning, generalising)]
     draw(axes, *shown)
-    save_figure(options.out / "mnist.png", figure)
+    save_figure(options.out / "mnist.png", figure, curves)
     return findings(*(list(group.values()) for group in shown))
 
 

@@ -23,8 +23,10 @@ from ._common import (
     Curve,
     Finding,
     Options,
+    Work,
     draw_band,
     new_figure,
+    over,
     run_curves,
     save_figure,
     spread,
@@ -66,6 +68,8 @@ def reproduce(options: Options) -> list[Finding]:
     1000 epochs (`quick`: 300) with 1 seed, unless the options say otherwise.
     """
     check_device(options.device)
+    method = options.changed({LABEL: METHOD})[LABEL]
+    how: dict[str, Any] = {"batch_size": BATCH, "device": options.device}
     epochs = options.epochs or (300 if options.quick else 1000)
     figure, axes = new_figure(2)
     x, ys = samples()
@@ -75,15 +79,17 @@ def reproduce(options: Options) -> list[Finding]:
             NET,
             x,
             ys,
-            METHOD,
+            method,
             epochs=epochs,
-            batch_size=BATCH,
             seed=seed,
-            device=options.device,
             callback=callback,
+            **how,
         )
 
-    (curve,) = run_curves([LABEL], options.seeds or 1, epochs, run)
+    work = {LABEL: Work(NET, method, len(x), {**how, "tasks": TASKS})}
+    (curve,) = run_curves(
+        [LABEL], options.seeds or 1, epochs, run, work=work, keep=options.out / "multitask.csv"
+    )
     summarise(curve)
     write_csv(options.out / "multitask.csv", [curve])
     draw(axes, curve)
@@ -102,7 +108,7 @@ def draw(axes: Any, curve: Curve) -> None:
     left, right = axes
     draw_band(left, curve, "risk_median", COLOURS[0], label="median")
     draw_band(left, curve, "risk_min", COLOURS[1], label="minimum")
-    left.set(yscale="log", xlabel="epoch", ylabel="risk", title="Risk over 100 tasks of one ensemble")
+    left.set(yscale="log", xlabel="epoch", ylabel="risk", title=f"Risk over 100 tasks: {over([curve])}")
     left.legend(frameon=False, fontsize=8, loc="upper right")
     grid = np.linspace(0, 1, 401)
     fits = curve.typical("risk_median").predict(grid[:, None])[..., 0]

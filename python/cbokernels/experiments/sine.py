@@ -28,8 +28,11 @@ from ._common import (
     Curve,
     Finding,
     Options,
+    Work,
     draw_band,
+    mark_clipped,
     new_figure,
+    over,
     run_curves,
     save_figure,
     spread,
@@ -51,8 +54,14 @@ METHODS: dict[str, Method] = {
     "Adam": Adam(lr=0.1),
     "consensus hopping": ConsensusHopping(particles=200),
 }
-# What an epoch costs, in forward passes of one network on the data; a gradient counts as two.
-PASSES = {"CBO as printed": 200, "CBO, alpha = inf, noise floor": 200, "Adam": 3, "consensus hopping": 200}
+
+
+def passes(method: Any) -> int:
+    """What an epoch costs, in forward passes of one network on the data; a gradient counts as two."""
+    return int(method.particles) * (3 if isinstance(method, Adam) else 1)
+
+
+PASSES = {label: passes(method) for label, method in METHODS.items()}
 _HOPPING_EPOCHS = 300  # by then hopping is at the label noise, and its schedules fit any length
 
 # Median risks of the printed parameters in a plain implementation of the paper, by epoch.
@@ -86,29 +95,33 @@ def reproduce(options: Options) -> list[Finding]:
     1000 epochs with 10 seeds (`quick`: 300 with 1), unless the options say otherwise.
     """
     check_device(options.device)
+    methods = options.changed(METHODS)
     epochs = options.epochs or (300 if options.quick else 1000)
     figure, axes = new_figure(4)
     x, y = samples()
     own = lengths(epochs)
+    how: dict[str, Any] = {"batch_size": BATCH, "device": options.device, "num_threads": 1}
 
     def run(label: str, seed: int, callback: Callable[[State], None]) -> Result:
         return train(
             NET,
             x,
             y,
-            METHODS[label],
+            methods[label],
             epochs=own[label],
-            batch_size=BATCH,
             seed=seed,
-            device=options.device,
             callback=callback,
-            num_threads=1,
+            **how,
         )
 
     seeds = options.seeds or (1 if options.quick else 10)
-    curves = run_curves(list(METHODS), seeds, own, run, abreast=_cpu.max_threads())
+    work = {label: Work(NET, method, len(y), how) for label, method in methods.items()}
+    curves = run_curves(
+        list(METHODS), seeds, own, run, abreast=_cpu.max_threads(), work=work, keep=options.out / "sine.csv"
+    )
     for curve in curves:
-        curve.columns["passes"] = [PASSES[curve.label] * r.history["epoch"] for r in curve.results]
+        cost = passes(methods[curve.label])
+        curve.columns["passes"] = [cost * r.history["epoch"] for r in curve.results]
     write_csv(options.out / "sine.csv", curves)
     draw(axes, curves, x, y)
     save_figure(options.out / "sine.png", figure)
@@ -130,12 +143,15 @@ def draw(axes: Any, curves: list[Curve], x: Array, y: Array) -> None:
     for ax in (by_epoch, by_work):
         ax.axhline(1e-4, color="0.5", linewidth=1, linestyle=":", label="variance of the label noise")
         ax.set(yscale="log", ylabel="risk", ylim=(7e-5, 6))
-    by_epoch.set(xlabel="epoch", title="Risk: median and range over seeds")
+    by_epoch.set(xlabel="epoch", title=f"Risk: {over(curves)}")
     by_work.set(
         xscale="log", xlabel="forward passes on the data (a gradient counts as two)", title="Risk by work"
     )
     fits.set(xlabel="x", ylabel="y", title="Fit at the end (the seed of median risk)")
-    errors.set(xlabel="x", ylabel="fit - sin 2πx", ylim=(-0.08, 0.08), title="Error of the fit")
+    errors.set(
+        xlabel="x", ylabel="fit - sin 2πx", ylim=(-0.08, 0.08), title="Error of the fit (triangles: beyond)"
+    )
+    mark_clipped(errors)
     by_epoch.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
     fits.legend(frameon=False, fontsize=8, loc="upper right")
 

@@ -24,7 +24,9 @@ from ._common import (
     Curve,
     Finding,
     Options,
+    Work,
     new_figure,
+    over,
     run_curves,
     save_figure,
     spread,
@@ -78,10 +80,13 @@ def reproduce(options: Options) -> list[Finding]:
     600 epochs with 10 seeds (`quick`: 200 with 1), unless the options say otherwise.
     """
     check_device(options.device)
+    method = options.changed({"": METHOD})[""]
+    particles = getattr(method, "particles")  # noqa: B009
     epochs = options.epochs or (200 if options.quick else _EPOCHS)
     figure, axes = new_figure(2)
     x, y = samples()
     nets = {label(width): network(width) for width in WIDTHS}
+    how: dict[str, Any] = {"batch_size": BATCH, "device": options.device, "num_threads": 1}
 
     def run(name: str, seed: int, callback: Callable[[State], None]) -> Result:
         net = nets[name]
@@ -89,18 +94,19 @@ def reproduce(options: Options) -> list[Finding]:
             net,
             x,
             y,
-            METHOD,
+            method,
             epochs=epochs,
-            batch_size=BATCH,
             seed=seed,
-            device=options.device,
-            theta=net.uniform(METHOD.particles, -RANGE, RANGE, seed=seed),
+            theta=net.uniform(particles, -RANGE, RANGE, seed=seed),
             callback=callback,
-            num_threads=1,
+            **how,
         )
 
     seeds = options.seeds or (1 if options.quick else 10)
-    curves = run_curves(list(nets), seeds, epochs, run, abreast=_cpu.max_threads())
+    work = {name: Work(net, method, len(y), how) for name, net in nets.items()}
+    curves = run_curves(
+        list(nets), seeds, epochs, run, abreast=_cpu.max_threads(), work=work, keep=options.out / "square.csv"
+    )
     write_csv(options.out / "square.csv", curves)
     draw(axes, curves)
     save_figure(options.out / "square.png", figure)
@@ -117,8 +123,8 @@ def draw(axes: Any, curves: list[Curve]) -> None:
         error = curve.typical().predict(grid[:, None])[:, 0] - truth(grid)
         errors.plot(grid, error, color=colour, linewidth=1.3, label=curve.label)
     risks.axhline(1e-4, color="0.5", linewidth=1, linestyle=":", label="variance of the label noise")
-    risks.set(yscale="log", xlabel="epoch", ylabel="risk", title="Risk: mean over seeds")
-    errors.set(xlabel="x", ylabel="fit - x²", title="Error of the fit at the end (median seed)")
+    risks.set(yscale="log", xlabel="epoch", ylabel="risk", title=f"Risk: {over(curves, 'mean')}")
+    errors.set(xlabel="x", ylabel="fit - x²", title="Error of the fit at the end")
     for ax in axes:
         ax.legend(frameon=False, fontsize=8, loc="upper right")
 
