@@ -29,11 +29,11 @@ struct Workload {
 inline Workload workload(char name) {
   using enum cbk::Activation;
   switch (name) {
-    case 'A': return {{1, 100, 1, relu, 1.0 / 100, false}, cbk::Loss::mse, 200, 800};
-    case 't': return {{1, 100, 1, tanh, 1.0 / 100, false}, cbk::Loss::mse, 200, 800};
-    case 'B': return {{784, 20, 10, relu, 1.0 / 20, false}, cbk::Loss::cross_entropy, 1000, 1000};
-    case 's': return {{784, 20, 10, relu, 1.0 / 20, false}, cbk::Loss::cross_entropy, 1000, 1000, 0.19};
-    default: return {{16, 4096, 1, tanh, 1.0 / 4096, false}, cbk::Loss::mse, 64, 1024};
+    case 'A': return {{1, 100, 1, relu, 1.0 / 100, false}, cbk::LossKind::mse, 200, 800};
+    case 't': return {{1, 100, 1, tanh, 1.0 / 100, false}, cbk::LossKind::mse, 200, 800};
+    case 'B': return {{784, 20, 10, relu, 1.0 / 20, false}, cbk::LossKind::cross_entropy, 1000, 1000};
+    case 's': return {{784, 20, 10, relu, 1.0 / 20, false}, cbk::LossKind::cross_entropy, 1000, 1000, 0.19};
+    default: return {{16, 4096, 1, tanh, 1.0 / 4096, false}, cbk::LossKind::mse, 64, 1024};
   }
 }
 

@@ -20,7 +20,7 @@ void step(benchmark::State& state, char name) {
   double ess = 0;
   uint32_t now = 0;
   for (auto _ : state) {
-    const bool classes = w.loss == cbk::Loss::cross_entropy;
+    const bool classes = w.loss.kind == cbk::LossKind::cross_entropy;
     cbk::Epoch<float> epoch{data.problem(w, 0), order.data(), w.samples, now++};
     if (classes)
       epoch.data.y = nullptr;

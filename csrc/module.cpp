@@ -6,13 +6,24 @@
 
 namespace {
 
-// The members of a closed set that `wanted` says yes to.
-template <class Kind, class F>
-cbk::py::tuple names(F&& wanted) {
+// The members of a closed set.
+template <class Kind>
+cbk::py::tuple names() {
   cbk::py::list list;
-  for (const char* name : cbk::Names<Kind>::all)
-    if (wanted(cbk::named<Kind>(name))) list.append(name);
+  for (const char* name : cbk::Names<Kind>::all) list.append(name);
   return cbk::py::tuple(list);
+}
+
+// Each loss's targets, whether it has a gradient, and its parameter's default.
+cbk::py::dict losses() {
+  constexpr const char* targets[] = {"values", "labels", "sides", "side"};
+  cbk::py::dict all;
+  for (const char* name : cbk::Names<cbk::LossKind>::all) {
+    const cbk::LossTraits traits = cbk::traits_of(cbk::named<cbk::LossKind>(name));
+    const bool sloped = traits.slopes == cbk::Slopes::sloped;
+    all[name] = cbk::py::make_tuple(targets[int(traits.targets)], sloped, traits.parameter);
+  }
+  return all;
 }
 
 }  // namespace
@@ -22,11 +33,9 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("isa", [] { return std::string(cbk::isa_table().name); });
   m.def("isas", &cbk::isa_names);
   m.def("max_threads", &omp_get_max_threads);
-  const auto all = [](auto) { return true; };
-  m.attr("ACTIVATIONS") = names<cbk::Activation>(all);
-  m.attr("NOISES") = names<cbk::Noise>(all);
-  m.attr("LOSSES") = names<cbk::Loss>(all);
-  m.attr("LABEL_LOSSES") = names<cbk::Loss>([](cbk::Loss l) { return cbk::targets_of(l) == cbk::Targets::labels; });
+  m.attr("ACTIVATIONS") = names<cbk::Activation>();
+  m.attr("NOISES") = names<cbk::Noise>();
+  m.attr("LOSSES") = losses();
   cbk::register_network(m);
   cbk::register_random(m);
   cbk::register_risk(m);

@@ -6,12 +6,14 @@ import math
 
 import numpy as np
 from fuzz_calls import LABELS, Call, close, numbers, one_of, random_options
+from losses import ALL, corner_distance, fits, targets
 
 import cbokernels as cbk
-from cbokernels._kinds import ACTIVATIONS, LOSSES, takes_labels
+from cbokernels import reference
+from cbokernels._kinds import ACTIVATIONS, loss_of, takes_labels
 
 
-def problem(rng, *, tasks=0, mean=False):
+def problem(rng, *, tasks=0, mean=False, sloped=False):
     """A network, its particles, a batch and a loss."""
     dtype, activation = one_of(rng, ["float32", "float64"]), one_of(rng, ACTIVATIONS)
     shape = [int(one_of(rng, c)) for c in ([1, 1, 2, 3, 9, 17], [1, 2, 3, 5, 17], [1, 1, 2, 3, 5])]
@@ -30,10 +32,11 @@ def problem(rng, *, tasks=0, mean=False):
     theta, x = numbers(rng, (n, net.size), dtype), numbers(rng, (s, net.inputs), dtype)
     if shape[0] == 90:
         x[rng.random(x.shape) < 0.95] = 0
-    loss = one_of(rng, LOSSES) if rare >= 0.015 or shape[0] == 90 else "mse"
+    known = [loss for loss in ALL if fits(loss, net.outputs) and not (sloped and loss == "zero_one")]
+    loss = one_of(rng, known) if rare >= 0.015 or shape[0] == 90 else "mse"
     lead = (tasks,) if tasks else ()
-    if takes_labels(loss):
-        y = rng.integers(0, net.outputs, (*lead, s)).astype(one_of(rng, LABELS))
+    if takes_labels(loss_of(loss, net.outputs)):
+        y = targets(rng, loss, (*lead, s), net.outputs, dtype).astype(one_of(rng, LABELS))
     else:
         y = numbers(rng, (*lead, s, net.outputs), dtype)
         if net.outputs == 1 and rng.random() < 0.5:
@@ -52,7 +55,7 @@ def magnitudes(net, theta, x):
 
 def risk_bound(g, y, loss):
     """[N] of g [N, S, C]: how large a risk and its change with the outputs can be."""
-    if takes_labels(loss):
+    if takes_labels(loss_of(loss, g.shape[-1])):
         return 4 * (1 + g.max(-1)).mean(-1)
     size = g + np.abs(np.asarray(y, float)).reshape(g.shape[-2:])
     return 2 * (size * (size + 1)).sum(-1).mean(-1)
@@ -62,7 +65,7 @@ def gradient_bound(net, theta, x, y, loss):
     _, _, c, a = net.unpack(np.abs(theta.astype(float)))
     g, z = magnitudes(net, theta, x)
     e = 2 + 0 * g
-    if not takes_labels(loss):
+    if not takes_labels(loss_of(loss, g.shape[-1])):
         e = 2 * (g + np.abs(np.asarray(y, float)).reshape(g.shape[-2:]))
     else:
         e = e * (1 + g.max(-1, keepdims=True))
@@ -76,8 +79,28 @@ def gradient_bound(net, theta, x, y, loss):
     return net.pack(by_w, delta.sum(-2), by_c, None if a is None else e.sum(-2))
 
 
-def at_a_corner(net, theta, x):
-    """Whether a ReLU's pre-activation is so close to 0 that rounding decides its slope."""
+def loss_at_a_corner(net, theta, x, y, loss):
+    """[N], whether an output is so close to a corner of the loss that rounding decides its slope, or to where
+    "zero_one" jumps that it decides the loss."""
+    g, size = reference.forward(net, theta, x), magnitudes(net, theta, x)[0].max(-1)
+    if not takes_labels(loss_of(loss, net.outputs)):
+        y = np.asarray(y, float).reshape(g.shape[1:])
+    distance = np.stack([corner_distance(loss, own, np.asarray(y)) for own in g])
+    return (distance < 1e-5 * (1 + size)).any(-1)
+
+
+def jumps(net, theta, x, y, loss):
+    """[N], infinite where rounding may decide a loss."""
+    if loss != "zero_one":
+        return np.zeros(len(theta))
+    return np.where(loss_at_a_corner(net, theta, x, y, loss), np.inf, 0)
+
+
+def at_a_corner(net, theta, x, y, loss):
+    """Whether a ReLU's pre-activation, or an output, is so close to a corner that rounding decides its
+    slope."""
+    if loss_at_a_corner(net, theta, x, y, loss).any():
+        return True
     if net.activation != "relu":
         return False
     w, b, _, _ = net.unpack(theta.astype(float))
@@ -102,7 +125,8 @@ def risk(rng):
     net, theta, x, y, loss = problem(rng)
     arrays = {"theta": theta, "x": x, "y": y}
     call = Call("risk", (net,), arrays, common(rng, loss), close, particles="theta", free=("y",), tied=("y",))
-    call.bounds = [call.eps * risk_bound(magnitudes(net, theta, x)[0], y, loss)]
+    bound = call.eps * risk_bound(magnitudes(net, theta, x)[0], y, loss)
+    call.bounds = [bound + jumps(net, theta, x, y, loss)]
     return call
 
 
@@ -111,17 +135,19 @@ def task_risks(rng):
     arrays = {"theta": theta, "x": x, "ys": ys}
     call = Call("task_risks", (net,), arrays, common(rng, loss), close, particles="theta", free=("x", "ys"))
     g = magnitudes(net, theta, x)[0]
-    call.bounds = [call.eps * np.stack([risk_bound(g, y, loss) for y in ys], axis=-1)]
+    call.bounds = [
+        np.stack([call.eps * risk_bound(g, y, loss) + jumps(net, theta, x, y, loss) for y in ys], axis=-1)
+    ]
     return call
 
 
 def risk_gradient(rng):
-    net, theta, x, y, loss = problem(rng)
+    net, theta, x, y, loss = problem(rng, sloped=True)
     arrays = {"theta": theta, "x": x, "y": y}
     call = Call(
         "risk_gradient", (net,), arrays, common(rng, loss), close, particles="theta", free=("y",), tied=("y",)
     )
-    corner = at_a_corner(net, theta, x)
+    corner = at_a_corner(net, theta, x, y, loss)
     bound = np.inf if corner else call.eps * gradient_bound(net, theta, x, y, loss)
     call.bounds = [call.eps * risk_bound(magnitudes(net, theta, x)[0], y, loss), bound]
     return call
@@ -130,6 +156,9 @@ def risk_gradient(rng):
 def atom_risks(rng):
     net, theta, x, y, loss = problem(rng)
     theta = theta[:5]
+    loss = (
+        "cross_entropy" if loss == "zero_one" and net.outputs > 1 else "hinge" if loss == "zero_one" else loss
+    )
     center = numbers(rng, net.size, theta.dtype)
     arrays = {"center": center, "theta": theta, "x": x, "y": y}
     call = Call(
@@ -148,7 +177,7 @@ def atom_risks(rng):
 
 
 def langevin_step(rng):
-    net, theta, x, y, loss = problem(rng, mean=True)
+    net, theta, x, y, loss = problem(rng, mean=True, sloped=True)
     theta, velocity = theta[:5], numbers(rng, theta[:5].shape, theta.dtype)
     options = common(rng, loss) | random_options(rng)
     options |= {"friction": float(rng.random()), "temperature": float(rng.random()), "dt": 0.05}
@@ -160,5 +189,5 @@ def langevin_step(rng):
     moved = call.eps * 10 * (10 + force)
     call.bounds = [math.inf, moved, moved + call.eps * 10 * after]
     if net.activation == "relu":  # where the step leads may be a corner, too
-        call.bounds = [math.inf, math.inf if at_a_corner(net, theta, x) else moved, math.inf]
+        call.bounds = [math.inf, math.inf if at_a_corner(net, theta, x, y, loss) else moved, math.inf]
     return call

@@ -44,7 +44,7 @@ LABELS = np.zeros(6, int)
         ({"y": Y[None]}, ValueError, ["y", "[6, 2]", "[1, 6, 2]"]),
         ({"y": Y.astype("f8")}, TypeError, ["y", "float32", "float64"]),
         ({"y": LABELS}, TypeError, ["y", "float32", "int64"]),
-        ({"loss": "mae"}, ValueError, ["loss", "'mse'", "'cross_entropy'", "'mae'"]),
+        ({"loss": "l1"}, ValueError, ["loss", "'mse'", "'cross_entropy'", "'l1'"]),
         ({"loss": 1}, TypeError, ["loss", "string", "int"]),
         ({"loss": "cross_entropy"}, TypeError, ["y", "integers", "float32"]),
         ({"loss": "cross_entropy", "y": LABELS[1:]}, ValueError, ["y", "[6]", "[5]"]),

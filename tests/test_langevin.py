@@ -315,7 +315,7 @@ READ_ONLY.flags.writeable = False
         ({"x": X.astype("f8")}, TypeError, ["x must be float32 as theta is, got float64"]),
         ({"y": Y[1:]}, ValueError, ["y", "[6, 2]", "[5, 2]"]),
         ({"y": Y.astype("f8")}, TypeError, ["y", "float32", "float64"]),
-        ({"loss": "mae"}, ValueError, ["loss", "'mse'", "'cross_entropy'", "'mae'"]),
+        ({"loss": "l1"}, ValueError, ["loss", "'mse'", "'cross_entropy'", "'l1'"]),
         ({"loss": "cross_entropy"}, TypeError, ["y", "integers", "float32"]),
         ({"loss": "cross_entropy", "y": np.full(6, 2)}, ValueError, ["y", "[0, 2)", "2 at [0]"]),
         ({"friction": -0.1}, ValueError, ["friction", "[0, inf)", "-0.1"]),

@@ -99,7 +99,7 @@ def test_lists_are_what_runs():
         ({"samples": 0}, "samples"),
         ({"tasks": 0}, "tasks"),
         ({"density": 1.5}, "density"),
-        ({"loss": "hinge"}, "loss"),
+        ({"loss": "l1"}, "loss"),
     ],
 )
 def test_bad_arguments(change, message):

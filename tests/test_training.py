@@ -323,7 +323,7 @@ TASKS = "several tasks are for MultiTaskCBO and TransportCBO"
             r"y must have shape \[6, 4\], or hold integers as labels for 'cross_entropy', got float64 \[6\]",
         ),
         ({"y": Y, "loss": "cross_entropy"}, TypeError, r"y must hold integers, got float64"),
-        ({"loss": "l1"}, ValueError, r"loss must be one of 'mse', 'cross_entropy', got 'l1'"),
+        ({"loss": "l1"}, ValueError, r"loss must be one of 'mse', .*'cross_entropy', .*got 'l1'"),
         ({"epochs": 0}, ValueError, r"epochs must be an integer in \[1, 2\^32\), got 0"),
         ({"epochs": 1.5}, TypeError, r"epochs must be an integer, got 1.5"),
         ({"epochs": 2**31, "batch_size": 1}, ValueError, r"epochs must make at most 2\^32 steps"),

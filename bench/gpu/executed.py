@@ -36,7 +36,7 @@ LAUNCH = """
 int main() {
   struct { cbk::device::Batch<float> b; float* out; } a{};
   auto& b = a.b;
-  b.net = {784, 20, 10, cbk::Activation::relu, 1.0 / 20, false}, b.loss = cbk::Loss::cross_entropy;
+  b.net = {784, 20, 10, cbk::Activation::relu, 1.0 / 20, false}, b.loss = cbk::LossKind::cross_entropy;
   float* const there = reinterpret_cast<float*>(1 << 20);
   b.theta = b.x = b.packed = there, b.labels = reinterpret_cast<int*>(there);
   b.sums = b.partial = reinterpret_cast<double*>(there);

@@ -149,6 +149,12 @@ struct Output : Array {  // read too, where it is changed in place
   T* data() const { return entries<T>(); }
 };
 
+// What outputs are compared with: an array, or a pair of it and the samples' weights.
+struct TargetInput {
+  Array y;
+  std::optional<Array> weights;
+};
+
 template <template <class> class A, class T>
 auto data_or_null(const std::optional<A<T>>& array) {
   return array ? array->data() : nullptr;
@@ -228,7 +234,22 @@ namespace pybind11::detail {
 template <>
 struct type_caster<cbk::Activation> : cbk::KindCaster<cbk::Activation> {};
 template <>
-struct type_caster<cbk::Loss> : cbk::KindCaster<cbk::Loss> {};
+struct type_caster<cbk::LossKind> : cbk::KindCaster<cbk::LossKind> {};
+template <>
+struct type_caster<cbk::Loss> {  // a name, or a pair of it and its parameter
+  PYBIND11_TYPE_CASTER(cbk::Loss, const_name("loss"));
+  bool load(handle source, bool convert) {
+    make_caster<cbk::LossKind> name;
+    make_caster<std::pair<cbk::LossKind, double>> both;
+    if (name.load(source, convert))
+      value = cast_op<cbk::LossKind&>(name);
+    else if (PyTuple_Check(source.ptr()) && both.load(source, convert))
+      value = std::make_from_tuple<cbk::Loss>(cast_op<std::pair<cbk::LossKind, double>>(both));
+    else
+      return false;
+    return true;
+  }
+};
 template <>
 struct type_caster<cbk::Noise> : cbk::KindCaster<cbk::Noise> {};
 template <>
@@ -238,6 +259,16 @@ template <>
 struct type_caster<cbk::Array> {
   PYBIND11_TYPE_CASTER(cbk::Array, const_name("array"));
   bool load(handle source, bool) { return value.load(source); }
+};
+template <>
+struct type_caster<cbk::TargetInput> {
+  PYBIND11_TYPE_CASTER(cbk::TargetInput, const_name("targets"));
+  bool load(handle source, bool) {
+    if (!PyTuple_Check(source.ptr())) return value.y.load(source);
+    if (PyTuple_Size(source.ptr()) != 2) return false;
+    value.weights.emplace();
+    return value.y.load(PyTuple_GetItem(source.ptr(), 0)) && value.weights->load(PyTuple_GetItem(source.ptr(), 1));
+  }
 };
 template <class T>
 struct type_caster<cbk::Input<T>> {

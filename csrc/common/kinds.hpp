@@ -2,6 +2,7 @@
 // list, and what a name stands for is defined once, where the list says; a name without a definition does not compile.
 #pragma once
 
+#include <cstdint>
 #include <type_traits>
 
 namespace cbk {
@@ -14,24 +15,70 @@ namespace cbk {
 #endif
 
 #define CBK_ACTIVATIONS(X) X(relu) X(tanh) X(sigmoid) X(gelu) X(softplus) X(identity)  // common/activation.hpp
-#define CBK_LOSSES(X) X(mse, values) X(cross_entropy, labels)  // common/loss.hpp; and what outputs are compared with
+// common/loss.hpp.  With each loss what outputs are compared with, whether it has a slope, and its parameter where no
+// other one is given: huber's delta, pinball's quantile.
+#define CBK_LOSSES(X) \
+  X(mse, values, sloped, 0) \
+  X(mae, values, sloped, 0) \
+  X(huber, values, sloped, 1) \
+  X(pinball, values, sloped, 0.5) \
+  X(hinge, sides, sloped, 0) \
+  X(logistic, side, sloped, 0) \
+  X(cross_entropy, labels, sloped, 0) \
+  X(zero_one, sides, flat, 0)
 #define CBK_NOISES(X) X(anisotropic) X(isotropic) X(truncated) X(additive) X(none)  // update/update_law.hpp
 
 #define CBK_KIND_NAME(name, ...) name,
 enum class Activation { CBK_ACTIVATIONS(CBK_KIND_NAME) };
-enum class Loss { CBK_LOSSES(CBK_KIND_NAME) };
+enum class LossKind { CBK_LOSSES(CBK_KIND_NAME) };
 enum class Noise { CBK_NOISES(CBK_KIND_NAME) };
 #undef CBK_KIND_NAME
 
-// Values, [outputs] for a sample, or one label, a number in [0, outputs).
-enum class Targets { values, labels };
+// What a sample's outputs are compared with.
+enum class Targets {
+  values,  // [outputs]
+  labels,  // one label, a number in [0, outputs)
+  sides,   // the same; of one output label 1 is the side from 0 up, label 0 the side below
+  side     // that of one output, and no more outputs
+};
+enum class Slopes { flat, sloped };
 
-CBK_EVERYWHERE constexpr Targets targets_of(Loss loss) {
-#define CBK_KIND_CASE(name, targets) \
-  case Loss::name: return Targets::targets;
-  switch (loss) { CBK_LOSSES(CBK_KIND_CASE) }
+struct LossTraits {
+  Targets targets;
+  Slopes slopes;
+  double parameter;
+};
+
+CBK_EVERYWHERE constexpr LossTraits traits_of(LossKind kind) {
+#define CBK_KIND_CASE(name, targets, slopes, parameter) \
+  case LossKind::name: return {Targets::targets, Slopes::slopes, parameter};
+  switch (kind) { CBK_LOSSES(CBK_KIND_CASE) }
 #undef CBK_KIND_CASE
-  return Targets::values;
+  return {};
+}
+
+// A loss with its parameter.
+struct Loss {
+  LossKind kind = LossKind::mse;
+  double parameter = 0;
+
+  constexpr Loss() = default;
+  constexpr Loss(LossKind kind) : kind(kind), parameter(traits_of(kind).parameter) {}
+  constexpr Loss(LossKind kind, double parameter) : kind(kind), parameter(parameter) {}
+};
+
+CBK_EVERYWHERE constexpr bool takes_labels(LossKind kind) { return traits_of(kind).targets != Targets::values; }
+CBK_EVERYWHERE constexpr bool has_slope(LossKind kind) { return traits_of(kind).slopes == Slopes::sloped; }
+CBK_EVERYWHERE constexpr bool suits(LossKind kind, int64_t outputs) {
+  return outputs == 1 || traits_of(kind).targets != Targets::side;
+}
+// Numbers that a sample's targets take.
+CBK_EVERYWHERE constexpr int64_t target_columns(LossKind kind, int64_t outputs) {
+  return takes_labels(kind) ? 1 : outputs;
+}
+// Labels are below this.
+CBK_EVERYWHERE constexpr int64_t label_count(LossKind kind, int64_t outputs) {
+  return outputs == 1 && traits_of(kind).targets != Targets::labels ? 2 : outputs;
 }
 
 // With `using Kind = Activation`, `switch (kind) { CBK_ACTIVATIONS(CBK_KIND_CALL) }` calls f with the kind as a
@@ -50,7 +97,7 @@ struct Names;
     static constexpr const char* all[] = {LIST(CBK_KIND_TEXT)}; \
   };
 CBK_KIND_NAMES(Activation, "activation", CBK_ACTIVATIONS)
-CBK_KIND_NAMES(Loss, "loss", CBK_LOSSES)
+CBK_KIND_NAMES(LossKind, "loss", CBK_LOSSES)
 CBK_KIND_NAMES(Noise, "noise", CBK_NOISES)
 #undef CBK_KIND_NAMES
 #undef CBK_KIND_TEXT

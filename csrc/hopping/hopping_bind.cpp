@@ -11,7 +11,7 @@ namespace {
 
 // The batch, with values [S, C] or labels [S], for an ensemble that is drawn.
 template <class T>
-RiskProblem<T> batch_of(const Network& net, const Draw<T>& draw, const Input<T>& x, const Array& y, Loss loss) {
+RiskProblem<T> batch_of(const Network& net, const Draw<T>& draw, const Input<T>& x, const TargetInput& y, Loss loss) {
   RiskProblem<T> problem = problem_of(net, x);
   problem.particles = draw.particles, problem.draw = &draw;
   set_targets(problem, y, loss, false);
@@ -33,9 +33,9 @@ void check_atoms(const std::optional<Input<int32_t>>& atom, int64_t size, int64_
 
 template <class T>
 void register_typed(py::module_& m) {
-  m.def("hopping_risk",
-        [](const Network& net, const Input<T>& center, int64_t particles, double spread, bool mirrored, NoiseKey key,
-           const Input<T>& x, const Array& y, Loss loss, bool atoms, const Output<double>& out, const Execution& run) {
+  m.def("hopping_risk", [](const Network& net, const Input<T>& center, int64_t particles, double spread, bool mirrored,
+                           NoiseKey key, const Input<T>& x, const TargetInput& y, Loss loss, bool atoms,
+                           const Output<double>& out, const Execution& run) {
     const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, key);
     const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
     check_shape("out", out, {particles, atoms ? net.width : 1});
@@ -47,7 +47,7 @@ void register_typed(py::module_& m) {
     });
   });
   m.def("atom_risks", [](const Network& net, const Input<T>& center, const Input<T>& theta, const Input<T>& x,
-                         const Array& y, Loss loss, const Output<double>& out, const Execution& run) {
+                         const TargetInput& y, Loss loss, const Output<double>& out, const Execution& run) {
     check_shape("center", center, {net.size()});
     RiskProblem<T> problem = problem_of(net, x);
     set_particles(problem, theta);
@@ -64,8 +64,8 @@ void register_typed(py::module_& m) {
   };
   m.def("hopping_gradient",
         [told](const Network& net, const Input<T>& center, int64_t particles, double spread, bool mirrored,
-               NoiseKey key, const Input<T>& x, const Array& y, Loss loss, const std::optional<Input<int32_t>>& atom,
-               double fraction, const Output<T>& gradient, Execution run) {
+               NoiseKey key, const Input<T>& x, const TargetInput& y, Loss loss,
+               const std::optional<Input<int32_t>>& atom, double fraction, const Output<T>& gradient, Execution run) {
     const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, key);
     const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
     check_shape("gradient", gradient, {net.size()});

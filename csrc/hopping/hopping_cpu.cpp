@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "../common/isa.hpp"
 #include "../common/parallel.hpp"
@@ -43,7 +44,8 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, int
   const Network& net = problem.net;
   const HoppingKernels<T>& kernels = isa_table().hopping<T>();
   const int64_t panel = 2 * kernels.lanes, size = net.size(), rows = target_columns(net, problem.loss);
-  const int64_t row = net.inputs + rows + net.width * net.outputs;
+  const int64_t row = net.inputs + rows + net.width * net.outputs + (problem.weights ? 1 : 0);
+  const double scale = problem.weights ? weight_scale(problem) : 0;
   const int64_t chunk_size = round_up(
       std::clamp((int64_t(2) << 20) / (row * int64_t(sizeof(T))), int64_t(1), std::min(problem.samples, int64_t(8192))),
       panel);
@@ -53,13 +55,16 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, int
   const int64_t work_size = kernels.scratch_size(net, panel);
   const int64_t scratch_size = round_up(work_size + (problem.draw ? 2 * size : 0), 64);
   Buffer<T> packed(chunk_size * row + (net.width + net.outputs) * panel), scratch(threads * scratch_size);
-  T *x = packed.data(), *y = x + chunk_size * net.inputs, *rest = y + chunk_size * rows;
+  T *x = packed.data(), *y = x + chunk_size * net.inputs, *weights = y + chunk_size * rows;
+  T* const rest = problem.weights ? weights + chunk_size : std::exchange(weights, nullptr);
 
   std::fill_n(out, problem.particles * net.width, 0.0);
   for (int64_t first = 0; first < problem.samples; first += chunk_size) {
-    const Chunk<T> chunk{first, std::min(chunk_size, problem.samples - first), x, y};
-    pack_chunk(problem, panel, chunk);
-    const PackedChunk<T> batch{chunk.samples, x, y};
+    const Chunk<T> chunk{first, std::min(chunk_size, problem.samples - first), x, y, weights};
+    pack_inputs(problem, panel, chunk);
+    pack_targets(problem, panel, chunk);
+    if (weights) pack_weights(problem, scale, panel, chunk);
+    const PackedChunk<T> batch{chunk.samples, x, y, weights};
     kernels.rest(net, problem.loss, center, panel, batch, packed.data() + chunk_size * row, rest);
     parallel_for(units, threads, [&](int64_t unit) {
       T* own = scratch.data() + omp_get_thread_num() * scratch_size;

@@ -12,6 +12,7 @@ struct Center {
   const T* theta;    // [size]
   const T* hidden;   // [samples][width]: sigma(w x + b)
   const T* outputs;  // [samples][outputs]
+  const T* weights;  // [samples], or nullptr
 };
 
 template <class T>
@@ -26,7 +27,7 @@ center_hidden(Network net, const T* theta, const T* x, int64_t samples, T* hidde
 }
 
 // Sums over the round's samples of the losses with one neuron exchanged: a warp takes a neuron, a lane a sample.
-template <class T>
+template <bool fused, class T>
 __device__ void add_exchanged(const Batch<T>& b, const Center<T>& center, const Place<T>& p, const T* held, int round,
                               T* g, double* sums, bool fresh) {
   using K = Tile<T>;
@@ -45,14 +46,21 @@ __device__ void add_exchanged(const Batch<T>& b, const Center<T>& center, const 
         const T now = scale * c_new[c * width + m], before = scale * c_old[c * width + m];
         g[c] = base[c] + (now * h_new - before * h_old);
       }
-      total = add_loss(b, total, g, 0, p.s0 + s);
+      if constexpr (fused) {
+        total = add_loss(b, total, g, 0, p.s0 + s);
+      } else {
+        const T* const y = b.y ? b.y + (p.s0 + s) * outputs : nullptr;
+        const int32_t* const label = b.labels ? b.labels + p.s0 + s : nullptr;
+        const T weight = center.weights ? center.weights[p.s0 + s] : T(1);
+        total = add_any_loss<false>(b.loss, total, static_cast<const T*>(g), outputs, y, label, weight, T(0));
+      }
     }
     total = warp_sum(total);
     if (lane == 0) sums[m] = fresh ? total : sums[m] + total;
   }
 }
 
-template <class T>
+template <bool fused, class T>
 CBK_KERNEL(Tile<T>::threads)
 exchanged_risks(Batch<T> b, Center<T> center) {
   using K = Tile<T>;
@@ -74,7 +82,7 @@ exchanged_risks(Batch<T> b, Center<T> center) {
                        [&](T v, int column, int) { return activate<decltype(tag)::value>(v + bias_of(b, p, column)); });
           });
           __syncthreads();
-          add_exchanged(b, center, p, shared, round, g, sums, round == 0 && p.s0 == chunk * b.chunk);
+          add_exchanged<fused>(b, center, p, shared, round, g, sums, round == 0 && p.s0 == chunk * b.chunk);
           __syncthreads();
         }
       }
@@ -111,6 +119,8 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, Cud
   const cudaStream_t stream = native(on);
   const Network& net = problem.net;
   Workspace<T> hidden(problem.samples * net.width, stream), outputs(problem.samples * net.outputs, stream);
+  Workspace<T> weights(problem.weights ? problem.samples : 0, stream);
+  if (problem.weights) launch_weights(problem, weights.data(), stream);
   launch(center_hidden<T>, dim3(unsigned(blocks_for(problem.samples * net.width, 256))), dim3(256), 0, stream, net,
          center, problem.x, problem.samples, hidden.data());
   RiskProblem<T> one = problem;
@@ -124,15 +134,15 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, Cud
   b.chunk = blocks_for(tiles, chunks) * b.tile, b.chunks = blocks_for(b.samples, b.chunk);
   const bool spills = g_size * int64_t(sizeof(T)) > Tile<T>::outputs_bytes;
   const int64_t shared = Tile<T>::shared + (spills ? 0 : g_size);
+  const auto kernel = is_fused(problem) ? exchanged_risks<true, T> : exchanged_risks<false, T>;
   // with memory of its own a block takes one work after another
-  const int64_t most =
-      !b.theta || spills ? held_blocks(exchanged_risks<T>, 256, size_t(shared) * sizeof(T)) : int64_t(1) << 30;
+  const int64_t most = !b.theta || spills ? held_blocks(kernel, 256, size_t(shared) * sizeof(T)) : int64_t(1) << 30;
   const int64_t blocks = std::min(b.groups * b.chunks, most), results = b.particles * net.width;
   Workspace<T> own(b.theta ? 0 : blocks * b.size, stream), spilled(spills ? blocks * g_size : 0, stream);
   Workspace<double> partial(b.chunks * results, stream);
   b.own = own.data(), b.outputs = spilled.data(), b.partial = partial.data();
-  launch(exchanged_risks<T>, dim3(unsigned(blocks)), dim3(16, 16), size_t(shared) * sizeof(T), stream, b,
-         Center<T>{center, hidden.data(), outputs.data()});
+  launch(kernel, dim3(unsigned(blocks)), dim3(16, 16), size_t(shared) * sizeof(T), stream, b,
+         Center<T>{center, hidden.data(), outputs.data(), weights.data()});
   launch_add_parts(partial.data(), b.chunks, results, double(b.samples), out, int64_t(1), stream);
 }
 

@@ -60,7 +60,7 @@ void rest(const Network& net, Loss loss, const T* center, int64_t panel, const P
     product<T>({c, net.width, 1}, net.outputs, net.width, {hidden, panel}, g, panel, {nullptr, false});
     scale_outputs(net, center, panel, g, panel);
     with_loss(loss, [&](auto tag) {
-      if constexpr (LossLaw<tag.value>::of_residuals)
+      if constexpr (decltype(tag)::of_residuals)
         for (int64_t i = 0; i < net.outputs * panel; ++i) g[i] -= chunk.y[s * net.outputs + i];
     });
     for (int64_t m = 0; m < net.width; ++m) {
@@ -80,9 +80,9 @@ int64_t scratch_size(const Network& net, int64_t panel) {
 
 // Adds the losses of a panel's first `count` samples of the centre with neuron m replaced: hidden is the new neuron's,
 // c its output weights.
-template <class Law, class T>
-CBK_INLINE F64 atom_loss(F64 total, const AtomTask<T>& task, const T* hidden, const T* c, const T* rest, const T* y,
-                         int64_t count, T* g) {
+template <class Law, class T, bool weighted>
+CBK_INLINE F64 atom_loss(const Law& law, F64 total, const AtomTask<T>& task, const T* hidden, const T* c, const T* rest,
+                         const T* y, int64_t count, const Counted<T, weighted>& counted, T* g) {
   using V = Vector<T>;
   const Network& net = *task.net;
   for (int64_t k = 0; k < net.outputs; ++k, rest += task.panel, g += task.panel) {
@@ -90,13 +90,13 @@ CBK_INLINE F64 atom_loss(F64 total, const AtomTask<T>& task, const T* hidden, co
     for (int64_t i = 0; i < count; i += lanes<T>) {
       const V out = mad(now, load(hidden + i), load(rest + i));
       if constexpr (Law::of_residuals)  // the rest is less y
-        total = Law::add(total, keep_lanes(out, count - i));
+        total = law.add(total, out, counted, i);
       else
         store(g + i, out);
     }
   }
   if constexpr (!Law::of_residuals)
-    total = Law::value(total, g - net.outputs * task.panel, y, net.outputs, task.panel, count);
+    total = law.value(total, g - net.outputs * task.panel, y, net.outputs, task.panel, count, counted);
   return total;
 }
 
@@ -116,12 +116,15 @@ void atoms(const AtomTask<T>& task) {
       paced(neurons * (net.inputs + net.outputs + 8) * panel);
       hidden_block(net, task.theta, begin, neurons, task.chunk.x + s * net.inputs, panel, hidden);
       with_loss(task.loss, [&](auto loss) {
-        for (int64_t m = begin; m < begin + neurons; ++m) {
-          double* total = totals + m * lanes<double>;
-          const T* rest = task.rest + (s * net.width + m * panel) * net.outputs;
-          store(total, atom_loss<LossLaw<loss.value>>(load(total), task, hidden + (m - begin) * panel, c + m, rest,
-                                                      task.chunk.y + s, count, g));
-        }
+        with_weights(task.chunk.weights, [&](auto weighted) {
+          const auto counted = counted_from<weighted.value>(s, count, task.chunk.weights);
+          for (int64_t m = begin; m < begin + neurons; ++m) {
+            double* total = totals + m * lanes<double>;
+            const T* rest = task.rest + (s * net.width + m * panel) * net.outputs;
+            store(total, atom_loss(loss, load(total), task, hidden + (m - begin) * panel, c + m, rest, task.chunk.y + s,
+                                   count, counted, g));
+          }
+        });
       });
     }
   }

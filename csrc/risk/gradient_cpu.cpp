@@ -25,7 +25,9 @@ void run(const RiskProblem<T>& problem, const GradientPlan& plan, double* out, T
   const double work = nanoseconds(0.02, problem.particles, problem.samples, net.width, net.inputs + net.outputs + 4);
   const int threads = thread_count(num_threads, groups * plan.chunks, work);
   const int64_t scratch_size = round_up(kernels.scratch_size(net, plan), 64);
-  const int64_t chunk_size = plan.chunk * (net.inputs + target_rows), strips_size = plan.chunk * strips * strip;
+  const int64_t chunk_size = plan.chunk * (net.inputs + target_rows + (problem.weights ? 1 : 0));
+  const int64_t strips_size = plan.chunk * strips * strip;
+  const double scale = problem.weights ? weight_scale(problem) : 0;
   Buffer<T> packed(plan.chunks * chunk_size), columns(plan.chunks * strips_size), scratch(threads * scratch_size);
   const int64_t range = std::max(list_range_bytes / int64_t(kernels.list_block * sizeof(T)), int64_t(1));
   const int64_t entries = lists ? plan.chunk * net.inputs : 0;
@@ -43,8 +45,9 @@ void run(const RiskProblem<T>& problem, const GradientPlan& plan, double* out, T
     const int64_t chunks = std::min(plan.chunks, divide_up(problem.samples - wave, plan.chunk));
     const auto chunk_at = [&](int64_t i) {
       const int64_t first = wave + i * plan.chunk;
-      T* x = packed.data() + i * chunk_size;
-      return Chunk<T>{first, std::min(plan.chunk, problem.samples - first), x, x + plan.chunk * net.inputs};
+      T *x = packed.data() + i * chunk_size, *y = x + plan.chunk * net.inputs;
+      return Chunk<T>{first, std::min(plan.chunk, problem.samples - first), x, y,
+                      problem.weights ? y + plan.chunk * target_rows : nullptr};
     };
     std::fill_n(sums.data(), plan.chunks * problem.particles, 0.0);
 #pragma omp parallel num_threads(threads)
@@ -55,6 +58,7 @@ void run(const RiskProblem<T>& problem, const GradientPlan& plan, double* out, T
           const Chunk<T> chunk = chunk_at(i);
           const T* x = problem.x + chunk.first * net.inputs;
           pack_targets(problem, plan.panel, chunk);
+          if (problem.weights) pack_weights(problem, scale, plan.panel, chunk);
           if (lists) {
             rows = pack_rows(x, chunk.samples, net.inputs, range, by_sample);
             inputs = pack_columns(x, chunk.samples, net.inputs, plan.tile, by_input);
@@ -74,7 +78,7 @@ void run(const RiskProblem<T>& problem, const GradientPlan& plan, double* out, T
                             problem.loss,
                             problem.theta + n * size,
                             std::min(plan.group, problem.particles - n),
-                            {chunk.samples, chunk.x, chunk.y, rows},
+                            {chunk.samples, chunk.x, chunk.y, chunk.weights, rows},
                             inputs,
                             columns.data() + c * strips_size,
                             T(1.0 / double(problem.samples)),

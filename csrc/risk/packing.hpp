@@ -8,9 +8,14 @@
 
 namespace cbk {
 
-// Numbers that a sample's targets take.
-inline int64_t target_columns(const Network& net, Loss loss) {
-  return targets_of(loss) == Targets::labels ? 1 : net.outputs;
+inline int64_t target_columns(const Network& net, Loss loss) { return target_columns(loss.kind, net.outputs); }
+
+// What weights are multiplied by, so that their mean is 1; 0 where all are 0.
+template <class T>
+double weight_scale(const RiskProblem<T>& problem) {
+  double sum = 0;
+  for (int64_t s = 0; s < problem.samples; ++s) sum += double(problem.weights[s]);
+  return sum > 0 ? double(problem.samples) / sum : 0;
 }
 
 // rows [samples][columns] -> packed [panels][columns][panel], padded with zeros.
@@ -44,6 +49,7 @@ template <class T>
 struct Chunk {
   int64_t first, samples;
   T *x, *y;
+  T* weights = nullptr;
 };
 
 template <class T>
@@ -51,7 +57,7 @@ void pack_targets(const RiskProblem<T>& problem, int64_t panel, const Chunk<T>& 
   const int64_t outputs = problem.net.outputs, padded = round_up(chunk.samples, panel);
   for (int64_t t = 0; t < problem.tasks; ++t) {
     const int64_t first = t * problem.samples + chunk.first;
-    if (targets_of(problem.loss) == Targets::values) {
+    if (!takes_labels(problem.loss.kind)) {
       pack(problem.y + first * outputs, chunk.samples, outputs, panel, chunk.y + t * padded * outputs);
     } else {
       T* labels = chunk.y + t * padded;
@@ -62,14 +68,14 @@ void pack_targets(const RiskProblem<T>& problem, int64_t panel, const Chunk<T>& 
 }
 
 template <class T>
-void pack_inputs(const RiskProblem<T>& problem, int64_t panel, const Chunk<T>& chunk) {
-  pack(problem.x + chunk.first * problem.net.inputs, chunk.samples, problem.net.inputs, panel, chunk.x);
+void pack_weights(const RiskProblem<T>& problem, double scale, int64_t panel, const Chunk<T>& chunk) {
+  for (int64_t s = 0; s < round_up(chunk.samples, panel); ++s)
+    chunk.weights[s] = s < chunk.samples ? T(scale * double(problem.weights[chunk.first + s])) : T(0);
 }
 
 template <class T>
-void pack_chunk(const RiskProblem<T>& problem, int64_t panel, const Chunk<T>& chunk) {
-  pack_inputs(problem, panel, chunk);
-  pack_targets(problem, panel, chunk);
+void pack_inputs(const RiskProblem<T>& problem, int64_t panel, const Chunk<T>& chunk) {
+  pack(problem.x + chunk.first * problem.net.inputs, chunk.samples, problem.net.inputs, panel, chunk.x);
 }
 
 }  // namespace cbk

@@ -19,8 +19,8 @@ int64_t target_rows(const RiskShape& shape) { return target_columns(shape.net, s
 
 bool has_knots(const RiskShape& shape) {
   const Network& net = shape.net;
-  return shape.loss == Loss::mse && net.activation == Activation::relu && net.inputs == 1 && net.outputs == 1 &&
-         shape.element == sizeof(float) && shape.samples < int64_t(1) << 24;
+  return shape.loss.kind == LossKind::mse && net.activation == Activation::relu && net.inputs == 1 &&
+         net.outputs == 1 && shape.element == sizeof(float) && shape.samples < int64_t(1) << 24;
 }
 
 // What knots cost once, and what each sample then saves, in vector instructions.  A pass takes `pass` a neuron and

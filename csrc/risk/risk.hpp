@@ -2,7 +2,7 @@
 //
 //   forward  out[n, s, c] = g_c(x_s; theta_n)
 //   risk     R[n, t] = (1/S) sum_s L(y_ts, g(x_s; theta_n)),  t over tasks that share x
-//            mse: L = sum_c (y_c - g_c)^2;  cross entropy: L = log sum_c exp(g_c) - g_label
+//            L: common/loss.hpp; with weights R[n, t] = sum_s w_s L / sum_s w_s, or 0 where all of them are 0
 //
 // Hidden activations live in registers and a few KB of L1, never in an array over particles or samples.  Products are
 // summed in the particles' type, in blocks of at most 256 terms; losses are summed over samples in float64.  The
@@ -54,6 +54,7 @@ struct PackedChunk {
   int64_t samples;          // those that count; the last panel is padded with zeros
   const T* x;               // [panels][inputs][panel]
   const T* y;               // [tasks][panels][target rows][panel]; labels as numbers
+  const T* weights;         // nullptr, or [panels][panel]: of mean 1 over all samples, padded with zeros
   InputLists<T> rows = {};  // in place of x where the path is by lists
 };
 
@@ -135,6 +136,7 @@ struct RiskProblem {
   const T* y;
   const int32_t* labels;
   int64_t tasks;                  // 0: outputs alone are wanted
+  const T* weights = nullptr;     // [samples], not negative, of whatever sum; or nullptr: all alike
   const Draw<T>* draw = nullptr;  // an ensemble that is never stored: each group of particles is drawn where it is used
 };
 

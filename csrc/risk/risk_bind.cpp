@@ -51,7 +51,7 @@ void register_typed(py::module_& m) {
     check_shape("out", out, {problem.particles, problem.samples, net.outputs});
     released(run, [&] { kernels::forward(problem, out.data(), run); });
   });
-  m.def("risk", [](const Network& net, const Input<T>& theta, const Input<T>& x, const Array& y, Loss loss,
+  m.def("risk", [](const Network& net, const Input<T>& theta, const Input<T>& x, const TargetInput& y, Loss loss,
                    const Output<double>& out, const Execution& run) {
     const bool single = out.ndim() == 1;  // one task, and no axis of tasks
     RiskProblem<T> problem = single ? problem_of(net, x) : tasks_of(net, x, y, loss);
@@ -65,18 +65,19 @@ void register_typed(py::module_& m) {
       });
     });
   });
-  m.def("risk_gradient", [](const Network& net, const Input<T>& theta, const Input<T>& x, const Array& y, Loss loss,
-                            const Output<double>& out, const Output<T>& gradient, const Execution& run) {
+  m.def("risk_gradient", [](const Network& net, const Input<T>& theta, const Input<T>& x, const TargetInput& y,
+                            Loss loss, const Output<double>& out, const Output<T>& gradient, const Execution& run) {
     RiskProblem<T> problem = problem_of(net, x);
     set_particles(problem, theta);
     set_targets(problem, y, loss, false);
+    check_slopes(problem);
     check_shape("out", out, {problem.particles});
     check_shape("gradient", gradient, {problem.particles, net.size()});
     released(run, [&] { kernels::risk_gradient(problem, out.data(), gradient.data(), run); });
   });
 #if !defined(CBK_CARD)
   // theta [T, D]: each network on the task of its own alone.
-  m.def("own_risks", [](const Network& net, const Input<T>& theta, const Input<T>& x, const Array& y, Loss loss,
+  m.def("own_risks", [](const Network& net, const Input<T>& theta, const Input<T>& x, const TargetInput& y, Loss loss,
                         const Output<double>& out, Execution run) {
     RiskProblem<T> problem = tasks_of(net, x, y, loss);
     set_particles(problem, theta);

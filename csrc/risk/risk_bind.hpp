@@ -10,7 +10,7 @@ template <class T>
 RiskProblem<T> problem_of(const Network& net, const Input<T>& x) {
   const int64_t samples = rows_of("x", x);
   check_shape("x", x, {samples, net.inputs});
-  return {net, Loss::mse, nullptr, 0, x.data(), samples, nullptr, nullptr, 0};  // outputs alone, so far
+  return {net, LossKind::mse, nullptr, 0, x.data(), samples, nullptr, nullptr, 0};  // outputs alone, so far
 }
 
 template <class T>
@@ -21,32 +21,43 @@ void set_particles(RiskProblem<T>& problem, const Input<T>& theta) {
 }
 
 // y: values [tasks, S, C] of the particles' type, or for a loss of labels [tasks, S] int32; without the axis of tasks
-// where it is one's.  Values of one output may lack the last axis.
+// where it is one's.  Values of one output may lack the last axis.  Weights [S] of the particles' type.
 template <class T>
-void set_targets(RiskProblem<T>& problem, const Array& y, Loss loss, bool has_tasks) {
+void set_targets(RiskProblem<T>& problem, const TargetInput& targets, Loss loss, bool has_tasks) {
+  const Array& y = targets.y;
+  if (!suits(loss.kind, problem.net.outputs)) throw py::value_error("the loss is of networks with one output");
   problem.loss = loss;
   problem.tasks = !has_tasks ? 1 : y.ndim() > 0 ? y.shape(0) : 0;
   if (problem.tasks < 1) throw py::value_error("y must have at least one task");
   const auto check = [&](auto... shape) {
     has_tasks ? check_shape("y", y, {problem.tasks, shape...}) : check_shape("y", y, {shape...});
   };
-  if (targets_of(loss) == Targets::values && y.holds<T>()) {
+  if (!takes_labels(loss.kind) && y.holds<T>()) {
     if (problem.net.outputs == 1 && y.ndim() == (has_tasks ? 2 : 1))
       check(problem.samples);
     else
       check(problem.samples, problem.net.outputs);
     problem.y = y.entries<T>();
-  } else if (targets_of(loss) == Targets::labels && y.holds<int32_t>()) {
+  } else if (takes_labels(loss.kind) && y.holds<int32_t>()) {
     check(problem.samples);
     problem.labels = y.entries<int32_t>();
   } else {
     throw py::type_error("y must be a contiguous array of the particles' type, or of int32 for a loss of labels");
   }
+  if (!targets.weights) return;
+  if (!targets.weights->holds<T>()) throw py::type_error("weights must be of the particles' type");
+  check_shape("weights", *targets.weights, {problem.samples});
+  problem.weights = targets.weights->entries<T>();
+}
+
+template <class T>
+void check_slopes(const RiskProblem<T>& problem) {
+  if (!has_slope(problem.loss.kind)) throw py::value_error("the loss has no gradient");
 }
 
 // Of tasks that share x [S, d], or have inputs of their own, x [tasks, S, d].
 template <class T>
-RiskProblem<T> tasks_of(const Network& net, const Input<T>& x, const Array& y, Loss loss) {
+RiskProblem<T> tasks_of(const Network& net, const Input<T>& x, const TargetInput& y, Loss loss) {
   const bool own = x.ndim() == 3;
   const int64_t samples = x.ndim() > 1 ? x.shape(own ? 1 : 0) : 0;
   if (samples < 1) throw py::value_error("x must have at least one sample");

@@ -25,7 +25,9 @@ void run(const RiskProblem<T>& problem, const RiskPlan& plan, double* sums, T* o
   const int threads = thread_count(num_threads, groups * plan.chunks, work);
   const int64_t work_size = round_up(kernels.scratch_size(net, plan), 64);
   const int64_t scratch_size = work_size + (problem.draw ? round_up(plan.group * net.size(), 64) : 0);
-  Buffer<T> packed(plan.chunks * plan.chunk * (net.inputs + target_rows)), scratch(threads * scratch_size);
+  const int64_t columns = net.inputs + target_rows + (problem.weights ? 1 : 0);
+  const double scale = problem.weights && sums ? weight_scale(problem) : 0;
+  Buffer<T> packed(plan.chunks * plan.chunk * columns), scratch(threads * scratch_size);
   InputLists<T> rows{};
   const int64_t range = std::max(list_range_bytes / int64_t(kernels.list_block * sizeof(T)), int64_t(1));
   ListMemory<T> memory(lists ? plan.chunk * divide_up(net.inputs, range) + 1 : 0, lists ? plan.chunk * net.inputs : 0);
@@ -39,8 +41,9 @@ void run(const RiskProblem<T>& problem, const RiskPlan& plan, double* sums, T* o
     const int64_t chunks = std::min(plan.chunks, divide_up(problem.samples - wave, plan.chunk));
     const auto chunk_at = [&](int64_t i) {
       const int64_t first = wave + i * plan.chunk;
-      T* x = packed.data() + i * plan.chunk * (net.inputs + target_rows);
-      return Chunk<T>{first, std::min(plan.chunk, problem.samples - first), x, x + plan.chunk * net.inputs};
+      T *x = packed.data() + i * plan.chunk * columns, *y = x + plan.chunk * net.inputs;
+      return Chunk<T>{first, std::min(plan.chunk, problem.samples - first), x, y,
+                      problem.weights ? y + plan.chunk * target_rows : nullptr};
     };
     if (plan.chunks > 1) std::fill_n(partial.data(), plan.chunks * results, 0.0);
 #pragma omp parallel num_threads(threads)
@@ -50,6 +53,7 @@ void run(const RiskProblem<T>& problem, const RiskPlan& plan, double* sums, T* o
         failure.guard([&] {
           const Chunk<T> chunk = chunk_at(i);
           pack_targets(problem, plan.panel, chunk);
+          if (problem.weights) pack_weights(problem, scale, plan.panel, chunk);
           if (lists)
             rows = pack_rows(problem.x + chunk.first * net.inputs, chunk.samples, net.inputs, range, memory);
           else
@@ -70,7 +74,7 @@ void run(const RiskProblem<T>& problem, const RiskPlan& plan, double* sums, T* o
                             tasks,
                             theta,
                             count,
-                            {chunk.samples, chunk.x, chunk.y, rows},
+                            {chunk.samples, chunk.x, chunk.y, chunk.weights, rows},
                             own,
                             into + first * tasks,
                             outputs ? outputs + (first * problem.samples + chunk.first) * net.outputs : nullptr,

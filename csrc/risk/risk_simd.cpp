@@ -87,7 +87,7 @@ void evaluate(const RiskTask<T>& task) {
   T* scratch = sums + plan.group * plan.chunk * net.outputs;
   plan.path == Path::lists ? list_hidden_sums(task, sums, scratch) : hidden_sums(task, sums, scratch);
   const int64_t samples = task.chunk.samples, panels = (samples + plan.panel - 1) / plan.panel;
-  const int64_t rows = target_rows(task.loss, net.outputs);
+  const int64_t rows = target_columns(task.loss.kind, net.outputs);
   for (int64_t p = 0; p < task.particles; ++p) {
     T* g = sums + p * plan.chunk * net.outputs;
     for (int64_t i = 0; i < panels; ++i)
@@ -101,12 +101,14 @@ void evaluate(const RiskTask<T>& task) {
     for (int64_t t = 0; t < task.tasks; ++t) {
       F64 total{};
       with_loss(task.loss, [&](auto loss) {
-        for (int64_t i = 0; i < panels; ++i) {
-          const T* y = task.chunk.y + (t * panels + i) * rows * plan.panel;
-          const int64_t left = samples - i * plan.panel, count = left < plan.panel ? left : plan.panel;
-          total =
-              LossLaw<loss.value>::value(total, g + i * plan.panel * net.outputs, y, net.outputs, plan.panel, count);
-        }
+        with_weights(task.chunk.weights, [&](auto weighted) {
+          for (int64_t i = 0; i < panels; ++i) {
+            const T* y = task.chunk.y + (t * panels + i) * rows * plan.panel;
+            const int64_t left = samples - i * plan.panel, count = left < plan.panel ? left : plan.panel;
+            const auto counted = counted_from<weighted.value>(i * plan.panel, count, task.chunk.weights);
+            total = loss.value(total, g + i * plan.panel * net.outputs, y, net.outputs, plan.panel, count, counted);
+          }
+        });
       });
       task.sums[p * task.tasks + t] += sum(total);
     }

@@ -12,10 +12,17 @@ CBK_INLINE void put(T* p, double value, bool accumulate) {
   *p = accumulate ? T(double(*p) + value) : T(value);
 }
 
+// The losses of the panel at sample s of the chunk, whose outputs become their slopes.
 template <class T>
-F64 loss_slope(const GradientTask<T>& task, F64 total, T* g, int64_t stride, const T* y, int64_t samples) {
+F64 loss_slope(const GradientTask<T>& task, F64 total, T* g, int64_t stride, int64_t s) {
+  const int64_t outputs = task.net->outputs;
+  const T* y = task.chunk.y + s * target_columns(task.loss.kind, outputs);
   with_loss(task.loss, [&](auto loss) {
-    total = LossLaw<loss.value>::slopes(total, g, stride, y, task.net->outputs, task.plan->panel, samples, task.factor);
+    if constexpr (has_slope(decltype(loss)::kind))
+      with_weights(task.chunk.weights, [&](auto weighted) {
+        const auto counted = counted_from<weighted.value>(s, task.chunk.samples - s, task.chunk.weights);
+        total = loss.slopes(total, g, stride, y, outputs, task.plan->panel, task.factor, counted);
+      });
   });
   return total;
 }

@@ -32,7 +32,7 @@ namespace cbk {
 namespace {
 
 template <class T>
-Epoch<T> epoch_of(const Network& net, const Input<T>& x, const Array& y, Loss loss,
+Epoch<T> epoch_of(const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
                   const std::optional<Input<int64_t>>& order, int64_t batch, uint32_t step) {
   check_shape("x", x, {rows_of("x", x), net.inputs});
   Epoch<T> epoch{tasks_of(net, x, y, loss), data_or_null(order), batch, step};
@@ -62,6 +62,7 @@ template <class T>
 int64_t run_all(const Epoch<T>& epoch, const Ensemble<T>& ensemble, Execution run) {
   if (ensemble.update.size != epoch.data.net.size()) throw py::value_error("theta is not of the network's size");
   if (ensemble.gradient && epoch.data.tasks != 1) throw py::value_error("y must have one task");
+  if (ensemble.gradient) check_slopes(epoch.data);
   Outcome outcome;
   released(run, [&] { outcome = run_epoch(epoch, ensemble, run); });
   if (outcome.failed >= 0)
@@ -72,10 +73,10 @@ int64_t run_all(const Epoch<T>& epoch, const Ensemble<T>& ensemble, Execution ru
 
 template <class T>
 void register_typed(py::module_& m) {
-  m.def("cbo_epoch",
-        [](const Network& net, const Input<T>& x, const Array& y, Loss loss, const std::optional<Input<int64_t>>& order,
-           int64_t batch, const Output<T>& theta, const std::optional<Input<int32_t>>& task, const Law& law,
-           NoiseKey key, const Output<double>& risk, const Consensus<T>& to, Execution run) {
+  m.def("cbo_epoch", [](const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
+                        const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta,
+                        const std::optional<Input<int32_t>>& task, const Law& law, NoiseKey key,
+                        const Output<double>& risk, const Consensus<T>& to, Execution run) {
     const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, key.step);
     Ensemble<T> ensemble{};
     ensemble.update = update_of(theta, to.points, task, law, key, theta);
@@ -85,10 +86,10 @@ void register_typed(py::module_& m) {
     return run_all(epoch, ensemble, run);
   });
   m.def("hybrid_epoch",
-        [](const Network& net, const Input<T>& x, const Array& y, Loss loss, const std::optional<Input<int64_t>>& order,
-           int64_t batch, const Output<T>& theta, const Output<T>& gradient, const Output<T>& first,
-           const Output<T>& second, const Law& law, const Descent& by, NoiseKey key, const Output<double>& risk,
-           const Consensus<T>& to, Execution run) {
+        [](const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
+           const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta, const Output<T>& gradient,
+           const Output<T>& first, const Output<T>& second, const Law& law, const Descent& by, NoiseKey key,
+           const Output<double>& risk, const Consensus<T>& to, Execution run) {
     const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, key.step);
     Ensemble<T> ensemble{};
     ensemble.update = update_of(theta, to.points, std::nullopt, law, key, theta);
@@ -99,10 +100,10 @@ void register_typed(py::module_& m) {
     set_consensus(ensemble, 1, to);
     return run_all(epoch, ensemble, run);
   });
-  m.def("adam_epoch",
-        [](const Network& net, const Input<T>& x, const Array& y, Loss loss, const std::optional<Input<int64_t>>& order,
-           int64_t batch, const Output<T>& theta, const Output<T>& gradient, const Output<T>& first,
-           const Output<T>& second, const Descent& by, const Output<double>& risk, Execution run) {
+  m.def("adam_epoch", [](const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
+                         const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta,
+                         const Output<T>& gradient, const Output<T>& first, const Output<T>& second, const Descent& by,
+                         const Output<double>& risk, Execution run) {
     const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, by.step);
     Ensemble<T> ensemble{};
     ensemble.adam = adam_of(theta, gradient, first, second, by);

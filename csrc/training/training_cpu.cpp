@@ -24,7 +24,8 @@ class Minibatches {
                epoch.batch),
         x_(epoch.order ? ahead_ * epoch.data.net.inputs : 0),
         y_(epoch.order && epoch.data.y ? ahead_ * epoch.data.tasks * epoch.data.net.outputs : 0),
-        labels_(epoch.order && epoch.data.labels ? ahead_ * epoch.data.tasks : 0) {}
+        labels_(epoch.order && epoch.data.labels ? ahead_ * epoch.data.tasks : 0),
+        weights_(epoch.order && epoch.data.weights ? ahead_ : 0) {}
 
   // The problem of the samples from position `first` of the order on; first = 0, batch, 2 batch, ...
   RiskProblem<T> at(int64_t first) {
@@ -37,6 +38,7 @@ class Minibatches {
     problem.x = x_.data() + start * data.net.inputs;
     if (data.y) problem.y = y_.data() + start * data.tasks * data.net.outputs;
     if (data.labels) problem.labels = labels_.data() + start * data.tasks;
+    if (data.weights) problem.weights = weights_.data() + start;
     return problem;
   }
 
@@ -52,6 +54,7 @@ class Minibatches {
     take(data.x, data.net.inputs, 1, first, count, x_.data());
     if (data.y) take(data.y, data.net.outputs, data.tasks, first, count, y_.data());
     if (data.labels) take(data.labels, 1, data.tasks, first, count, labels_.data());
+    if (data.weights) take(data.weights, 1, 1, first, count, weights_.data());
   }
 
   // from [tasks, samples, columns] -> batch by batch [tasks, samples of the batch, columns]
@@ -82,6 +85,7 @@ class Minibatches {
   int64_t ahead_;  // samples gathered at once: whole batches
   Buffer<T> x_, y_;
   Buffer<int32_t> labels_;
+  Buffer<T> weights_;
 };
 
 }  // namespace

@@ -158,7 +158,7 @@ class TrainingRun final : public Run {
 
   int64_t x_count() const { return (shape_.own_inputs ? shape_.tasks : 1) * shape_.samples * shape_.net.inputs; }
   int64_t y_columns() const { return labels() ? 1 : shape_.net.outputs; }
-  bool labels() const { return targets_of(shape_.loss) == Targets::labels; }
+  bool labels() const { return takes_labels(shape_.loss.kind); }
 
   void hold_data(const RunData& data) {
     const int64_t y_count = shape_.tasks * shape_.samples * y_columns();
@@ -166,6 +166,7 @@ class TrainingRun final : public Run {
              shape_.samples, nullptr,     nullptr, shape_.tasks};
     const T* y = labels() ? nullptr : reinterpret_cast<const T*>(data.y);
     const int32_t* label = labels() ? reinterpret_cast<const int32_t*>(data.y) : nullptr;
+    data_.weights = reinterpret_cast<const T*>(data.weights);
     if (data.on_host) {
       whole_x_ = DeviceBuffer<T>(x_count());
       bring(whole_x_, data_.x, x_count()), data_.x = whole_x_.data();
@@ -175,6 +176,10 @@ class TrainingRun final : public Run {
       } else {
         whole_y_ = DeviceBuffer<T>(y_count);
         bring(whole_y_, y, y_count), y = whole_y_.data();
+      }
+      if (data_.weights) {
+        whole_weights_ = DeviceBuffer<T>(shape_.samples);
+        bring(whole_weights_, data_.weights, shape_.samples), data_.weights = whole_weights_.data();
       }
     } else {
       wait_for({reinterpret_cast<uintptr_t>(stream())}, data.producer);
@@ -218,6 +223,7 @@ class TrainingRun final : public Run {
         labels_ = DeviceBuffer<int32_t>(samples * targets);
       else
         y_ = DeviceBuffer<T>(samples * targets);
+      if (data_.weights) weights_ = DeviceBuffer<T>(samples);
     }
     const int64_t given = (epoch_steps_ - tail_.steps) / body_.steps * body_.bytes + tail_.bytes;
     for (int i = 0; i < in_flight; ++i) slots_.emplace_back(given, columns_, point_bytes());
@@ -254,6 +260,7 @@ class TrainingRun final : public Run {
       batch.labels = labels_.data() + first * shape_.tasks;
     else
       batch.y = y_.data() + first * shape_.tasks * y_columns();
+    if (data_.weights) batch.weights = weights_.data() + first;
     return batch;
   }
 
@@ -293,6 +300,9 @@ class TrainingRun final : public Run {
       start(Rows<int32_t>{data_.labels, labels_.data(), shape_.tasks, 1});
     else
       start(Rows<T>{data_.y, y_.data(), shape_.tasks, y_columns()});
+    if (data_.weights)
+      gather(Rows<T>{data_.weights, weights_.data(), 1, 1}, Rows<T>{}, indices(part.order), shape_.samples,
+             part.samples, shape_.batch, stream());
   }
 
   // The history's risks: of all points on all tasks, where they share x, of which the diagonal counts.
@@ -347,7 +357,7 @@ class TrainingRun final : public Run {
   bool chained_ = Chain::possible();
   std::unique_ptr<Steps<T>> steps_;
   RiskProblem<T> data_{};
-  DeviceBuffer<T> whole_x_, whole_y_, x_, y_;
+  DeviceBuffer<T> whole_x_, whole_y_, whole_weights_, x_, y_, weights_;
   DeviceBuffer<int32_t> whole_labels_, labels_;
   DeviceBuffer<char> given_;
   DeviceBuffer<double> risk_, ess_, spread_, reported_, row_;

@@ -62,9 +62,9 @@ struct RunShape {
 #define CBK_METHOD_NUMBERS(X) \
   X(subset) X(subset_moves) X(flies) X(drawn) X(mirrored) X(atoms) X(fraction) X(iterations) X(exact)
 
-// Where the data lie: float x and y, or int32 labels in y's place.
+// Where the data lie: float x and y, or int32 labels in y's place; float weights, or 0 for none.
 struct RunData {
-  uintptr_t x, y;
+  uintptr_t x, y, weights;
   bool on_host;         // then they are copied
   CudaStream producer;  // else: the stream that wrote them
 };

@@ -120,20 +120,23 @@ struct StartedRun {
 };
 
 template <class T>
-std::unique_ptr<StartedRun> start(const Network& net, Method method, const DataInput& x, const DataInput& y, Loss loss,
-                                  int64_t batch, const HostInput<T>& theta,
-                                  const std::optional<HostInput<int32_t>>& task, uint64_t seed, Noise noise, bool solve,
-                                  const Numbers& more, py::object owner, const Execution& run) {
+std::unique_ptr<StartedRun> start(const Network& net, Method method, const DataInput& x, const DataInput& y,
+                                  const std::optional<DataInput>& weights, Loss loss, int64_t batch,
+                                  const HostInput<T>& theta, const std::optional<HostInput<int32_t>>& task,
+                                  uint64_t seed, Noise noise, bool solve, const Numbers& more, py::object owner,
+                                  const Execution& run) {
   if (!x.holds<T>()) throw py::type_error("x must be of the particles' type");
-  if (x.on_host != y.on_host) throw py::type_error("x and y must lie in the same memory");
-  RiskProblem<T> data = tasks_of(net, Input<T>{x}, y, loss);
+  if (x.on_host != y.on_host || (weights && x.on_host != weights->on_host))
+    throw py::type_error("x, y and weights must lie in the same memory");
+  RiskProblem<T> data = tasks_of(net, Input<T>{x}, {y, weights}, loss);
   set_particles(data, theta);
+  if (method != Method::cbo && method != Method::hopping && method != Method::transport) check_slopes(data);
   if (task) check_shape("task", *task, {data.particles});
   RunShape shape{run.device,    method,         net,  loss,  data.samples, batch,        data.tasks,
                  x.ndim() == 3, data.particles, seed, noise, solve,        run.precision};
   set_more(shape, more);
   const void* const targets = data.labels ? static_cast<const void*>(data.labels) : data.y;
-  const RunData where{Address(data.x), Address(targets), x.on_host, run.stream};
+  const RunData where{Address(data.x), Address(targets), Address(data.weights), x.on_host, run.stream};
   auto started = std::make_unique<StartedRun>(StartedRun{shape, std::move(owner), nullptr});
   cbk::released([&] { started->run = make_run(shape, where, data.theta, task ? task->data() : nullptr); });
   return started;
@@ -189,8 +192,8 @@ void write(StartedRun& started, const std::string& name, const py::array& values
 template <class T>
 void register_typed(py::module_& m) {
   using py::arg;
-  m.def("start", &start<T>, arg("net"), arg("method"), arg("x"), arg("y"), arg("loss"), arg("batch"), arg("theta"),
-        arg("task"), arg("seed"), arg("noise"), arg("solve"), arg("more"), arg("owner"), arg("run"));
+  m.def("start", &start<T>, arg("net"), arg("method"), arg("x"), arg("y"), arg("weights"), arg("loss"), arg("batch"),
+        arg("theta"), arg("task"), arg("seed"), arg("noise"), arg("solve"), arg("more"), arg("owner"), arg("run"));
   m.def("count_not_finite", [](const Input<T>& values, const Where& on) {
     int64_t bad = 0;
     released(on, [&] { bad = count_not_finite(values.data(), values.size(), on); });

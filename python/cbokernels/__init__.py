@@ -17,6 +17,7 @@ from .errors import CboError, CboWarning, ConsensusError, CudaUnavailableError
 from .estimate import Estimate, estimate
 from .hopping import atom_risks
 from .langevin import langevin_step
+from .losses import Huber, Pinball
 from .methods import CBO, Adam, ConsensusHopping, GradientFlow, HeavyBall, Hybrid, MultiTaskCBO, TransportCBO
 from .minimize import minimize
 from .network import TwoLayer
@@ -56,8 +57,10 @@ __all__ = [
     "Geometric",
     "GradientFlow",
     "HeavyBall",
+    "Huber",
     "Hybrid",
     "MultiTaskCBO",
+    "Pinball",
     "Plan",
     "Result",
     "Sinkhorn",

@@ -28,9 +28,19 @@ Descent: TypeAlias = tuple[float, float, float, float, int]
 # alpha, the effective sample size to solve it for; alphas [T], points [T, D], weights [N, T], ess [T]
 Found: TypeAlias = tuple[float, float | None, _Double, npt.NDArray[_T], _Double, _Double]
 
+# what outputs are compared with, and the samples' weights
+_Pair: TypeAlias = tuple[_A, _A]
+# a loss's name, or that and its parameter
+KernelLoss: TypeAlias = str | tuple[str, float]
+# what outputs are compared with: values or int32 labels; or a pair of these and the samples' weights [S]
+_Targets: TypeAlias = (
+    npt.NDArray[_T] | _Labels | tuple[npt.NDArray[_T], npt.NDArray[_T]] | tuple[_Labels, npt.NDArray[_T]]
+)
+
 ACTIVATIONS: tuple[str, ...]
-LOSSES: tuple[str, ...]
-LABEL_LOSSES: tuple[str, ...]  # of LOSSES those that compare with labels
+# name -> "values", "labels", "sides" or "side" (csrc/common/kinds.hpp), whether there is a gradient, and the
+# parameter where none is given
+LOSSES: dict[str, tuple[str, bool, float]]
 NOISES: tuple[str, ...]
 
 def isa() -> str: ...
@@ -51,23 +61,51 @@ class Kernels(Protocol[_A]):
     def forward(self, net: Network, theta: _A, x: _A, out: _A, run: Execution, /) -> None:
         """theta [N, D], x [S, d] -> out [N, S, C]."""
 
-    def risk(self, net: Network, theta: _A, x: _A, y: _A, loss: str, out: _A, run: Execution, /) -> None:
+    def risk(
+        self,
+        net: Network,
+        theta: _A,
+        x: _A,
+        y: _A | _Pair[_A],
+        loss: KernelLoss,
+        out: _A,
+        run: Execution,
+        /,
+    ) -> None:
         """x [S, d] or the tasks' own, [T, S, d]; y [T, S, C] values (of one output [T, S] too) or [T, S]
-        int32 labels -> out [N, T]. All of one task without T: out [N]."""
+        int32 labels, or a pair of these and weights [S] -> out [N, T]. All of one task without T: out [N]."""
 
     def risk_gradient(
-        self, net: Network, theta: _A, x: _A, y: _A, loss: str, out: _A, gradient: _A, run: Execution, /
+        self,
+        net: Network,
+        theta: _A,
+        x: _A,
+        y: _A | _Pair[_A],
+        loss: KernelLoss,
+        out: _A,
+        gradient: _A,
+        run: Execution,
+        /,
     ) -> None:
         """y as one task's in `risk` -> out [N], gradient [N, D]."""
 
     def atom_risks(
-        self, net: Network, center: _A, theta: _A, x: _A, y: _A, loss: str, out: _A, run: Execution, /
+        self,
+        net: Network,
+        center: _A,
+        theta: _A,
+        x: _A,
+        y: _A | _Pair[_A],
+        loss: KernelLoss,
+        out: _A,
+        run: Execution,
+        /,
     ) -> None:
         """center [D], theta [N, D], y as one task's in `risk` -> out [N, M]."""
 
     def hopping_risk(
-        self, net: Network, center: _A, particles: int, spread: float, mirrored: bool, key: Key, x: _A, y: _A,
-        loss: str, atoms: bool, out: _A, run: Execution, /,
+        self, net: Network, center: _A, particles: int, spread: float, mirrored: bool, key: Key, x: _A,
+        y: _A | _Pair[_A], loss: KernelLoss, atoms: bool, out: _A, run: Execution, /,
     ) -> None:  # fmt: skip
         """Risks of particles drawn around center [D], never stored -> out [N, 1], or [N, M] of its atoms.
         A mirrored pair stands in two rows that follow each other."""
@@ -169,13 +207,13 @@ def permutation(out: _Index, n: int, seed: int, step: int, stream: int, /) -> No
     """out [k]: the first k entries of a random permutation of range(n)."""
 
 def own_risks(
-    net: Network, theta: npt.NDArray[_T], x: npt.NDArray[_T], y: npt.NDArray[_T] | _Labels, loss: str,
+    net: Network, theta: npt.NDArray[_T], x: npt.NDArray[_T], y: _Targets[_T], loss: KernelLoss,
     out: _Double, run: Execution, /,
 ) -> None:  # fmt: skip
     """theta [T, D], x and y as in `risk`; row t's risk on task t alone -> out [T]."""
 
 def plan(
-    net: Network, particles: int, samples: int, tasks: int, loss: str, density: float, single: bool, /
+    net: Network, particles: int, samples: int, tasks: int, loss: KernelLoss, density: float, single: bool, /
 ) -> tuple[str, int, int, str]:
     """The way risks of these shapes go, particles in a task, samples in a chunk, and why."""
 
@@ -199,7 +237,7 @@ def variance(theta: npt.NDArray[_T], run: Execution, /) -> float:
 @overload
 def hopping_gradient(
     net: Network, center: npt.NDArray[_T], particles: int, spread: float, mirrored: bool, key: Key,
-    x: npt.NDArray[_T], y: npt.NDArray[Any], loss: str, atom: _Labels | None, fraction: float,
+    x: npt.NDArray[_T], y: _Targets[Any], loss: KernelLoss, atom: _Labels | None, fraction: float,
     gradient: npt.NDArray[_T], run: Execution, /,
 ) -> tuple[float, float, int]:  # fmt: skip
     """Less the consensus drift of such particles -> gradient [D]; (ess, alpha, non-finite rows), ess 0 where
@@ -224,7 +262,7 @@ def draw_ensemble(
     """c + s xi and, mirrored, in the second half c - s xi -> out [N, D]."""
 
 def cbo_epoch(
-    net: Network, x: npt.NDArray[_T], y: npt.NDArray[_T] | _Labels, loss: str, order: _Index | None,
+    net: Network, x: npt.NDArray[_T], y: _Targets[_T], loss: KernelLoss, order: _Index | None,
     batch: int, theta: npt.NDArray[_T], task: _Labels | None, law: Law, key: Key, risk: _Double,
     found: Found[_T], run: Execution, /,
 ) -> int:  # fmt: skip
@@ -233,7 +271,7 @@ def cbo_epoch(
     the step."""
 
 def hybrid_epoch(
-    net: Network, x: npt.NDArray[_T], y: npt.NDArray[_T] | _Labels, loss: str, order: _Index | None,
+    net: Network, x: npt.NDArray[_T], y: _Targets[_T], loss: KernelLoss, order: _Index | None,
     batch: int, theta: npt.NDArray[_T], gradient: npt.NDArray[_T], first: npt.NDArray[_T],
     second: npt.NDArray[_T], law: Law, by: Descent, key: Key, risk: _Double, found: Found[_T],
     run: Execution, /,
@@ -241,7 +279,7 @@ def hybrid_epoch(
     """As cbo_epoch, with steps of `hybrid_update`; gradient [N, D] is scratch."""
 
 def adam_epoch(
-    net: Network, x: npt.NDArray[_T], y: npt.NDArray[_T] | _Labels, loss: str, order: _Index | None,
+    net: Network, x: npt.NDArray[_T], y: _Targets[_T], loss: KernelLoss, order: _Index | None,
     batch: int, theta: npt.NDArray[_T], gradient: npt.NDArray[_T], first: npt.NDArray[_T],
     second: npt.NDArray[_T], by: Descent, risk: _Double, run: Execution, /,
 ) -> int:  # fmt: skip

@@ -2,13 +2,58 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import TYPE_CHECKING, Any, TypeAlias
+
 from . import _cpu
+from ._checks import choice
+from .losses import NAMES, Huber, Pinball
+
+if TYPE_CHECKING:
+    from ._cpu import KernelLoss
 
 ACTIVATIONS = _cpu.ACTIVATIONS
-LOSSES = _cpu.LOSSES
+LOSSES = tuple(_cpu.LOSSES)
 NOISES = _cpu.NOISES
 
+Loss: TypeAlias = "str | Huber | Pinball"  # what users may give
 
-def takes_labels(loss: str) -> bool:
+
+def loss_of(value: Any, outputs: int) -> KernelLoss:
+    """A user's loss for networks of so many outputs, as the compiled modules take it: a name, or a pair of a
+    name and its parameter where this is not the default."""
+    loss: KernelLoss
+    if type(value) in NAMES:
+        name, (parameter,) = NAMES[type(value)], dataclasses.astuple(value)
+        loss = name if parameter == _cpu.LOSSES[name][2] else (name, parameter)
+    else:
+        name = loss = choice(value, "loss", LOSSES)
+    if outputs > 1 and _cpu.LOSSES[name][0] == "side":
+        raise ValueError(f"loss {name!r} expects a network with one output, got {outputs}")
+    return loss
+
+
+def _name(loss: KernelLoss) -> str:
+    return loss if isinstance(loss, str) else loss[0]
+
+
+def loss_text(loss: KernelLoss) -> str:
+    """For messages and checkpoints."""
+    return loss if isinstance(loss, str) else f"{loss[0]}({loss[1]!r})"
+
+
+def takes_labels(loss: KernelLoss) -> bool:
     """Whether a loss compares outputs with integer labels, and not with values."""
-    return loss in _cpu.LABEL_LOSSES
+    return _cpu.LOSSES[_name(loss)][0] != "values"
+
+
+def label_count(loss: KernelLoss, outputs: int) -> int:
+    """Labels are below this."""
+    return 2 if outputs == 1 and _cpu.LOSSES[_name(loss)][0] in ("side", "sides") else outputs
+
+
+def check_slopes(loss: KernelLoss) -> None:
+    """ValueError where a gradient is asked for that the loss has not."""
+    if not _cpu.LOSSES[_name(loss)][1]:
+        some = ", ".join(repr(name) for name in LOSSES if _cpu.LOSSES[name][1])
+        raise ValueError(f"a gradient needs a loss among {some}, got {loss_text(loss)!r}, which has none")

@@ -11,9 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from ._arrays import call_of
-from ._checks import choice
 from ._inputs import readable
-from ._kinds import LOSSES, takes_labels
+from ._kinds import Loss, loss_of, takes_labels
 from .network import TwoLayer, check_network
 from .risk import risk
 
@@ -21,8 +20,9 @@ from .risk import risk
 class Objective:
     """Risks (M, N) of networks (M, N, D), one row for each of M runs, as `objective` describes them."""
 
-    def __init__(self, net: TwoLayer, x: Any, y: Any, loss: str, num_threads: int | None) -> None:
-        self.net, self._loss, self._threads = check_network(net), choice(loss, "loss", LOSSES), num_threads
+    def __init__(self, net: TwoLayer, x: Any, y: Any, loss: Loss, num_threads: int | None) -> None:
+        self.net, self._loss, self._threads = check_network(net), loss, num_threads
+        self._labels = takes_labels(loss_of(loss, net.outputs))
         self._x, self._y = readable(x, "x"), readable(y, "y")
         self._cast: dict[str, tuple[Any, Any]] = {}  # x and y by the dtype that they have been cast to
 
@@ -41,15 +41,14 @@ class Objective:
         if key not in self._cast:
             call = call_of(theta, "particles")
             dtype = call.view(theta, "particles").dtype
-            labels = takes_labels(self._loss)
             x = call.result(call.floats(self._x, "x", dtype))
-            y = self._y if labels else call.result(call.floats(self._y, "y", dtype))
+            y = self._y if self._labels else call.result(call.floats(self._y, "y", dtype))
             self._cast[key] = x, y
         return self._cast[key]
 
 
 def objective(
-    net: TwoLayer, x: Any, y: Any, *, loss: str = "mse", num_threads: int | None = None
+    net: TwoLayer, x: Any, y: Any, *, loss: Loss = "mse", num_threads: int | None = None
 ) -> Objective:
     """A function from particles (M, N, D) to their risks (M, N), float64, for CBXpy with f_dim="3D".
 

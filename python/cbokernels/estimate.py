@@ -15,7 +15,7 @@ import numpy as np
 
 from . import _cpu
 from ._checks import WORD, choice, float_dtype, integer, threads
-from ._kinds import LOSSES, takes_labels
+from ._kinds import Loss, loss_of, takes_labels
 from .errors import CboWarning
 from .methods.base import Method, check_method
 from .network import TwoLayer, check_network
@@ -67,7 +67,7 @@ def estimate(
     samples: int,
     epochs: int,
     *,
-    loss: str = "mse",
+    loss: Loss = "mse",
     tasks: int = 1,
     batch_size: int | None = None,
     device: str = "cpu",
@@ -90,7 +90,7 @@ def estimate(
     epochs, tasks = integer(epochs, "epochs", 1, WORD), integer(tasks, "tasks", 1, 2**31)
     if batch_size is not None:
         batch_size = integer(batch_size, "batch_size", 1, 2**63)
-    labels, kind = takes_labels(choice(loss, "loss", LOSSES)), float_dtype(dtype)
+    labels, kind = takes_labels(loss_of(loss, net.outputs)), float_dtype(dtype)
     if tasks > 1 and method._task_axes == ():
         raise ValueError(f"tasks must be 1 for {type(method).__name__}, got {tasks}")
     choice(device, "device", ("cpu", "cuda"))
@@ -154,7 +154,7 @@ def _epoch_seconds(
     rng = np.random.default_rng(0)
     x = rng.standard_normal((samples, net.inputs), dtype=dtype.type)
     shape = (tasks, samples) if tasks > 1 or method._task_axes == ("T",) else (samples,)
-    if takes_labels(options["loss"]):
+    if takes_labels(loss_of(options["loss"], net.outputs)):
         y = rng.integers(0, net.outputs, shape)
     else:
         y = rng.standard_normal((*shape, net.outputs), dtype=dtype.type)

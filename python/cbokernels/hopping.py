@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ._kinds import Loss, loss_of
 from .methods.hopping import ConsensusHopping
 from .network import TwoLayer
-from .risk import _ensemble, _targets
+from .risk import _ensemble, _targets, _weighted
 
 
 def atom_risks(
@@ -18,26 +19,28 @@ def atom_risks(
     x: Any,
     y: Any,
     *,
-    loss: str = "mse",
+    loss: Loss = "mse",
+    sample_weight: Any = None,
     precision: str = "float32",
     num_threads: int | None = None,
 ) -> Any:
     """Risks [N, M], float64: of center [D] with only neuron m taken from theta[n], theta [N, D].
 
-    One first layer per particle gives its M risks. x [S, d], y and loss as in `risk`; center, theta and x
-    share one dtype. The output bias, where there is one, is the centre's.
+    One first layer per particle gives its M risks. x [S, d], y, loss and sample_weight as in `risk`; center,
+    theta and x share one dtype. The output bias, where there is one, is the centre's.
 
     TypeError for kinds and dtypes, ValueError for shapes, labels, unknown names, a precision other than
     "float32" and num_threads below 1.
     """
     call, particles, inputs = _ensemble(net, theta, x)
     start = call.array(center, "center", (particles.dtype,), (net.size,))
-    targets = _targets(net, y, "y", (), inputs, loss, call)
+    told = loss_of(loss, net.outputs)
+    targets = _weighted(_targets(net, y, "y", (), inputs, told, call), sample_weight, inputs, call)
     run = call.run(num_threads, precision, particles)
     if precision != "float32":
         raise ValueError(f"precision must be 'float32' for atom_risks, got {precision!r}")
     out = call.empty((len(particles), net.width), np.float64)
-    call.kernels.atom_risks(net._kernel, start, particles, inputs, targets, loss, out, run)
+    call.kernels.atom_risks(net._kernel, start, particles, inputs, targets, told, out, run)
     return call.result(out)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from ._arrays import AS_THETA, call_of
 from ._checks import FLOATS, counter, real
 from ._checks import seed as check_seed
+from ._kinds import Loss, check_slopes, loss_of
 from .network import TwoLayer, check_network
 from .risk import _targets as targets
 
@@ -30,7 +31,7 @@ def langevin_step(
     x: Any,
     y: Any,
     *,
-    loss: str = "mse",
+    loss: Loss = "mse",
     friction: float = 1.0,
     temperature: float = 0.0,
     dt: float = 0.1,
@@ -62,7 +63,9 @@ def langevin_step(
     call.check_distinct(*changed)
     q, r, g = (a.work for a in changed)
     inputs = call.array(x, "x", (q.dtype,), ("S", net.inputs), AS_THETA)
-    wanted = targets(net, y, "y", (), inputs, loss, call)
+    told = loss_of(loss, net.outputs)
+    check_slopes(told)
+    wanted = targets(net, y, "y", (), inputs, told, call)
     scalars = real(friction, "friction", 0.0), real(temperature, "temperature", 0.0), real(dt, "dt", 0.0)
     key = check_seed(seed), 0, counter(step, "step"), 0
     run = call.run(num_threads, precision, q)
@@ -70,9 +73,9 @@ def langevin_step(
 
     risk, kernels, network = call.empty((len(q),), np.float64), call.kernels, net._kernel
     if gradient is None:
-        kernels.risk_gradient(network, q, inputs, wanted, loss, risk, g, run)
+        kernels.risk_gradient(network, q, inputs, wanted, told, risk, g, run)
     kernels.langevin_drift(q, r, g, width, *scalars, key, run)
-    kernels.risk_gradient(network, q, inputs, wanted, loss, risk, g, run)
+    kernels.risk_gradient(network, q, inputs, wanted, told, risk, g, run)
     kernels.langevin_kick(r, g, width, scalars[-1], run)
     for a in changed:
         a.finish()

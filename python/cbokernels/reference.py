@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ._kinds import takes_labels
+from . import _cpu
+from ._kinds import Loss, loss_of, takes_labels
 from ._reference_transport import assign as assign
 from ._reference_transport import barycenter as barycenter
 from ._reference_transport import sinkhorn as sinkhorn
@@ -51,28 +52,88 @@ DERIVATIVES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _cross_entropy(g: Any, labels: Any) -> Any:
+def _cross_entropy(g: Any, labels: Any, _: float) -> Any:
     return np.logaddexp.reduce(g, axis=-1) - np.take_along_axis(g, _column(labels, g), -1)[..., 0]
 
 
-def _cross_entropy_slope(g: Any, labels: Any) -> Any:
+def _cross_entropy_slope(g: Any, labels: Any, _: float) -> Any:
     softmax = np.exp(g - np.logaddexp.reduce(g, axis=-1, keepdims=True))
-    return softmax - (np.arange(g.shape[-1]) == _column(labels, g))
+    return softmax - _is_label(g, labels)
 
 
 def _column(labels: Any, g: Any) -> Any:
-    return np.broadcast_to(np.asarray(labels)[:, None], (*g.shape[:-1], 1))
+    return np.broadcast_to(np.asarray(labels).astype(np.int64)[:, None], (*g.shape[:-1], 1))
 
 
-# Losses [..., S] of outputs g [..., S, C] against values [S, C] or labels [S], and their slopes in g.
-LOSSES: dict[str, Callable[[Any, Any], Any]] = {
-    "mse": lambda g, y: ((g - y) ** 2).sum(-1),
+def _is_label(g: Any, labels: Any) -> Any:
+    return np.arange(g.shape[-1]) == _column(labels, g)
+
+
+def _signed(g: Any, labels: Any) -> Any:
+    """t g of one output, with t = -1 for label 0 and 1 for label 1."""
+    return (2 * _column(labels, g) - 1) * g
+
+
+def _margin(g: Any, labels: Any) -> tuple[Any, Any]:
+    """What the hinge is 0 below, and its slope above."""
+    if g.shape[-1] == 1:
+        return 1 - _signed(g, labels)[..., 0], 1 - 2.0 * _column(labels, g)
+    own = _is_label(g, labels)
+    others = np.where(own, -np.inf, g)
+    rival = np.arange(g.shape[-1]) == others.argmax(-1)[..., None]
+    return 1 + others.max(-1) - np.where(own, g, 0).sum(-1), rival.astype(float) - own
+
+
+def _hinge_slope(g: Any, labels: Any, _: float) -> Any:
+    margin, slope = _margin(g, labels)
+    return (margin > 0)[..., None] * slope
+
+
+def _zero_one(g: Any, labels: Any, _: float) -> Any:
+    told = g[..., 0] >= 0 if g.shape[-1] == 1 else g.argmax(-1)
+    return np.where(np.isnan(g).any(-1), math.nan, told != np.asarray(labels))
+
+
+# Losses [..., S] of outputs g [..., S, C] against values [S, C] or labels [S], and their slopes in g; last a
+# loss's parameter.
+LOSSES: dict[str, Callable[[Any, Any, float], Any]] = {
+    "mse": lambda g, y, _: ((g - y) ** 2).sum(-1),
+    "mae": lambda g, y, _: np.abs(g - y).sum(-1),
+    "huber": lambda g, y, delta: np.where(
+        np.abs(g - y) <= delta, (g - y) ** 2 / 2, delta * (np.abs(g - y) - delta / 2)
+    ).sum(-1),
+    "pinball": lambda g, y, q: np.maximum((1 - q) * (g - y), -q * (g - y)).sum(-1),
+    "hinge": lambda g, y, _: np.maximum(_margin(g, y)[0], 0),
+    "logistic": lambda g, y, _: np.logaddexp(0, -_signed(g, y))[..., 0],
     "cross_entropy": _cross_entropy,
+    "zero_one": _zero_one,
 }
-LOSS_SLOPES: dict[str, Callable[[Any, Any], Any]] = {
-    "mse": lambda g, y: 2 * (g - y),
+LOSS_SLOPES: dict[str, Callable[[Any, Any, float], Any]] = {
+    "mse": lambda g, y, _: 2 * (g - y),
+    "mae": lambda g, y, _: np.sign(g - y),
+    "huber": lambda g, y, delta: np.clip(g - y, -delta, delta),
+    "pinball": lambda g, y, q: (1 - q) * (g > y) - q * (g < y),
+    "hinge": _hinge_slope,
+    "logistic": lambda g, y, _: np.exp(-np.logaddexp(0, -g)) - _column(y, g),
     "cross_entropy": _cross_entropy_slope,
 }
+
+
+def _law(losses: dict[str, Callable[[Any, Any, float], Any]], loss: Loss, outputs: int) -> Callable[..., Any]:
+    """(outputs, targets) -> losses, or slopes."""
+    told = loss_of(loss, outputs)
+    name, parameter = (told, _cpu.LOSSES[told][2]) if isinstance(told, str) else told
+    return lambda g, y: losses[name](g, y if takes_labels(told) else _values(y, g), parameter)
+
+
+def _values(y: Any, g: Any) -> Any:
+    return np.asarray(y, float).reshape(g.shape[-2:])
+
+
+def _weights(sample_weight: Any, samples: int) -> Any:
+    """Weights [S] of sum 1, or all 0."""
+    w = np.ones(samples) if sample_weight is None else np.asarray(sample_weight, float)
+    return w / (w.sum() or 1.0)
 
 
 def philox4x32(counter: Any, key: Any) -> Any:
@@ -136,46 +197,50 @@ def forward(net: TwoLayer, theta: Any, x: Any) -> Any:
     return out if a is None else out + a[:, None, :]
 
 
-def risk(net: TwoLayer, theta: Any, x: Any, y: Any, *, loss: str = "mse") -> Any:
-    """Risks [N]."""
-    return task_risks(net, theta, x, np.asarray(y)[None], loss=loss)[:, 0]
+def risk(net: TwoLayer, theta: Any, x: Any, y: Any, *, loss: Loss = "mse", sample_weight: Any = None) -> Any:
+    """Risks [N]: the losses' mean, by weights [S] where there are any."""
+    return task_risks(net, theta, x, np.asarray(y)[None], loss=loss, sample_weight=sample_weight)[:, 0]
 
 
-def task_risks(net: TwoLayer, theta: Any, x: Any, ys: Any, *, loss: str = "mse") -> Any:
+def task_risks(
+    net: TwoLayer, theta: Any, x: Any, ys: Any, *, loss: Loss = "mse", sample_weight: Any = None
+) -> Any:
     """Risks [N, T] on targets ys [T, S], [T, S, C] or labels [T, S] at x [S, d], or each task's own x."""
     ys = np.asarray(ys)
     if np.ndim(x) == 3:
         pairs = zip(x, ys, strict=True)
-        return np.stack([risk(net, theta, own, y, loss=loss) for own, y in pairs], axis=-1)
-    g = forward(net, theta, x)
-    return np.stack([LOSSES[loss](g, _targets(y, g, loss)).mean(-1) for y in ys], axis=-1)
+        options: dict[str, Any] = {"loss": loss, "sample_weight": sample_weight}
+        return np.stack([risk(net, theta, own, y, **options) for own, y in pairs], axis=-1)
+    g, law = forward(net, theta, x), _law(LOSSES, loss, net.outputs)
+    w = _weights(sample_weight, len(x))
+    return np.stack([np.where(w > 0, law(g, y), 0) @ w for y in ys], axis=-1)
 
 
-def _targets(y: Any, g: Any, loss: str) -> Any:
-    """Labels [S] as they are, values as [S, C]."""
-    return y if takes_labels(loss) else np.asarray(y, float).reshape(g.shape[-2:])
-
-
-def risk_gradient(net: TwoLayer, theta: Any, x: Any, y: Any, *, loss: str = "mse") -> tuple[Any, Any]:
+def risk_gradient(
+    net: TwoLayer, theta: Any, x: Any, y: Any, *, loss: Loss = "mse", sample_weight: Any = None
+) -> tuple[Any, Any]:
     """Risks [N] and their gradients [N, D]."""
     theta, x, y = np.asarray(theta, float), np.asarray(x, float), np.asarray(y)
     w, b, c, a = net.unpack(theta)
     z = x @ np.swapaxes(w, -1, -2) + b[:, None, :]
     hidden, g = ACTIVATIONS[net.activation](z), forward(net, theta, x)
-    slope = LOSS_SLOPES[loss](g, _targets(y, g, loss)) / len(x)
+    slope = _law(LOSS_SLOPES, loss, net.outputs)(g, y) * _weights(sample_weight, len(x))[:, None]
     scale = 1 / net.width if net.scaling == "mean" else 1.0
     delta = scale * (slope @ c) * DERIVATIVES[net.activation](z)
     parts = np.swapaxes(delta, -1, -2) @ x, delta.sum(-2), scale * (np.swapaxes(slope, -1, -2) @ hidden)
     gradient = net.pack(*parts, None if a is None else slope.sum(-2))
-    return risk(net, theta, x, y, loss=loss), gradient
+    return risk(net, theta, x, y, loss=loss, sample_weight=sample_weight), gradient
 
 
-def atom_risks(net: TwoLayer, center: Any, theta: Any, x: Any, y: Any, *, loss: str = "mse") -> Any:
+def atom_risks(
+    net: TwoLayer, center: Any, theta: Any, x: Any, y: Any, *, loss: Loss = "mse", sample_weight: Any = None
+) -> Any:
     """Risks [N, M] of center [D] with only neuron m taken from theta[n]."""
     theta, center = np.asarray(theta, float), np.asarray(center, float)
     index = np.append(net._atom_index, np.full(net.size - len(net._atom_index), -1))
     swapped = (np.where(index == m, theta, center) for m in range(net.width))
-    return np.stack([risk(net, networks, x, y, loss=loss) for networks in swapped], axis=1)
+    options: dict[str, Any] = {"loss": loss, "sample_weight": sample_weight}
+    return np.stack([risk(net, networks, x, y, **options) for networks in swapped], axis=1)
 
 
 def consensus(theta: Any, risk: Any, *, alpha: float = 1e5) -> Consensus:
@@ -298,7 +363,7 @@ def langevin_step(
     x: Any,
     y: Any,
     *,
-    loss: str = "mse",
+    loss: Loss = "mse",
     friction: float = 1.0,
     temperature: float = 0.0,
     dt: float = 0.1,

@@ -1,25 +1,25 @@
 """Outputs, risks and gradients of an ensemble of networks on one (mini)batch, in bounded memory.
 
-    R(theta) = 1/S sum_s L(y_s, g(x_s; theta))
+    R(theta) = 1/S sum_s L(y_s, g(x_s; theta)),  with weights sum_s w_s L(y_s, g(x_s; theta)) / sum_s w_s
 
-Hidden activations are never stored for all samples.
-
-"mse" is sum_c (y_c - g_c)^2, a sum over outputs without a factor 1/2; "cross_entropy" is log-sum-exp of the
-outputs minus the label's, as PyTorch's.
+Hidden activations are never stored for all samples. `cbokernels.losses` has the losses L.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import _cpu
-from ._arrays import AS_THETA, Call, Values, call_of, check_array, text
-from ._checks import FLOATS, choice, float_dtype, integer, unit
+from ._arrays import AS_THETA, Array, Call, Values, call_of, check_array, text
+from ._checks import FLOATS, float_dtype, integer, unit
 from ._inputs import read_as, readable
-from ._kinds import LOSSES, takes_labels
+from ._kinds import Loss, check_slopes, label_count, loss_of, takes_labels
 from .network import TwoLayer, check_network
+
+if TYPE_CHECKING:
+    from ._cpu import KernelLoss
 
 
 def forward(
@@ -45,29 +45,38 @@ def risk(
     x: Any,
     y: Any,
     *,
-    loss: str = "mse",
+    loss: Loss = "mse",
+    sample_weight: Any = None,
     precision: str = "float32",
     num_threads: int | None = None,
 ) -> Any:
     """Risks [N], float64, of networks theta [N, D] on inputs x [S, d] and targets y.
 
-    loss="mse": y [S] or [S, 1] (one output) or [S, C], of theta's dtype. loss="cross_entropy": y [S] or
-    [S, 1], labels in [0, C) of any integer or boolean dtype. x and y may also be lists or frames of pandas or
-    Polars, which are read into theta's dtype; arrays are never cast. The same bits for any number of threads.
-    Exact zeros of x may be skipped.
+    loss: "mse", "mae", "huber", "pinball", or with other parameters `Huber(delta)`, `Pinball(quantile)`: y
+    [S] or [S, 1] (one output) or [S, C], of theta's dtype; sums over outputs. "cross_entropy", "hinge",
+    "logistic" (one output) or "zero_one": y [S] or [S, 1], labels in [0, C), or of one output 0 and 1, of any
+    integer or boolean dtype. `cbokernels.losses` has the formulas.
+
+    sample_weight: [S], of theta's dtype, finite, not negative and not all 0: R is the mean of the losses with
+    these weights. A sample of weight 0 does not count, whatever its loss is.
+
+    x, y and sample_weight may also be lists or frames of pandas or Polars, which are read into theta's dtype;
+    arrays are never cast. The same bits for any number of threads. Exact zeros of x may be skipped.
 
     precision: of float32's matrix products on a card, "float32" (as accurate as fp32 arithmetic), "tf32" or
     "bf16" (their factors rounded to 11 or 8 bits, where tensor cores are used); CPU and float64 arrays have
     "float32" alone.
 
-    TypeError for dtypes, ValueError for shapes, empty axes, labels out of range (on a card: a NaN risk), an
-    unknown loss, a precision that there is not and num_threads below 1.
+    TypeError for dtypes, ValueError for shapes, empty axes, labels out of range and weights that are none (on
+    a card: a NaN risk), an unknown loss, one of one output for several, a precision that there is not and
+    num_threads below 1.
     """
     call, particles, inputs = _ensemble(net, theta, x)
-    targets = _targets(net, y, "y", (), inputs, loss, call)
+    told = loss_of(loss, net.outputs)
+    targets = _weighted(_targets(net, y, "y", (), inputs, told, call), sample_weight, inputs, call)
     run = call.run(num_threads, precision, particles)
     out = call.empty((len(particles),), np.float64)
-    call.kernels.risk(net._kernel, particles, inputs, targets, loss, out, run)
+    call.kernels.risk(net._kernel, particles, inputs, targets, told, out, run)
     return call.result(out)
 
 
@@ -77,25 +86,28 @@ def task_risks(
     x: Any,
     ys: Any,
     *,
-    loss: str = "mse",
+    loss: Loss = "mse",
+    sample_weight: Any = None,
     precision: str = "float32",
     num_threads: int | None = None,
 ) -> Any:
     """Risks [N, T], float64, on T tasks: from one forward pass where they share inputs x [S, d], from T where
     each has its own, x [T, S, d].
 
-    ys [T, S] (one output, or labels) or [T, S, C]; everything else as in `risk`
-    [De Deyn, Herty, Samaey 2025, eq. 27].
+    ys [T, S] (one output, or labels) or [T, S, C]; sample_weight [S] is all tasks'; everything else as in
+    `risk` [De Deyn, Herty, Samaey 2025, eq. 27].
     """
     call = call_of(theta, "theta")
     particles = call.array(theta, "theta", FLOATS, ("N", check_network(net).size))
     inputs = call.view(read_as(x, "x", particles.dtype), "x")
     own = ("T",) if inputs.ndim == 3 else ()
     check_array(inputs, "x", (particles.dtype,), (*own, "S", net.inputs), AS_THETA)
-    targets = _targets(net, ys, "ys", inputs.shape[:-2] or ("T",), inputs, loss, call)
+    told = loss_of(loss, net.outputs)
+    wanted = _targets(net, ys, "ys", inputs.shape[:-2] or ("T",), inputs, told, call)
+    targets = _weighted(wanted, sample_weight, inputs, call)
     run = call.run(num_threads, precision, particles)
-    out = call.empty((len(particles), len(targets)), np.float64)
-    call.kernels.risk(net._kernel, particles, inputs, targets, loss, out, run)
+    out = call.empty((len(particles), len(wanted)), np.float64)
+    call.kernels.risk(net._kernel, particles, inputs, targets, told, out, run)
     return call.result(out)
 
 
@@ -105,21 +117,25 @@ def risk_gradient(
     x: Any,
     y: Any,
     *,
-    loss: str = "mse",
+    loss: Loss = "mse",
+    sample_weight: Any = None,
     precision: str = "float32",
     num_threads: int | None = None,
 ) -> tuple[Any, Any]:
     """Risks [N], float64, and their gradients [N, D], of theta's dtype, for networks theta [N, D].
 
-    Inputs, losses and errors as in `risk`, whose values these are up to rounding. The derivative of a ReLU
-    at 0 is 0. The same bits for any number of threads [De Deyn, Herty, Samaey 2025, eq. 25: d_n].
+    Inputs, losses, weights and errors as in `risk`, whose values these are up to rounding. The derivative of
+    a ReLU at 0 is 0; so are those of losses at their corners. ValueError for a loss without a gradient. The
+    same bits for any number of threads [De Deyn, Herty, Samaey 2025, eq. 25: d_n].
     """
     call, particles, inputs = _ensemble(net, theta, x)
-    targets = _targets(net, y, "y", (), inputs, loss, call)
+    told = loss_of(loss, net.outputs)
+    check_slopes(told)
+    targets = _weighted(_targets(net, y, "y", (), inputs, told, call), sample_weight, inputs, call)
     run = call.run(num_threads, precision, particles)
     out = call.empty((len(particles),), np.float64)
     gradient = call.empty(particles.shape, particles.dtype)
-    call.kernels.risk_gradient(net._kernel, particles, inputs, targets, loss, out, gradient, run)
+    call.kernels.risk_gradient(net._kernel, particles, inputs, targets, told, out, gradient, run)
     return call.result(out), call.result(gradient)
 
 
@@ -144,7 +160,7 @@ def plan(
     particles: int,
     samples: int,
     *,
-    loss: str = "mse",
+    loss: Loss = "mse",
     tasks: int = 1,
     density: float = 1.0,
     dtype: Any = "float32",
@@ -156,10 +172,13 @@ def plan(
     """
     sizes = {"particles": particles, "samples": samples, "tasks": tasks}
     n, s, t = (integer(value, name, 1, 2**40) for name, value in sizes.items())
-    name = choice(loss, "loss", LOSSES)
+    name = loss_of(loss, check_network(net).outputs)
     filled = unit(density, "density", closed=True)
     single = float_dtype(dtype) == np.float32
-    return Plan(*_cpu.plan(check_network(net)._kernel, n, s, t, name, filled, single))
+    return Plan(*_cpu.plan(net._kernel, n, s, t, name, filled, single))
+
+
+LABELS = "labels of the network's outputs"
 
 
 def _ensemble(net: TwoLayer, theta: Any, x: Any) -> tuple[Call, Values, Values]:
@@ -170,16 +189,17 @@ def _ensemble(net: TwoLayer, theta: Any, x: Any) -> tuple[Call, Values, Values]:
 
 
 def _targets(
-    net: TwoLayer, y: Any, name: str, tasks: tuple[int | str, ...], x: Values, loss: str, call: Call
+    net: TwoLayer, y: Any, name: str, tasks: tuple[int | str, ...], x: Values, loss: KernelLoss, call: Call
 ) -> Values:
     """Targets as the compiled modules take them, behind the axes `tasks`: [S, C] values (of one output [S]
     too), or [S] int32 labels."""
     shape: tuple[int | str, ...] = (*tasks, x.shape[-2])
-    if takes_labels(choice(loss, "loss", LOSSES)):
+    if takes_labels(loss):
         values = call.view(readable(y, name), name)
         if values.ndim == len(shape) + 1 and values.shape[-1] == 1:
             values = values.reshape(*values.shape[:-1])
-        return call.integers(values, name, shape, net.outputs, "labels of the network's outputs", "iub")
+        count = label_count(loss, net.outputs)
+        return call.integers(values, name, shape, count, LABELS, "iub")
     values = call.view(read_as(y, name, x.dtype), name)
     if net.outputs > 1 and values.ndim == len(shape) and values.dtype == x.dtype:
         raise ValueError(
@@ -190,3 +210,24 @@ def _targets(
         shape = (*shape, net.outputs)
     check_array(values, name, (x.dtype,), shape, AS_THETA)
     return values
+
+
+def _weighted(y: Values, sample_weight: Any, x: Values, call: Call) -> Any:
+    """Targets with weights [S], where there are any, as the compiled modules take them."""
+    if sample_weight is None:
+        return y
+    read = read_as(sample_weight, "sample_weight", x.dtype)
+    weights = call.array(read, "sample_weight", (x.dtype,), (x.shape[-2],), AS_THETA)
+    if not call.on_device:
+        check_weights(call.host(weights))
+    return y, weights
+
+
+def check_weights(weights: Array) -> None:
+    """ValueError unless weights [S] are finite, not negative and not all 0."""
+    wrong = ~((weights >= 0) & (weights < np.inf))
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise ValueError(f"sample_weight must be finite and not negative, got {weights[i]} at [{i}]")
+    if not weights.any():
+        raise ValueError(f"sample_weight must not be 0 everywhere, got {len(weights)} zeros")

@@ -13,6 +13,7 @@ from typing import Any
 from . import _extras
 from ._arrays.host import is_torch
 from ._checks import kind
+from ._kinds import Loss
 from .errors import CboError
 from .network import TwoLayer
 from .risk import risk as _risk
@@ -27,14 +28,16 @@ def risk(
     x: Any,
     y: Any,
     *,
-    loss: str = "mse",
+    loss: Loss = "mse",
+    sample_weight: Any = None,
     precision: str = "float32",
     num_threads: int | None = None,
 ) -> Any:
     """Risks [N], a float64 tensor on theta's device, of networks theta [N, D], differentiable by theta alone.
 
-    theta: a float32 or float64 tensor, on the CPU or on a card. x, y, loss, precision, num_threads: as in
-    `cbokernels.risk`, where they are described; x and y may be NumPy arrays where theta is on the CPU.
+    theta: a float32 or float64 tensor, on the CPU or on a card. x, y, loss, sample_weight, precision,
+    num_threads: as in `cbokernels.risk`, where they are described; x, y and sample_weight may be NumPy arrays
+    where theta is on the CPU.
 
     The risks are independent, so that row n of theta's gradient is d risks[n] / d theta[n] times the gradient
     that comes in for risks[n]. Where theta requires grad they are computed in the forward pass, with the
@@ -49,7 +52,12 @@ def risk(
         if is_torch(value) and value.requires_grad:
             raise TypeError(f"{name} must not require grad: the risk is differentiable by theta alone")
     wanted = theta.requires_grad and torch.is_grad_enabled()
-    options = {"loss": loss, "precision": precision, "num_threads": num_threads}
+    options = {
+        "loss": loss,
+        "sample_weight": sample_weight,
+        "precision": precision,
+        "num_threads": num_threads,
+    }
     return _Risk.apply(theta, x, y, net, options, wanted)[0]
 
 

@@ -105,7 +105,7 @@ std::string weighing(CudaStream stream) {
 }
 
 template <class T>
-std::string risks(CudaStream stream, const Network& net, int64_t n, int64_t samples, Loss loss) {
+std::string risks(CudaStream stream, const Network& net, int64_t n, int64_t samples, Loss loss, bool weighted = false) {
   DeviceArray<T> theta(numbers<T>(n * net.size(), 6)), x(numbers<T>(samples * net.inputs, 7)),
       y(numbers<T>(samples * net.outputs, 8)), out(n * samples * net.outputs), gradient(n * net.size());
   std::vector<int32_t> classes(static_cast<size_t>(samples));
@@ -113,12 +113,16 @@ std::string risks(CudaStream stream, const Network& net, int64_t n, int64_t samp
   DeviceArray<int32_t> labels(classes);
   DeviceArray<double> risk_of(n), drawn(n), with_gradient(n);
   RiskProblem<T> problem{net, loss, theta.data(), n, x.data(), samples, nullptr, nullptr, 1};
-  if (loss == Loss::mse)
+  std::vector<T> positive = numbers<T>(samples, 16);
+  for (T& w : positive) w = std::abs(w);
+  DeviceArray<T> sample_weights(positive);
+  if (weighted) problem.weights = sample_weights.data();
+  if (!takes_labels(loss.kind))
     problem.y = y.data();
   else
     problem.labels = labels.data();
   risk(problem, risk_of.data(), stream);
-  risk_gradient(problem, with_gradient.data(), gradient.data(), stream);
+  if (has_slope(loss.kind)) risk_gradient(problem, with_gradient.data(), gradient.data(), stream);
   const Draw<T> draw{theta.data(), T(0.1), n % 2 == 0, n, {3, 0, 1, 0}};
   RiskProblem<T> hopping = problem;
   hopping.theta = nullptr, hopping.draw = &draw;
@@ -199,7 +203,7 @@ std::string captured(CudaStream on) {
   DeviceArray<T> theta(numbers<T>(n * net.size(), 16)), other(numbers<T>(n * net.size(), 17)),
       x(numbers<T>(samples * net.inputs, 18)), y(numbers<T>(samples * net.outputs, 19)), gradient(n * net.size());
   DeviceArray<double> out(n);
-  const RiskProblem<T> problem{net, Loss::mse, theta.data(), n, x.data(), samples, y.data(), nullptr, 1};
+  const RiskProblem<T> problem{net, LossKind::mse, theta.data(), n, x.data(), samples, y.data(), nullptr, 1};
   const auto stream = reinterpret_cast<cudaStream_t>(on.handle);
   std::string replayed, plain;
 #if !defined(__CUDACC__)
@@ -228,17 +232,19 @@ std::string captured(CudaStream on) {
 
 // A run of four epochs: plain, replayed, and replayed with another law of noise; its steps in a chain where that is.
 template <class T>
-std::string training(Method method, int64_t tasks, bool solve) {
+std::string training(Method method, int64_t tasks, bool solve, bool weighted = false) {
   const Network net{2, 5, 1, Activation::tanh, 0.2, false};
   constexpr int64_t samples = 11, particles = 4;
   const std::vector<T> x = numbers<T>(samples * net.inputs, 13), y = numbers<T>(tasks * samples, 14),
                        theta = numbers<T>(particles * net.size(), 15);
+  std::vector<T> weights = numbers<T>(samples, 16);
+  for (T& w : weights) w = std::abs(w);
   const std::vector<int32_t> task{0, 1, 1, 0};
   const bool drawn = method == Method::hopping;
   RunShape shape{0,
                  method,
                  net,
-                 Loss::mse,
+                 LossKind::mse,
                  samples,
                  4,
                  tasks,
@@ -250,7 +256,11 @@ std::string training(Method method, int64_t tasks, bool solve) {
                  Precision::float32};
   shape.drawn = drawn ? 6 : 0, shape.mirrored = true;
   if (method == Method::cbo && tasks > 1) shape.subset = 3, shape.subset_moves = shape.flies = true;
-  const RunData data{reinterpret_cast<uintptr_t>(x.data()), reinterpret_cast<uintptr_t>(y.data()), true, {0}};
+  const RunData data{reinterpret_cast<uintptr_t>(x.data()),
+                     reinterpret_cast<uintptr_t>(y.data()),
+                     reinterpret_cast<uintptr_t>(weighted ? weights.data() : nullptr),
+                     true,
+                     {0}};
   shape.iterations = 2, shape.exact = true;
   if (method == Method::transport) shape.noise = Noise::additive;
   const std::unique_ptr<Run> run = make_run(shape, data, theta.data(), tasks > 1 ? task.data() : nullptr);
@@ -285,7 +295,7 @@ std::string runs(double) {
 #if !defined(__CUDACC__)
   emulation::machine().options.capability = 8;
 #endif
-  return training<double>(Method::hybrid, 1, false) + training<double>(Method::heavy_ball, 1, false);
+  return training<double>(Method::hybrid, 1, false, true) + training<double>(Method::heavy_ball, 1, false);
 }
 
 template <class T>
@@ -294,8 +304,10 @@ std::string everything(CudaStream stream) {
   const Network wide{21, 5, 3, Activation::gelu, 0.2, true}, one{2, 150, 2, Activation::softplus, 1.0 / 150, false};
   return runs(T()) + captured<T>(stream) + elementwise<T>(stream) + transport<T>(stream, 2, 11) +
          (sizeof(T) == 4 ? transport<T>(stream, 1, 65) : "") + weighing<T>(stream) +
-         risks<T>(stream, line, 2, 530, Loss::mse) + risks<T>(stream, plane, 3, 12, Loss::mse) +
-         risks<T>(stream, wide, 12, 10, Loss::cross_entropy) + risks<T>(stream, one, 1, 40, Loss::mse);
+         risks<T>(stream, line, 2, 530, LossKind::mse) + risks<T>(stream, plane, 3, 12, LossKind::mse) +
+         risks<T>(stream, wide, 12, 10, LossKind::cross_entropy) + risks<T>(stream, one, 1, 40, LossKind::mse) +
+         risks<T>(stream, wide, 5, 10, LossKind::hinge, true) + risks<T>(stream, one, 3, 40, LossKind::huber) +
+         risks<T>(stream, wide, 2, 10, LossKind::zero_one) + risks<T>(stream, line, 2, 40, LossKind::logistic, true);
 }
 
 #if defined(__CUDACC__)

@@ -7,6 +7,7 @@
 #include "../../common/loss.hpp"
 #include "../../common/philox.hpp"
 #include "../../hopping/hopping.hpp"
+#include "losses_cuda.hpp"
 #include "risk_cuda.hpp"
 
 namespace cbk::device {
@@ -77,36 +78,34 @@ __device__ const T* particles_of(const Batch<T>& b, int64_t first, int64_t count
   return own;
 }
 
-// total + the loss of sample s with outputs g on one task.
+// total + the loss of sample s with outputs g on one task; of the fused ones.
 template <class T>
 __device__ __forceinline__ double add_loss(const Batch<T>& b, double total, const T* g, int64_t task, int64_t s) {
-  with_loss(b.loss, [&](auto loss) {
-    using Law = LossLaw<loss.value>;
-    if constexpr (targets_of(loss.value) == Targets::values) {
-      total = Law::value(total, g, b.y + (task * b.samples + s) * b.net.outputs, b.net.outputs, 1, 1);
-    } else {
-      const int32_t label = b.labels[task * b.samples + s];
-      total = unsigned(label) >= unsigned(b.net.outputs) ? quiet_nan
-                                                         : total + double(Law::of_label(g, int(b.net.outputs), label));
-    }
-  });
+  if (b.loss.kind == LossKind::mse) {
+    const T* const y = b.y + (task * b.samples + s) * b.net.outputs;
+    total = LossLaw<LossKind::mse>{}.value(total, g, y, b.net.outputs, 1, 1, Counted<T, false>{1, nullptr});
+  } else {
+    const int32_t label = b.labels[task * b.samples + s];
+    total = unsigned(label) >= unsigned(b.net.outputs)
+                ? quiet_nan
+                : total + double(LossLaw<LossKind::cross_entropy>::of_label(g, int(b.net.outputs), label));
+  }
   return total;
 }
 
 // The same, with g replaced by dL/dg * factor.
 template <class T>
 __device__ __forceinline__ double add_loss_slope(const Batch<T>& b, double total, T* g, int64_t s) {
-  with_loss(b.loss, [&](auto loss) {
-    using Law = LossLaw<loss.value>;
-    if constexpr (targets_of(loss.value) == Targets::values) {
-      total = Law::slopes(total, g, 1, b.y + s * b.net.outputs, b.net.outputs, 1, 1, b.factor);
-    } else {
-      const int32_t label = b.labels[s];
-      const T number = T(label);
-      total = Law::slopes(total, g, 1, &number, b.net.outputs, 1, 1, b.factor);
-      if (label < 0 || label >= b.net.outputs) total = quiet_nan;
-    }
-  });
+  const Counted<T, false> counted{1, nullptr};
+  if (b.loss.kind == LossKind::mse) {
+    const T* const y = b.y + s * b.net.outputs;
+    total = LossLaw<LossKind::mse>{}.slopes(total, g, 1, y, b.net.outputs, 1, b.factor, counted);
+  } else {
+    const int32_t label = b.labels[s];
+    const T number = T(label);
+    total = LossLaw<LossKind::cross_entropy>{}.slopes(total, g, 1, &number, b.net.outputs, 1, b.factor, counted);
+    if (label < 0 || label >= b.net.outputs) total = quiet_nan;
+  }
   return total;
 }
 

@@ -93,8 +93,8 @@ void multiply_slopes(const Batch<T>& b, const T* columns, bool fresh, T* gradien
 struct Passes {
   int64_t particles, samples;
 };
-Passes passes_of(const Network& net, int64_t particles, int64_t samples, bool keeps, int64_t number) {
-  const int64_t room = gradient_bytes / ((net.outputs + (keeps ? net.width : 0)) * number);
+Passes passes_of(const Network& net, int64_t particles, int64_t samples, bool keeps, bool fused, int64_t number) {
+  const int64_t room = gradient_bytes / ((net.outputs * (fused ? 1 : 2) + (keeps ? net.width : 0)) * number);
   const int64_t most = std::clamp(room / samples, int64_t(1), particles);
   const int64_t some = std::max(room / slope_chunk * slope_chunk, slope_chunk);
   return {blocks_for(particles, blocks_for(particles, most)), std::min(samples, some)};
@@ -108,13 +108,17 @@ void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, Cuda
   const Network& net = problem.net;
   const int64_t d = net.inputs, summed = d <= slope_inputs ? d : 0, lines = net.outputs + 1 + summed;
   const bool lanes = net.outputs == 1 && d <= slope_inputs, keeps = !lanes && d > 4;
-  const Passes pass = passes_of(net, problem.particles, problem.samples, keeps, sizeof(T));
+  const bool fused = is_fused(problem);
+  const Passes pass = passes_of(net, problem.particles, problem.samples, keeps, fused, sizeof(T));
   const int64_t pitch = blocks_for(pass.samples, 4) * 4, neurons = pass.particles * net.width;
   const int64_t parts = blocks_for(problem.samples, pass.samples);
   const int64_t chunks = blocks_for(pass.samples, lanes ? lane_chunk : slope_chunk);
   Workspace<T> hidden(keeps ? neurons * pitch : 0, stream), slopes(pass.particles * net.outputs * pass.samples, stream);
   Workspace<T> columns(lanes ? 0 : d * pitch, stream), sums(chunks * neurons * lines, stream);
   Workspace<double> losses(parts * problem.particles, stream);
+  Workspace<T> outputs(fused ? 0 : pass.particles * net.outputs * pass.samples, stream);
+  Workspace<T> weights(problem.weights ? problem.samples : 0, stream);
+  if (problem.weights) launch_weights(problem, weights.data(), stream);
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t s0 = part * pass.samples;
     Batch<T> b = batch_of(problem);
@@ -130,7 +134,18 @@ void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, Cuda
       const bool fresh = part == 0;
       T* own = gradient + n * b.size;
       b.theta = problem.theta + n * b.size, b.particles = std::min(pass.particles, problem.particles - n);
-      run_batch<T>(b, nullptr, losses.data() + part * problem.particles + n, 1, 1, precision, stream);
+      double* const sums_of_losses = losses.data() + part * problem.particles + n;
+      if (fused) {
+        run_batch<T>(b, nullptr, sums_of_losses, 1, 1, precision, stream);
+      } else {
+        Batch<T> plain = b;
+        plain.slopes = nullptr, plain.tasks = 0;
+        run_batch<T>(plain, outputs.data(), nullptr, 1, 1, precision, stream);
+        OutputLosses<T> k = losses_at(problem, weights.data(), s0);
+        k.g = outputs.data(), k.particles = b.particles, k.samples = b.samples;
+        k.slopes = b.slopes, k.factor = b.factor;
+        launch_losses(k, sums_of_losses, stream);
+      }
       const T* x = columns.data();
       const int64_t own_chunks =
           lanes ? launch_lane_slopes(b, sums.data(), stream) : launch_neuron_slopes(b, x, summed, sums.data(), stream);

@@ -103,8 +103,44 @@ void forward(const RiskProblem<T>& problem, T* out, CudaStream stream, Precision
   run_batch<T>(batch_of(problem), out, nullptr, 1, 1, precision, native(stream));
 }
 
+namespace {
+
+// Risks whose losses no block sums.  Outputs go through memory, of some samples of some particles at a time; drawn
+// particles all at once, as their draws count them.
+template <class T>
+void risk_of_outputs(const RiskProblem<T>& problem, double* out, int64_t stride, Precision precision,
+                     cudaStream_t stream) {
+  const Network& net = problem.net;
+  const int64_t room = std::max(output_bytes / (net.outputs * int64_t(sizeof(T))), int64_t(1)), tasks = problem.tasks;
+  const int64_t particles =
+      problem.draw ? problem.particles : std::clamp(room / problem.samples, int64_t(1), problem.particles);
+  const int64_t samples = std::clamp(room / particles, int64_t(1), problem.samples);
+  const int64_t parts = blocks_for(problem.samples, samples), results = problem.particles * tasks;
+  Workspace<T> weights(problem.weights ? problem.samples : 0, stream),
+      outputs(particles * samples * net.outputs, stream);
+  Workspace<double> sums(parts * results, stream);
+  if (problem.weights) launch_weights(problem, weights.data(), stream);
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t s0 = part * samples;
+    Batch<T> b = batch_of(problem);
+    b.tasks = 0, b.x += s0 * net.inputs, b.samples = std::min(samples, problem.samples - s0);
+    OutputLosses<T> k = losses_at(problem, weights.data(), s0);
+    k.g = outputs.data(), k.samples = b.samples;
+    for (int64_t n = 0; n < problem.particles; n += particles) {
+      b.particles = k.particles = std::min(particles, problem.particles - n);
+      if (b.theta) b.theta = problem.theta + n * b.size;
+      run_batch<T>(b, outputs.data(), nullptr, 1, 1, precision, stream);
+      launch_losses(k, sums.data() + part * results + n * tasks, stream);
+    }
+  }
+  launch_add_parts(sums.data(), parts, results, double(problem.samples), out, stride, stream);
+}
+
+}  // namespace
+
 template <class T>
 void risk(const RiskProblem<T>& problem, double* out, CudaStream stream, int64_t stride, Precision precision) {
+  if (!is_fused(problem)) return risk_of_outputs(problem, out, stride, precision, native(stream));
   run_batch<T>(batch_of(problem), nullptr, out, stride, double(problem.samples), precision, native(stream));
 }
 

@@ -30,6 +30,8 @@ void forward(const RiskProblem<T>& problem, T* out, CudaStream stream, Precision
 template <class T>
 void risk(const RiskProblem<T>& problem, double* out, CudaStream stream, int64_t stride = 1,
           Precision precision = Precision::float32);
+// So do outputs whose losses no block sums (losses_cuda.hpp).
+inline int64_t output_bytes = int64_t(64) << 20;
 // Pre-activations go through so much memory at most: particles and samples are taken in as many passes as that needs.
 inline int64_t gradient_bytes = int64_t(64) << 20;
 template <class T>

@@ -190,7 +190,7 @@ F64 direct_forward(const GradientTask<T>& task, const DirectKept<T>& kept, int64
                        begin > 0, kept.at(in_tile, begin));
   }
   scale_outputs(net, task.theta, panel, kept.e + s, panel);
-  return loss_slope(task, losses, kept.e + s, panel, task.chunk.y + s, task.chunk.samples - s);
+  return loss_slope(task, losses, kept.e + s, panel, s);
 }
 
 template <class T>

@@ -13,6 +13,7 @@
 #include "../../common/isa.hpp"
 #include "../../common/parallel.hpp"
 #include "../../hopping/hopping.hpp"
+#include "../packing.hpp"
 
 namespace cbk {
 namespace {
@@ -63,25 +64,16 @@ class Sorted {
     batch_.x = x_.data() + 1, batch_.first = first_.data(), batch_.moments = moments_.data();
   }
 
-  bool sort(const float* x) {
+  bool sort(const RiskProblem<float>& problem) {
+    const float* const x = problem.x;
     if (!set_cells(x)) return false;
     const int64_t samples = batch_.samples;
+    weights_ = problem.weights, scale_ = weights_ ? weight_scale(problem) : 1;
     if (fill_cells(x) <= crowded)
       insertion_sort();
     else
       sort_order(x, samples, order_.data(), spare_.data());
-    float* const sorted = x_.data() + 1;
-    sorted[-1] = sorted[samples] = std::numeric_limits<float>::quiet_NaN();  // no knot is behind it, infinite or not
-    double* moments = moments_.data();
-    double on_x = 0, on_xx = 0;
-    for (int64_t i = 0;; ++i, moments += 4) {
-      poll_often(i);
-      moments[0] = double(i), moments[1] = on_x, moments[2] = on_xx, moments[3] = 0;
-      if (i == samples) break;
-      const float value = x[order_.data()[i]];
-      const double xi = sorted[i] = value;
-      on_x += xi, on_xx += xi * xi;
-    }
+    weights_ ? sum_moments<true>(x) : sum_moments<false>(x);
     return true;
   }
 
@@ -90,24 +82,52 @@ class Sorted {
   // y [tasks][samples] -> cross [samples + 1][2][stride], squares [tasks]; what is beyond the tasks is zero.
   template <int64_t stride>
   void sum_targets(const float* y, int64_t tasks, double* cross, double* squares) {
+    weights_ ? sum_targets<stride, true>(y, tasks, cross, squares)
+             : sum_targets<stride, false>(y, tasks, cross, squares);
+  }
+
+ private:
+  static constexpr int32_t crowded = 16;  // more samples in a cell are not sorted by insertion
+
+  template <bool weighted>
+  double weight(int64_t i) {
+    return weighted ? scale_ * double(weights_[order_.data()[i]]) : 1;
+  }
+
+  template <bool weighted>
+  void sum_moments(const float* x) {
+    const int64_t samples = batch_.samples;
+    float* const sorted = x_.data() + 1;
+    sorted[-1] = sorted[samples] = std::numeric_limits<float>::quiet_NaN();  // no knot is behind it, infinite or not
+    double* moments = moments_.data();
+    double on_one = 0, on_x = 0, on_xx = 0;
+    for (int64_t i = 0;; ++i, moments += 4) {
+      poll_often(i);
+      moments[0] = on_one, moments[1] = on_x, moments[2] = on_xx, moments[3] = 0;
+      if (i == samples) break;
+      const float value = x[order_.data()[i]];
+      const double xi = sorted[i] = value, w = weight<weighted>(i);
+      on_one += w, on_x += w * xi, on_xx += w * xi * xi;
+    }
+  }
+
+  template <int64_t stride, bool weighted>
+  void sum_targets(const float* y, int64_t tasks, double* cross, double* squares) {
     double on_one[stride] = {}, on_x[stride] = {}, square[stride] = {};
     if (stride == 1) tasks = 1;  // a constant
     for (int64_t i = 0;; ++i, cross += 2 * stride) {
       poll_often(i);
       for (int64_t t = 0; t < stride; ++t) cross[t] = on_one[t], cross[stride + t] = on_x[t];
       if (i == batch_.samples) break;
-      const double xi = batch_.x[i];
+      const double xi = batch_.x[i], w = weight<weighted>(i);
       const float* target = y + order_.data()[i];
       for (int64_t t = 0; t < tasks; ++t) {
-        const double yt = target[t * batch_.samples];
-        on_one[t] += yt, on_x[t] += xi * yt, square[t] += yt * yt;
+        const double yt = weighted && w == 0 ? 0 : target[t * batch_.samples], counted = w * yt;
+        on_one[t] += counted, on_x[t] += xi * counted, square[t] += counted * yt;
       }
     }
     std::copy_n(square, tasks, squares);
   }
-
- private:
-  static constexpr int32_t crowded = 16;  // more samples in a cell are not sorted by insertion
 
   bool set_cells(const float* x) {
     float low[4], high[4];  // four chains
@@ -159,6 +179,8 @@ class Sorted {
   Buffer<int32_t> first_;
   Buffer<double> moments_;
   SortedBatch batch_;
+  const float* weights_ = nullptr;
+  double scale_ = 1;
 };
 
 // A batch and one task.
@@ -166,7 +188,7 @@ struct SortedTask {
   explicit SortedTask(int64_t samples) : sorted(samples), cross(2 * (samples + 1)), sums{cross.data(), &squares, 1} {}
 
   void sort(const RiskProblem<float>& problem) {
-    valid = sorted.sort(problem.x);
+    valid = sorted.sort(problem);
     if (valid) sorted.sum_targets<1>(problem.y, 1, cross.data(), &squares);
   }
 
@@ -269,7 +291,7 @@ bool own_tasks(const KnotsKernels& kernels, const RiskProblem<float>& problem, d
                int num_threads) {
   const int64_t samples = problem.samples, size = problem.net.size(), table = 2 * (samples + 1);
   Sorted sorted(samples);
-  if (!sorted.sort(problem.x)) return false;
+  if (!sorted.sort(problem)) return false;
   const int64_t scratch_size = round_up(kernels.scratch_size(problem.net, samples), 64);
   for_particles(problem, 2, scratch_size + table * int64_t(sizeof(double)), num_threads,
                 [&](int64_t first, int64_t count, const float* theta, char* scratch) {
@@ -292,7 +314,7 @@ bool many_tasks(const KnotsKernels& kernels, const RiskProblem<float>& problem, 
   const Network& net = problem.net;
   const int64_t samples = problem.samples, tasks = problem.tasks, size = net.size();
   Sorted sorted(samples);
-  if (!sorted.sort(problem.x)) return false;
+  if (!sorted.sort(problem)) return false;
   constexpr int64_t stride = task_block;
   const int64_t blocks = divide_up(tasks, stride), table = 2 * stride * (samples + 1);
   Buffer<double> cross(blocks * table), squares(tasks);

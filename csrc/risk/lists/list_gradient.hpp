@@ -21,7 +21,6 @@ F64 tile_forward(const GradientTask<T>& task, const TileHeld<T>& held, int64_t s
   const Network& net = *task.net;
   const GradientPlan& plan = *task.plan;
   const T* theta = task.theta;
-  const int64_t rows = target_rows(task.loss, net.outputs);
   for (int64_t m = 0; m < net.width; ++m)
     activate_array(net.activation, held.hidden + m * plan.tile, held.slope + m * plan.tile, count);
   for (int64_t p = 0; p < count; p += plan.panel) {
@@ -29,7 +28,7 @@ F64 tile_forward(const GradientTask<T>& task, const TileHeld<T>& held, int64_t s
     product<T>({theta + net.output_weights(), net.width, 1}, net.outputs, net.width, {held.hidden + p, plan.tile}, g,
                plan.tile, {nullptr, false});
     scale_outputs(net, theta, plan.panel, g, plan.tile);
-    losses = loss_slope(task, losses, g, plan.tile, task.chunk.y + (s0 + p) * rows, task.chunk.samples - s0 - p);
+    losses = loss_slope(task, losses, g, plan.tile, s0 + p);
   }
   return losses;
 }

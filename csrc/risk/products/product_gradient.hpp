@@ -84,11 +84,10 @@ F64 product_forward(const GradientTask<T>& task, const ProductKept<T>& kept) {
   const Network& net = *task.net;
   const int64_t panel = task.plan->panel, chunk = task.plan->chunk;
   task.plan->forward_direct ? hidden_in_registers(task, kept) : hidden_by_products<A>(task, kept);
-  const int64_t rows = target_rows(task.loss, net.outputs);
   F64 losses{};
   for (int64_t s = 0; s < task.chunk.samples; s += panel) {
     scale_outputs(net, task.theta, panel, kept.e + s, chunk);
-    losses = loss_slope(task, losses, kept.e + s, chunk, task.chunk.y + s * rows, task.chunk.samples - s);
+    losses = loss_slope(task, losses, kept.e + s, chunk, s);
   }
   return losses;
 }

@@ -49,6 +49,7 @@ class Adam(Method):
     beta2: Parameter = 0.999
     delta: Parameter = 1e-8
 
+    _gradients: ClassVar[bool] = True
     _parameters: ClassVar[dict[str, Check]] = {"lr": nonnegative, **DECAYS}
     _first_step: ClassVar[int] = 1
     _consensus: ClassVar[bool] = False

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from .._checks import WORD, integer, real, unit
 from ..errors import ConsensusError
 from ..network import TwoLayer
 from ..schedules import describe, evaluate, parameter
+
+if TYPE_CHECKING:
+    from .._cpu import KernelLoss
 
 M = TypeVar("M", bound="Method")
 Check = Callable[[Any, str], float]
@@ -46,12 +49,13 @@ class Problem(Protocol):
 
 
 class Minibatches(NamedTuple):
-    """The first arguments of compiled epochs: batch i is x[order[i * size : (i + 1) * size]], y likewise."""
+    """The first arguments of compiled epochs: batch i is x[order[i * size : (i + 1) * size]], y and weights
+    likewise."""
 
     net: _cpu.Network
     x: Array
-    y: Array
-    loss: str
+    y: Any  # or a pair of y and weights
+    loss: KernelLoss
     order: Array | None  # None: x and y as they stand are the only batch
     size: int
 
@@ -225,6 +229,7 @@ class Method(abc.ABC):
     _first_step: ClassVar[int] = 0  # number of a run's first step, which drives its random numbers
     _any_function: ClassVar[bool] = False  # minimises functions too, not only the risks of networks
     _consensus: ClassVar[bool] = True  # risks are weights, and a particle without one has weight 0
+    _gradients: ClassVar[bool] = False  # its steps need those of the loss
     _contracts: ClassVar[bool] = False  # the whole ensemble is drawn to one point and may freeze there
     _task_axes: ClassVar[tuple[str, ...] | None] = ()  # of y before the samples; None: one for tasks or none
 

@@ -36,6 +36,7 @@ class GradientFlow(Method):
     dt: Parameter = 0.1
     particles: int = 1
 
+    _gradients: ClassVar[bool] = True
     _parameters: ClassVar[dict[str, Check]] = {"temperature": nonnegative, "dt": nonnegative}
     _consensus: ClassVar[bool] = False
 

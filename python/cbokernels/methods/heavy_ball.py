@@ -42,6 +42,7 @@ class HeavyBall(Method):
     dt: Parameter = 0.1
     particles: int = 1
 
+    _gradients: ClassVar[bool] = True
     _parameters: ClassVar[dict[str, Check]] = {
         "friction": nonnegative,
         "temperature": nonnegative,

@@ -44,6 +44,7 @@ class Hybrid(Method):
     beta2: Parameter = 0.999
     delta: Parameter = 1e-8
 
+    _gradients: ClassVar[bool] = True
     _parameters: ClassVar[dict[str, Check]] = {
         "mix": fraction,
         "alpha": weighting,

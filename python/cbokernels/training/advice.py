@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from .._arrays import Array, Values
-from .._kinds import takes_labels
+from .._kinds import Loss, takes_labels
 from ..errors import CboWarning
 from ..network import TwoLayer
 from .data import Data
@@ -20,7 +20,7 @@ _OFFSET = 100.0  # mean over standard deviation, from which a neuron's kink does
 _CLASSES = 20  # more whole numbers than these are no classes, or their user knows
 
 
-def advise(data: Data, y: Values, net: TwoLayer, loss: str | None) -> None:
+def advise(data: Data, y: Values, net: TwoLayer, loss: Loss | None) -> None:
     """Warn, at the caller of the public function, of what y as it was given and the data that it became show.
 
     What lies on a card is not looked at.
@@ -32,7 +32,7 @@ def advise(data: Data, y: Values, net: TwoLayer, loss: str | None) -> None:
         _warn(
             f"y holds {'booleans' if given.dtype == bool else 'integers'} that look like class labels, and a "
             "network of one output takes them as values, with loss 'mse': for classes take outputs=2 (or as "
-            "many as there are) and loss 'cross_entropy'; for values say loss='mse'"
+            "many as there are) and loss 'cross_entropy', or loss 'logistic'; for values say loss='mse'"
         )
     if words := _trouble(x.reshape(-1, x.shape[-1])):
         _warn(f"x {words}: centre its columns and divide them by their standard deviations")

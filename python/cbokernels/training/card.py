@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import _cpu, cuda
-from .._arrays import Array
+from .._arrays import Array, Values
 from .._arrays.memory import DeviceArray
 from ..errors import ConsensusError
 from ..methods.base import Done, Method, Numbers, Setting, no_consensus
@@ -29,9 +29,8 @@ class CardScored:
     def __init__(self, net: TwoLayer, data: Data, precision: str, on: tuple[int, int]) -> None:
         self._module, self._data = cuda.module(), data
         self._on = data.call.on if data.call.on_device else on
-        self.x, self.y = (
-            a if isinstance(a, DeviceArray) else self._sent(np.ascontiguousarray(a)) for a in (data.x, data.y)
-        )
+        self.x, self.y = self._there(data.x), self._there(data.y)
+        self.weights = None if data.weights is None else self._there(data.weights)  # of a run, not of these
         self._net, self._outputs = net._kernel, (data.samples, net.outputs)
         self._theta = self._new((1, net.size), data.x.dtype)
         self._risk = self._new((1,), np.dtype(np.float64))
@@ -42,6 +41,9 @@ class CardScored:
     def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
         memory = self._module.Memory(self._on[0], math.prod(shape) * dtype.itemsize)
         return DeviceArray(memory.address, shape, dtype, memory, "a run's array")
+
+    def _there(self, a: Values) -> DeviceArray:
+        return a if isinstance(a, DeviceArray) else self._sent(np.ascontiguousarray(a))
 
     def _sent(self, values: Array) -> DeviceArray:
         a = self._new(values.shape, values.dtype)
@@ -91,13 +93,14 @@ class DeviceStepper:
         self._networks = setting.tasks if method._consensus else len(theta)  # that a row has risks of
         self._consensus = method._consensus
         call = data.call
-        x, y = data.x, data.y
+        x, y, weights = data.x, data.y, data.weights
         held = None if evaluation is None else evaluation.training
         if isinstance(held, CardScored):  # they are sent once
-            x, y = held.x, held.y
+            x, y, weights = held.x, held.y, held.weights
         self._run = module.start(
-            setting.network._kernel, plan.kernel, x, y, data.loss, orders.batch_size, theta, plan.task,
-            setting.seed, plan.noise, plan.solve, plan.more, (data, held), (*call.on, setting.precision),
+            setting.network._kernel, plan.kernel, x, y, weights, data.loss, orders.batch_size, theta,
+            plan.task, setting.seed, plan.noise, plan.solve, plan.more, (data, held),
+            (*call.on, setting.precision),
         )  # fmt: skip
         self._reported = np.empty((setting.tasks if plan.points else 1, theta.shape[1]), theta.dtype)
         self._first = self._given = 0  # epochs, from 0: this run's first, and the last that was handed out

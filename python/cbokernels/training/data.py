@@ -11,16 +11,17 @@ import numpy as np
 from .. import _cpu
 from .._arrays import HOST, Array, Call, Values, call_of, check_shape, view
 from .._arrays.call import text
-from .._checks import choice
 from .._inputs import readable
-from .._kinds import LOSSES, takes_labels
+from .._kinds import label_count, loss_of, takes_labels
 from ..methods.base import Minibatches
 from ..network import TwoLayer
+from ..risk import LABELS, check_weights
 from ..risk import _targets as targets
 from .checkpoint import fingerprint
 
 if TYPE_CHECKING:
-    from .._cpu import Key
+    from .._cpu import KernelLoss, Key
+    from .._kinds import Loss
 
 _ORDER = 2  # stream of the random numbers that shuffle the data
 
@@ -31,22 +32,34 @@ class Data:
 
     x: Values  # [S, d] or [T, S, d]
     y: Values  # [T, S, C] of the same dtype, or int32 labels [T, S]
-    loss: str
+    loss: KernelLoss
     task_axis: bool  # whether the caller's y has an axis of tasks
     call: Call  # whose arrays they are
+    weights: Values | None = None  # [S] of the same dtype
 
     @property
     def samples(self) -> int:
         """S."""
         return self.x.shape[-2]
 
-    def fingerprints(self) -> tuple[str, str]:
-        """Text that tells x and y apart from others; brings them to the host for it."""
-        return fingerprint(self.call.host(self.x)), fingerprint(self.call.host(self.y))
+    def fingerprints(self) -> dict[str, str]:
+        """Text that tells x, y and weights apart from others; brings them to the host for it."""
+        arrays = {"x": self.x, "y": self.y}
+        if self.weights is not None:
+            arrays["sample_weight"] = self.weights
+        return {name: fingerprint(self.call.host(a)) for name, a in arrays.items()}
+
+    def weighted(self, sample_weight: Any) -> Data:
+        """These data with weights [S] of the caller's, which are cast and checked."""
+        name, call = "sample_weight", self.call
+        weights = call.floats(readable(sample_weight, name), name, self.x.dtype)
+        check_shape(weights, name, (self.samples,))
+        check_weights(call.host(weights))
+        return dataclasses.replace(self, weights=call.copy(weights))
 
 
 def training_data(
-    call: Call, net: TwoLayer, x: Any, y: Any, loss: str | None, dtype: np.dtype[Any],
+    call: Call, net: TwoLayer, x: Any, y: Any, loss: Loss | KernelLoss | None, dtype: np.dtype[Any],
     task_axes: tuple[str, ...] | None, names: tuple[str, str] = ("x", "y"),
 ) -> Data:  # fmt: skip
     """The caller's x and y, cast to `dtype`; `names` are those that messages call them by.
@@ -62,22 +75,23 @@ def training_data(
     given = call.view(y, of_y)
     if loss is None:
         loss = "cross_entropy" if given.dtype.kind in "iub" and net.outputs > 1 else "mse"
-    labels = takes_labels(choice(loss, "loss", LOSSES))
+    told = loss if isinstance(loss, tuple) else loss_of(loss, net.outputs)
+    labels = takes_labels(told)
     if task_axes == ():
         _check_one_task(net, x, given, labels, names)
     if task_axes is None:
-        task_axes = own or _axes_shown(net, x, given, loss)
+        task_axes = own or _axes_shown(net, x, given, labels)
     cast = given if labels else call.floats(given, of_y, dtype)
-    checked = targets(net, cast, of_y, x.shape[:-2] or task_axes, x, loss, call)
+    checked = targets(net, cast, of_y, x.shape[:-2] or task_axes, x, told, call)
     if labels and call.on_device:
-        call.check_range(checked, of_y, net.outputs, "labels of the network's outputs")
+        call.check_range(checked, of_y, label_count(told, net.outputs), LABELS)
     elif labels:
         checked = call.apart(checked, given)  # they are checked once: nobody may change them afterwards
     checked = checked.reshape(-1, x.shape[-2], *(() if labels else (net.outputs,)))
     call.check_finite(x, of_x)
     if not labels:
         call.check_finite(cast, of_y)
-    return Data(x, checked, loss, bool(task_axes), call)
+    return Data(x, checked, told, bool(task_axes), call)
 
 
 def validation_data(net: TwoLayer, validation: Any, training: Data, on_card: bool) -> Data:
@@ -116,11 +130,11 @@ def _check_one_task(net: TwoLayer, x: Values, y: Values, labels: bool, names: tu
         )
 
 
-def _axes_shown(net: TwoLayer, x: Values, y: Values, loss: str) -> tuple[str, ...]:
+def _axes_shown(net: TwoLayer, x: Values, y: Values, labels: bool) -> tuple[str, ...]:
     """("T",) where y has more axes than one task's. A column [S, 1] of one output's values, or of labels, is
     one task."""
     axes = 2
-    if takes_labels(loss) or net.outputs == 1:
+    if labels or net.outputs == 1:
         axes = 2 if y.ndim == 2 and y.shape[1] == 1 and not len(x) == 1 < len(y) else 1
     return ("T",) if y.ndim > axes else ()
 
@@ -128,18 +142,23 @@ def _axes_shown(net: TwoLayer, x: Values, y: Values, loss: str) -> tuple[str, ..
 class DataBatch:
     """Samples to score networks on. Its arrays are filled anew for each minibatch."""
 
-    def __init__(self, net: TwoLayer, x: Array, y: Array, loss: str, threads: int) -> None:
-        self.x, self.y, self._loss = x, y, loss
+    def __init__(
+        self, net: TwoLayer, x: Array, y: Array, weights: Array | None, loss: KernelLoss, threads: int
+    ) -> None:
+        self.x, self.y, self.weights, self._loss = x, y, weights, loss
+        # as the compiled module takes them: all tasks', and the first one's
+        self.targets = y if weights is None else (y, weights)
+        self._first = y[0] if weights is None else (y[0], weights)
         self.net, self._threads = net._kernel, threads
         self._atom_index, self._columns = net._atom_index, net.outputs
 
     def risk(self, theta: Array, out: Array) -> None:
         """Risks of theta [n, D] into out [n, T], float64."""
-        _cpu.risk(self.net, theta, self.x, self.y, self._loss, out, self._threads)
+        _cpu.risk(self.net, theta, self.x, self.targets, self._loss, out, self._threads)
 
     def own_risks(self, theta: Array, out: Array) -> None:
         """Risks of theta [T, D], row t on task t alone, into out [T], float64."""
-        _cpu.own_risks(self.net, theta, self.x, self.y, self._loss, out, self._threads)
+        _cpu.own_risks(self.net, theta, self.x, self.targets, self._loss, out, self._threads)
 
     def outputs(self, theta: Array) -> Array:
         """Outputs [T, S, C] of theta [T, D], row t at the inputs of task t."""
@@ -153,7 +172,7 @@ class DataBatch:
 
     def gradient(self, theta: Array, out: Array, gradient: Array) -> None:
         """Risks of theta [n, D] on the first task into out [n], float64, and their gradients [n, D]."""
-        _cpu.risk_gradient(self.net, theta, self.x, self.y[0], self._loss, out, gradient, self._threads)
+        _cpu.risk_gradient(self.net, theta, self.x, self._first, self._loss, out, gradient, self._threads)
 
     def hopping_gradient(
         self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool,
@@ -162,7 +181,7 @@ class DataBatch:
         """Less the consensus drift of particles drawn around a centre [D], into out [D]; ess, alpha, and the
         number of non-finite risks. No particle is stored."""
         return _cpu.hopping_gradient(
-            self.net, center, particles, spread, mirrored, key, self.x, self.y[0], self._loss,
+            self.net, center, particles, spread, mirrored, key, self.x, self._first, self._loss,
             self._atom_index if atoms else None, fraction, out, self._threads,
         )  # fmt: skip
 
@@ -192,7 +211,8 @@ class DataProblem(Orders):
     def __init__(self, net: TwoLayer, data: Data, batch_size: int | None, seed: int, threads: int) -> None:
         super().__init__(data.samples, batch_size, seed)
         x, y, loss = data.call.host(data.x), data.call.host(data.y), data.loss
-        self._whole, self._loss = DataBatch(net, x, y, loss, threads), loss
+        weights = None if data.weights is None else data.call.host(data.weights)
+        self._whole, self._loss = DataBatch(net, x, y, weights, loss, threads), loss
         self._parts: list[tuple[Array, DataBatch]] = []
         buffers: dict[int, DataBatch] = {}
         order = np.empty(0, np.int64) if self._order is None else self._order
@@ -201,7 +221,8 @@ class DataProblem(Orders):
             if len(rows) not in buffers:
                 xb = np.empty((*x.shape[:-2], len(rows), x.shape[-1]), x.dtype)
                 yb = np.empty((len(y), len(rows), *y.shape[2:]), y.dtype)
-                buffers[len(rows)] = DataBatch(net, xb, yb, loss, threads)
+                wb = None if weights is None else np.empty(len(rows), weights.dtype)
+                buffers[len(rows)] = DataBatch(net, xb, yb, wb, loss, threads)
             self._parts.append((rows, buffers[len(rows)]))
 
     def minibatches(self, epoch: int) -> Minibatches | None:
@@ -210,7 +231,7 @@ class DataProblem(Orders):
         if whole.x.ndim == 3:
             return None
         size = self.batch_size or whole.x.shape[0]
-        return Minibatches(whole.net, whole.x, whole.y, self._loss, self.order(epoch), size)
+        return Minibatches(whole.net, whole.x, whole.targets, self._loss, self.order(epoch), size)
 
     def batches(self, epoch: int) -> Iterator[DataBatch]:
         """The epoch's minibatches; each is valid until the next one is asked for."""
@@ -221,6 +242,8 @@ class DataProblem(Orders):
             # "clip" is NumPy's only mode that writes straight into `out`; the rows are in range anyway.
             x.take(rows, x.ndim - 2, batch.x, "clip")
             y.take(rows, 1, batch.y, "clip")
+            if self._whole.weights is not None and batch.weights is not None:
+                self._whole.weights.take(rows, 0, batch.weights, "clip")
             yield batch
 
     @property

@@ -6,16 +6,19 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from .._arrays import Array
 from .._checks import WORD, integer, kind
-from .._kinds import takes_labels
+from .._kinds import loss_text, takes_labels
 from .._once import once
 from ..network import TwoLayer
 from .data import Data
+
+if TYPE_CHECKING:
+    from .._cpu import KernelLoss
 
 Metric = Callable[[Array, Array], Any]
 
@@ -37,9 +40,11 @@ class Scored(Protocol):
 
 
 def accuracy(y: Array, outputs: Array) -> float:
-    """The share of the samples whose largest output is the label's, or y's largest for y [S, C]."""
+    """The share of the samples whose largest output is the label's, or y's largest for y [S, C]; one output
+    tells label 1 from 0 up."""
     labels = y if y.ndim == 1 else y.argmax(axis=1)
-    return float((outputs.argmax(axis=1) == labels).mean())
+    told = outputs[:, 0] >= 0 if outputs.shape[1] == 1 else outputs.argmax(axis=1)
+    return float((told == labels).mean())
 
 
 def r2(y: Array, outputs: Array) -> float:
@@ -61,7 +66,7 @@ def mae(y: Array, outputs: Array) -> float:
 NAMED: dict[str, Metric] = {"accuracy": accuracy, "r2": r2, "mae": mae}
 
 
-def checked_metrics(value: Any, net: TwoLayer, loss: str) -> dict[str, Metric]:
+def checked_metrics(value: Any, net: TwoLayer, loss: KernelLoss) -> dict[str, Metric]:
     """The caller's metrics by name: a name, a mapping of names to functions, or several of both."""
     given = [value] if isinstance(value, (str, Mapping)) else value
     if not isinstance(given, (list, tuple)):
@@ -86,13 +91,13 @@ def checked_metrics(value: Any, net: TwoLayer, loss: str) -> dict[str, Metric]:
     return metrics
 
 
-def _check_suits(name: str, net: TwoLayer, loss: str) -> None:
+def _check_suits(name: str, net: TwoLayer, loss: KernelLoss) -> None:
     """ValueError where a named metric has no meaning for the data."""
     labels = takes_labels(loss)
     if name == "accuracy" and not labels and net.outputs == 1:
         raise ValueError("metrics 'accuracy' expects labels, or several outputs, got values of one output")
     if name != "accuracy" and labels:
-        raise ValueError(f"metrics {name!r} expects values, got labels (loss {loss!r})")
+        raise ValueError(f"metrics {name!r} expects values, got labels (loss {loss_text(loss)!r})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +148,7 @@ class Evaluation:
 
     def description(self, validation: Data | None) -> dict[str, str]:
         """Text by which a checkpoint recognises the run."""
-        data = {} if validation is None else dict(zip("xy", validation.fingerprints(), strict=True))
+        data = {} if validation is None else validation.fingerprints()
         return {
             "metrics": ", ".join(self.metrics),
             "every_epochs": str(self.every),

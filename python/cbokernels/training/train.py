@@ -15,6 +15,7 @@ from .._checks import FLOATS, PRECISIONS, WORD, boolean, choice, float_dtype, in
 from .._checks import precision as check_precision
 from .._checks import seed as check_seed
 from .._inputs import readable
+from .._kinds import Loss, check_slopes, loss_text
 from ..errors import CudaUnavailableError
 from ..methods.base import Method, Setting, check_method
 from ..network import TwoLayer, check_network
@@ -35,7 +36,7 @@ def train(
     y: Any,
     method: Method,
     *,
-    loss: str | None = None,
+    loss: Loss | None = None,
     epochs: int = 1000,
     batch_size: int | None = None,
     seed: int = 0,
@@ -53,6 +54,7 @@ def train(
     target: float | None = None,
     patience: int | None = None,
     tolerance: float = 0.0,
+    sample_weight: Any = None,
     on_interrupt: str = "raise",
     num_threads: int | None = None,
     precision: str = "float32",
@@ -68,11 +70,11 @@ def train(
         `GradientFlow`.
 
     x: arrays of any real dtype, lists, or frames of pandas or Polars; y too.
-    y: [S] or [S, 1] (C = 1) or [S, C] for "mse", the sum over outputs of squares; [S] or [S, 1] integers in
-        [0, C), or booleans, for "cross_entropy"; for `MultiTaskCBO` with an axis of T tasks before these,
-        which x may have too, for `TransportCBO` with or without. x, and y for "mse", are cast to `dtype` once
-        and must be finite.
-    loss: "mse" or "cross_entropy"; None: cross entropy when y holds integers or booleans and C > 1, else mse.
+    y: as the loss wants it, values [S] or [S, 1] (C = 1) or [S, C], or labels [S] or [S, 1], which are
+        integers or booleans; for `MultiTaskCBO` with an axis of T tasks before these, which x may have too,
+        for `TransportCBO` with or without. x and values are cast to `dtype` once and must be finite.
+    loss: as in `risk`. None: "cross_entropy" when y holds integers or booleans and C > 1, else "mse".
+        ValueError for a loss without a gradient, where the method needs one.
     batch_size: samples per step, S'. Each epoch is one shuffled partition of the data, a smaller last batch
         kept, one step per batch. None: the whole data in their own order, one step per epoch.
     seed: in [0, 2^64). The same seed gives the same bits for any number of threads.
@@ -108,6 +110,9 @@ def train(
         `patience` epochs. The watched risk (several tasks': their mean) is looked at where it is known; one
         that is not finite has not fallen. `Result.stopped` and `Result.message` say why a run ended, and
         `Result.best` is the point of the epoch with the lowest watched risk.
+    sample_weight: [S], finite, not negative and not all 0, cast to `dtype` once: risks on the data are means
+        with these weights, a minibatch's with those of its samples (0 where these are all 0). Validation and
+        metrics have no weights.
     on_interrupt: "raise" lets Ctrl-C's KeyboardInterrupt through; with "return" the run returns the `Result`
         of its whole epochs, stopped "interrupt" (before the first is whole it raises). It then works on
         copies of its arrays, as with a checkpoint.
@@ -152,6 +157,10 @@ def train(
         raise TypeError("x lies in CUDA memory: train on it with device='cuda'")
     call = call_of(x, "x") if on_card else HOST
     data = training_data(call, net, x, y, loss, dtype, method._task_axes)
+    if method._gradients:
+        check_slopes(data.loss)
+    if sample_weight is not None:
+        data = data.weighted(sample_weight)
     advise(data, call.view(y, "y"), net, loss)
     if store is not None and not on_card:  # which vouches for them: nobody may change them
         own = (call.apart(data.x, view(x, "x")), call.apart(data.y, view(y, "y")))
@@ -178,10 +187,10 @@ def train(
         store.net = pack_net(net)
         store.configuration = {
             "net": repr(net),
-            **dict(zip("xy", data.fingerprints(), strict=True)),
+            **data.fingerprints(),
             "method": type(method).__name__,
             **method._description(),
-            "loss": data.loss,
+            "loss": loss_text(data.loss),
             "batch_size": repr(batch_size),
             "seed": repr(seed),
             "device": device,
