@@ -98,6 +98,7 @@ def test_lists_are_what_runs():
         ({"particles": 0}, "particles"),
         ({"samples": 0}, "samples"),
         ({"tasks": 0}, "tasks"),
+        ({"tasks": 2**31}, r"tasks must be an integer in \[1, 2\^31\)"),
         ({"density": 1.5}, "density"),
         ({"loss": "l1"}, "loss"),
     ],

@@ -15,7 +15,10 @@ namespace {
 constexpr int64_t enough_tasks = 32;
 constexpr int64_t packed_bytes = 3 << 20;
 
-int64_t target_rows(const RiskShape& shape) { return target_columns(shape.net, shape.loss) * shape.tasks; }
+// Bounded, so that no number of bytes overflows: a panel of so many is never packed with another.
+int64_t target_rows(const RiskShape& shape) {
+  return std::min(target_columns(shape.net, shape.loss) * shape.tasks, int64_t(1) << 40);
+}
 
 bool has_knots(const RiskShape& shape) {
   const Network& net = shape.net;

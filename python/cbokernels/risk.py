@@ -168,10 +168,11 @@ def plan(
     """How `risk` would evaluate N = `particles` networks on S = `samples`, with this instruction set.
 
     density: the share of the inputs that are not zero, in [0, 1]; `risk` counts it in x itself. The threads
-    have no say, so results do not depend on them. ValueError for sizes below 1.
+    have no say, so results do not depend on them. ValueError for sizes below 1, particles or samples from 2^40
+    and tasks from 2^31 on.
     """
-    sizes = {"particles": particles, "samples": samples, "tasks": tasks}
-    n, s, t = (integer(value, name, 1, 2**40) for name, value in sizes.items())
+    n, s = integer(particles, "particles", 1, 2**40), integer(samples, "samples", 1, 2**40)
+    t = integer(tasks, "tasks", 1, 2**31)
     name = loss_of(loss, check_network(net).outputs)
     filled = unit(density, "density", closed=True)
     single = float_dtype(dtype) == np.float32
