@@ -6,8 +6,9 @@
 
 namespace cbk::CBK_ISA {
 
-// sigma, and its derivative: `slope` from h = sigma(z) where that is enough to know it, else `value` gives both at
-// once. Where h is close to a limit it is not enough: 1 - h^2 has lost its digits.
+// sigma, and its derivative: `slope` from h = sigma(z) where that is enough to know it.  Where h is close to a limit it
+// is not enough: 1 - h^2 has lost its digits.  Then `keep` gives h and a number from which `recall` gives h and the
+// slope; or, where no one number will do, `value` gives both at once.
 template <Activation A>
 struct Sigma;
 
@@ -30,8 +31,13 @@ struct Sigma<Activation::tanh> {
     return tanh(z);
   }
   template <class V>
-  static CBK_INLINE V value(V z, V& derivative) {
-    return tanh(z, derivative);
+  static CBK_INLINE V keep(V z, V& kept) {
+    kept = half_expm1(z);
+    return tanh_from(kept);
+  }
+  template <class V>
+  static CBK_INLINE V recall(V kept, V& derivative) {
+    return tanh_from(kept, derivative);
   }
 };
 
@@ -42,8 +48,14 @@ struct Sigma<Activation::sigmoid> {
     return sigmoid(z);
   }
   template <class V>
-  static CBK_INLINE V value(V z, V& derivative) {
-    return sigmoid(z, derivative);
+  static CBK_INLINE V keep(V z, V& kept) {
+    return sigmoid(z, kept);
+  }
+  template <class V>
+  static CBK_INLINE V recall(V kept, V& derivative) {
+    const V h = near_quotient(splat<V>(1), kept + Scalar<V>(1));
+    derivative = sigmoid_slope(kept, h);
+    return h;
   }
 };
 
@@ -91,6 +103,13 @@ struct HasSlope<Law, V, std::void_t<decltype(Law::slope(V{}))>> : std::true_type
 template <Activation A>
 constexpr bool slope_from_value = HasSlope<Sigma<A>, F32>::value;
 
+template <class Law, class V, class = void>
+struct Recalls : std::false_type {};
+template <class Law, class V>
+struct Recalls<Law, V, std::void_t<decltype(Law::recall(V{}, std::declval<V&>()))>> : std::true_type {};
+template <Activation A>
+constexpr bool recalls = Recalls<Sigma<A>, F32>::value;
+
 template <Activation A, class V>
 CBK_INLINE V activate(V z) {
   return Sigma<A>::value(z);
@@ -108,6 +127,10 @@ CBK_INLINE V activate(V z, V& derivative) {
     const V h = activate<A>(z);
     derivative = slope_of_value<A>(h);
     return h;
+  } else if constexpr (recalls<A>) {
+    V kept;
+    Sigma<A>::keep(z, kept);
+    return Sigma<A>::recall(kept, derivative);
   } else {
     return Sigma<A>::value(z, derivative);
   }
@@ -120,10 +143,10 @@ CBK_INLINE void with_activation(Activation activation, F&& f) {
   switch (activation) { CBK_ACTIVATIONS(CBK_KIND_CALL) }
 }
 
-// Whether a gradient must keep sigma'(z) beside sigma(z).
+// Whether a gradient must keep sigma'(z) beside sigma(z), or else the one number that tells both.
 CBK_INLINE bool keeps_slopes(Activation activation) {
   bool keeps = false;
-  with_activation(activation, [&](auto tag) { keeps = !slope_from_value<tag.value>; });
+  with_activation(activation, [&](auto tag) { keeps = !slope_from_value<tag.value> && !recalls<tag.value>; });
   return keeps;
 }
 

@@ -99,6 +99,14 @@ TABLE = [
         6,
         "tanh x = x + x^3 p(x^2), |x| <= 3 ln(2)/8",
     ),
+    (
+        "HALF_EXPM1",
+        remainder(lambda r: mp.expm1(2 * r) / 2, 2),
+        (-LN2 / 4, LN2 / 4),
+        4,
+        10,
+        "(e^2r - 1) / 2 = r + r^2 p(r), |r| <= ln(2)/4",
+    ),
     ("EXP", remainder(mp.exp, 2), (-LN2 / 2, LN2 / 2), 4, 10, "e^r = 1 + r + r^2 p(r), |r| <= ln(2)/2"),
     (
         "ERFC",

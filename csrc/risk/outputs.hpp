@@ -11,8 +11,8 @@ struct Constant {
   static constexpr int value = N;
 };
 
-// Where a panel's hidden values are kept, and slopes if these do not follow from them; a neuron's begin `stride` after
-// the last one's.
+// Where a panel's hidden values are kept, or the numbers that tell them, and slopes if these do not follow; a neuron's
+// begin `stride` after the last one's.
 template <class T>
 struct Kept {
   T *value, *slope;
@@ -25,12 +25,30 @@ CBK_INLINE Vector<T> activate_keep(Vector<T> z, const Kept<T>& kept, int64_t at)
     const Vector<T> h = activate<A>(z);
     store(kept.value + at, h);
     return h;
+  } else if constexpr (recalls<A>) {
+    Vector<T> number;
+    const Vector<T> h = Sigma<A>::keep(z, number);
+    store(kept.value + at, number);
+    return h;
   } else {
     Vector<T> slope;
     const Vector<T> h = activate<A>(z, slope);
     store(kept.value + at, h), store(kept.slope + at, slope);
     return h;
   }
+}
+
+// sigma(z) and sigma'(z) of what is kept at `at`.
+template <Activation A, class T>
+CBK_INLINE Vector<T> recall_kept(const Kept<T>& kept, int64_t at, Vector<T>& slope) {
+  const Vector<T> value = load(kept.value + at);
+  if constexpr (recalls<A>)
+    return Sigma<A>::recall(value, slope);
+  else if constexpr (slope_from_value<A>)
+    slope = slope_of_value<A>(value);
+  else
+    slope = load(kept.slope + at);
+  return value;
 }
 
 // g = scale * sum (+ a) in place, one output every `stride`.

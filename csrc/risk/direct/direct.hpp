@@ -56,7 +56,7 @@ CBK_INLINE void direct_tile(const T* w, const T* b, const T* c, int64_t inputs, 
     m += n;
     if constexpr (keep) {
       kept.value += n * kept.stride;
-      if constexpr (!slope_from_value<A>) kept.slope += n * kept.stride;
+      if constexpr (!slope_from_value<A> && !recalls<A>) kept.slope += n * kept.stride;
     }
   };
   while (m + N <= neurons) next(Constant<N>{});

@@ -75,16 +75,16 @@ CBK_INLINE void direct_sums(const DirectKept<T>& kept, int64_t m, const T* e, co
       for (int n = 0; n < N; ++n) {
         T* value = tile.value + n * panel + i;
         if constexpr (first) {
-          const V h = load(value), slope = load(e + s + i);
+          const V slope = load(e + s + i);
+          V own;
+          const V h = recall_kept<A>(tile, n * panel + i, own);
           on_weight[n] = mad(slope, h, on_weight[n]);
           if constexpr (A == Activation::relu)
             delta[n] = h > T(0) ? slope : V{};
           else if constexpr (A == Activation::identity)
             delta[n] = slope;
-          else if constexpr (slope_from_value<A>)
-            delta[n] = slope * slope_of_value<A>(h);
           else
-            delta[n] = slope * load(tile.slope + n * panel + i);
+            delta[n] = slope * own;
           on_bias[n] = on_bias[n] + delta[n];
           if constexpr (more) store(value, delta[n]);
         } else {
@@ -158,7 +158,8 @@ template <class T>
 void direct_backward(const Network& net, const DirectKept<T>& kept, int64_t neurons, int64_t s0, const T* x,
                      int64_t count) {
   with_activation(net.activation, [&](auto tag) {  // one kernel where slopes are kept
-    constexpr Activation A = slope_from_value<decltype(tag)::value> ? decltype(tag)::value : Activation::gelu;
+    constexpr Activation own = decltype(tag)::value;
+    constexpr Activation A = slope_from_value<own> || recalls<own> ? own : Activation::gelu;
     direct_parts<A>(net, kept, neurons, s0, x, count);
   });
 }

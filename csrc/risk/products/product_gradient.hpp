@@ -1,7 +1,7 @@
 // Gradients of networks of any shape, by products of matrices.
 //
-// A first pass gives the outputs' slopes e of the whole chunk and keeps sigma(z) of each neuron and sample (and
-// sigma'(z) where that is no function of it).  Both passes take a block of neurons at a time past all samples, so that
+// A first pass gives the outputs' slopes e of the whole chunk and keeps sigma(z) of each neuron and sample (or a number
+// that tells it and sigma'(z), or both, where sigma'(z) is no function of it).  Both passes take a block of neurons at a time past all samples, so that
 // what is kept streams through L2 once each way, in order; long chunks have long runs of it and sums that are finished
 // less often.
 #pragma once
@@ -67,13 +67,18 @@ void hidden_by_products(const GradientTask<T>& task, const ProductKept<T>& kept)
     if (m > 0) poll();
     const int64_t neurons = net.width - m < neuron_block ? net.width - m : neuron_block;
     for (int64_t s = 0; s < task.chunk.samples; s += panel) {
-      T* z = kept.neurons.value + m * stride + s;
+      // z, then sigma(z): in place of what is kept, unless that is another number
+      T* z = recalls<A> ? kept.block : kept.neurons.value + m * stride + s;
+      const int64_t z_stride = recalls<A> ? panel : stride;
       product<T>({theta + m * net.inputs, net.inputs, 1}, neurons, net.inputs, {task.chunk.x + s * net.inputs, panel},
-                 z, stride, {theta + net.biases() + m, false});
+                 z, z_stride, {theta + net.biases() + m, false});
       for (int64_t r = 0; r < neurons; ++r)
-        for (int64_t i = 0; i < panel; i += lanes<T>)
-          activate_keep<A>(load(z + r * stride + i), kept.neurons, (m + r) * stride + s + i);
-      product<T>({c + m, net.width, 1}, net.outputs, neurons, {z, stride}, kept.e + s, chunk, {nullptr, m > 0});
+        for (int64_t i = 0; i < panel; i += lanes<T>) {
+          T* at = z + r * z_stride + i;
+          const Vector<T> h = activate_keep<A>(load(at), kept.neurons, (m + r) * stride + s + i);
+          if constexpr (recalls<A>) store(at, h);
+        }
+      product<T>({c + m, net.width, 1}, net.outputs, neurons, {z, z_stride}, kept.e + s, chunk, {nullptr, m > 0});
     }
   }
 }
@@ -92,16 +97,21 @@ F64 product_forward(const GradientTask<T>& task, const ProductKept<T>& kept) {
   return losses;
 }
 
-// block = sigma'(z) e, or sigma'(z) times what the block holds: sum_c c_cm e_c; its sum is added to on_bias.  kept: the
-// values that sigma'(z) follows from, or itself.
+// block = sigma'(z) e, or sigma'(z) times what the block holds: sum_c c_cm e_c; its sum is added to on_bias.  With one
+// output e sigma(z) is added to on_weight, else sigma(z) is left where it was kept.
 template <Activation A, bool one_output, class T>
-CBK_INLINE void product_delta(const T* kept, const T* e, int64_t count, T* block, Vector<T>& on_bias) {
+CBK_INLINE void product_delta(const Kept<T>& kept, const T* e, int64_t count, T* block, Vector<T>& on_bias,
+                              Vector<T>& on_weight) {
   using V = Vector<T>;
-  V even = on_bias, odd{};
+  V even = on_bias, odd{}, products = on_weight;
   const auto delta = [&](int64_t i) {
-    V slope = load(kept + i);
-    if constexpr (slope_from_value<A>) slope = slope_of_value<A>(slope);
-    const V d = load((one_output ? e : block) + i) * slope;
+    V slope;
+    const V h = recall_kept<A>(kept, i, slope), out = load((one_output ? e : block) + i);
+    if constexpr (one_output)
+      products = mad(out, h, products);
+    else if constexpr (recalls<A>)
+      store(kept.value + i, h);
+    const V d = out * slope;
     store(block + i, d);
     return d;
   };
@@ -110,6 +120,7 @@ CBK_INLINE void product_delta(const T* kept, const T* e, int64_t count, T* block
     odd = odd + delta(i + lanes<T>);
   }
   on_bias = even + odd;
+  on_weight = products;
 }
 
 // The gradient of the hidden layer's neurons [m, m + neurons), by tiles of the chunk.
@@ -121,7 +132,7 @@ void product_backward(const GradientTask<T>& task, const ProductKept<T>& kept, i
   const GradientPlan& plan = *task.plan;
   const T* c = task.theta + net.output_weights() + m;
   const int64_t stride = kept.stride;
-  V on_bias[neuron_block] = {};
+  V on_bias[neuron_block] = {}, on_weight[neuron_block] = {};
   for (int64_t s = 0; s < padded; s += plan.tile) {
     const int64_t count = padded - s < plan.tile ? padded - s : plan.tile;
     if constexpr (!one_output)
@@ -130,8 +141,8 @@ void product_backward(const GradientTask<T>& task, const ProductKept<T>& kept, i
                    {nullptr, false});
     for (int64_t r = 0; r < neurons; ++r) {
       const int64_t at = (m + r) * stride + s;
-      const T* from = (slope_from_value<A> ? kept.neurons.value : kept.neurons.slope) + at;
-      product_delta<A, one_output>(from, kept.e + s, count, kept.block + r * plan.tile, on_bias[r]);
+      product_delta<A, one_output>(Kept<T>{kept.neurons.value + at, kept.neurons.slope + at, stride}, kept.e + s, count,
+                                   kept.block + r * plan.tile, on_bias[r], on_weight[r]);
     }
     for (int64_t k = 0; k < kept.columns; k += panel_width<T>) {
       const Scalars<T> deltas{kept.block, plan.tile, 1};
@@ -145,6 +156,8 @@ void product_backward(const GradientTask<T>& task, const ProductKept<T>& kept, i
   for (int64_t r = 0; r < neurons; ++r) {
     const double factor = one_output ? double(c[r]) * net.scale : net.scale;
     put(task.gradient + net.biases() + m + r, factor * sum(add(F64{}, on_bias[r])), task.accumulate);
+    if constexpr (one_output)
+      put(task.gradient + net.output_weights() + m + r, net.scale * sum(add(F64{}, on_weight[r])), task.accumulate);
     for (int64_t k = 0; k < net.inputs; ++k)
       put(task.gradient + (m + r) * net.inputs + k, factor * double(kept.weights[r * kept.columns + k]),
           task.accumulate);
@@ -164,12 +177,13 @@ F64 product_gradient(const GradientTask<T>& task) {
     for (int64_t m = 0; m < net.width; m += neuron_block) {
       if (m > 0) poll();
       const int64_t neurons = net.width - m < neuron_block ? net.width - m : neuron_block;
-      if (net.outputs == 1)
+      if (net.outputs == 1) {
         product_backward<A, true>(task, kept, m, neurons, padded);
-      else
+      } else {
         product_backward<A, false>(task, kept, m, neurons, padded);
-      output_gradient(task, kept.e, plan.chunk, m, neurons, kept.neurons.value + m * kept.stride, kept.stride, padded,
-                      task.accumulate);
+        output_gradient(task, kept.e, plan.chunk, m, neurons, kept.neurons.value + m * kept.stride, kept.stride, padded,
+                        task.accumulate);
+      }
     }
   });
   if (net.output_bias)
