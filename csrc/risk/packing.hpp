@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "../common/parallel.hpp"
+#include "../common/transpose.hpp"
 #include "risk.hpp"
 
 namespace cbk {
@@ -21,14 +22,27 @@ double weight_scale(const RiskProblem<T>& problem) {
 // rows [samples][columns] -> packed [panels][columns][panel], padded with zeros.
 template <class T>
 void pack(const T* rows, int64_t samples, int64_t columns, int64_t panel, T* packed) {
+  if (columns == 1) {
+    std::copy_n(rows, samples, packed);
+    std::fill(packed + samples, packed + round_up(samples, panel), T(0));
+    return;
+  }
+  constexpr int64_t lanes = CBK_ISA::lanes<T>;
   for (int64_t s0 = 0; s0 < samples; s0 += panel, packed += columns * panel) {
-    const int64_t count = std::min(samples - s0, panel);
+    const int64_t count = std::min(samples - s0, panel), filled = round_up(count, lanes);
     // 16 columns at a time: the panel's rows are read in whole cache lines
     for (int64_t k0 = 0; k0 < columns; k0 += 16)
-      for (int64_t s = 0; s < count; ++s)
-        for (int64_t k = k0; k < std::min(k0 + 16, columns); ++k) packed[k * panel + s] = rows[(s0 + s) * columns + k];
-    for (int64_t k = 0; k < columns && count < panel; ++k)
-      std::fill(packed + k * panel + count, packed + (k + 1) * panel, T(0));
+      for (int64_t s = 0; s < count; s += lanes) {
+        const T *first = rows + (s0 + s) * columns, *row[lanes] = {};
+        for (int64_t i = 0; i < lanes && s + i < count; ++i) row[i] = first + i * columns;
+        const int64_t end = std::min(k0 + 16, columns), whole = s + lanes <= count ? end / lanes * lanes : k0;
+        for (int64_t k = k0; k < whole; k += lanes)
+          CBK_ISA::transpose_whole(first + k, columns, packed + k * panel + s, panel);
+        for (int64_t k = whole; k < end; k += lanes)
+          CBK_ISA::transpose_tile(row, k, columns - k, packed + k * panel + s, panel);
+      }
+    for (int64_t k = 0; k < columns && filled < panel; ++k)
+      std::fill(packed + k * panel + filled, packed + (k + 1) * panel, T(0));
   }
 }
 
