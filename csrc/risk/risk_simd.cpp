@@ -15,6 +15,18 @@ int64_t scratch_size(const Network& net, const RiskPlan& plan) {
          (plan.path == Path::lists ? list_scratch<T>(net, plan.panel) : neuron_block * plan.panel);
 }
 
+// out[output][N vectors] (+)= sums of c sigma(w x + b) over neurons [m, m + neurons) of a panel.
+template <int N, class T>
+void block_sums(const Network& net, const T* theta, int64_t m, int64_t neurons, const T* x, int64_t panel, T* hidden,
+                T* out) {
+  constexpr int64_t line = N * lanes<T>;
+  product<T, N, 2>({theta + m * net.inputs, net.inputs, 1}, neurons, net.inputs, {x, panel}, hidden, line,
+                   {theta + net.biases() + m, false});
+  activate_array(net.activation, hidden, neurons * line);
+  product<T, N, 2>({theta + net.output_weights() + m, net.width, 1}, net.outputs, neurons, {hidden, line}, out, panel,
+                   {nullptr, m > 0});
+}
+
 // Sums of c sigma(w x + b) over all neurons: sums[particle][panel][output][panel samples].
 template <class T>
 void hidden_sums(const RiskTask<T>& task, T* sums, T* hidden) {
@@ -35,12 +47,11 @@ void hidden_sums(const RiskTask<T>& task, T* sums, T* hidden) {
           const int64_t neurons = end - m < step ? end - m : step;
           if (direct) {
             direct_panel(net, theta, m, neurons, x, plan.panel, task.chunk.samples - s, out, m > 0);
-          } else {
-            product<T>({theta + m * net.inputs, net.inputs, 1}, neurons, net.inputs, {x, plan.panel}, hidden,
-                       plan.panel, {theta + net.biases() + m, false});
-            activate_array(net.activation, hidden, neurons * plan.panel);
-            product<T>({theta + net.output_weights() + m, net.width, 1}, net.outputs, neurons, {hidden, plan.panel},
-                       out, plan.panel, {nullptr, m > 0});
+          } else if (task.chunk.samples - s > lanes<T>) {
+            block_sums<2>(net, theta, m, neurons, x, plan.panel, hidden, out);
+          } else {  // the last panel's second vector holds no sample
+            block_sums<1>(net, theta, m, neurons, x, plan.panel, hidden, out);
+            for (int64_t c = 0; c < net.outputs && m == 0; ++c) store(out + c * plan.panel + lanes<T>, Vector<T>{});
           }
         }
       }

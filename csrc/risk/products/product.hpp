@@ -50,10 +50,9 @@ CBK_INLINE void product_term(Scalars<T> a, int64_t k, Panel<T> x, Vector<T> (&ac
 
 // z[r][N vectors] = start + sum_k a(r, k) x[k] over `depth` terms, for R rows.  With few rows the terms are spread over
 // U accumulators each, or the latency of the sums would be all that one sees.
-template <int R, int N, class T>
+template <int R, int N, int U, class T>
 CBK_INLINE void product_tile(Scalars<T> a, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
   using V = Vector<T>;
-  constexpr int U = R * N >= 8 ? 1 : R * N >= 4 ? 2 : 4;
   V acc[U][R][N] = {};
   int64_t k = 0;
   for (; k + U <= depth; k += U) {
@@ -75,11 +74,13 @@ CBK_INLINE void product_tile(Scalars<T> a, int64_t depth, Panel<T> x, T* z, int6
   }
 }
 
-template <int N, class T>
+constexpr int accumulators(int sums) { return sums >= 8 ? 1 : sums >= 4 ? 2 : 4; }
+
+template <int N, int spread, class T>
 void product_rows(int64_t rows, Scalars<T> a, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
   switch (rows) {
 #define CBK_ROWS(R) \
-  case R: return product_tile<R, N>(a, depth, x, z, z_stride, start);
+  case R: return product_tile<R, N, accumulators(R * spread)>(a, depth, x, z, z_stride, start);
     CBK_ROWS(1)
     CBK_ROWS(2)
     CBK_ROWS(3)
@@ -99,8 +100,8 @@ void product_rows(int64_t rows, Scalars<T> a, int64_t depth, Panel<T> x, T* z, i
 }
 
 // z[r][N vectors] = start + sum_k a(r, k) x[k][N vectors].  Tiles are of nearly equal height and blocks of nearly equal
-// depth, since a low last tile would run at the latency of its few sums.
-template <class T, int N = 2>
+// depth, since a low last tile would run at the latency of its few sums.  The bits are those of `spread` vectors.
+template <class T, int N = 2, int spread = N>
 void product(Scalars<T> a, int64_t rows, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
   const int64_t tiles = (rows + max_rows - 1) / max_rows, blocks = (depth + depth_block - 1) / depth_block;
   for (int64_t block = 0; block < blocks; ++block) {
@@ -108,7 +109,7 @@ void product(Scalars<T> a, int64_t rows, int64_t depth, Panel<T> x, T* z, int64_
     const int64_t k = depth * block / blocks, terms = depth * (block + 1) / blocks - k;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t first = rows * tile / tiles, last = rows * (tile + 1) / tiles;
-      product_rows<N, T>(last - first, {a.data + first * a.row + k * a.depth, a.row, a.depth}, terms,
+      product_rows<N, spread, T>(last - first, {a.data + first * a.row + k * a.depth, a.row, a.depth}, terms,
                          {x.data + k * x.stride, x.stride}, z + first * z_stride, z_stride,
                          {k == 0 && start.bias ? start.bias + first : nullptr, start.accumulate || k > 0});
     }
