@@ -58,56 +58,77 @@ void copy_short(const T* from, int64_t size, T* to) {
   }
 }
 
+// Each number `size` times.
+template <class T>
+void repeat(const double* from, int64_t count, int64_t size, T* to) {
+  if (size == 2) {
+    for (int64_t i = 0; i < count; ++i) to[2 * i] = to[2 * i + 1] = T(from[i]);
+  } else if (size == 3) {
+    for (int64_t i = 0; i < count; ++i) to[3 * i] = to[3 * i + 1] = to[3 * i + 2] = T(from[i]);
+  } else {
+    for (int64_t i = 0; i < count; ++i, to += size) std::fill_n(to, size, T(from[i]));
+  }
+}
+
 // One thread's memory for rows that are moved together: what is one for a row is spread over its coordinates.
 template <class T>
 class Together {
  public:
-  static int64_t size(int64_t row) { return 4 * length(row); }
+  // As many rows as their noise is drawn of at a time.  Without noise nothing but memory bounds them.
+  static int64_t most(const UpdateProblem<T>& problem, UpdateForm form) {
+    const bool drawn = form != UpdateForm::quiet || problem.rows;
+    return drawn ? rows_drawn(problem.size) : 4 * rows_drawn(problem.size);
+  }
+  static int64_t size(const UpdateProblem<T>& problem, UpdateForm form) { return 4 * length(problem, form); }
   Together(T* memory, const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>* adam)
       : problem_(problem),
         form_(form),
         row_(first_row(problem, adam)),
         b_(scalars_of(problem).b),
         noise_(memory),
-        towards_(noise_ + length(problem.size)),
-        factor_(towards_ + length(problem.size)),
-        moving_(factor_ + length(problem.size)) {
-    const int64_t rows = std::min(rows_drawn(problem.size), row_count(problem));
+        towards_(noise_ + length(problem, form)),
+        factor_(towards_ + length(problem, form)),
+        moving_(factor_ + length(problem, form)) {
+    const int64_t rows = std::min(most(problem, form), row_count(problem));
     std::fill_n(factor_, round_up(rows * problem.size, 64), row_.b);
-    for (int64_t i = 0; i < rows && !problem.task; ++i)
-      copy_short(problem.point, problem.size, towards_ + i * problem.size);
+    if (problem.task) return;
+    const int64_t all = rows * problem.size;
+    std::copy_n(problem.point, problem.size, towards_);
+    for (int64_t filled = problem.size; filled < all; filled *= 2)
+      std::copy_n(towards_, std::min(filled, all - filled), towards_ + filled);
   }
 
   void move(int64_t first, int64_t count) {
     const int64_t size = problem_.size;
     uint32_t particle[drawn_blocks];
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t n = particle_of(problem_, first + i);
-      particle[i] = uint32_t(n);
-      if (problem_.task) copy_short(point_of(problem_, n), size, towards_ + i * size);
-      if (problem_.rows) copy_short(problem_.theta + n * size, size, moving_ + i * size);
-    }
+    const bool noisy = form_ != UpdateForm::quiet;
+    if (noisy || problem_.rows)
+      for (int64_t i = 0; i < count; ++i) particle[i] = uint32_t(particle_of(problem_, first + i));
+    for (int64_t i = 0; i < count && problem_.task; ++i)
+      copy_short(point_of(problem_, particle_of(problem_, first + i)), size, towards_ + i * size);
+    for (int64_t i = 0; i < count && problem_.rows; ++i)
+      copy_short(problem_.theta + particle[i] * size, size, moving_ + i * size);
     UpdateRow<T> row = behind(row_, first * size);
     if (problem_.rows) row.theta = row.out = moving_;
     row.point = towards_, row.end = count * size;
-    if (by_distance(problem_.noise)) spread_distances(row.theta, count);
-    if (form_ != UpdateForm::quiet) isa_table().random<T>().short_rows(problem_.key, particle, count, size, noise_);
+    if (noisy && by_distance(problem_.noise)) spread_distances(row.theta, count);
+    if (noisy) isa_table().random<T>().short_rows(problem_.key, particle, count, size, noise_);
     isa_table().update<T>().drawn(form_, row, noise_, factor_);
     if (problem_.rows)
       for (int64_t i = 0; i < count; ++i) copy_short(moving_ + i * size, size, problem_.out + particle[i] * size);
   }
 
  private:
-  static int64_t length(int64_t row) { return round_up(rows_drawn(row) * row, 64); }
+  static int64_t length(const UpdateProblem<T>& problem, UpdateForm form) {
+    return round_up(most(problem, form) * problem.size, 64);
+  }
 
   void spread_distances(const T* theta, int64_t count) {
     const double most = problem_.noise == Noise::truncated ? problem_.radius : std::numeric_limits<double>::infinity();
     double distance2[drawn_blocks];
     isa_table().update<T>().distances2(theta, towards_, count, problem_.size, distance2);
     for (int64_t i = 0; i < count; ++i) distance2[i] = b_ * std::min(std::sqrt(distance2[i]), most);
-    T* to = factor_;
-    for (int64_t i = 0; i < count; ++i)
-      for (int64_t j = 0; j < problem_.size; ++j) *to++ = T(distance2[i]);
+    repeat(distance2, count, problem_.size, factor_);
   }
 
   const UpdateProblem<T>& problem_;
@@ -119,9 +140,10 @@ class Together {
 
 template <class T>
 void update_short(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>* adam, int num_threads) {
-  const int64_t rows = row_count(problem), together = rows_drawn(problem.size), groups = divide_up(rows, together);
+  const int64_t rows = row_count(problem), together = Together<T>::most(problem, form);
+  const int64_t groups = divide_up(rows, together);
   const int threads = thread_count(num_threads, groups, nanoseconds(3, rows, problem.size));
-  const int64_t own_size = Together<T>::size(problem.size);
+  const int64_t own_size = Together<T>::size(problem, form);
   Buffer<T> memory(threads * own_size);
   // groups between two polls, and no thread without one
   const int64_t turn = std::clamp(divide_up(groups, threads), int64_t(1), short_tasks(together * problem.size));

@@ -117,8 +117,28 @@ CBK_INLINE double distance2(const T* theta, const T* point, int64_t count) {
   return sum(total) + rest;
 }
 
+// Rows of so few coordinates that a loop over them would cost more than they do.
+template <int size, class T>
+CBK_INLINE void shortest_distances2(const T* theta, const T* point, int64_t rows, double* out) {
+  for (int64_t row = 0; row < rows; ++row) {
+    double total = 0;
+    CBK_UNROLL(4)
+    for (int64_t i = row * size; i < (row + 1) * size; ++i)
+      total += double(theta[i] - point[i]) * double(theta[i] - point[i]);
+    out[row] = total;
+  }
+}
+
 template <class T>
 void distances2(const T* theta, const T* point, int64_t rows, int64_t size, double* out) {
+  if (size < lanes<T>) {
+    switch (size) {
+      case 1: return shortest_distances2<1>(theta, point, rows, out);
+      case 2: return shortest_distances2<2>(theta, point, rows, out);
+      case 3: return shortest_distances2<3>(theta, point, rows, out);
+      case 4: return shortest_distances2<4>(theta, point, rows, out);
+    }
+  }
   if (size >= lanes<T>) {
     for (int64_t row = 0; row < rows; ++row) out[row] = distance2(theta + row * size, point + row * size, size);
     return;
