@@ -31,6 +31,8 @@ autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 
 html_theme = "pydata_sphinx_theme"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"cbokernels {version}"
 html_show_sourcelink = False
 html_theme_options = {

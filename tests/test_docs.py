@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+import cbokernels as cbk
 from cbokernels import cli
+from cbokernels.methods.base import Method
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = ROOT / "docs" / "build"
@@ -55,7 +57,10 @@ def commands(page):
 
 
 def _whole(line):
-    return line.startswith(("cbokernels reproduce ", "cbokernels info", "python ", "pytest tests/"))
+    return (
+        line.startswith(("cbokernels reproduce ", "cbokernels info", "python ", "pytest tests/"))
+        and "NAME --help" not in line
+    )
 
 
 def test_there_are_blocks():
@@ -100,6 +105,18 @@ def test_commands_are_there(page):
         if program == "pytest" and "-k" in arguments:
             tests = re.findall(r"^def (test_\w+)", (ROOT / arguments[0]).read_text(), re.MULTILINE)
             assert any(arguments[-1] in test for test in tests), arguments
+
+
+def test_every_public_name_is_in_the_reference():
+    shown = "\n".join(page.read_text() for page in (ROOT / "docs" / "api").glob("*.md"))
+    there = set(re.findall(r"^\.\. auto\w+:: cbokernels\.(\w+)$", shown, re.MULTILINE))
+    assert set(cbk.__all__) - there == set()
+
+
+def test_every_method_has_a_page():
+    pages = {page.read_text().partition("\n")[0] for page in (ROOT / "docs" / "methods").glob("*.md")}
+    for method in ("CBO", "ConsensusHopping", *(kind.__name__ for kind in Method.__subclasses__())):
+        assert any(re.match(rf"# {method}\b", title) for title in pages), method
 
 
 def test_files_that_the_readme_names_are_there():
