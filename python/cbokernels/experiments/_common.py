@@ -226,6 +226,11 @@ def over(curves: Sequence[Curve], many: str = "median and range") -> str:
     return "1 seed" if seeds == 1 else f"{many} of {seeds} seeds"
 
 
+def whose(curves: Sequence[Curve]) -> str:
+    """Which seed a fit is of, for a title; nothing where there is one only."""
+    return "" if len(curves[0].results) == 1 else " (the seed of median risk)"
+
+
 def duration(seconds: float) -> str:
     """Seconds in a form for people."""
     if seconds < 90:

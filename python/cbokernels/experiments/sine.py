@@ -36,6 +36,7 @@ from ._common import (
     run_curves,
     save_figure,
     spread,
+    whose,
     within,
     write_csv,
 )
@@ -147,7 +148,7 @@ def draw(axes: Any, curves: list[Curve], x: Array, y: Array) -> None:
     by_work.set(
         xscale="log", xlabel="forward passes on the data (a gradient counts as two)", title="Risk by work"
     )
-    fits.set(xlabel="x", ylabel="y", title="Fit at the end (the seed of median risk)")
+    fits.set(xlabel="x", ylabel="y", title=f"Fit at the end{whose(curves)}")
     errors.set(
         xlabel="x", ylabel="fit - sin 2πx", ylim=(-0.08, 0.08), title="Error of the fit (triangles: beyond)"
     )

@@ -30,6 +30,7 @@ from ._common import (
     run_curves,
     save_figure,
     spread,
+    whose,
     write_csv,
 )
 
@@ -124,7 +125,7 @@ def draw(axes: Any, curves: list[Curve]) -> None:
         errors.plot(grid, error, color=colour, linewidth=1.3, label=curve.label)
     risks.axhline(1e-4, color="0.5", linewidth=1, linestyle=":", label="variance of the label noise")
     risks.set(yscale="log", xlabel="epoch", ylabel="risk", title=f"Risk: {over(curves, 'mean')}")
-    errors.set(xlabel="x", ylabel="fit - x²", title="Error of the fit at the end")
+    errors.set(xlabel="x", ylabel="fit - x²", title=f"Error of the fit{whose(curves)}")
     for ax in axes:
         ax.legend(frameon=False, fontsize=8, loc="upper right")
 
