@@ -17,6 +17,7 @@ from cbokernels.experiments._common import (
     new_figure,
     over,
     run_curves,
+    save_figure,
     spread,
     table,
     within,
@@ -189,6 +190,22 @@ def test_lines_that_leave_the_axes_are_marked():
     assert (up.get_marker(), up.get_xdata().tolist(), up.get_ydata().tolist()) == ("^", [1], [1])
     assert (down.get_marker(), down.get_xdata().tolist(), down.get_ydata().tolist()) == ("v", [4], [-1])
     assert {up.get_color(), down.get_color()} == {"red"}
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.47, 0.49), (0.26, 0.53), (0.05, 0.4), (0.011, 0.19), (1e-4, 1)])
+def test_no_label_is_cut(tmp_path, low, high):
+    figure, axes = new_figure(4)
+    for ax in axes:
+        ax.plot([0, 1], [low, high])
+        ax.set(yscale="log", ylabel="risk")
+    save_figure(tmp_path / "a.png", figure, [curve([1.0])])
+    for ax in axes:
+        bottom, top = ax.get_ylim()
+        shown = [text for text in ax.get_yticklabels(which="both") if text.get_text()]
+        assert sum(bottom <= text.get_position()[1] <= top for text in shown) >= 2
+        assert ax.yaxis.label.get_window_extent().x0 >= 0
+    right, left = axes[1].yaxis.label.get_window_extent(), axes[0].get_window_extent()
+    assert right.x0 > left.x1  # nor does it lie on the panel beside it
 
 
 @pytest.mark.parametrize(

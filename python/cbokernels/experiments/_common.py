@@ -274,7 +274,25 @@ def save_figure(path: Path, figure: Any, curves: Sequence[Curve] = ()) -> None:
     if curves:
         seeds = counted(len(curves[0].results), "seed")
         figure.text(0.995, 0.995, seeds, ha="right", va="top", fontsize=8, color="0.4")
+    for ax in figure.axes:
+        _shorten_ticks(ax)
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=160))
+
+
+def _shorten_ticks(ax: Any) -> None:
+    """Plain numbers on a logarithmic y axis of about one decade. Powers there push the axis's label out."""
+    low, high = ax.get_ylim()
+    if ax.get_yscale() != "log" or high > 20 * low:
+        return
+    ticker = extra("matplotlib.ticker", "reproduce")
+    axis, plain = ax.yaxis, ticker.FuncFormatter(lambda value, _: f"{value:.3g}")
+    if high > 1.6 * low:
+        axis.set_minor_locator(ticker.LogLocator(subs=(2, 3, 5) if high > 4 * low else (1.5, 2, 3, 4, 5, 7)))
+    else:
+        axis.set_major_locator(ticker.MaxNLocator(4))
+        axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(plain)
+    axis.set_minor_formatter(plain)
 
 
 def draw_band(
