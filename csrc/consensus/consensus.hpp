@@ -13,6 +13,8 @@ struct ConsensusKernels {
   // out[i] = sum_j weights[j] theta[rows[j]][i] for i in [begin, end), end - begin <= longest_block
   void (*weighted_sum)(const T* theta, int64_t stride, const int64_t* rows, const double* weights, int64_t count,
                        int64_t begin, int64_t end, T* out);
+  void (*weighted_total)(const T* theta, int64_t stride, const int64_t* rows, const double* weights, int64_t count,
+                         int64_t begin, int64_t end, double* out);  // the same, not rounded to T
   // sum over i in [begin, end) and particles of (theta - mean over particles)^2
   double (*spread)(const T* theta, int64_t particles, int64_t stride, int64_t begin, int64_t end);
 };
@@ -42,9 +44,9 @@ template <class T>
 RiskCheck consensus_at_ess(const T* theta, int64_t particles, int64_t size, const double* risk, int64_t tasks,
                            double target, double* alphas, T* points, double* weights, double* ess, int num_threads);
 
-// points[T, D] from weights[N, T].
-template <class T>
-void weighted_means(const T* theta, int64_t particles, int64_t size, const double* weights, int64_t tasks, T* points,
+// points[T, D] from weights[N, T]; Out is T, or double for sums that are added to others.
+template <class T, class Out>
+void weighted_means(const T* theta, int64_t particles, int64_t size, const double* weights, int64_t tasks, Out* points,
                     int num_threads);
 
 // (1/2N) sum_n |theta_n - mean|^2.

@@ -84,6 +84,13 @@ void register_typed(py::module_& m) {
     check_shape("point", point, {size});
     released(run, [&] { weighted_means(theta.data(), particles, size, weights.data(), 1, point.data(), run); });
   });
+  m.def("weighted_sums",
+        [](const Input<T>& theta, const Input<double>& weights, const Output<double>& sums, Execution run) {
+    const int64_t particles = rows_of("theta", theta), size = theta.shape(1), tasks = weights.shape(1);
+    check_shape("weights", weights, {particles, tasks});
+    check_shape("sums", sums, {tasks, size});
+    released(run, [&] { weighted_means(theta.data(), particles, size, weights.data(), tasks, sums.data(), run); });
+  });
   m.def("variance", [](const Input<T>& theta, Execution run) {
     const int64_t particles = rows_of("theta", theta), size = theta.shape(1);
     double variance = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "../common/isa.hpp"
@@ -123,8 +124,8 @@ double alpha_for_ess(const double* risk, int64_t particles, int64_t stride, doub
   return std::exp(0.5 * (low + high)) / range;
 }
 
-template <class T>
-void weighted_means(const T* theta, int64_t particles, int64_t size, const double* weights, int64_t tasks, T* points,
+template <class T, class Out>
+void weighted_means(const T* theta, int64_t particles, int64_t size, const double* weights, int64_t tasks, Out* points,
                     int num_threads) {
   // the particles that count, task after task
   std::vector<int64_t> rows, first{0};
@@ -138,7 +139,12 @@ void weighted_means(const T* theta, int64_t particles, int64_t size, const doubl
     }
     first.push_back(int64_t(rows.size()));
   }
-  const ConsensusKernels<T>& kernels = isa_table().consensus<T>();
+  const auto sum = [] {
+    if constexpr (std::is_same_v<Out, T>)
+      return isa_table().consensus<T>().weighted_sum;
+    else
+      return isa_table().consensus<T>().weighted_total;
+  }();
   // a parallel region costs about as much as reading 50,000 numbers
   const int threads =
       int64_t(rows.size()) * size < 50000
@@ -148,8 +154,8 @@ void weighted_means(const T* theta, int64_t particles, int64_t size, const doubl
   const int64_t block = std::clamp(share, consensus_block, longest_block), blocks = divide_up(size, block);
   parallel_for(blocks * tasks, threads, [&](int64_t i) {
     const int64_t t = i / blocks, b = i % blocks, from = first[size_t(t)];
-    kernels.weighted_sum(theta, size, rows.data() + from, w.data() + from, first[size_t(t + 1)] - from, b * block,
-                         std::min((b + 1) * block, size), points + t * size);
+    sum(theta, size, rows.data() + from, w.data() + from, first[size_t(t + 1)] - from, b * block,
+        std::min((b + 1) * block, size), points + t * size);
   });
 }
 
@@ -210,6 +216,7 @@ double ensemble_variance(const T* theta, int64_t particles, int64_t size, int nu
   template double ensemble_variance(const T*, int64_t, int64_t, int);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)
+template void weighted_means(const float*, int64_t, int64_t, const double*, int64_t, double*, int);
 #undef CBK_INSTANTIATE
 
 }  // namespace cbk

@@ -58,13 +58,13 @@ CBK_INLINE void add_rows(double* sum, const Slab<T>& slab, const double* weights
   if constexpr (R > 1) add_rows<R / 2>(sum, slab, weights, j);
 }
 
-template <class T>
+template <class T, class Out>
 void weighted_sum(const T* theta, int64_t stride, const int64_t* rows, const double* weights, int64_t count,
-                  int64_t begin, int64_t end, T* out) {
+                  int64_t begin, int64_t end, Out* out) {
   alignas(64) double total[longest_block];
   std::memset(total, 0, size_t(end - begin) * sizeof(double));
   add_rows<together>(total, Slab<T>{theta, stride, rows, count, begin, end}, weights, 0);
-  for (int64_t i = begin; i < end; ++i) out[i] = T(total[i - begin]);
+  for (int64_t i = begin; i < end; ++i) out[i] = Out(total[i - begin]);
 }
 
 // Means and sums of squared differences from them, of n particles, after R more [Chan, Golub, LeVeque 1983].
@@ -127,7 +127,7 @@ double spread(const T* theta, int64_t particles, int64_t stride, int64_t begin, 
 
 template <class T>
 ConsensusKernels<T> consensus_kernels() {
-  return {weighted_sum<T>, spread<T>};
+  return {weighted_sum<T, T>, weighted_sum<T, double>, spread<T>};
 }
 template ConsensusKernels<float> consensus_kernels();
 template ConsensusKernels<double> consensus_kernels();

@@ -13,6 +13,7 @@ struct Network {
   Activation activation;
   double scale;
   bool output_bias;
+  int64_t ensemble = 0;  // particles of the ensemble that a call may have a part of: the plan is for so many
 
   CBK_EVERYWHERE int64_t biases() const { return width * inputs; }
   CBK_EVERYWHERE int64_t output_weights() const { return width * (inputs + 1); }

@@ -1,6 +1,7 @@
 // Which way a risk problem goes, and in which pieces; plan_cpu.cpp has the reasons.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <type_traits>
 
@@ -29,9 +30,16 @@ double density(const RiskProblem<T>& problem);
 template <class T>
 RiskShape shape_of(const Network& net, Loss loss, int64_t particles, int64_t samples, int64_t tasks, double density);
 
+// A particle's bits are those of a call with the whole ensemble.
+template <class T>
+int64_t planned_particles(const RiskProblem<T>& problem) {
+  return std::max(problem.particles, problem.net.ensemble);
+}
+
 template <class T>
 RiskShape shape_of(const RiskProblem<T>& problem) {
-  return shape_of<T>(problem.net, problem.loss, problem.particles, problem.samples, problem.tasks, density(problem));
+  return shape_of<T>(problem.net, problem.loss, planned_particles(problem), problem.samples, problem.tasks,
+                     density(problem));
 }
 
 enum class Purpose { outputs, risks, gradients };
@@ -67,7 +75,8 @@ void on_path(const RiskProblem<T>& problem, RiskShape shape, Purpose purpose, co
         if (problem.draw) draw_rows(*problem.draw, n, 1, size, drawn.data());
         left.draw = nullptr;
         left.theta = problem.draw ? drawn.data() : problem.theta + n * size;
-        left.particles = shape.particles = end - n;
+        left.particles = end - n;
+        shape.particles = planned_particles(left);
         pass(left, n, shape, Path::direct);
       }
       return;

@@ -93,7 +93,7 @@ template <class T>
 double density(const RiskProblem<T>& problem) {
   constexpr int64_t often = 1 << 20;
   const int64_t inputs = problem.net.inputs, count = problem.samples * inputs;
-  if (problem.particles < enough_tasks || inputs < 64) return 1;
+  if (planned_particles(problem) < enough_tasks || inputs < 64) return 1;
   int64_t filled = 0;
   for (int64_t first = 0; first < count; first += often) {
     for (int64_t i = first; i < std::min(first + often, count); ++i) filled += problem.x[i] != 0;

@@ -17,6 +17,7 @@ import numpy as np
 
 from ._arrays import Array
 from ._files import pack, reading, unpack
+from ._shards import Part, part_of, read_shards
 
 _FRAME = struct.Struct("<8sQ")  # before each record: the mark and the record's length, 0 until it is whole
 _MARK = b"cbkstate"
@@ -46,8 +47,13 @@ def is_checkpoint(path: Path) -> bool:
         return file.read(len(_MARK)) == _MARK
 
 
-def read(path: Path) -> tuple[dict[str, Any], Snapshot]:
-    """The first record's header, and the run as the last record has it; ValueError for another file."""
+def read(
+    path: Path, part: Part | None = None, axes: dict[str, int] | None = None
+) -> tuple[dict[str, Any], Snapshot]:
+    """The first record's header, and the run as the last record has it; ValueError for another file.
+
+    part: only these particles of the arrays that have an axis of them, as `axes` says of a file of all.
+    """
     if not is_checkpoint(path):
         with reading(path):
             unpack(path.read_bytes())
@@ -64,7 +70,14 @@ def read(path: Path) -> tuple[dict[str, Any], Snapshot]:
             for name, a in rows.items():
                 parts.setdefault(name, []).append(a)
         columns = {name: np.concatenate(chunks) for name, chunks in parts.items()}
-        return header, Snapshot(_group(state, _STATE), _group(columns, _HISTORY), _group(columns, _VALUES))
+        snapshot = Snapshot(_group(state, _STATE), _group(columns, _HISTORY), _group(columns, _VALUES))
+    if "shards" in header:
+        snapshot.state.update(read_shards(path, header["shards"], part))
+    elif part is not None:
+        for name, axis in (axes or {}).items():
+            if name in snapshot.state:
+                snapshot.state[name] = part_of(snapshot.state[name], axis, part.first, part.last)
+    return header, snapshot
 
 
 def _group(arrays: Columns, prefix: str) -> Columns:

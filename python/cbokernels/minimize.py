@@ -13,6 +13,7 @@ from . import _cpu
 from ._arrays import Array, contiguous, view
 from ._checks import WORD, boolean, choice, integer, kind, new_array, threads
 from ._checks import seed as check_seed
+from ._ranks import Ranks
 from .methods import CBO
 from .methods.base import Method, Setting, check_method
 from .result import Result, State
@@ -20,7 +21,15 @@ from .training.checkpoint import alone, fingerprint
 from .training.checkpoint import checkpoint as check_checkpoint
 from .training.loop import Options, run
 from .training.stopping import Stopping
-from .training.train import check_callback, own_particles
+from .training.train import (
+    check_alone,
+    check_callback,
+    on_ranks,
+    own_particles,
+    particles_of,
+    same_on_all,
+    share,
+)
 
 if TYPE_CHECKING:
     from ._cpu import Key
@@ -45,7 +54,7 @@ class FunctionProblem:
     def risk(self, theta: Array, out: Array) -> None:
         out[:, 0] = self._values_of_copy(theta)
 
-    def risks(self, theta: Array) -> Array:
+    def risks(self, theta: Array, ensemble: int = 0) -> Array:
         return self._values_of_copy(theta)
 
     def hopping_gradient(
@@ -57,6 +66,18 @@ class FunctionProblem:
         _cpu.draw_ensemble(center, spread, mirrored, key, theta, self._threads)
         risk = contiguous(np.asarray(self._values(theta), np.float64))
         return _cpu.hopping_gradient(center, spread, mirrored, key, risk, fraction, out, self._threads)
+
+    def hopping_risk(
+        self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool, out: Array
+    ) -> None:
+        """As a minibatch's."""
+        theta = new_array((particles, len(center)), center.dtype, "particles")
+        _cpu.draw_ensemble(center, spread, mirrored, key, theta, self._threads)
+        fold = 2 if mirrored else 1  # fun gets all c + s xi and then all c - s xi; pairs follow each other in out
+        out.reshape(-1, fold)[:] = np.asarray(self._values(theta), np.float64).reshape(fold, -1).T
+
+    def atoms_of(self, atoms: bool) -> None:
+        return None
 
     def _values_of_copy(self, theta: Array) -> Array:
         """Values at an ensemble that changes later; what fun keeps does not. A copy that fun has not kept,
@@ -106,6 +127,8 @@ def minimize(
     tolerance: float = 0.0,
     on_interrupt: str = "raise",
     num_threads: int | None = None,
+    comm: Any = None,
+    deterministic: bool = False,
 ) -> Result:
     """Minimise a function of ensembles, from initial particles theta [N, D]; return a `Result`.
 
@@ -136,12 +159,16 @@ def minimize(
         function is the caller's mistake.
     num_threads: None: as many as the work is worth, at most OpenMP's setting. The result does not depend on
         it.
+    comm, deterministic: as in `train`. fun gets the particles of one rank, and on the first also the point.
 
     The history has one row per step: "risk" is the value at that step's consensus point, and `parameters` the
     last such point. `CboWarning`, once per run each: values that are NaN or infinite, particles that
     overflowed, an ensemble that flies apart, a checkpoint that could not be written. That the ensemble
     contracts to a point is the aim here and no warning. TypeError and ValueError for bad arguments.
     """
+    if comm is not None and not isinstance(comm, Ranks):
+        return on_ranks(minimize, locals())
+    ranks = Ranks() if comm is None else comm
     if not callable(fun):
         raise TypeError(f"fun must be callable, got {kind(fun)}")
     method = CBO() if method is None else check_method(method)
@@ -154,8 +181,10 @@ def minimize(
     returns = choice(on_interrupt, "on_interrupt", ("raise", "return")) == "return"
     store = check_checkpoint(checkpoint, every, resume)
     method = method._for(None)
-    start = own_particles(theta, "D")
-    stepper = method._stepper(start, Setting(seed, cores))
+    check_alone(ranks, "cpu", on_interrupt)
+    rows = particles_of(theta)
+    start = own_particles(ranks.part_of(theta, share(ranks, method, rows)), "D")
+    stepper = method._stepper(start, Setting(seed, cores, ranks=ranks))
     if store is not None:
         store.configuration = {
             "problem": "minimize",
@@ -163,14 +192,16 @@ def minimize(
             **method._description(),
             "seed": repr(seed),
             "dtype": str(start.dtype),
-            "theta": fingerprint(start),
+            "theta": fingerprint(start if ranks.alone else np.asarray(view(theta, "theta"))),
+            **({"order of sums": "fixed"} if ranks.ordered else {}),
         }
     problem = FunctionProblem(fun, cores)
     options = Options(
         steps, boolean(progress, "progress"), callback, store, warn_collapse=False, stopping=stopping,
-        returns=returns, unit="step", state={"evaluations": problem.evaluations},
+        returns=returns, unit="step", state={"evaluations": problem.evaluations}, ranks=ranks,
+        arguments=same_on_all(method, seed, rows, start, store, callback),
     )  # fmt: skip
-    with alone(store):
+    with alone(store if ranks.rank == 0 else None):
         return run(problem, method, stepper, options)
 
 

@@ -202,8 +202,14 @@ class TwoLayer:
         low, high = real(low, "low"), real(high, "high")
         if low > high or math.isinf(high - low):
             raise ValueError(f"high must be at least low = {low!r} by a finite distance, got {high!r}")
-        theta: Array = new_array((particles, self.size), float_dtype(dtype), "theta")
-        _cpu.uniform(theta, low, high, (check_seed(seed), 1, 0, 0), threads(num_threads))
+        return self._uniform(slice(0, particles), low, high, seed, dtype, num_threads)
+
+    def _uniform(
+        self, own: slice, low: float, high: float, seed: int, dtype: Any, num_threads: int | None
+    ) -> Array:
+        """Of the particles that `uniform` draws, these."""
+        theta: Array = new_array((own.stop - own.start, self.size), float_dtype(dtype), "theta")
+        _cpu.uniform(theta, low, high, (check_seed(seed), 1, 0, own.start), threads(num_threads))
         return theta
 
     def torch_default(
@@ -213,7 +219,13 @@ class TwoLayer:
 
         fan_in is d for w and b, M for c and a. The uniforms are those of `uniform`, as are the errors.
         """
-        theta = self.uniform(particles, seed=seed, dtype=dtype, num_threads=num_threads)
+        return self._torch_default(
+            slice(0, integer(particles, "particles", 1, WORD + 1)), seed, dtype, num_threads
+        )
+
+    def _torch_default(self, own: slice, seed: int, dtype: Any, num_threads: int | None) -> Array:
+        """Of the particles that `torch_default` draws, these."""
+        theta = self._uniform(own, -1.0, 1.0, seed, dtype, num_threads)
         first = self._ends[1]
         theta[:, :first] *= theta.dtype.type(1 / math.sqrt(self.inputs))
         theta[:, first:] *= theta.dtype.type(1 / math.sqrt(self.width))

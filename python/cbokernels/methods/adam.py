@@ -54,8 +54,8 @@ class Adam(Method):
     _first_step: ClassVar[int] = 1
     _consensus: ClassVar[bool] = False
 
-    def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
-        return net.torch_default(self.particles, seed=seed, dtype=dtype, num_threads=threads)
+    def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None, own: slice) -> Array:
+        return net._torch_default(own, seed, dtype, threads)
 
     def _kept(self, net: TwoLayer, particles: int, tasks: int, item: int) -> int:
         return 8 * particles + 3 * item * particles * net.size  # gradients and moments
@@ -79,6 +79,8 @@ def descent(now: Numbers, lr: float, step: int) -> tuple[float, float, float, fl
 
 class AdamStepper(NetworksStepper):
     """The steps of `Adam`."""
+
+    _shared: ClassVar[dict[str, int]] = {"first": 0, "second": 0}
 
     def __init__(self, theta: Array, setting: Setting) -> None:
         super().__init__(theta, setting)

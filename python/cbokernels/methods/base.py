@@ -18,6 +18,7 @@ import numpy as np
 from .. import _cpu
 from .._arrays import Array
 from .._checks import WORD, integer, real, unit
+from .._ranks import ALONE, Ranks
 from ..errors import ConsensusError
 from ..network import TwoLayer
 from ..schedules import describe, evaluate, parameter
@@ -44,8 +45,9 @@ class Problem(Protocol):
     def minibatches(self, epoch: int) -> Minibatches | None:
         """The epoch's batches as compiled epochs take them; None where only `batches` can tell them."""
 
-    def risks(self, theta: Array) -> Array:
-        """Risks [n] of theta [n, D] as the history reports them; with T tasks n is T, row t is for task t."""
+    def risks(self, theta: Array, ensemble: int = 0) -> Array:
+        """Risks [n] of theta [n, D] as the history reports them; with T tasks n is T, row t is for task t.
+        ensemble: of so many particles theta is a part."""
 
 
 class Minibatches(NamedTuple):
@@ -78,6 +80,7 @@ class Setting:
     tasks: int = 1
     task_axis: bool = False  # whether the caller's y has an axis of tasks, be it one
     precision: str = "float32"  # of matrix products on a card
+    ranks: Ranks = ALONE  # that share the ensemble; theta is this one's part of it
 
     @property
     def network(self) -> TwoLayer:
@@ -122,6 +125,7 @@ class Stepper:
 
     finishes: ClassVar[bool] = False
     frozen: ClassVar[float | None] = None
+    _shared: ClassVar[dict[str, int]] = {}  # arrays of the state that have an axis of particles, and which
 
     point: Array
     alpha: Any = math.nan
@@ -129,7 +133,7 @@ class Stepper:
 
     def __init__(self, theta: Array, setting: Setting) -> None:
         self.particles = theta
-        self._seed, self._threads = setting.seed, setting.threads
+        self._seed, self._threads, self._ranks = setting.seed, setting.threads, setting.ranks
         self._now: Numbers = {}  # the values of the method's float parameters in this epoch
         self._state: dict[str, Array] = {}
 
@@ -149,7 +153,7 @@ class Stepper:
             row = self.report(problem)
             yield Done(
                 values,
-                nonfinite,
+                self._all_nonfinite(nonfinite),
                 {**row, "alpha": self.alpha, "ess": self.ess, "variance": self.variance()},
             )
 
@@ -160,11 +164,15 @@ class Stepper:
 
     def _key(self, step: int) -> tuple[int, int, int, int]:
         """The words of a step's random numbers, as the compiled module takes them."""
-        return self._seed, 0, step, 0
+        return self._seed, 0, step, self._ranks.first
+
+    def _all_nonfinite(self, count: int) -> int:
+        """All ranks' non-finite risks, where this one's steps met so many."""
+        return count
 
     def variance(self) -> float:
         """Of the particles, (1/2N) Σ |theta_n - mean|²."""
-        return _cpu.variance(self.particles, self._threads)
+        return self._ranks.variance(self.particles, self._threads)
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:
         """Do an epoch's steps, the first of which is number `step`; return the number of non-finite risks."""
@@ -187,11 +195,15 @@ class Stepper:
 
     def report(self, problem: Problem) -> dict[str, Any]:
         """The history's "risk" after an epoch, and the columns that only this method has."""
-        return {"risk": float(problem.risks(self.point[None])[0])}
+        return {"risk": self._ranks.lead(lambda: float(problem.risks(self.point[None])[0]))}
 
     def state_dict(self) -> dict[str, Array]:
         """What a later step depends on besides particles and point."""
         return self._state
+
+    def shared(self) -> dict[str, int]:
+        """Which of particles and state the ranks have a part of each, and along which axis."""
+        return {"particles": 0, **self._shared}
 
     def finish(self, done: int) -> Iterator[Done]:
         """As `Runner.finish`: an epoch that is interrupted here ends halfway."""
@@ -210,12 +222,17 @@ class NetworksStepper(Stepper):
 
     def __init__(self, theta: Array, setting: Setting) -> None:
         super().__init__(theta, setting)
-        self.point = theta[0]
+        self.point = theta[0] if setting.ranks.rank == 0 else theta[0].copy()
         self._risk, self._gradient = np.empty(len(theta)), np.empty_like(theta)
 
     def report(self, problem: Problem) -> dict[str, Any]:
-        risks = problem.risks(self.particles)
+        ranks = self._ranks
+        ranks.spread(self.point)
+        risks = ranks.gather(problem.risks(self.particles, ranks.total))
         return {"risk": float(risks[0]), "risks": risks}
+
+    def _all_nonfinite(self, count: int) -> int:
+        return int(self._ranks.add(np.array([count], float))[0])
 
     def _nonfinite(self) -> int:
         return len(self._risk) - int(np.isfinite(self._risk).sum())
@@ -270,9 +287,17 @@ class Method(abc.ABC):
         fields = (field.name for field in dataclasses.fields(self) if field.name != "particles")
         return {f"{type(self).__name__}.{name}": describe(getattr(self, name)) for name in fields}
 
-    def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
-        """Particles to start from where the caller gives none."""
-        return net.uniform(self._drawn(), -1.0, 1.0, seed=seed, dtype=dtype, num_threads=threads)
+    def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None, own: slice) -> Array:
+        """Of the particles to start from, where the caller gives none, these."""
+        return net._uniform(own, -1.0, 1.0, seed, dtype, threads)
+
+    def _shares(self, rows: int) -> int:
+        """What the ranks share out where theta has so many rows; 0: theta is whole on each of them."""
+        return rows
+
+    def _evaluated(self, rows: int) -> int:
+        """The particles that a step scores where theta has so many rows."""
+        return rows
 
     def _drawn(self) -> int:
         """Rows of the theta that a run starts with where the caller gives none."""

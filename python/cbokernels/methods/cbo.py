@@ -93,6 +93,9 @@ class CBO(Method):
             raise ValueError(f"particle_batch must be at most N = {particles} particles, got {scored}")
         return scored
 
+    def _evaluated(self, rows: int) -> int:
+        return self._scored(rows)
+
     def _kept(self, net: TwoLayer, particles: int, tasks: int, item: int) -> int:
         scored = self._scored(particles)
         batch = scored if scored < particles else 0
@@ -130,22 +133,25 @@ def _draw_subset(out: Array, particles: int, seed: int, step: int) -> None:
 class CBOStepper(ConsensusStepper):
     """The steps of `CBO`."""
 
+    _shared: ClassVar[dict[str, int]] = {"velocity": 0}
+
     def __init__(self, method: CBO, theta: Array, setting: Setting, task: Array | None = None) -> None:
-        particles, size = theta.shape
+        particles, size = setting.ranks.all_of(len(theta)), theta.shape[1]
         scored = method._scored(particles)
         super().__init__(theta, setting, method.alpha, scored)
-        self._noise, self._task = method.noise, task
+        self._noise, self._task, self._total = method.noise, task, particles
         # A batch of all particles would only copy them.
         self._batch = np.empty(scored, np.int64) if scored < particles else None
-        self._scored = theta if self._batch is None else np.empty((scored, size), theta.dtype)
-        self._moving = self._batch if method.move == "batch" else None
+        self._scored = theta if self._batch is None else np.empty((len(self._risk), size), theta.dtype)
+        self._batch_moves, self._moving = method.move == "batch", None
         self._moved = theta  # where the update writes
         if method.friction is not None:
             self._moved = np.zeros_like(theta)
             self._state["velocity"] = np.zeros_like(theta)
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:
-        data = None if self._batch is not None or "friction" in self._now else problem.minibatches(epoch)
+        whole = self._ranks.alone and self._batch is None and "friction" not in self._now
+        data = problem.minibatches(epoch) if whole else None
         if data is None:
             return super().epoch(problem, epoch, step)
         nonfinite = _cpu.cbo_epoch(
@@ -157,12 +163,17 @@ class CBOStepper(ConsensusStepper):
 
     def step(self, batch: Any, step: int) -> int:
         # The step of `cbo_epoch` too, which has none for functions, for tasks with inputs of their own, for
-        # batches of particles and for friction.
+        # batches of particles, for friction and for several ranks.
+        own, scored = None, self._scored
         if self._batch is not None:
-            _draw_subset(self._batch, len(self.particles), self._seed, step)
-            self.particles.take(self._batch, 0, self._scored, "clip")
-        batch.risk(self._scored, self._risk)
-        nonfinite = self._gather(self._scored)
+            _draw_subset(self._batch, self._total, self._seed, step)
+            own = self._ranks.own(self._batch)
+            scored = scored[: len(own)]
+            self.particles.take(own, 0, scored, "clip")
+            self._moving = own if self._batch_moves else None
+        if len(scored):
+            batch.risk(scored, self._risk[: len(scored)])
+        nonfinite = self._gather(scored, own)
         now = self._now
         _cpu.cbo_update(
             self.particles, self._points, self._task, self._moving, self._law(now), self._key(step),

@@ -11,8 +11,11 @@ from .. import _cpu
 from .._arrays import Array
 from .._checks import choice
 from .._kinds import NOISES
+from .._ranks import common
+from ..errors import ConsensusError
 from ..schedules import Parameter, TargetEss
-from .base import Numbers, Plan, Problem, Setting, Stepper
+from .base import Numbers, Plan, Problem, Setting, Stepper, no_consensus
+from .merging import combiner, split, state_of, unnormalised
 
 
 def check_noise(noise: Any, radius: Parameter | None) -> None:
@@ -54,19 +57,28 @@ class ConsensusStepper(Stepper):
         tasks = setting.tasks
         self._solve_alpha = isinstance(alpha, TargetEss)
         self._points = np.zeros((tasks, theta.shape[1]), theta.dtype)
-        self._risk, self._weights = np.empty((scored, tasks)), np.empty((scored, tasks))
+        own = (min(scored, len(theta)), tasks)
+        self._count, self._risk, self._weights = scored, np.empty(own), np.empty(own)
         self._alpha, self._ess = np.empty(tasks), np.empty(tasks)
         self.point = self._points[0]
         self._of_function = setting.net is None
+        self._known: float | None = None  # the point's risk, where ranks found that it is a particle
 
     def report(self, problem: Problem) -> dict[str, Any]:
         # One call of the function less where the point is a particle, whose value is known.
-        if self._of_function and len(alone := np.flatnonzero(self._weights)) == 1:
-            return {"risk": float(self._risk[alone[0], 0])}
+        if self._of_function:
+            if self._ranks.alone and len(alone := np.flatnonzero(self._weights)) == 1:
+                self._known = float(self._risk[alone[0], 0])
+            if (known := self._known) is not None:
+                self._known = None
+                return {"risk": known}
         return super().report(problem)
 
-    def _gather(self, scored: Array) -> int:
-        """The points of particles `scored` from their risks; returns the number of non-finite ones."""
+    def _gather(self, scored: Array, rows: Array | None = None) -> int:
+        """The points of particles `scored` from their risks; returns the number of non-finite ones. rows: where
+        those are not all, their numbers."""
+        if not self._ranks.alone:
+            return self._merge(scored, rows, self._points.shape[1])
         found = (self._points, self._weights, self._ess, self._threads)
         if (target := self._target()) is not None:
             nonfinite = _cpu.consensus_at_ess(scored, self._risk, target, self._alpha, *found)
@@ -74,6 +86,31 @@ class ConsensusStepper(Stepper):
             nonfinite = _cpu.consensus(scored, self._risk, self._now["alpha"], *found)
         self._note()
         return nonfinite
+
+    def _merge(self, scored: Array, rows: Array | None, size: int) -> int:
+        """The same of the particles of all ranks; size 0: only the weights."""
+        ranks, alpha, tasks = self._ranks, self._alpha, len(self._alpha)
+        risk = self._risk[: len(scored)]
+        alpha[:] = self._now["alpha"]
+        if (target := self._target()) is not None:
+            every = ranks.gather(risk, rows is not None)
+            alpha[:] = [_cpu.alpha_for_ess(np.ascontiguousarray(column), target) for column in every.T]
+
+        def leaf(a: int, b: int) -> Array:
+            return state_of(scored[a:b] if size else None, risk[a:b], alpha, size, self._threads)
+
+        found = split(ranks.merge(leaf, combiner(alpha), rows), tasks)
+        if (found.total == 0).any():
+            where = f" in task {found.total.argmin()}" if tasks > 1 else ""
+            raise common(ConsensusError(no_consensus(self._count, where)))
+        self._ess[:] = found.total**2 / found.squares
+        if size:
+            with np.errstate(over="ignore"):  # the loop warns of an ensemble that overflows
+                np.divide(found.sums, found.total[:, None], out=self._points, casting="same_kind")
+        self._weights[: len(scored)] = unnormalised(risk, found.least, alpha) / found.total
+        self._known = float(found.least[0]) if found.weighted[0] == 1 else None
+        self._note()
+        return int(found.nonfinite[0])
 
     def _found(self) -> tuple[float, float | None, Array, Array, Array, Array]:
         """What compiled epochs weigh with, and where they put what they find."""
@@ -91,7 +128,7 @@ class ConsensusStepper(Stepper):
 
     def _target(self) -> float | None:
         """The effective sample size to solve alpha for, if that is asked for."""
-        return target_ess(self._now["alpha"], len(self._risk)) if self._solve_alpha else None
+        return target_ess(self._now["alpha"], self._count) if self._solve_alpha else None
 
     def _tell(self, values: Array) -> Any:
         """What the history says of values [T]; with the one task of most methods, a number."""

@@ -79,6 +79,8 @@ def _columns(risks: Array, kinetic: Array, dissipated: Array) -> dict[str, Any]:
 class HeavyBallStepper(NetworksStepper):
     """The steps of `HeavyBall`."""
 
+    _shared: ClassVar[dict[str, int]] = dict.fromkeys(("velocity", "gradient", "kinetic", "dissipated"), 0)
+
     def __init__(self, theta: Array, setting: Setting) -> None:
         super().__init__(theta, setting)
         self._width = setting.network._mean_field_width()
@@ -111,5 +113,5 @@ class HeavyBallStepper(NetworksStepper):
         return self._nonfinite()
 
     def report(self, problem: Problem) -> dict[str, Any]:
-        columns = super().report(problem)
-        return {**columns, **_columns(columns["risks"], self._kinetic, self._dissipated)}
+        columns, gather = super().report(problem), self._ranks.gather
+        return {**columns, **_columns(columns["risks"], gather(self._kinetic), gather(self._dissipated))}

@@ -18,11 +18,13 @@ import numpy as np
 from .. import _cpu
 from .._arrays import Array
 from .._checks import boolean, choice, positive
+from .._ranks import common
 from ..errors import ConsensusError
 from ..network import TwoLayer
 from ..schedules import Exponential, Parameter, TargetEss
 from .adam import moments
 from .base import Check, Method, Plan, Setting, Stepper, decay, no_consensus, nonnegative
+from .hopping_ranks import shared_gradient
 
 _SPREAD = Exponential(0.1, 0.01)
 
@@ -80,8 +82,16 @@ class ConsensusHopping(Method):
             decay(getattr(self, name), name)
         nonnegative(self.delta, "delta")
 
-    def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None) -> Array:
-        return net.uniform(self._drawn(), -1.0, 1.0, seed=seed, dtype=dtype, num_threads=threads)
+    def _shares(self, rows: int) -> int:
+        return self.particles // self._fold
+
+    def _evaluated(self, rows: int) -> int:
+        return self.particles
+
+    @property
+    def _fold(self) -> int:
+        """Particles of a draw."""
+        return 2 if self.mirrored else 1
 
     def _for(self, net: TwoLayer | None) -> ConsensusHopping:
         """This method with the step size that suits the network's scaling, or a function."""
@@ -125,7 +135,13 @@ def _check_center(theta: Array) -> None:
 
 
 class HoppingStepper(Stepper):
-    """The steps of `ConsensusHopping` on a centre [1, D]."""
+    """The steps of `ConsensusHopping` on a centre [1, D], which is whole on every rank."""
+
+    def shared(self) -> dict[str, int]:
+        return {}
+
+    def variance(self) -> float:
+        return _cpu.variance(self.particles, self._threads)
 
     def __init__(self, method: ConsensusHopping, theta: Array, setting: Setting) -> None:
         _check_center(theta)
@@ -137,12 +153,18 @@ class HoppingStepper(Stepper):
 
     def step(self, batch: Any, step: int) -> int:
         method, now, state = self._method, self._now, self._state
-        self.ess, alpha, nonfinite = batch.hopping_gradient(
-            self.point, method.particles, now["spread"], method.mirrored, self._key(step),
-            method.scope == "atom", method._fraction, self._gradient[0],
-        )  # fmt: skip
+        key, out = self._key(step), self._gradient[0]
+        if self._ranks.alone:
+            self.ess, alpha, nonfinite = batch.hopping_gradient(
+                self.point, method.particles, now["spread"], method.mirrored, key, method.scope == "atom",
+                method._fraction, out,
+            )  # fmt: skip
+        else:
+            self.ess, alpha, nonfinite = shared_gradient(
+                self._ranks, method, batch, self.point, now["spread"], key, out, self._threads
+            )
         if self.ess == 0:
-            raise ConsensusError(no_consensus(method.particles))
+            raise common(ConsensusError(no_consensus(method.particles)))
         if method._fraction:
             self.alpha = alpha
         _cpu.adam_update(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -80,13 +80,17 @@ class Hybrid(Method):
 class HybridStepper(ConsensusStepper):
     """The steps of `Hybrid`."""
 
+    _shared: ClassVar[dict[str, int]] = {"first": 0, "second": 0}
+
     def __init__(self, method: Hybrid, theta: Array, setting: Setting) -> None:
-        super().__init__(theta, setting, method.alpha, len(theta))
+        super().__init__(theta, setting, method.alpha, setting.ranks.all_of(len(theta)))
         self._noise = method.noise
         self._gradient = np.empty_like(theta)
         self._state.update(first=np.zeros_like(theta), second=np.zeros_like(theta))
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:
+        if not self._ranks.alone:
+            return super().epoch(problem, epoch, step)
         now, state, data = self._now, self._state, problem.minibatches(epoch)
         assert data is not None  # gradients are of networks on data
         nonfinite = _cpu.hybrid_epoch(
@@ -95,4 +99,16 @@ class HybridStepper(ConsensusStepper):
             self._risk, self._found(), self._threads,
         )  # fmt: skip
         self._note()
+        return nonfinite
+
+    def step(self, batch: Any, step: int) -> int:
+        # The step of `hybrid_epoch`, for several ranks.
+        now, state, mix = self._now, self._state, self._now["mix"]
+        batch.gradient(self.particles, self._risk[:, 0], self._gradient)
+        nonfinite = self._gather(self.particles)
+        _cpu.hybrid_update(
+            self.particles, self._points, None, self._gradient, state["first"], state["second"],
+            self._law(now, 1 - mix), descent(now, mix * now["dt"], step), self._key(step), self.particles,
+            self._threads,
+        )  # fmt: skip
         return nonfinite

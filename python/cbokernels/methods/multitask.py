@@ -47,7 +47,7 @@ class MultiTaskCBO(CBO):
         object.__setattr__(self, "task", kept_task(self.task))
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
-        return MultiTaskStepper(self, theta, setting, tasks_of(self.task, len(theta), setting.tasks))
+        return MultiTaskStepper(self, theta, setting, own_tasks(self.task, theta, setting))
 
     def _on_card(self, theta: Array, setting: Setting) -> Plan:
         task = tasks_of(self.task, len(theta), setting.tasks)
@@ -71,6 +71,12 @@ def tasks_of(task: tuple[int, ...] | None, particles: int, tasks: int) -> Array:
     return HOST.host(HOST.integers(np.array(task), "task", (particles,), tasks, "tasks"))
 
 
+def own_tasks(task: tuple[int, ...] | None, theta: Array, setting: Setting) -> Array:
+    """The tasks of this rank's particles."""
+    ranks = setting.ranks
+    return ranks.part(tasks_of(task, ranks.all_of(len(theta)), setting.tasks))
+
+
 class MultiTaskStepper(CBOStepper):
     """The steps of `MultiTaskCBO`: those of `CBO`, reported for every task."""
 
@@ -82,4 +88,4 @@ class MultiTaskStepper(CBOStepper):
         return values.copy()
 
     def report(self, problem: Problem) -> dict[str, Any]:
-        return {"risk": problem.risks(self._points)}
+        return {"risk": self._ranks.lead(lambda: problem.risks(self._points))}

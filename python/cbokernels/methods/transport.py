@@ -11,12 +11,13 @@ import numpy as np
 from .. import _cpu
 from .._arrays import Array
 from .._checks import boolean, integer, real
+from .._ranks import Leaf, add_up
 from ..errors import ConsensusError
 from ..network import TwoLayer
 from ..schedules import Geometric, Parameter, Tenfold
 from .base import Check, Method, Plan, Problem, Setting, Stepper, nonnegative, weighting
 from .consensus import ConsensusStepper, consensus_plan
-from .multitask import kept_task, tasks_of
+from .multitask import kept_task, own_tasks, tasks_of
 
 _ALPHA = Tenfold(1e4, every=100, cap=1e7)
 _DIFFUSION = Geometric(1.2**0.5, 0.9, every=100)
@@ -111,7 +112,7 @@ class TransportCBO(Method):
         return super()._kept(net, particles, tasks, item) + own + 2 * item * tasks * net.size
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
-        return TransportStepper(self, theta, setting, tasks_of(self.task, len(theta), setting.tasks))
+        return TransportStepper(self, theta, setting, own_tasks(self.task, theta, setting))
 
     def _on_card(self, theta: Array, setting: Setting) -> Plan:
         particles, tasks, net = len(theta), setting.tasks, setting.network
@@ -158,8 +159,10 @@ class TransportStepper(ConsensusStepper):
     partners.
     """
 
+    _shared: ClassVar[dict[str, int]] = {"match": 1, "prices": 1}
+
     def __init__(self, method: TransportCBO, theta: Array, setting: Setting, task: Array) -> None:
-        super().__init__(theta, setting, method.alpha, len(theta))
+        super().__init__(theta, setting, method.alpha, setting.ranks.all_of(len(theta)))
         self._net, self._iterations, self._alone = setting.network, method.iterations, not setting.task_axis
         self._exact_variance = method.exact_variance
         shape, tasks = (len(theta), self._net.width, self._net._atom_size), setting.tasks
@@ -179,13 +182,13 @@ class TransportStepper(ConsensusStepper):
         batch.risk(self.particles, self._risk)
         self._atoms[:] = self._net.atoms(self.particles)
         self._check_atoms()
-        nonfinite = self._gather(self.particles)  # for the weights: the plain averages are not used
+        nonfinite = self._weigh()
         if step == 0:
-            self._support[:] = self._atoms[self._weights.argmax(axis=0)]
+            self._support[:] = self._best_atoms()
         before = self._match[self._own]
         self._move_barycenters()
         match = self._match[self._own]
-        self._changed = int((match != before).sum())
+        self._changed = int(self._ranks.add(np.array([(match != before).sum()], float))[0])
         _cpu.transport_update(
             self._atoms, self._support, self._task, match.astype(np.int32), self._law(self._now),
             self._key(step), self._others, self._threads,
@@ -194,20 +197,47 @@ class TransportStepper(ConsensusStepper):
         self._networks[:] = self._net.from_atoms(self._support)
         return nonfinite
 
+    def _weigh(self) -> int:
+        """The weights, for which alone consensus points are formed; the number of non-finite risks."""
+        return self._gather(self.particles) if self._ranks.alone else self._merge(self.particles, None, 0)
+
+    def _best_atoms(self) -> Array:
+        """Those [T, M, K] of each task's heaviest particle, the first of several."""
+        best, first, atoms = self._ranks.gather(self._weights).argmax(axis=0), self._ranks.first, self._atoms
+
+        def leaf(a: int, b: int) -> Array:
+            found = np.zeros(self._support.shape)
+            for t, n in enumerate(best - first):
+                if a <= n < b:
+                    found[t] = atoms[n]
+            return found.ravel()
+
+        return self._sum(leaf).reshape(self._support.shape)
+
+    def _sum(self, leaf: Leaf) -> Array:
+        """Over the particles of all ranks."""
+        return leaf(0, len(self._atoms)) if self._ranks.alone else self._ranks.merge(leaf, add_up)
+
     def _move_barycenters(self) -> None:
         """The fixed-point iterations of a step: match, prices and supports."""
-        weights = np.ascontiguousarray(self._weights.T)
         rows = np.concatenate([t * len(self._atoms) + used for t, used in enumerate(self._used())])
         for iteration in range(self._iterations):
             before = self._match.copy() if iteration > 0 else None
             self._assign(rows)
-            if before is not None and np.array_equal(self._match, before):
+            if before is not None and not self._ranks.add(np.array([(self._match != before).sum()], float))[0]:
                 break
-            for support, match, beta in zip(self._support, self._match, weights, strict=True):
-                used = np.flatnonzero(beta)
-                order = self._first_atoms[used] + match[used]
-                self._others.reshape(-1, self._others.shape[2])[order] = self._atoms[used]
-                _cpu.weighted_mean(self._flat(self._others), beta, support.reshape(-1), self._threads)
+            self._support[:] = self._sum(self._averages).reshape(self._support.shape)
+
+    def _averages(self, a: int, b: int) -> Array:
+        """Of the particles [a, b): sums of the atoms in the order of their partners, by weight."""
+        sums, ordered = np.zeros((len(self._support), 1, self._networks.shape[1])), self._others[a:b]
+        for t, own in enumerate(sums):
+            weights = np.ascontiguousarray(self._weights[a:b, t : t + 1])
+            used = np.flatnonzero(weights)
+            order = self._first_atoms[used] + self._match[t, a + used]
+            ordered.reshape(-1, ordered.shape[2])[order] = self._atoms[a + used]
+            _cpu.weighted_sums(self._flat(ordered), weights, own, self._threads)
+        return sums.ravel()
 
     def _used(self) -> list[Array]:
         """The particles that have weight in a task or belong to it, task after task."""
@@ -241,20 +271,21 @@ class TransportStepper(ConsensusStepper):
         return values.item() if self._alone else values.copy()
 
     def report(self, problem: Problem) -> dict[str, Any]:
-        objective, distances = np.zeros(len(self._support)), np.empty(len(self._atoms))
+        distances, weighted = np.empty(len(self._atoms)), np.zeros((len(self._atoms), len(self._support)))
         for t, (used, weights) in enumerate(zip(self._used(), self._weights.T, strict=True)):
             partners = self._support[t][self._match[t, used]]
             found = (
                 np.square(self._atoms[used].astype(np.float64) - partners).sum(axis=(1, 2)) / self._net.width
             )
             weights, own = weights[used], self._task[used] == t
-            objective[t] = (weights[weights > 0] * found[weights > 0]).sum()
+            weighted[used[weights > 0], t] = weights[weights > 0] * found[weights > 0]
             distances[used[own]] = found[own]
         exact = {"wasserstein_variance_exact": self._fresh_variance()} if self._exact_variance else {}
+        sums = self._sum(lambda a, b: np.append(weighted[a:b].sum(axis=0), distances[a:b].sum()))
         return {
-            "risk": self._tell(problem.risks(self._networks)),
-            "objective": self._tell(objective),
-            "wasserstein_variance": float(distances.mean() / 2),
+            "risk": self._ranks.lead(lambda: self._tell(problem.risks(self._networks))),
+            "objective": self._tell(sums[:-1]),
+            "wasserstein_variance": float(sums[-1] / self._count / 2),
             **exact,
             "moved": self._changed,
         }
@@ -264,4 +295,5 @@ class TransportStepper(ConsensusStepper):
         match, prices = self._match[self._own], self._prices[self._own]
         self._assign(self._task * np.int64(len(self._atoms)) + self._own[1])
         self._match[self._own], self._prices[self._own] = match, prices
-        return float(self._cost[self._own].mean() / 2)
+        cost = self._cost[self._own]
+        return float(self._sum(lambda a, b: cost[a:b].sum(keepdims=True))[0] / self._count / 2)

@@ -146,6 +146,10 @@ class DeviceStepper:
         """As `Stepper.state_dict`."""
         return {name: self._read(name, *kind) for name, kind in self._plan.state.items()}
 
+    def shared(self) -> dict[str, int]:
+        """As `Stepper.shared`."""
+        return {}
+
     def restore(self, particles: Array, point: Array, state: dict[str, Array]) -> None:
         """As `Stepper.restore`."""
         self._plan.check(state)

@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from .. import _cpu
 from .._arrays import Array
 from .._checks import WORD, boolean, integer
 from .._files import checked_path, naming, nobody_else, reading, sweep, try_writing, write_whole
+from .._ranks import ALONE, Ranks
 from .._records import Columns, Snapshot, pack_run, read, write_record
+from .._shards import remove_shards, save_shards
 from .._version import __version__
 from ..errors import CboWarning
 from ..methods.base import Method
@@ -30,8 +32,15 @@ from ..methods.base import Method
 
 def fingerprint(array: Array) -> str:
     """Text that tells arrays apart by dtype, shape and contents."""
-    digest = hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).hexdigest()
-    return f"{array.dtype} {list(array.shape)} with digest {digest}"
+    return fingerprint_of(array.shape, array.dtype, [array])
+
+
+def fingerprint_of(shape: tuple[int, ...], dtype: np.dtype[Any], parts: Iterable[Array]) -> str:
+    """The same of an array that is given part by part."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data)
+    return f"{dtype} {list(shape)} with digest {digest.hexdigest()}"
 
 
 @dataclasses.dataclass
@@ -44,6 +53,8 @@ class Checkpoint:
     configuration: dict[str, str] = dataclasses.field(default_factory=dict)
     net: dict[str, Any] | None = None
     epochs: int = 0  # done in the last record
+    ranks: Ranks = ALONE
+    shared: dict[str, int] = dataclasses.field(default_factory=dict)  # arrays that the ranks have parts of: axes
 
     def __post_init__(self) -> None:
         self._first = 0  # bytes of the first record, once it is this run's
@@ -59,16 +70,28 @@ class Checkpoint:
         """Save the run after `epochs`; rows(first) is its history and values from that epoch on."""
         if os.getpid() != self._process:
             raise OSError(errno.EPERM, "this process is a fork of the one whose run it is", str(self.path))
+        if not self.ranks.alone:
+            history = rows(0)
+            save_shards(
+                self.path, self.ranks, self.shared, epochs, state,
+                lambda rest, shards: self._begin({"shards": shards}, pack_run(rest, *history)),
+            )  # fmt: skip
+            self.epochs = epochs
+            return
         size = self._size()
         grown = size - self._first + sum(a.nbytes for a in state.values())
         if size and 2 * grown <= self._first:
             self._append(size, pack_run(state, *rows(self.epochs)))
         else:
-            header = {"configuration": self.configuration, "made by": _maker(), "net": self.net}
-            arrays = pack_run(state, *rows(0))
-            write_whole(self.path, lambda file: write_record(file, header, arrays))
-            self._first = self.path.stat().st_size
+            self._begin({}, pack_run(state, *rows(0)))
+            remove_shards(self.path)
         self.epochs, self._known = epochs, _identity(self.path)
+
+    def _begin(self, more: dict[str, Any], arrays: Columns) -> None:
+        """Write the file anew, as a single record."""
+        header = {"configuration": self.configuration, "made by": _maker(), "net": self.net, **more}
+        write_whole(self.path, lambda file: write_record(file, header, arrays))
+        self._first = self.path.stat().st_size
 
     def _size(self) -> int:
         """Of the file; 0 where it is not the one that this run wrote last."""
@@ -96,7 +119,7 @@ class Checkpoint:
         """
         if not self.resume or not self.path.exists():
             return None
-        header, snapshot = read(self.path)
+        header, snapshot = read(self.path, None if self.ranks.alone else self.ranks, self.shared)
         with reading(self.path):
             saved, maker = (_texts(header[name]) for name in ("configuration", "made by"))
             done = _check_history(snapshot)

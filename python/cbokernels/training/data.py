@@ -140,21 +140,37 @@ def _axes_shown(net: TwoLayer, x: Values, y: Values, labels: bool) -> tuple[str,
 
 
 class DataBatch:
-    """Samples to score networks on. Its arrays are filled anew for each minibatch."""
+    """Samples to score networks on. Its arrays are filled anew for each minibatch. Ensembles are parts of one of
+    so many particles as `ensemble` says, unless that is 0."""
 
     def __init__(
-        self, net: TwoLayer, x: Array, y: Array, weights: Array | None, loss: KernelLoss, threads: int
-    ) -> None:
+        self, net: TwoLayer, x: Array, y: Array, weights: Array | None, loss: KernelLoss, threads: int,
+        ensemble: int = 0,
+    ) -> None:  # fmt: skip
         self.x, self.y, self.weights, self._loss = x, y, weights, loss
         # as the compiled module takes them: all tasks', and the first one's
         self.targets = y if weights is None else (y, weights)
         self._first = y[0] if weights is None else (y[0], weights)
-        self.net, self._threads = net._kernel, threads
+        self.net, self._threads = net._kernel.part_of(ensemble), threads
         self._atom_index, self._columns = net._atom_index, net.outputs
 
     def risk(self, theta: Array, out: Array) -> None:
         """Risks of theta [n, D] into out [n, T], float64."""
         _cpu.risk(self.net, theta, self.x, self.targets, self._loss, out, self._threads)
+
+    def hopping_risk(
+        self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool, out: Array
+    ) -> None:
+        """Risks of particles drawn around a centre [D], of pairs one after the other, into out [particles, 1], or
+        [particles, M] of their atoms."""
+        _cpu.hopping_risk(
+            self.net, center, particles, spread, mirrored, key, self.x, self._first, self._loss, atoms, out,
+            self._threads,
+        )  # fmt: skip
+
+    def atoms_of(self, atoms: bool) -> Array | None:
+        """The neuron [D] of each coordinate, where `atoms`."""
+        return self._atom_index if atoms else None
 
     def own_risks(self, theta: Array, out: Array) -> None:
         """Risks of theta [T, D], row t on task t alone, into out [T], float64."""
@@ -182,7 +198,7 @@ class DataBatch:
         number of non-finite risks. No particle is stored."""
         return _cpu.hopping_gradient(
             self.net, center, particles, spread, mirrored, key, self.x, self._first, self._loss,
-            self._atom_index if atoms else None, fraction, out, self._threads,
+            self.atoms_of(atoms), fraction, out, self._threads,
         )  # fmt: skip
 
 
@@ -208,11 +224,14 @@ class DataProblem(Orders):
     Tasks with inputs of their own, x [T, S, d], take the same samples' numbers into a batch.
     """
 
-    def __init__(self, net: TwoLayer, data: Data, batch_size: int | None, seed: int, threads: int) -> None:
+    def __init__(
+        self, net: TwoLayer, data: Data, batch_size: int | None, seed: int, threads: int, ensemble: int = 0
+    ) -> None:  # fmt: skip
         super().__init__(data.samples, batch_size, seed)
         x, y, loss = data.call.host(data.x), data.call.host(data.y), data.loss
         weights = None if data.weights is None else data.call.host(data.weights)
-        self._whole, self._loss = DataBatch(net, x, y, weights, loss, threads), loss
+        self._whole, self._loss = DataBatch(net, x, y, weights, loss, threads, ensemble), loss
+        self._alone = DataBatch(net, x, y, weights, loss, threads)
         self._parts: list[tuple[Array, DataBatch]] = []
         buffers: dict[int, DataBatch] = {}
         order = np.empty(0, np.int64) if self._order is None else self._order
@@ -222,7 +241,7 @@ class DataProblem(Orders):
                 xb = np.empty((*x.shape[:-2], len(rows), x.shape[-1]), x.dtype)
                 yb = np.empty((len(y), len(rows), *y.shape[2:]), y.dtype)
                 wb = None if weights is None else np.empty(len(rows), weights.dtype)
-                buffers[len(rows)] = DataBatch(net, xb, yb, wb, loss, threads)
+                buffers[len(rows)] = DataBatch(net, xb, yb, wb, loss, threads, ensemble)
             self._parts.append((rows, buffers[len(rows)]))
 
     def minibatches(self, epoch: int) -> Minibatches | None:
@@ -255,14 +274,15 @@ class DataProblem(Orders):
 
     def outputs(self, theta: Array) -> Array:
         """Outputs [T, S, C] of theta [T, D] on the full data, row t at the inputs of task t."""
-        return self._whole.outputs(theta)
+        return self._alone.outputs(theta)
 
-    def risks(self, theta: Array) -> Array:
-        """Risks [n] of theta [n, D] on the full data; with T > 1 tasks n is T, and row t is for task t."""
+    def risks(self, theta: Array, ensemble: int = 0) -> Array:
+        """Risks [n] of theta [n, D] on the full data; with T > 1 tasks n is T, and row t is for task t. With
+        `ensemble` they are a part of the run's particles."""
         if len(self._whole.y) > 1:
             own = np.empty(len(theta))
             self._whole.own_risks(theta, own)
             return own
         out = np.empty((len(theta), 1))
-        self._whole.risk(theta, out)
+        (self._whole if ensemble else self._alone).risk(theta, out)
         return out[:, 0]

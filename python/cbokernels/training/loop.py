@@ -17,6 +17,7 @@ import numpy as np
 from .._arrays import Array
 from .._extras import progress_bar as tqdm_bar
 from .._files import reading
+from .._ranks import ALONE, Ranks, common
 from .._records import Snapshot
 from ..errors import CboWarning
 from ..methods.base import Done, Method
@@ -44,7 +45,9 @@ class Options:
     evaluation: Evaluation | None = None
     returns: bool = False  # what there is when Ctrl-C ends the run
     unit: str = "epoch"
-    state: dict[str, Array] = dataclasses.field(default_factory=dict)  # the problem's, kept in checkpoints
+    state: dict[str, Array] = dataclasses.field(default_factory=dict)  # the problem's counts, kept in checkpoints
+    ranks: Ranks = ALONE
+    arguments: dict[str, str] = dataclasses.field(default_factory=dict)  # which must be the same on all ranks
 
     @property
     def validated(self) -> bool:
@@ -91,6 +94,9 @@ class Runner(Watched, Protocol):
     def state_dict(self) -> dict[str, Array]:
         """What a later step depends on besides particles and point."""
 
+    def shared(self) -> dict[str, int]:
+        """Which of particles and state the ranks have a part of each, and along which axis."""
+
     def restore(self, particles: Array, point: Array, state: dict[str, Array]) -> None:
         """Take up where another run of the same kind stopped; ValueError for a state that no run has."""
 
@@ -113,7 +119,8 @@ def run(problem: Any, method: Method, runner: Runner, options: Options) -> Resul
     best = records.best
     stopped = best.stopped
     last = records.epochs if stopped else options.epochs  # the run that it continues may have stopped
-    with terminable(options.checkpoint), bar as show:
+    ranks = options.ranks
+    with terminable(options.checkpoint, ranks) as signals, bar as show:
         try:
             for done in runner.epochs(problem, method, records.epochs, last, options.holds):
                 row = records.append(done, time.perf_counter() - began)
@@ -121,8 +128,11 @@ def run(problem: Any, method: Method, runner: Runner, options: Options) -> Resul
                 watch.look(row["epoch"], done.nonfinite, row["variance"], risk, records.first_risk)
                 show(best.last, _middle(row["ess"]))
                 stopped = best.stopped
-                if options.callback is not None and _says_stop(options.callback, runner, row, options):
-                    stopped = stopped or "callback"
+                if options.callback is not None and ranks.rank == 0:
+                    if _says_stop(options.callback, runner, row, options):
+                        stopped = stopped or "callback"
+                if not ranks.alone and (options.callback is not None or options.checkpoint is not None):
+                    stopped = _agreed(ranks, stopped, signals, records)
                 if stopped or options.saves(row["epoch"]):
                     records.save()
                 if stopped:
@@ -130,30 +140,45 @@ def run(problem: Any, method: Method, runner: Runner, options: Options) -> Resul
                 records.go_on()
         except BaseException as error:
             records.rescue(time.perf_counter() - began)
+            ranks.end(error, records.saved())
             if not (options.returns and isinstance(error, KeyboardInterrupt) and records.whole_epochs):
                 raise
             stopped = "interrupt"
     return records.result(method, stopped or "epochs", watch)
 
 
+def _agreed(ranks: Ranks, stopped: str, signals: list[int], records: Records) -> str:
+    """After an epoch: why the first rank stops the run. SystemExit on all, where one was told to end, of a run
+    that is saved."""
+    told = ranks.tell((stopped, max(signals, default=0)))
+    if number := max(one for _, one in told):
+        records.save()
+        raise common(SystemExit(128 + number))
+    return told[0][0]
+
+
 @contextlib.contextmanager
-def terminable(checkpoint: Checkpoint | None) -> Iterator[None]:
-    """Where there is a checkpoint, SIGTERM is a SystemExit for its run, which is then saved.
+def terminable(checkpoint: Checkpoint | None, ranks: Ranks = ALONE) -> Iterator[list[int]]:
+    """Where there is a checkpoint, SIGTERM is a SystemExit for its run, which is then saved; of several ranks
+    after the epoch, which they save together, and until then the signal is in the list.
 
     Not where someone handles it already, nor outside the main thread, which alone can.
     """
+    signals: list[int] = []
     main = threading.current_thread() is threading.main_thread()
     if checkpoint is None or not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
+        yield signals
         return
 
     def end(number: int, frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)  # one is enough
-        raise SystemExit(128 + number)
+        signals.append(number)
+        if ranks.alone:
+            raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, end)
     try:
-        yield
+        yield signals
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -195,7 +220,7 @@ class Records:
         self._resting, self._kept_epochs = False, 0
         self._kept: dict[str, Array] = {}
         self._warned = False
-        self.initial_variance = runner.variance()
+        self.initial_variance = 0.0
         self.best = Best(options.stopping, options.validated, options.interval, runner.point)
 
     @property
@@ -213,14 +238,19 @@ class Records:
 
     def begin(self, method: Method) -> None:
         """See that a checkpoint can be written, and take up its run where there is one to continue."""
-        if self._store is None:
-            return
-        snapshot = self._store.load(method, self._options.epochs, self._arrays())
-        self._store.open()
-        if snapshot is not None:
+        ranks, snapshot = self._options.ranks, None
+        if self._store is not None:
+            self._store.ranks, self._store.shared = ranks, self._runner.shared()
+            snapshot = self._store.load(method, self._options.epochs, self._arrays())
+            if ranks.rank == 0:
+                self._store.open()
+        ranks.start({**self._options.arguments, "epochs": str(self._options.epochs)})
+        self.initial_variance = self._runner.variance()
+        if snapshot is not None and self._store is not None:
             particles, point, best = (snapshot.state.pop(name) for name in ("particles", "point", "best"))
             for name, array in self._options.state.items():
-                np.copyto(array, snapshot.state.pop(name))
+                count = snapshot.state.pop(name)
+                np.copyto(array, count if ranks.rank == 0 else 0)  # of all ranks
             with reading(self._store.path):
                 self._runner.restore(particles, point, snapshot.state)
                 self.best.take_up(snapshot.history, best)
@@ -235,7 +265,8 @@ class Records:
         row = {"epoch": self.epochs + 1, **first, "seconds": seconds, **done.row}
         point = self._runner.reported
         if self._options.evaluation is not None:
-            row.update(self._options.evaluation.row(row["epoch"], point))
+            evaluation = self._options.evaluation
+            row.update(self._options.ranks.lead(lambda: evaluation.row(row["epoch"], point)))
         if not self._rows:
             self._names = list(row), list(done.values)
             self._check_continues(row, done.values)
@@ -266,6 +297,8 @@ class Records:
         """The next epoch begins: keep what it will change, unless a checkpoint has it already."""
         if self._runner.finishes or (self._store is None and not self._options.returns):
             return
+        if not self._options.ranks.alone:  # of which none knows where the others are when it ends
+            return
         if self._options.returns or (self._store is not None and self._store.epochs < self.epochs):
             arrays = self._arrays()
             self._kept = self._kept or {name: np.empty_like(a) for name, a in arrays.items()}
@@ -276,7 +309,7 @@ class Records:
 
     def rescue(self, seconds: float) -> None:
         """The run ends by an exception: save it as it was after the last epoch that is whole."""
-        if self._store is None and not self._options.returns:
+        if (self._store is None and not self._options.returns) or not self._options.ranks.alone:
             return
         try:
             for done in self._runner.finish(self.epochs):
@@ -289,6 +322,13 @@ class Records:
         if self._store is not None and self._kept_epochs > self._store.epochs:
             self._write(self._store, self._kept_epochs, self._kept)
 
+    def saved(self) -> str:
+        """What is told of the checkpoint where the job ends."""
+        if self._store is None:
+            return ""
+        done = f"has epoch {self._store.epochs}" if self._store.epochs else "was not written yet"
+        return f"; the checkpoint {str(self._store.path)!r} {done}"
+
     @property
     def whole_epochs(self) -> int:
         """After `rescue`: the epochs whose end is known."""
@@ -296,8 +336,9 @@ class Records:
 
     def _write(self, store: Checkpoint, epochs: int, state: dict[str, Array]) -> None:
         """Save, or warn that it was not possible: the run and its result are worth more."""
+        counts = {name: self._options.ranks.add(state[name]) for name in self._options.state}
         try:
-            store.save(epochs, state, lambda first: self._columns(first, epochs))
+            store.save(epochs, {**state, **counts}, lambda first: self._columns(first, epochs))
         except (OSError, MemoryError) as error:
             if not self._warned:
                 self._warned = True
@@ -346,7 +387,7 @@ class Records:
             stopped=stopped,
             message="; ".join([self.best.sentence(stopped, done, self._options.unit), *watch.notes()]),
             success=self.best.success(stopped),
-            evaluations=int(arrays["evaluations"][0]) if "evaluations" in arrays else 0,
+            evaluations=int(self._options.ranks.add(arrays["evaluations"])[0]) if "evaluations" in arrays else 0,
         )
 
 

@@ -16,13 +16,14 @@ from .._checks import precision as check_precision
 from .._checks import seed as check_seed
 from .._inputs import readable
 from .._kinds import Loss, check_slopes, loss_text
+from .._ranks import Ranks
 from ..errors import CudaUnavailableError
 from ..methods.base import Method, Setting, check_method
 from ..network import TwoLayer, check_network
 from ..result import Result, State, pack_net
 from .advice import advise
 from .card import CardScored, DeviceStepper
-from .checkpoint import alone, fingerprint
+from .checkpoint import Checkpoint, alone, fingerprint, fingerprint_of
 from .checkpoint import checkpoint as check_checkpoint
 from .data import Data, DataProblem, Orders, training_data, validation_data
 from .loop import Options, Runner, run
@@ -58,6 +59,8 @@ def train(
     on_interrupt: str = "raise",
     num_threads: int | None = None,
     precision: str = "float32",
+    comm: Any = None,
+    deterministic: bool = False,
 ) -> Result:
     """Train networks on data x [S, d] and y with a method; return a `Result`.
 
@@ -118,6 +121,9 @@ def train(
         copies of its arrays, as with a checkpoint.
     num_threads: None: as many as the work is worth, at most OpenMP's setting. precision: "float32", and on a
         card "tf32" or "bf16" for the matrix products of float32 networks.
+    comm: a communicator of mpi4py, whose ranks share out the particles (or the networks, or the draws of a
+        `ConsensusHopping`); all of them make this call with the same arguments. docs/MPI.md has the rest.
+    deterministic: with comm, the bits do not depend on the number of ranks.
 
     `CboWarning`, once per run each: risks that are NaN or infinite; particles that overflowed; an ensemble
     that flies apart, most of its coordinates' standard deviations 10^8 times the initial ones; a checkpoint
@@ -135,6 +141,9 @@ def train(
     that much later, and "seconds" are those at which a row was read. TypeError and ValueError for bad
     arguments.
     """
+    if comm is not None and not isinstance(comm, Ranks):
+        return on_ranks(train, locals())
+    ranks = Ranks() if comm is None else comm
     check_network(net)
     check_method(method)
     method = method._for(net)
@@ -143,6 +152,7 @@ def train(
     if batch_size is not None:
         batch_size = integer(batch_size, "batch_size", 1, 2**63)
     check_device(device)
+    check_alone(ranks, device, on_interrupt)
     if device == "cpu":
         check_precision(precision)
     elif choice(precision, "precision", PRECISIONS) != "float32" and dtype == np.float64:
@@ -165,12 +175,17 @@ def train(
     if store is not None and not on_card:  # which vouches for them: nobody may change them
         own = (call.apart(data.x, view(x, "x")), call.apart(data.y, view(y, "y")))
         data = dataclasses.replace(data, x=own[0], y=own[1])
+    rows = method._drawn() if theta is None else particles_of(theta)
+    own = share(ranks, method, rows)
     if theta is None:
-        start = method._initial(net, seed, dtype, num_threads)
+        start = method._initial(net, seed, dtype, num_threads, own)
     else:
-        start = own_particles(_on_host(theta) if on_card else theta, net.size, dtype)
+        start = own_particles(_on_host(theta) if on_card else ranks.part_of(theta, own), net.size, dtype)
+    ensemble = 0 if ranks.alone else method._evaluated(rows)
     problem = (
-        Orders(data.samples, batch_size, seed) if on_card else DataProblem(net, data, batch_size, seed, cores)
+        Orders(data.samples, batch_size, seed)
+        if on_card
+        else DataProblem(net, data, batch_size, seed, cores, ensemble)
     )
     other = None if validation is None else validation_data(net, validation, data, on_card)
 
@@ -196,10 +211,11 @@ def train(
             "device": device,
             "dtype": str(dtype),
             "precision": precision,
-            "theta": fingerprint(start),
+            "theta": fingerprint(start) if ranks.alone else whole_start(net, method, rows, seed, dtype, theta),
+            **({"order of sums": "fixed"} if ranks.ordered else {}),
             **({} if evaluation is None else evaluation.description(other)),
         }
-    setting = Setting(seed, cores, net, len(data.y), data.task_axis, precision)
+    setting = Setting(seed, cores, net, len(data.y), data.task_axis, precision, ranks)
     runner: Runner
     if on_card:
         runner = DeviceStepper(method, start, setting, data, problem, evaluation)
@@ -207,10 +223,63 @@ def train(
         runner = method._stepper(start, setting)
     options = Options(
         epochs, boolean(progress, "progress"), callback, store, net, stopping=stopping, evaluation=evaluation,
-        returns=returns,
+        returns=returns, ranks=ranks, arguments={"net": repr(net), "batch_size": repr(batch_size),
+            "data": f"x {data.x.shape}, y {data.y.shape}", **same_on_all(method, seed, rows, start, store, callback)},
     )  # fmt: skip
-    with alone(store):
+    with alone(store if ranks.rank == 0 else None):
         return run(problem, method, runner, options)
+
+
+def on_ranks(function: Callable[..., Result], arguments: dict[str, Any]) -> Result:
+    """A call with a communicator of mpi4py."""
+    from ..distributed import run_on_ranks  # which needs mpi4py
+
+    return run_on_ranks(function, arguments)
+
+
+def check_alone(ranks: Ranks, device: str, on_interrupt: str) -> None:
+    """ValueError for what several ranks cannot do."""
+    if not ranks.alone and device != "cpu":
+        raise ValueError(f"device must be 'cpu' with comm in this version, got {device!r}")
+    if not ranks.alone and on_interrupt != "raise":
+        raise ValueError(f"on_interrupt must be 'raise' with comm, got {on_interrupt!r}")
+
+
+def share(ranks: Ranks, method: Method, rows: int) -> slice:
+    """Share out what a run with a theta of so many rows does; this rank's rows."""
+    count = method._shares(rows)
+    own = ranks.deal(count)
+    return own if count == rows else slice(0, rows)
+
+
+def particles_of(theta: Any) -> int:
+    """N, of an array that is checked later."""
+    shape = getattr(theta, "shape", ())
+    return int(shape[0]) if shape else 0
+
+
+def same_on_all(
+    method: Method, seed: int, rows: int, start: Array, store: Checkpoint | None, callback: Any
+) -> dict[str, str]:
+    """Text of arguments that all ranks must give alike."""
+    return {
+        "method": repr(method),
+        "seed": repr(seed),
+        "theta": f"{rows} rows of {start.shape[1]} {start.dtype}",
+        "checkpoint": repr(None if store is None else (str(store.path), store.every, store.resume)),
+        "callback": "None" if callback is None else "a callable",
+    }
+
+
+def whole_start(net: TwoLayer, method: Method, rows: int, seed: int, dtype: np.dtype[Any], theta: Any) -> str:
+    """The fingerprint of all ranks' particles; those that are drawn are never all in memory."""
+    if theta is not None:
+        return fingerprint(np.asarray(view(theta, "theta")))
+    at_once = max(2**22 // net.size, 1)
+    parts = (
+        method._initial(net, seed, dtype, None, slice(n, min(n + at_once, rows))) for n in range(0, rows, at_once)
+    )
+    return fingerprint_of((rows, net.size), dtype, parts)
 
 
 def _on_host(theta: Any) -> Any:

@@ -1,0 +1,89 @@
+"""A step of consensus hopping whose draws are shared out to several ranks.
+
+Each rank scores its own draws. The risks are gathered, so that every rank ranks them as one process would, and
+each sums the drift of its own draws, whose noise comes from the same counters.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _cpu
+from .._arrays import Array
+from .._ranks import Ranks, add_up
+
+if TYPE_CHECKING:
+    from .._cpu import Key
+    from .hopping import ConsensusHopping
+
+_BLOCK, _FEWEST = 2**17, 256  # risks that are weighed together, and particles at least
+
+
+def shared_gradient(
+    ranks: Ranks, method: ConsensusHopping, batch: Any, center: Array, spread: float, key: Key, out: Array,
+    threads: int,
+) -> tuple[float, float, int]:  # fmt: skip
+    """As `_cpu.hopping_gradient`, of the draws of all ranks; key is that of this rank's first."""
+    atoms, fold, size = method.scope == "atom", method._fold, len(center)
+    index = batch.atoms_of(atoms)
+    columns = 1 if index is None else int(index.max()) + 1
+    mine = np.empty(((ranks.last - ranks.first) * fold, columns))
+    batch.hopping_risk(center, len(mine), spread, method.mirrored, key, atoms, mine)
+    risks = ranks.gather(mine.reshape(-1, fold * columns)).reshape(-1, columns)
+    blocks = [
+        _Block(risks, first, last, method, threads)
+        for first, last in _blocks(ranks.total, fold, columns)
+        if first < ranks.last and last > ranks.first
+    ]
+
+    def leaf(a: int, b: int) -> Array:
+        """Of the draws [a, b) of this rank: the drift, and each block's numbers where its first draw is."""
+        state, drift = np.zeros(size + 2 * columns + 2), np.empty(size)
+        a, b = a + ranks.first, b + ranks.first
+        for block in blocks:
+            low, high = max(a, block.first), min(b, block.last)
+            if low >= high:
+                continue
+            weights = np.ascontiguousarray(block.weights[low - block.first : high - block.first])
+            own = (*key[:3], low)
+            _cpu.noise_drift(weights, index, own, center.dtype == np.float32, drift, threads)
+            state[:size] += block.share * drift
+            if low == block.first:
+                state[size:] += block.told
+        return state
+
+    state = ranks.merge(leaf, add_up)
+    np.negative(state[:size], out=out, casting="same_kind")
+    share, squares, (alpha, nonfinite) = np.split(state[size:], (columns, 2 * columns))
+    ess = float((share**2 / squares).mean()) if (share > 0).all() else 0.0
+    return ess, float(alpha), int(nonfinite)
+
+
+def _blocks(draws: int, fold: int, columns: int) -> list[tuple[int, int]]:
+    """The draws that are weighed together, as in csrc/hopping/hopping.hpp."""
+    blocks = -(-draws * fold // max(_BLOCK // columns, _FEWEST))
+    return [(b * draws // blocks, (b + 1) * draws // blocks) for b in range(blocks)]
+
+
+class _Block:
+    """Draws [first, last) that are weighed together.
+
+    weights: of their normals, [draws, columns]. told: of the ensemble, each column's share of the particles
+    weighed and its squares / ess, then alpha and the number of rows that are not finite.
+    """
+
+    def __init__(self, risks: Array, first: int, last: int, method: ConsensusHopping, threads: int) -> None:
+        fold, columns = method._fold, risks.shape[1]
+        beta, ess = risks[first * fold : last * fold].copy(), np.empty(columns)
+        alpha, nonfinite = _cpu.hopping_weights(beta, method.mirrored, method._fraction, ess, threads)
+        self.first, self.last, self.share = first, last, len(beta) / len(risks)
+        counts = ess > 0
+        if fold == 2:
+            self.weights = beta[::2] - beta[1::2]
+        else:
+            self.weights = beta - np.where(counts, 1 / len(beta), 0.0)
+        share = np.where(counts, self.share, 0.0)
+        squares = np.divide(share**2, ess, out=np.zeros(columns), where=counts)
+        self.told = np.concatenate([share, squares, [self.share * alpha, nonfinite]])
