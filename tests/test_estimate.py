@@ -51,7 +51,7 @@ of_methods = pytest.mark.parametrize("method", METHODS, ids=lambda method: type(
 )
 def test_the_formulas_are_of_the_arrays_that_there_are(method, tasks, dtype):
     method = method._for(SMALL)
-    theta = method._initial(SMALL, 0, np.dtype(dtype), 1)
+    theta = method._initial(SMALL, 0, np.dtype(dtype), 1, slice(0, method._drawn()))
     held = arrays_of(method._stepper(theta, Setting(0, 1, SMALL, tasks, tasks > 1)))
     told = cbk.estimate(SMALL, method, 10, 2, tasks=tasks, dtype=dtype)
     assert told.particles == theta.nbytes

@@ -53,6 +53,8 @@ class Network:
     ) -> None: ...
     @property
     def size(self) -> int: ...
+    def part_of(self, particles: int, /) -> Network:
+        """The same for calls with a part of so many particles: the bits are those of one call with all."""
 
 class Kernels(Protocol[_A]):
     def standard_normal(self, out: _A, key: Key, run: Execution, /) -> None:
@@ -227,6 +229,9 @@ def weighted_mean(
     theta: npt.NDArray[_T], weights: _Double, point: npt.NDArray[_T], run: Execution, /
 ) -> None:
     """sum_n weights[n] theta[n] -> point [D]; particles of weight 0 are not read."""
+
+def weighted_sums(theta: npt.NDArray[_T], weights: _Double, sums: _Double, run: Execution, /) -> None:
+    """weights [N, T] -> sums [T, D], as `weighted_mean` and not rounded to theta's type."""
 
 def alpha_for_ess(risk: _Double, ess: float, /) -> float:
     """The alpha at which risks [N] have this effective sample size."""

@@ -1,12 +1,13 @@
 """The processes that share one ensemble, each with its slice of the particles.
 
-A method asks its `Ranks` for what depends on all particles. The class in this file is one process alone; that of
-several is `distributed.Communicator`.
+A method asks its `Ranks` for what depends on all particles. The class in this file is one process alone; that
+of several is `distributed.Communicator`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -32,8 +33,8 @@ class Ranks:
     ordered = False  # whether sums are formed in an order that does not depend on the number of ranks
     first = last = total = 0
 
-    def deal(self, total: int) -> slice:
-        """Share out so many particles; this rank's."""
+    def deal(self, total: int, unit: int = 1) -> slice:
+        """Share out so many particles, whole units of them as far as they go; this rank's."""
         self.first, self.last, self.total = 0, total, total
         return slice(0, total)
 
@@ -61,7 +62,7 @@ class Ranks:
         """Fill an array with the first rank's."""
 
     def gather(self, values: Array, uneven: bool = False) -> Array:
-        """The ranks' arrays one after the other, along the first axis; uneven: not an entry for each particle."""
+        """The ranks' arrays one after the other, along the first axis; uneven: entries for some particles."""
         return values
 
     def variance(self, theta: Array, threads: int) -> float:
@@ -71,9 +72,9 @@ class Ranks:
     def merge(self, leaf: Leaf, combine: Combine, rows: Array | None = None) -> Array:
         """The combination of all particles' states; not asked for where `alone`.
 
-        leaf(a, b) is the state of the rows [a, b) of this rank, a float64 vector; combine(other, into) adds another
-        to it, and combine(a, b) gives the bits of combine(b, a). rows: where not all particles count, the numbers
-        of this rank's that do, counted from its first.
+        leaf(a, b) is the state of the rows [a, b) of this rank, a float64 vector. combine(other, into) adds
+        another to it; combine(a, b) gives the bits of combine(b, a). rows: where not all particles count, the
+        numbers of this rank's that do, counted from its first.
         """
         raise NotImplementedError
 
@@ -174,3 +175,9 @@ def moments(theta: Array, threads: int) -> Array:
         _cpu.weighted_sums(theta, np.full((n, 1), 1.0), state[2:].reshape(1, size), threads)
         state[2:] /= n
     return state
+
+
+def launched() -> bool:
+    """Whether this process is one of several that a launcher of MPI has started."""
+    sizes = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    return "PMIX_RANK" in os.environ or any(os.environ.get(name, "1") not in ("", "1") for name in sizes)

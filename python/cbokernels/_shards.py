@@ -1,7 +1,7 @@
 """Checkpoints of several ranks: a file with what all share, and a shard for each rank's particles.
 
-A shard is written whole, under a name of its own epoch, before the file that names it, and removed after the file
-that no longer does. So there is a checkpoint that is whole whenever the job ends.
+A shard is written whole, under a name of its own epoch, before the file that names it, and removed after the
+file that no longer does. So there is a checkpoint that is whole whenever the job ends.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ def save_shards(
     path: Path, ranks: Ranks, axes: dict[str, int], epochs: int, state: Columns,
     write: Callable[[Columns, dict[str, Any]], None],
 ) -> None:  # fmt: skip
-    """Save a run's state after so many epochs; write(the rest, what is said of the shards) writes the file at path.
+    """Save a run's state after so many epochs; write(the rest, what is said of the shards) writes the file.
 
-    axes: the arrays that go into shards, and their axis of particles. OSError on all ranks where one cannot write.
+    axes: the arrays that go into shards, and their axis of particles. OSError on all ranks where one cannot
+    write.
     """
     axes = {name: axis for name, axis in axes.items() if name in state}
     own, failure = "", ""
@@ -52,7 +53,7 @@ def save_shards(
         )
     told = ranks.tell((own, ranks.first, ranks.last, failure))
     failure = next((failed for *_, failed in told if failed), "")
-    files = [[name, first, last] for name, first, last, _ in told if name]
+    files = [(name, first, last) for name, first, last, _ in told if name]
     rest = {name: a for name, a in state.items() if name not in axes}
     if not failure:
         shards = {"epochs": epochs, "axes": axes, "files": files}
@@ -100,7 +101,9 @@ def read_shards(path: Path, shards: dict[str, Any], part: Part | None) -> Column
         header, arrays = read_arrays(path.with_name(name))
         with reading(path.with_name(name)):
             if (header["epochs"], header["first"], header["last"]) != (epochs, first, last):
-                raise ValueError(f"it must be of epoch {epochs} and particles [{first}, {last}), got {header}")
+                raise ValueError(
+                    f"it must be of epoch {epochs} and particles [{first}, {last}), got {header}"
+                )
             for array, axis in axes.items():
                 pieces[array].append(part_of(arrays[array], axis, low - first, high - first))
     return {name: np.concatenate(parts, axis=axes[name]) for name, parts in pieces.items()}

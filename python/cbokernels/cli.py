@@ -15,7 +15,7 @@ from . import __version__, _cpu, cuda
 from ._files import checked_path, try_writing
 from .errors import CboError
 from .experiments import EXPERIMENTS, Options
-from .experiments._common import table
+from .experiments._common import job, table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "info":
             print(information())
         else:
-            _reproduce(arguments)
+            try:
+                _reproduce(arguments)
+            except BaseException as error:
+                job().end(error, "")  # of several processes of MPI the others would wait for this one
+                raise
     except (CboError, ImportError, OSError) as error:
         print(f"cbokernels: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -69,9 +73,12 @@ def _reproduce(arguments: argparse.Namespace) -> None:
         options.out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise NotADirectoryError(f"--out must be a folder, got the file {error.filename!r}") from error
-    for ending in (".csv", ".png"):
-        try_writing(checked_path(f"{stem}{ending}", "what --out is to hold"))
+    if job().rank == 0:
+        for ending in (".csv", ".png"):
+            try_writing(checked_path(f"{stem}{ending}", "what --out is to hold"))
     findings = EXPERIMENTS[arguments.name](options)
+    if job().rank:
+        return
     if options.changes:  # what is expected holds for the experiment's own parameters
         findings = [dataclasses.replace(finding, agrees=None) for finding in findings]
     print(table(findings, "other parameters" if options.changes else "too little to tell"))

@@ -9,7 +9,7 @@ docs/MPI.md has what is exchanged, what the ranks' results are, and how a job en
 from __future__ import annotations
 
 import contextlib
-import os
+import itertools
 import sys
 import time
 import traceback
@@ -22,12 +22,47 @@ import numpy as np
 
 from ._arrays import Array
 from ._extras import extra
-from ._ranks import Combine, Leaf, R, Ranks, add_up, combine_moments, fold, is_common, moments, nodes_of, shares
+from ._ranks import (
+    Combine,
+    Leaf,
+    R,
+    Ranks,
+    add_up,
+    combine_moments,
+    common,
+    fold,
+    is_common,
+    moments,
+    nodes_of,
+    shares,
+)
 from .errors import CboError, CboWarning
 from .minimize import minimize
 from .training import train
 
 MPI = extra("mpi4py.MPI", "cbokernels.distributed", "mpi")
+
+_combines: list[Combine] = []  # the one that the reduction below is for, which MPI has few of
+
+
+def _combine(other: Any, into: Any, kind: Any) -> None:
+    """The reduction that MPI calls."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        _combines[-1](np.frombuffer(other, np.float64), np.frombuffer(into, np.float64))
+
+
+_OP = MPI.Op.Create(_combine, commute=True)
+
+
+@contextlib.contextmanager
+def _combining(combine: Combine) -> Iterator[Any]:
+    """MPI's operation for a combination of states."""
+    _combines.append(combine)
+    try:
+        yield _OP
+    finally:
+        _combines.pop()
+
 
 LEAVES = 64  # that the particles are divided into for sums in a fixed order
 
@@ -35,8 +70,8 @@ LEAVES = 64  # that the particles are divided into for sums in a fixed order
 class Communicator(Ranks):
     """The ranks of an MPI communicator, which share the particles of one run.
 
-    ordered: sums are formed leaf by leaf in a binary tree over at most `LEAVES` shares of the particles, which
-    the number of ranks does not change. Else each rank's sum goes into one allreduce.
+    ordered: sums are formed leaf by leaf in a binary tree over at most `LEAVES` shares of the particles,
+    which the number of ranks does not change. Else each rank's sum goes into one allreduce.
     calls: how often each collective of MPI was called.
     """
 
@@ -47,8 +82,6 @@ class Communicator(Ranks):
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self.calls: Counter[str] = Counter()
         self._started = False
-        self._combine: Combine = add_up
-        self._op = MPI.Op.Create(self._reduce, commute=True)
         self._types: dict[int, Any] = {}
 
     def free(self) -> None:
@@ -56,17 +89,17 @@ class Communicator(Ranks):
         for kind in self._types.values():
             kind.Free()
         self._types.clear()
-        self._op.Free()
         self._comm.Free()
 
     # The particles
 
-    def deal(self, total: int) -> slice:
-        unit = -(-total // LEAVES) if self.ordered else 1
+    def deal(self, total: int, unit: int = 1) -> slice:
+        if self.ordered:
+            unit *= -(-total // (unit * LEAVES))
         units = -(-total // unit)
         if self.size > units:
-            few = f"{units} of {total} particles in a fixed order" if self.ordered else f"{total} particles"
-            raise ValueError(f"comm must have at most {units} ranks for {few}, got {self.size}")
+            order = ", in a fixed order" if self.ordered else ""
+            raise ValueError(f"comm must have at most {units} ranks for N = {total}{order}, got {self.size}")
         self._edges, self._unit, self._leaves = shares(total, self.size, unit), unit, units
         self.first, self.last, self.total = *self._edges[self.rank : self.rank + 2], total
         return slice(self.first, self.last)
@@ -133,17 +166,12 @@ class Communicator(Ranks):
         if combine is add_up:
             self._counted("Allreduce")(own, out, MPI.SUM)
             return out
-        self._combine = combine
         kind = self._types.get(len(own))
         if kind is None:  # one item, which MPI never divides
             kind = self._types[len(own)] = MPI.DOUBLE.Create_contiguous(len(own)).Commit()
-        self._counted("Allreduce")([own, 1, kind], [out, 1, kind], self._op)
+        with _combining(combine) as op:
+            self._counted("Allreduce")([own, 1, kind], [out, 1, kind], op)
         return out
-
-    def _reduce(self, other: Any, into: Any, kind: Any) -> None:
-        """The reduction that MPI calls."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            self._combine(np.frombuffer(other, np.float64), np.frombuffer(into, np.float64))
 
     def _in_order(self, leaf: Leaf, combine: Combine, rows: Array | None) -> Array:
         """The same by the tree over leaves, whose nodes every rank gets and puts together alike."""
@@ -151,7 +179,7 @@ class Communicator(Ranks):
         if rows is not None:
             edges = np.searchsorted(rows, edges)
         bounds = [-(-edge // self._unit) for edge in self._edges]
-        everyone = [nodes_of(a, b, self._leaves) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        everyone = [nodes_of(a, b, self._leaves) for a, b in itertools.pairwise(bounds)]
 
         def state(k: int, j: int) -> Array | None:
             return leaf(int(edges[j]), int(edges[j + 1])) if k == 0 else None
@@ -172,14 +200,12 @@ class Communicator(Ranks):
         told = self._counted("allgather")(arguments)
         for rank, other in enumerate(told):
             if isinstance(other, str):
-                raise CboError(f"rank {rank} of {self.size} could not begin: {other}")
+                raise common(CboError(f"rank {rank} of {self.size} could not begin: {other}"))
         for rank, other in enumerate(told):
             for name, text in other.items():
-                if text != told[0].get(name):
-                    raise ValueError(
-                        f"{name} must be the same on all ranks, got {told[0].get(name)} on rank 0 and {text} on "
-                        f"rank {rank}"
-                    )
+                if text != (first := told[0].get(name)):
+                    what = f"got {first} on rank 0 and {text} on rank {rank}"
+                    raise common(ValueError(f"{name} must be the same on all ranks, {what}"))
 
     def end(self, error: BaseException, saved: str) -> None:
         if is_common(error):
@@ -189,17 +215,18 @@ class Communicator(Ranks):
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         reason = " ".join(str(error).split()) or "no message"
         sys.stderr.write(
-            f"{text}cbokernels: rank {self.rank} of {self.size} ended the job: {type(error).__name__}: {reason}"
-            f"{saved}\n"
+            f"{text}cbokernels: rank {self.rank} of {self.size} ended the job: "
+            f"{type(error).__name__}: {reason}{saved}\n"
         )
         sys.stderr.flush()
         MPI.COMM_WORLD.Abort(1)
 
-    def refuse(self, error: BaseException) -> None:
-        """Tell the others, who wait in `start`, where this rank does not get there."""
-        if not self._started and self.size > 1:
-            self._started = True
-            self._comm.allgather(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    def leave(self, error: BaseException) -> None:
+        """The call ends by an exception: before `start`, where the others wait and are told, or after it."""
+        if self._started:
+            return self.end(error, "")
+        self._started = True
+        self._comm.allgather(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
     @contextlib.contextmanager
     def told_by_one(self) -> Iterator[None]:
@@ -230,23 +257,18 @@ def run_on_ranks(function: Callable[..., R], arguments: dict[str, Any]) -> R:
             result = function(**{**arguments, "comm": ranks})
     except BaseException as error:
         if isinstance(ranks, Communicator):
-            ranks.refuse(error)
+            ranks.leave(error)
         raise
-    if isinstance(ranks, Communicator):
-        ranks.free()
+    finally:
+        if isinstance(ranks, Communicator):
+            ranks.free()
     return result
 
 
 def gather(values: Array, comm: Any, root: int = 0) -> Array | None:
-    """The ranks' arrays one after the other, such as `Result.particles`, on the rank `root`; None on others."""
+    """The ranks' arrays, such as `Result.particles`, one after the other on rank `root`; None on others."""
     parts = comm.gather(np.ascontiguousarray(values), root)
     return None if parts is None else np.concatenate(parts)
-
-
-def launched() -> bool:
-    """Whether this process is one of several that a launcher of MPI has started."""
-    sizes = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMIX_SIZE")
-    return any(os.environ.get(name, "1") not in ("", "1") for name in sizes)
 
 
 __all__ = ["Communicator", "gather", "minimize", "train"]

@@ -73,7 +73,9 @@ class FunctionProblem:
         """As a minibatch's."""
         theta = new_array((particles, len(center)), center.dtype, "particles")
         _cpu.draw_ensemble(center, spread, mirrored, key, theta, self._threads)
-        fold = 2 if mirrored else 1  # fun gets all c + s xi and then all c - s xi; pairs follow each other in out
+        fold = (
+            2 if mirrored else 1
+        )  # fun gets all c + s xi and then all c - s xi; pairs follow each other in out
         out.reshape(-1, fold)[:] = np.asarray(self._values(theta), np.float64).reshape(fold, -1).T
 
     def atoms_of(self, atoms: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import math
 import sys
@@ -20,6 +21,7 @@ import numpy as np
 from .._arrays import Array
 from .._extras import extra, progress_bar
 from .._files import write_whole
+from .._ranks import Ranks, launched
 from ..errors import CboError, CboWarning
 from ..estimate import estimate
 from ..methods.base import Method
@@ -138,6 +140,16 @@ class Curve:
         return typical
 
 
+@functools.cache
+def job() -> Ranks:
+    """The processes that reproduce an experiment: those that MPI has started, else this one alone."""
+    if not launched():
+        return Ranks()
+    from ..distributed import MPI, Communicator
+
+    return Communicator(MPI.COMM_WORLD)
+
+
 class _Stopped(Exception):
     """Ends the runs abreast of one that failed or was interrupted."""
 
@@ -152,20 +164,23 @@ def run_curves(
     work: Mapping[str, Work] | None = None,
     keep: Path | None = None,
 ) -> list[Curve]:
-    """`run(label, seed, callback)` for every label and seed under one progress bar.
+    """`run(label, seed, callback)` for every label and seed under one progress bar; the runs are dealt out to
+    the processes of the job, and each gets the results of all.
 
     epochs: of every run, or by label. abreast: how many runs at a time, each of which had better use one
     thread then: small ensembles leave two threads waiting for each other. work: what is said of the time
     before it begins. keep: a CSV that is written after every curve, for what is killed later.
     """
     lengths = {label: epochs if isinstance(epochs, int) else epochs[label] for label in labels}
-    jobs = [(label, seed) for label in labels for seed in range(seeds)]
+    jobs, ranks = [(label, seed) for label in labels for seed in range(seeds)], job()
+    mine = jobs[ranks.rank :: ranks.size]
     lock, stop = threading.Lock(), threading.Event()
     extra("tqdm.auto", "reproduce")  # before anything is said
-    announce(lengths, seeds, work, abreast)
-    total = seeds * sum(lengths.values())
+    if ranks.rank == 0:
+        announce(lengths, seeds, work, abreast * ranks.size)
+    total, quiet = sum(lengths[label] for label, _ in mine), {"disable": True} if ranks.rank else {}
     curves = {label: Curve(label) for label in labels}
-    with progress_bar("reproduce", total=total, unit="epoch") as bar, warnings.catch_warnings():
+    with progress_bar("reproduce", total=total, unit="epoch", **quiet) as bar, warnings.catch_warnings():
         # That an ensemble collapses is a finding here, and the table tells it.
         warnings.simplefilter("ignore", CboWarning)
 
@@ -185,6 +200,9 @@ def run_curves(
             return run(label, seed, advance), time.perf_counter() - began
 
         def gather(ended: Iterable[tuple[Result, float]]) -> None:
+            if ranks.size > 1:
+                parts = ranks.tell(list(ended))
+                ended = (parts[i % ranks.size][i // ranks.size] for i in range(len(jobs)))
             for (label, _), (result, seconds) in zip(jobs, ended, strict=True):
                 curve = curves[label]
                 curve.results.append(result)
@@ -193,11 +211,11 @@ def run_curves(
                     write_csv(keep, [curve for curve in curves.values() if len(curve.results) == seeds])
 
         if abreast == 1:
-            gather(map(one, jobs))
+            gather(map(one, mine))
         else:
             with ThreadPoolExecutor(abreast) as pool:
                 try:
-                    gather(pool.map(one, jobs))
+                    gather(pool.map(one, mine))
                 except BaseException:
                     stop.set()
                     pool.shutdown(wait=False, cancel_futures=True)
@@ -250,7 +268,8 @@ def write_csv(path: Path, curves: Sequence[Curve]) -> None:
             columns = [curve.history(n)[seed].tolist() if n in curve.names else blank for n in names]
             for values in zip(*columns, strict=True):
                 writer.writerow([curve.label, seed, *values])
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    if job().rank == 0:
+        write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def new_figure(panels: int) -> tuple[Any, Any]:
@@ -276,7 +295,8 @@ def save_figure(path: Path, figure: Any, curves: Sequence[Curve] = ()) -> None:
         figure.text(0.995, 0.995, seeds, ha="right", va="top", fontsize=8, color="0.4")
     for ax in figure.axes:
         _shorten_ticks(ax)
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=160))
+    if job().rank == 0:
+        write_whole(path, lambda file: figure.savefig(file, format="png", dpi=160))
 
 
 def _shorten_ticks(ax: Any) -> None:

@@ -54,7 +54,9 @@ class Adam(Method):
     _first_step: ClassVar[int] = 1
     _consensus: ClassVar[bool] = False
 
-    def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None, own: slice) -> Array:
+    def _initial(
+        self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None, own: slice
+    ) -> Array:
         return net._torch_default(own, seed, dtype, threads)
 
     def _kept(self, net: TwoLayer, particles: int, tasks: int, item: int) -> int:

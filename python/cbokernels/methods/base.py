@@ -287,7 +287,9 @@ class Method(abc.ABC):
         fields = (field.name for field in dataclasses.fields(self) if field.name != "particles")
         return {f"{type(self).__name__}.{name}": describe(getattr(self, name)) for name in fields}
 
-    def _initial(self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None, own: slice) -> Array:
+    def _initial(
+        self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None, own: slice
+    ) -> Array:
         """Of the particles to start from, where the caller gives none, these."""
         return net._uniform(own, -1.0, 1.0, seed, dtype, threads)
 

@@ -143,7 +143,8 @@ class CBOStepper(ConsensusStepper):
         # A batch of all particles would only copy them.
         self._batch = np.empty(scored, np.int64) if scored < particles else None
         self._scored = theta if self._batch is None else np.empty((len(self._risk), size), theta.dtype)
-        self._batch_moves, self._moving = method.move == "batch", None
+        self._batch_moves = method.move == "batch"
+        self._moving: Array | None = None
         self._moved = theta  # where the update writes
         if method.friction is not None:
             self._moved = np.zeros_like(theta)

@@ -75,8 +75,8 @@ class ConsensusStepper(Stepper):
         return super().report(problem)
 
     def _gather(self, scored: Array, rows: Array | None = None) -> int:
-        """The points of particles `scored` from their risks; returns the number of non-finite ones. rows: where
-        those are not all, their numbers."""
+        """The points of particles `scored` from their risks; returns the number of non-finite ones. rows:
+        where those are not all, their numbers."""
         if not self._ranks.alone:
             return self._merge(scored, rows, self._points.shape[1])
         found = (self._points, self._weights, self._ess, self._threads)

@@ -1,7 +1,7 @@
 """A step of consensus hopping whose draws are shared out to several ranks.
 
-Each rank scores its own draws. The risks are gathered, so that every rank ranks them as one process would, and
-each sums the drift of its own draws, whose noise comes from the same counters.
+Each rank scores its own draws. The risks are gathered, so that every rank weighs them as one process would,
+and each sums the drift of its own draws, whose noise comes from the same counters.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Consensus points of an ensemble in parts: what each part says of itself, and how two such states become one.
+"""Consensus points of an ensemble in parts: what a part says of itself, and how two such states become one.
 
-A part's state has, for each of T tasks, its least risk m, with w_n = exp(-alpha (R_n - m)) the sums Σ w, Σ w² and
-Σ w theta, and the number of its particles whose risks are not finite. The part whose m is larger is scaled by
-exp(-alpha (m - m')), which is at most 1: no exponential is unshifted. Where that is 0 the part adds nothing.
+A part's state has, for each of T tasks, its least risk m, with w_n = exp(-alpha (R_n - m)) the sums Σ w,
+Σ w² and Σ w theta, and the number of its particles whose risks are not finite. The part whose m is larger is
+scaled by exp(-alpha (m - m')), which is at most 1: no exponential is unshifted. Where that is 0 the part adds
+nothing.
 """
 
 from __future__ import annotations

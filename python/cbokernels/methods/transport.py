@@ -224,7 +224,10 @@ class TransportStepper(ConsensusStepper):
         for iteration in range(self._iterations):
             before = self._match.copy() if iteration > 0 else None
             self._assign(rows)
-            if before is not None and not self._ranks.add(np.array([(self._match != before).sum()], float))[0]:
+            if (
+                before is not None
+                and not self._ranks.add(np.array([(self._match != before).sum()], float))[0]
+            ):
                 break
             self._support[:] = self._sum(self._averages).reshape(self._support.shape)
 

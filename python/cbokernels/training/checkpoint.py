@@ -54,7 +54,9 @@ class Checkpoint:
     net: dict[str, Any] | None = None
     epochs: int = 0  # done in the last record
     ranks: Ranks = ALONE
-    shared: dict[str, int] = dataclasses.field(default_factory=dict)  # arrays that the ranks have parts of: axes
+    shared: dict[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # arrays that the ranks have parts of: axes
 
     def __post_init__(self) -> None:
         self._first = 0  # bytes of the first record, once it is this run's

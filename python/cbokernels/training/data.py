@@ -140,8 +140,8 @@ def _axes_shown(net: TwoLayer, x: Values, y: Values, labels: bool) -> tuple[str,
 
 
 class DataBatch:
-    """Samples to score networks on. Its arrays are filled anew for each minibatch. Ensembles are parts of one of
-    so many particles as `ensemble` says, unless that is 0."""
+    """Samples to score networks on. Its arrays are filled anew for each minibatch. Unless `ensemble` is 0,
+    what is scored is a part of so many particles."""
 
     def __init__(
         self, net: TwoLayer, x: Array, y: Array, weights: Array | None, loss: KernelLoss, threads: int,
@@ -161,8 +161,8 @@ class DataBatch:
     def hopping_risk(
         self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool, out: Array
     ) -> None:
-        """Risks of particles drawn around a centre [D], of pairs one after the other, into out [particles, 1], or
-        [particles, M] of their atoms."""
+        """Risks of particles drawn around a centre [D], those of a pair in two rows that follow each other,
+        into out [particles, 1], or [particles, M] of their atoms."""
         _cpu.hopping_risk(
             self.net, center, particles, spread, mirrored, key, self.x, self._first, self._loss, atoms, out,
             self._threads,

@@ -45,7 +45,9 @@ class Options:
     evaluation: Evaluation | None = None
     returns: bool = False  # what there is when Ctrl-C ends the run
     unit: str = "epoch"
-    state: dict[str, Array] = dataclasses.field(default_factory=dict)  # the problem's counts, kept in checkpoints
+    state: dict[str, Array] = dataclasses.field(
+        default_factory=dict
+    )  # the problem's counts, kept in checkpoints
     ranks: Ranks = ALONE
     arguments: dict[str, str] = dataclasses.field(default_factory=dict)  # which must be the same on all ranks
 
@@ -128,9 +130,9 @@ def run(problem: Any, method: Method, runner: Runner, options: Options) -> Resul
                 watch.look(row["epoch"], done.nonfinite, row["variance"], risk, records.first_risk)
                 show(best.last, _middle(row["ess"]))
                 stopped = best.stopped
-                if options.callback is not None and ranks.rank == 0:
-                    if _says_stop(options.callback, runner, row, options):
-                        stopped = stopped or "callback"
+                told = options.callback if ranks.rank == 0 else None
+                if told is not None and _says_stop(told, runner, row, options):
+                    stopped = stopped or "callback"
                 if not ranks.alone and (options.callback is not None or options.checkpoint is not None):
                     stopped = _agreed(ranks, stopped, signals, records)
                 if stopped or options.saves(row["epoch"]):
@@ -148,8 +150,8 @@ def run(problem: Any, method: Method, runner: Runner, options: Options) -> Resul
 
 
 def _agreed(ranks: Ranks, stopped: str, signals: list[int], records: Records) -> str:
-    """After an epoch: why the first rank stops the run. SystemExit on all, where one was told to end, of a run
-    that is saved."""
+    """After an epoch: why the first rank stops the run. Where one was told to end, it is saved, and all raise
+    SystemExit."""
     told = ranks.tell((stopped, max(signals, default=0)))
     if number := max(one for _, one in told):
         records.save()
@@ -387,7 +389,9 @@ class Records:
             stopped=stopped,
             message="; ".join([self.best.sentence(stopped, done, self._options.unit), *watch.notes()]),
             success=self.best.success(stopped),
-            evaluations=int(self._options.ranks.add(arrays["evaluations"])[0]) if "evaluations" in arrays else 0,
+            evaluations=int(self._options.ranks.add(arrays["evaluations"])[0])
+            if "evaluations" in arrays
+            else 0,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -176,11 +177,12 @@ def train(
         own = (call.apart(data.x, view(x, "x")), call.apart(data.y, view(y, "y")))
         data = dataclasses.replace(data, x=own[0], y=own[1])
     rows = method._drawn() if theta is None else particles_of(theta)
-    own = share(ranks, method, rows)
+    unit = 1 if ranks.alone else _grouped(net, data, method._evaluated(rows), batch_size, dtype)
+    mine = share(ranks, method, rows, unit)
     if theta is None:
-        start = method._initial(net, seed, dtype, num_threads, own)
+        start = method._initial(net, seed, dtype, num_threads, mine)
     else:
-        start = own_particles(_on_host(theta) if on_card else ranks.part_of(theta, own), net.size, dtype)
+        start = own_particles(_on_host(theta) if on_card else ranks.part_of(theta, mine), net.size, dtype)
     ensemble = 0 if ranks.alone else method._evaluated(rows)
     problem = (
         Orders(data.samples, batch_size, seed)
@@ -211,7 +213,9 @@ def train(
             "device": device,
             "dtype": str(dtype),
             "precision": precision,
-            "theta": fingerprint(start) if ranks.alone else whole_start(net, method, rows, seed, dtype, theta),
+            "theta": fingerprint(start)
+            if ranks.alone
+            else whole_start(net, method, rows, seed, dtype, theta),
             **({"order of sums": "fixed"} if ranks.ordered else {}),
             **({} if evaluation is None else evaluation.description(other)),
         }
@@ -221,10 +225,11 @@ def train(
         runner = DeviceStepper(method, start, setting, data, problem, evaluation)
     else:
         runner = method._stepper(start, setting)
+    alike = same_on_all(method, seed, rows, start, store, callback)
+    alike.update(net=repr(net), batch_size=repr(batch_size), data=f"x {data.x.shape}, y {data.y.shape}")
     options = Options(
         epochs, boolean(progress, "progress"), callback, store, net, stopping=stopping, evaluation=evaluation,
-        returns=returns, ranks=ranks, arguments={"net": repr(net), "batch_size": repr(batch_size),
-            "data": f"x {data.x.shape}, y {data.y.shape}", **same_on_all(method, seed, rows, start, store, callback)},
+        returns=returns, ranks=ranks, arguments=alike,
     )  # fmt: skip
     with alone(store if ranks.rank == 0 else None):
         return run(problem, method, runner, options)
@@ -245,11 +250,22 @@ def check_alone(ranks: Ranks, device: str, on_interrupt: str) -> None:
         raise ValueError(f"on_interrupt must be 'raise' with comm, got {on_interrupt!r}")
 
 
-def share(ranks: Ranks, method: Method, rows: int) -> slice:
-    """Share out what a run with a theta of so many rows does; this rank's rows."""
+def share(ranks: Ranks, method: Method, rows: int, unit: int = 1) -> slice:
+    """Share out what a run with a theta of so many rows does; this rank's rows. unit: particles that stay
+    together."""
     count = method._shares(rows)
-    own = ranks.deal(count)
+    of_each = max(method._evaluated(rows) // max(count, 1), 1)  # particles of a draw
+    own = ranks.deal(count, unit // math.gcd(unit, of_each))
     return own if count == rows else slice(0, rows)
+
+
+def _grouped(net: TwoLayer, data: Data, particles: int, batch_size: int | None, dtype: np.dtype[Any]) -> int:
+    """Particles that are scored together and so, to have the same bits everywhere, stay on one rank."""
+    samples = min(batch_size or data.samples, data.samples)
+    path, group, _, _ = _cpu.plan(
+        net._kernel, particles, samples, len(data.y), data.loss, 0.0, dtype == np.float32
+    )
+    return group if path == "lists" else 1
 
 
 def particles_of(theta: Any) -> int:
@@ -277,7 +293,8 @@ def whole_start(net: TwoLayer, method: Method, rows: int, seed: int, dtype: np.d
         return fingerprint(np.asarray(view(theta, "theta")))
     at_once = max(2**22 // net.size, 1)
     parts = (
-        method._initial(net, seed, dtype, None, slice(n, min(n + at_once, rows))) for n in range(0, rows, at_once)
+        method._initial(net, seed, dtype, None, slice(n, min(n + at_once, rows)))
+        for n in range(0, rows, at_once)
     )
     return fingerprint_of((rows, net.size), dtype, parts)
 
