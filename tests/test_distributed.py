@@ -257,7 +257,7 @@ def test_exchanges_of_a_step(tmp_path):
 def test_one_rank_exchanges_nothing():
     code = (
         "from mpi4py import MPI\nfrom cbokernels._ranks import Ranks\n"
-        "from cbokernels.distributed import ranks_of\n"
+        "from cbokernels._mpi import ranks_of\n"
         "assert type(ranks_of(MPI.COMM_WORLD, False)) is Ranks and ranks_of(MPI.COMM_WORLD, True).ordered"
     )
     succeed(1, program=("-c", code))
@@ -404,7 +404,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
 def test_mpi4py_is_asked_for_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     monkeypatch.setitem(sys.modules, "mpi4py.MPI", None)
-    monkeypatch.delitem(sys.modules, "cbokernels.distributed", raising=False)
+    monkeypatch.delitem(sys.modules, "cbokernels._mpi", raising=False)
     with pytest.raises(
         ImportError, match=r"cbokernels\.distributed needs mpi4py: pip install 'cbokernels\[mpi\]'"
     ):

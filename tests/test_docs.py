@@ -22,7 +22,7 @@ BUILT = ROOT / "docs" / "build"
 FOUND = sorted(page for page in (ROOT / "docs").rglob("*.md") if BUILT not in page.parents)
 PAGES = [ROOT / "README.md", *FOUND]
 # A section that imports one of these is left out where it is not installed.
-OPTIONAL = {"sklearn", "torch", "cbx", "cma", "pandas", "polars"}
+OPTIONAL = {"sklearn", "torch", "cbx", "cma", "pandas", "polars", "mpi4py"}
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^## ", re.MULTILINE)
 IMPORT = re.compile(r"^\s*(?:from|import) (?:cbokernels\.)?(\w+)", re.MULTILINE)

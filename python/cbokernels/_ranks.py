@@ -1,7 +1,7 @@
 """The processes that share one ensemble, each with its slice of the particles.
 
 A method asks its `Ranks` for what depends on all particles. The class in this file is one process alone; that
-of several is `distributed.Communicator`.
+of several is `_mpi.Communicator`.
 """
 
 from __future__ import annotations

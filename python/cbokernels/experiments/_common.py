@@ -145,7 +145,7 @@ def job() -> Ranks:
     """The processes that reproduce an experiment: those that MPI has started, else this one alone."""
     if not launched():
         return Ranks()
-    from ..distributed import MPI, Communicator
+    from .._mpi import MPI, Communicator
 
     return Communicator(MPI.COMM_WORLD)
 

@@ -153,16 +153,14 @@ class HoppingStepper(Stepper):
 
     def step(self, batch: Any, step: int) -> int:
         method, now, state = self._method, self._now, self._state
-        key, out = self._key(step), self._gradient[0]
+        given = (
+            self.point, method.particles, now["spread"], method.mirrored, self._key(step),
+            method.scope == "atom", method._fraction, self._gradient[0],
+        )  # fmt: skip
         if self._ranks.alone:
-            self.ess, alpha, nonfinite = batch.hopping_gradient(
-                self.point, method.particles, now["spread"], method.mirrored, key, method.scope == "atom",
-                method._fraction, out,
-            )  # fmt: skip
+            self.ess, alpha, nonfinite = batch.hopping_gradient(*given)
         else:
-            self.ess, alpha, nonfinite = shared_gradient(
-                self._ranks, method, batch, self.point, now["spread"], key, out, self._threads
-            )
+            self.ess, alpha, nonfinite = shared_gradient(self._ranks, batch, *given, self._threads)
         if self.ess == 0:
             raise common(ConsensusError(no_consensus(method.particles)))
         if method._fraction:

@@ -16,24 +16,22 @@ from .._ranks import Ranks, add_up
 
 if TYPE_CHECKING:
     from .._cpu import Key
-    from .hopping import ConsensusHopping
 
 _BLOCK, _FEWEST = 2**17, 256  # risks that are weighed together, and particles at least
 
 
 def shared_gradient(
-    ranks: Ranks, method: ConsensusHopping, batch: Any, center: Array, spread: float, key: Key, out: Array,
-    threads: int,
+    ranks: Ranks, batch: Any, center: Array, particles: int, spread: float, mirrored: bool, key: Key,
+    atoms: bool, fraction: float, out: Array, threads: int,
 ) -> tuple[float, float, int]:  # fmt: skip
-    """As `_cpu.hopping_gradient`, of the draws of all ranks; key is that of this rank's first."""
-    atoms, fold, size = method.scope == "atom", method._fold, len(center)
-    index = batch.atoms_of(atoms)
+    """As a batch's `hopping_gradient`, of all ranks' particles; key is that of this rank's first draw."""
+    fold, size, index = 2 if mirrored else 1, len(center), batch.atoms_of(atoms)
     columns = 1 if index is None else int(index.max()) + 1
     mine = np.empty(((ranks.last - ranks.first) * fold, columns))
-    batch.hopping_risk(center, len(mine), spread, method.mirrored, key, atoms, mine)
+    batch.hopping_risk(center, len(mine), spread, mirrored, key, atoms, mine)
     risks = ranks.gather(mine.reshape(-1, fold * columns)).reshape(-1, columns)
     blocks = [
-        _Block(risks, first, last, method, threads)
+        _Block(risks, first, last, mirrored, fraction, threads)
         for first, last in _blocks(ranks.total, fold, columns)
         if first < ranks.last and last > ranks.first
     ]
@@ -74,10 +72,12 @@ class _Block:
     weighed and its squares / ess, then alpha and the number of rows that are not finite.
     """
 
-    def __init__(self, risks: Array, first: int, last: int, method: ConsensusHopping, threads: int) -> None:
-        fold, columns = method._fold, risks.shape[1]
+    def __init__(
+        self, risks: Array, first: int, last: int, mirrored: bool, fraction: float, threads: int
+    ) -> None:
+        fold, columns = 2 if mirrored else 1, risks.shape[1]
         beta, ess = risks[first * fold : last * fold].copy(), np.empty(columns)
-        alpha, nonfinite = _cpu.hopping_weights(beta, method.mirrored, method._fraction, ess, threads)
+        alpha, nonfinite = _cpu.hopping_weights(beta, mirrored, fraction, ess, threads)
         self.first, self.last, self.share = first, last, len(beta) / len(risks)
         counts = ess > 0
         if fold == 2:

@@ -8,6 +8,7 @@ nothing.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -35,60 +36,64 @@ def length(tasks: int, size: int) -> int:
 
 def split(state: Array, tasks: int) -> State:
     """The parts of a vector."""
-    nonfinite, least, total, squares, weighted, sums = np.split(state, 1 + tasks * np.arange(5))
-    return State(nonfinite, least, total, squares, weighted, sums.reshape(tasks, -1))
+    least, total, squares, weighted = state[1 : 1 + 4 * tasks].reshape(4, tasks)
+    return State(state[:1], least, total, squares, weighted, state[1 + 4 * tasks :].reshape(tasks, -1))
 
 
 def unnormalised(risk: Array, least: Array, alpha: Array) -> Array:
     """exp(-alpha (R - least)) of risks [n, T], 0 where they are not finite."""
-    above = np.where(np.isfinite(risk) & (risk > least), risk - least, 0.0)
-    with np.errstate(invalid="ignore", under="ignore"):  # infinity times 0, of the best
-        weights = np.where(above > 0, np.exp(-alpha * above), 1.0)
-    found: Array = np.where(np.isfinite(risk), weights, 0.0)
-    return found
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights: Array = np.exp(-alpha * (risk - least))
+    if not (weights <= 1).all():  # infinity times 0, or what is not finite
+        weights[risk == least] = 1
+        weights[~np.isfinite(risk)] = 0
+    return weights
 
 
 def state_of(theta: Array | None, risk: Array, alpha: Array, size: int, threads: int) -> Array:
     """The state of particles [n, D] with risks [n, T]; theta None: without sums, and size 0."""
-    tasks = risk.shape[1]
+    tasks, count = risk.shape[1], len(risk)
     state = np.zeros(length(tasks, size))
     part, finite = split(state, tasks), np.isfinite(risk)
-    part.nonfinite[0] = len(risk) - int(finite.all(axis=1).sum())
-    part.least[:] = np.where(finite, risk, np.inf).min(axis=0, initial=np.inf)
+    if finite.all():
+        risk.min(axis=0, initial=np.inf, out=part.least)
+    else:
+        part.nonfinite[0] = count - np.count_nonzero(finite.all(axis=1))
+        np.min(risk, axis=0, initial=np.inf, where=finite, out=part.least)
     weights = unnormalised(risk, part.least, alpha)
-    part.total[:], part.squares[:] = weights.sum(axis=0), np.square(weights).sum(axis=0)
-    part.weighted[:] = (weights > 0).sum(axis=0)
-    if theta is not None and len(theta):
+    weights.sum(axis=0, out=part.total)
+    np.einsum("nt,nt->t", weights, weights, out=part.squares)
+    part.weighted[:] = np.count_nonzero(weights, axis=0)
+    if theta is not None and count:
         _cpu.weighted_sums(theta, weights, part.sums, threads)
     return state
 
 
 def combiner(alpha: Array) -> Combine:
     """The combination of two such states, at the alphas [T] that they were formed with."""
-    tasks = len(alpha)
+    alphas = alpha.tolist()
 
     def combine(other: Array, into: Array) -> None:
-        a, b = split(other, tasks), split(into, tasks)
-        least = np.minimum(a.least, b.least)
-        scale_a, scale_b = _scale(a.least, least, alpha), _scale(b.least, least, alpha)
-        b.nonfinite[:] += a.nonfinite
-        b.least[:] = least
-        b.total[:] = scale_a * a.total + scale_b * b.total
-        b.weighted[:] = (scale_a > 0) * a.weighted + (scale_b > 0) * b.weighted
-        b.squares[:] = scale_a**2 * a.squares + scale_b**2 * b.squares
-        for t in range(tasks):
-            _add_scaled(a.sums[t], scale_a[t], b.sums[t], scale_b[t])
+        a, b = split(other, len(alphas)), split(into, len(alphas))
+        b.nonfinite[0] += a.nonfinite[0]
+        for t, factor in enumerate(alphas):
+            of_a, of_b = a.least.item(t), b.least.item(t)
+            least = min(of_a, of_b)
+            scale_a, scale_b = _scale(of_a, least, factor), _scale(of_b, least, factor)
+            b.least[t] = least
+            b.total[t] = scale_a * a.total.item(t) + scale_b * b.total.item(t)
+            b.squares[t] = scale_a**2 * a.squares.item(t) + scale_b**2 * b.squares.item(t)
+            b.weighted[t] = (scale_a > 0) * a.weighted.item(t) + (scale_b > 0) * b.weighted.item(t)
+            _add_scaled(a.sums[t], scale_a, b.sums[t], scale_b)
 
     return combine
 
 
-def _scale(least: Array, common: Array, alpha: Array) -> Array:
+def _scale(least: float, common: float, alpha: float) -> float:
     """exp(-alpha (least - common)); 0 for a part without a finite risk."""
-    above = np.where(least > common, least, 0.0) - np.where(least > common, common, 0.0)
-    with np.errstate(invalid="ignore", under="ignore"):
-        scale = np.where(above > 0, np.exp(-alpha * above), 1.0)
-    found: Array = np.where(np.isfinite(least), scale, 0.0)
-    return found
+    if not math.isfinite(least):
+        return 0.0
+    return 1.0 if least == common or alpha == 0 else math.exp(-alpha * (least - common))
 
 
 def _add_scaled(other: Array, by: float, into: Array, keep: float) -> None:

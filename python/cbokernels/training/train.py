@@ -237,7 +237,7 @@ def train(
 
 def on_ranks(function: Callable[..., Result], arguments: dict[str, Any]) -> Result:
     """A call with a communicator of mpi4py."""
-    from ..distributed import run_on_ranks  # which needs mpi4py
+    from .._mpi import run_on_ranks  # which needs mpi4py
 
     return run_on_ranks(function, arguments)
 

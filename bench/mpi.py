@@ -1,0 +1,319 @@
+"""Measures messages and steps of ensembles on ranks of MPI, and predicts from them the speed on 1 to 4,096.
+
+    mpiexec -n 1 python bench/mpi.py measure mpi.json       # one thread a rank: OMP_NUM_THREADS=1
+    mpiexec -n 2 python bench/mpi.py measure mpi.json       # adds to the same file; -n 4, ... likewise
+    python bench/mpi.py predict mpi.json --out docs [--latency 2e-6 --bandwidth 1e10]
+
+`measure` times, for workloads A, B and C (bench/README.md) and for hopping, a step of all particles and of a
+quarter of them, and allreduces of 8 bytes to 8 MB, as MPI sums them and as states are combined. With one rank it
+also times the same run without comm, by turns.
+
+`predict` fits a latency and a time per byte to the messages, and to each step a part that each rank has and one
+per particle. A message goes through log2 P stages. --latency (seconds) and --bandwidth (bytes a second) replace
+the measured ones, which are those of one machine's memory, by a network's. It prints measured speedups and a
+table, and writes mpi.png: speedups at a fixed N (strong) and the efficiency with N particles a rank (weak).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import cbokernels as cbk
+
+SIZES = [8 * 4**i for i in range(11)]  # bytes, of messages
+RANKS = [2**i for i in range(13)]
+PAYS = 0.5  # efficiency below which more ranks are not worth it
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A step's shapes, and how it is trained."""
+
+    name: str
+    particles: int
+    width: int
+    inputs: int
+    outputs: int
+    samples: int
+    activation: str
+    hopping: bool = False
+    steps: int = 20
+
+    @property
+    def net(self) -> cbk.TwoLayer:
+        return cbk.TwoLayer(self.inputs, self.width, self.outputs, self.activation)
+
+    def method(self, particles: int) -> Any:
+        if self.hopping:
+            return cbk.ConsensusHopping(particles=particles)
+        return cbk.CBO(particles=particles, alpha=1e5, floor=0.01)
+
+    def data(self) -> tuple[Any, Any]:
+        draw = np.random.default_rng(0)
+        x = draw.standard_normal((self.samples, self.inputs), np.float32)
+        if self.outputs > 1:
+            x[draw.random(x.shape) > 0.19] = 0
+            return x, draw.integers(0, self.outputs, self.samples)
+        return x, np.sin(x[:, 0])
+
+
+CASES = [
+    Case("A", 200, 100, 1, 1, 800, "relu", steps=400),
+    Case("B", 1000, 20, 784, 10, 1000, "relu", steps=6),
+    Case("C", 64, 4096, 16, 1, 1024, "tanh", steps=10),
+    Case("hopping", 1000, 100, 1, 1, 800, "relu", hopping=True, steps=60),
+]
+# Hopping on a network of a million parameters: the cost of a particle from a smaller one, in proportion to D.
+LARGE = Case("large hopping", 64, 1250, 98, 1, 100, "relu", hopping=True, steps=4)
+LARGE_PARTICLES, LARGE_SIZE = 10**8, 10**6
+
+
+def step_seconds(case: Case, particles: int, comm: Any) -> float:
+    """Of one step: runs of two lengths, whose difference has neither beginning nor end."""
+    x, y = case.data()
+    steps, seconds = (case.steps, 3 * case.steps), []
+    for batches in steps:
+        rows = np.tile(np.arange(case.samples), batches)  # one epoch of so many batches
+        began = time.perf_counter()
+        cbk.train(
+            case.net, x[rows], y[rows], case.method(particles), epochs=1, batch_size=case.samples,
+            loss="cross_entropy" if case.outputs > 1 else "mse", comm=comm,
+        )  # fmt: skip
+        seconds.append(time.perf_counter() - began)
+    return (seconds[1] - seconds[0]) / (steps[1] - steps[0])
+
+
+def measure(path: Path, repeats: int) -> None:
+    import warnings
+
+    from mpi4py import MPI
+
+    from cbokernels.distributed import Communicator
+    from cbokernels.methods.merging import combiner, length
+
+    warnings.simplefilter("ignore", cbk.CboWarning)
+    comm = MPI.COMM_WORLD
+    found: dict[str, Any] = {"isa": cbk.isa(), "steps": {}, "without comm": {}, "messages": {}}
+
+    def median(of: Callable[[], float]) -> float:
+        times = []
+        for _ in range(repeats):
+            comm.Barrier()
+            times.append(comm.allreduce(of(), MPI.MAX))
+        return statistics.median(times)
+
+    for case in [*CASES, LARGE]:
+        for particles in (case.particles, case.particles // 4):
+            key = f"{case.name} {particles}"
+            if comm.size == 1:  # by turns, because the machine is not the same all the time
+                pairs = [
+                    (step_seconds(case, particles, comm), step_seconds(case, particles, None))
+                    for _ in range(repeats)
+                ]
+                both = [statistics.median(times) for times in zip(*pairs, strict=True)]
+                found["steps"][key], found["without comm"][key] = both
+            else:
+                found["steps"][key] = median(partial(step_seconds, case, particles, comm))
+    if comm.size > 1:
+        ranks = Communicator(comm)
+        ranks.deal(comm.size)
+        combine = combiner(np.ones(1))
+
+        def message(send: Callable[[], object], size: int) -> float:
+            often = max(3, min(2000, 10**7 // size))
+            send()
+            began = time.perf_counter()
+            for _ in range(often):
+                send()
+            return (time.perf_counter() - began) / often
+
+        for kind in ("sum", "states"):
+            times = []
+            for size in SIZES:
+                values, out = np.zeros(max(size // 8, length(1, 1))), np.empty(max(size // 8, length(1, 1)))
+                if kind == "sum":
+                    send = lambda values=values, out=out: comm.Allreduce(values, out)  # noqa: E731
+                else:
+                    send = lambda values=values: ranks.merge(lambda a, b: values, combine)  # noqa: E731
+                times.append(median(lambda send=send, size=size: message(send, size)))
+            found["messages"][kind] = times
+        ranks.free()
+    if comm.rank == 0:
+        known = json.loads(path.read_text()) if path.exists() else {}
+        known[str(comm.size)] = found
+        path.write_text(json.dumps(known, indent=1))
+        print(json.dumps(found, indent=1))
+
+
+def line(x: Any, t: Any) -> tuple[float, float]:
+    """a, b >= 0 of a + b x, by least squares of the relative errors."""
+    x, t = np.asarray(x, float), np.asarray(t, float)
+    design = np.stack([np.ones_like(x), x], axis=1) / t[:, None]
+    a, b = np.linalg.lstsq(design, np.ones_like(t), rcond=None)[0]
+    if a < 0:
+        return 0.0, float((x / t).sum() / np.square(x / t).sum())
+    if b < 0:
+        return float((1 / t).sum() / np.square(1 / t).sum()), 0.0
+    return float(a), float(b)
+
+
+@dataclass(frozen=True)
+class Messages:
+    """Seconds of a stage of a collective, and per byte."""
+
+    latency: float
+    byte: float
+
+    def __call__(self, ranks: int, size: float) -> float:
+        return math.ceil(math.log2(ranks)) * (self.latency + self.byte * size) if ranks > 1 else 0.0
+
+    def gathered(self, ranks: int, size: float) -> float:
+        """Of an allgather of so many bytes in all: each arrives once."""
+        if ranks == 1:
+            return 0.0
+        return math.ceil(math.log2(ranks)) * self.latency + self.byte * size * (ranks - 1) / ranks
+
+
+@dataclass(frozen=True)
+class Model:
+    """A step's time on P ranks: what each has, what its particles take, what is exchanged."""
+
+    name: str
+    particles: float
+    size: float  # D
+    fixed: float
+    each: float
+    hopping: bool
+    sums: Messages
+    states: Messages
+
+    def seconds(self, ranks: int, particles: float | None = None) -> float:
+        n = self.particles if particles is None else particles
+        work = self.fixed + self.each * n / ranks
+        if self.hopping:
+            return work + self.sums.gathered(ranks, 8 * n) + self.sums(ranks, 8 * self.size)
+        return work + self.states(ranks, 8 * (self.size + 5))
+
+    def efficiency(self, ranks: int) -> float:
+        return self.seconds(1) / ranks / self.seconds(ranks)
+
+
+def models(known: dict[str, Any], latency: float | None, bandwidth: float | None) -> list[Model]:
+    """From what was measured; with one rank, and messages with the most."""
+    most = known[max((n for n in known if n != "1"), key=int)]
+    stages = math.ceil(math.log2(int(max((n for n in known if n != "1"), key=int))))
+    kinds = {}
+    for kind, times in most["messages"].items():
+        a, b = line(SIZES, np.array(times) / stages)
+        print(f"a message ({kind}), a stage: {a * 1e6:.2f} us, and {b * 1e9:.3f} ns a byte")
+        kinds[kind] = Messages(a, b)
+    merging = max(
+        kinds["states"].byte - kinds["sum"].byte, 0.0
+    )  # the rank's own work, whatever the network is
+    calling = max(kinds["states"].latency - kinds["sum"].latency, 0.0)
+    if latency is not None or bandwidth is not None:
+        a = kinds["sum"].latency if latency is None else latency
+        b = kinds["sum"].byte if bandwidth is None else 1 / bandwidth
+        kinds = {"sum": Messages(a, b), "states": Messages(a + calling, b + merging)}
+    made = []
+    for case in [*CASES, LARGE]:
+        counts = [case.particles, case.particles // 4]
+        fixed, each = line(counts, [known["1"]["steps"][f"{case.name} {n}"] for n in counts])
+        particles, size = float(case.particles), float(case.net.size)
+        if case is LARGE:
+            particles, each, size = float(LARGE_PARTICLES), each * LARGE_SIZE / size, float(LARGE_SIZE)
+        made.append(
+            Model(case.name, particles, size, fixed, each, case.hopping, kinds["sum"], kinds["states"])
+        )
+    return made
+
+
+def predict(path: Path, out: Path, latency: float | None, bandwidth: float | None) -> None:
+    known = json.loads(path.read_text())
+    if "1" not in known or len(known) < 2:
+        raise SystemExit(f"{path} must have measurements with one rank and with more, got {sorted(known)}")
+    print(
+        "| measured: seconds of a step | "
+        + " | ".join(f"{n} ranks" for n in sorted(known, key=int))
+        + " | comm of one rank |"
+    )
+    print("|---" * (len(known) + 2) + "|")
+    for key, base in known["1"]["steps"].items():
+        cells = [
+            f"{known[n]['steps'][key]:.3g} ({base / known[n]['steps'][key]:.2f})"
+            for n in sorted(known, key=int)
+        ]
+        print(
+            f"| {key} | "
+            + " | ".join(cells)
+            + f" | {100 * (base / known['1']['without comm'][key] - 1):+.1f} % |"
+        )
+    all_of = models(known, latency, bandwidth)
+    print(
+        "\n| predicted: speedup | " + " | ".join(map(str, RANKS)) + f" | efficiency above {PAYS:.0%} up to |"
+    )
+    print("|---" * (len(RANKS) + 2) + "|")
+    for model in all_of:
+        cells = [f"{model.seconds(1) / model.seconds(ranks):.3g}" for ranks in RANKS]
+        pays = max(ranks for ranks in RANKS if model.efficiency(ranks) >= PAYS)
+        print(
+            f"| {model.name}, N = {model.particles:.3g}, D = {model.size:.3g} | "
+            + " | ".join(cells)
+            + f" | {pays} |"
+        )
+    draw(all_of, out / "mpi.png")
+
+
+def draw(all_of: list[Model], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.4, 4.0), layout="constrained")
+    strong, weak = figure.subplots(1, 2)
+    for model, colour in zip(all_of, COLOURS, strict=True):
+        label = f"{model.name}: N = {model.particles:.2g}, D = {model.size:.2g}"
+        strong.plot(RANKS, [model.seconds(1) / model.seconds(p) for p in RANKS], color=colour, label=label)
+        one = [model.seconds(p, model.particles * p) for p in RANKS]
+        weak.plot(RANKS, [one[0] / t for t in one], color=colour, label=label)
+    strong.plot(RANKS, RANKS, color="0.6", linestyle=":", label="ideal")
+    strong.set(
+        xscale="log", yscale="log", xlabel="ranks", ylabel="speedup", title="Strong: N particles in all"
+    )
+    weak.set(
+        xscale="log", xlabel="ranks", ylabel="efficiency", ylim=(0, 1.05), title="Weak: N particles a rank"
+    )
+    strong.legend(frameon=False, fontsize=8)
+    for ax in (strong, weak):
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(True, color="0.92", linewidth=0.8)
+    figure.savefig(path, dpi=160)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", choices=("measure", "predict"))
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--latency", type=float, help="seconds of a message between machines")
+    parser.add_argument("--bandwidth", type=float, help="bytes a second between machines")
+    given = parser.parse_args()
+    if given.what == "measure":
+        measure(given.file, given.repeats)
+    else:
+        predict(given.file, given.out, given.latency, given.bandwidth)
+
+
+if __name__ == "__main__":
+    main()
