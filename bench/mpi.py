@@ -31,8 +31,10 @@ from typing import Any
 import numpy as np
 
 import cbokernels as cbk
+from cbokernels import _cpu
 
 SIZES = [8 * 4**i for i in range(11)]  # bytes, of messages
+BLOCK = 2**17  # particles that hopping weighs together
 BATCHES = 10  # of an epoch: the history's row is a small part of it
 RANKS = [2**i for i in range(13)]
 PAYS = 0.5  # efficiency below which more ranks are not worth it
@@ -97,6 +99,14 @@ def step_seconds(case: Case, particles: int, comm: Any) -> float:
     return (seconds[1] - seconds[0]) / (BATCHES * (epochs[1] - epochs[0]))
 
 
+def weight_seconds() -> float:
+    """Of one particle's rank and weight, which hopping finds on each rank for whole blocks."""
+    risk, ess = np.random.default_rng(0).random((BLOCK, 1)), np.empty(1)
+    began = time.perf_counter()
+    _cpu.hopping_weights(risk, True, 0.0, ess, 1)
+    return (time.perf_counter() - began) / BLOCK
+
+
 def measure(path: Path, repeats: int) -> None:
     import warnings
 
@@ -128,6 +138,7 @@ def measure(path: Path, repeats: int) -> None:
                 found["steps"][key], found["without comm"][key] = both
             else:
                 found["steps"][key] = median(partial(step_seconds, case, particles, comm))
+    found["weights"] = median(weight_seconds)
     if comm.size > 1:
         ranks = Communicator(comm)
         ranks.deal(comm.size)
@@ -200,11 +211,14 @@ class Model:
     hopping: bool
     sums: Messages
     states: Messages
+    weight: float
 
     def seconds(self, ranks: int, particles: float | None = None) -> float:
         n = self.particles if particles is None else particles
         work = self.fixed + self.each * n / ranks
         if self.hopping:
+            weighed = max(n / ranks, min(n, BLOCK)) - n / ranks  # on each rank, besides its own share
+            work += self.weight * weighed
             return work + self.sums.gathered(ranks, 8 * n) + self.sums(ranks, 8 * self.size)
         return work + self.states(ranks, 8 * (self.size + 5))
 
@@ -221,24 +235,21 @@ def models(known: dict[str, Any], latency: float | None, bandwidth: float | None
         a, b = line(SIZES, np.array(times) / stages)
         print(f"a message ({kind}), a stage: {a * 1e6:.2f} us, and {b * 1e9:.3f} ns a byte")
         kinds[kind] = Messages(a, b)
-    merging = max(
-        kinds["states"].byte - kinds["sum"].byte, 0.0
-    )  # the rank's own work, whatever the network is
+    # The combination of states is the rank's own work, whatever the network is.
+    merging = max(kinds["states"].byte - kinds["sum"].byte, 0.0)
     calling = max(kinds["states"].latency - kinds["sum"].latency, 0.0)
     if latency is not None or bandwidth is not None:
         a = kinds["sum"].latency if latency is None else latency
         b = kinds["sum"].byte if bandwidth is None else 1 / bandwidth
         kinds = {"sum": Messages(a, b), "states": Messages(a + calling, b + merging)}
-    made = []
+    made, weight = [], known["1"]["weights"]
     for case in [*CASES, LARGE]:
         counts = [case.particles, case.particles // 4]
         fixed, each = line(counts, [known["1"]["steps"][f"{case.name} {n}"] for n in counts])
         particles, size = float(case.particles), float(case.net.size)
         if case is LARGE:
             particles, each, size = float(LARGE_PARTICLES), each * LARGE_SIZE / size, float(LARGE_SIZE)
-        made.append(
-            Model(case.name, particles, size, fixed, each, case.hopping, kinds["sum"], kinds["states"])
-        )
+        made.append(Model(case.name, particles, size, fixed, each, case.hopping, *kinds.values(), weight))
     return made
 
 
