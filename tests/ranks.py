@@ -14,7 +14,7 @@ from cbokernels.distributed import Communicator, gather
 
 WORLD = MPI.COMM_WORLD
 NET = cbk.TwoLayer(1, 12, 1)
-WIDE = cbk.TwoLayer(80, 10, 3)  # risks by lists: particles are scored in groups
+WIDE = cbk.TwoLayer(200, 50, 2)  # in float64 risks by lists: particles are scored in groups
 X = np.random.default_rng(1).random((300, 1), np.float32)
 Y = np.sin(6 * X[:, 0])
 TASKS = np.stack([Y, Y + 1, -Y])
@@ -22,7 +22,7 @@ TASKS = np.stack([Y, Y + 1, -Y])
 
 def sparse():
     draw = np.random.default_rng(2)
-    return draw.random((60, 80)) * (draw.random((60, 80)) < 0.05), draw.integers(0, 3, 60)
+    return draw.random((60, 200)) * (draw.random((60, 200)) < 0.1), draw.integers(0, 2, 60)
 
 
 METHODS = {
@@ -59,7 +59,8 @@ def one(name, comm=WORLD, **options):
     options = {"epochs": epochs, "seed": 5, "callback": lambda state: points.append(state.point), **options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = cbk.train(net, x, y, method, comm=comm, **options)
+        dtype = "float64" if net is WIDE else "float32"
+        result = cbk.train(net, x, y, method, comm=comm, dtype=dtype, **options)
     found = {f"history.{n}": column for n, column in result.history.items() if n != "seconds"}
     found.update(points=np.array(points), best=result.best, parameters=result.parameters)
     hopping = isinstance(method, cbk.ConsensusHopping)
