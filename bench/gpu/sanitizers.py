@@ -31,7 +31,9 @@ RUNS = {
 def judged(name: str, tool: str, more: tuple[str, ...], program: str, log: Any) -> Iterator[Row]:
     """How many errors a tool found."""
     command = ["compute-sanitizer", "--tool", tool, *more, "--print-limit", "20", program]
-    environment = {**os.environ, "CBOKERNELS_WGMMA": "0"} if more == WITHOUT else None  # nobody reads what they wrote
+    environment = (
+        {**os.environ, "CBOKERNELS_WGMMA": "0"} if more == WITHOUT else None
+    )  # nobody reads what they wrote
     with open(log, "w") as file:
         status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
     text = log.read_text(errors="replace")

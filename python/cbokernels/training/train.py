@@ -123,7 +123,8 @@ def train(
     num_threads: None: as many as the work is worth, at most OpenMP's setting. precision: "float32", and on a
         card "tf32" or "bf16" for the matrix products of float32 networks.
     comm: a communicator of mpi4py, whose ranks share out the particles (or the networks, or the draws of a
-        `ConsensusHopping`); all of them make this call with the same arguments. docs/MPI.md has the rest.
+        `ConsensusHopping`); all of them make this call with the same arguments. `Result.particles` are then
+        those of this rank, and the callback is the first rank's. docs/MPI.md has the rest.
     deterministic: with comm, the bits do not depend on the number of ranks.
 
     `CboWarning`, once per run each: risks that are NaN or infinite; particles that overflowed; an ensemble
