@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import sys
 import time
 import traceback
@@ -211,7 +212,10 @@ class Communicator(Ranks):
             f"{type(error).__name__}: {reason}{saved}\n"
         )
         sys.stderr.flush()
-        MPI.COMM_WORLD.Abort(1)
+        try:
+            MPI.COMM_WORLD.Abort(1)
+        finally:  # an MPI may only ask its launcher to end the job, and come back
+            os._exit(1)
 
     def leave(self, error: BaseException) -> None:
         """The call ends by an exception: before `start`, where the others wait and are told, or after it."""
