@@ -168,8 +168,8 @@ def plan(
     """How `risk` would evaluate N = `particles` networks on S = `samples`, with this instruction set.
 
     density: the share of the inputs that are not zero, in [0, 1]; `risk` counts it in x itself. The threads
-    have no say, so results do not depend on them. ValueError for sizes below 1, particles or samples from 2^40
-    and tasks from 2^31 on.
+    have no say, so results do not depend on them. ValueError for sizes below 1, particles or samples from
+    2^40 and tasks from 2^31 on.
     """
     n, s = integer(particles, "particles", 1, 2**40), integer(samples, "samples", 1, 2**40)
     t = integer(tasks, "tasks", 1, 2**31)
