@@ -212,6 +212,7 @@ class Communicator(Ranks):
             f"{type(error).__name__}: {reason}{saved}\n"
         )
         sys.stderr.flush()
+        time.sleep(0.3)  # the launcher passes on what it has got before it is asked to end the job
         try:
             MPI.COMM_WORLD.Abort(1)
         finally:  # an MPI may only ask its launcher to end the job, and come back
