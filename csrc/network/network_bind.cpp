@@ -21,8 +21,7 @@ void register_network(py::module_& m) {
       .def("part_of", [](Network net, int64_t particles) {
     net.ensemble = particles;
     return net;
-  })
-      .def_property_readonly("size", &Network::size);
+  }).def_property_readonly("size", &Network::size);
 }
 
 }  // namespace cbk
