@@ -36,9 +36,12 @@ def problem(net, particles, samples, dtype, loss, *, seed=0):
 
 
 def errors(net, gradient, truth):
-    """Of the parts w, b, c, a, each relative to its largest true value (absolute where all are 0)."""
-    parts = zip(net.unpack(gradient), net.unpack(truth), strict=True)
-    return [np.abs(g - t).max() / (np.abs(t).max() or 1.0) for g, t in parts if g is not None]
+    """Of the parts w, b, c, a, relative to the largest true value of the layer (absolute where all are 0): the sums
+    of one part alone may cancel."""
+    parts, of = net.unpack(gradient), net.unpack(truth)
+    layers = [np.abs(np.concatenate([np.ravel(t) for t in of[i : i + 2] if t is not None])).max() for i in (0, 2)]
+    pairs = enumerate(zip(parts, of, strict=True))
+    return [np.abs(g - t).max() / (layers[i // 2] or 1.0) for i, (g, t) in pairs if g is not None]
 
 
 def check(net, theta, x, y, loss):
