@@ -36,12 +36,14 @@ def problem(net, particles, samples, dtype, loss, *, seed=0):
 
 
 def errors(net, gradient, truth):
-    """Of the parts w, b, c, a, relative to the largest true value of the layer (absolute where all are 0): the sums
-    of one part alone may cancel."""
+    """Of the parts w, b, c, a, relative to their layer's largest true value (absolute where all are 0).
+
+    The sums of one part alone may cancel."""
     parts, of = net.unpack(gradient), net.unpack(truth)
-    layers = [np.abs(np.concatenate([np.ravel(t) for t in of[i : i + 2] if t is not None])).max() for i in (0, 2)]
+    largest = [0.0 if t is None else np.abs(t).max() for t in of]
+    layers = [max(largest[:2]) or 1.0, max(largest[2:]) or 1.0]
     pairs = enumerate(zip(parts, of, strict=True))
-    return [np.abs(g - t).max() / (layers[i // 2] or 1.0) for i, (g, t) in pairs if g is not None]
+    return [np.abs(g - t).max() / layers[i // 2] for i, (g, t) in pairs if g is not None]
 
 
 def check(net, theta, x, y, loss):
