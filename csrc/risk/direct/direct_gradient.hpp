@@ -180,14 +180,16 @@ void direct_finish(const GradientTask<T>& task, const DirectKept<T>& kept, int64
   }
 }
 
-// g of the panel at sample s, then e.
+// g of the panel at sample s, then e: only vectors that hold samples are computed.
 template <bool keep, class T>
 F64 direct_forward(const GradientTask<T>& task, const DirectKept<T>& kept, int64_t s, int64_t in_tile, F64 losses) {
   const Network& net = *task.net;
-  const int64_t panel = task.plan->panel;
+  const int64_t panel = task.plan->panel, samples = task.chunk.samples - s;
+  for (int64_t i = (samples + lanes<T> - 1) / lanes<T> * lanes<T>; i < panel; i += lanes<T>)
+    store(kept.e + s + i, Vector<T>{});
   for (int64_t begin = 0; begin < net.width; begin += depth_block) {
     const int64_t neurons = net.width - begin < depth_block ? net.width - begin : depth_block;
-    direct_panel<keep>(net, task.theta, begin, neurons, task.chunk.x + s * net.inputs, panel, panel, kept.e + s,
+    direct_panel<keep>(net, task.theta, begin, neurons, task.chunk.x + s * net.inputs, panel, samples, kept.e + s,
                        begin > 0, kept.at(in_tile, begin));
   }
   scale_outputs(net, task.theta, panel, kept.e + s, panel);
@@ -220,7 +222,7 @@ F64 direct_gradient(const GradientTask<T>& task) {
       for (int64_t s = 0; s < samples; s += plan.tile) {
         const T* x = task.chunk.x + s * net.inputs;
         for (int64_t p = 0; p < in_tile(s); p += panel)
-          direct_panel<true>(net, task.theta, m, neurons, x + p * net.inputs, panel, panel, unused, false,
+          direct_panel<true>(net, task.theta, m, neurons, x + p * net.inputs, panel, samples - s - p, unused, false,
                              kept.at(p, 0));
         direct_backward(net, kept, neurons, s, x, in_tile(s));
       }
