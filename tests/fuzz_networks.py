@@ -114,6 +114,17 @@ def common(rng, loss=None):
     return options if loss is None else {"loss": loss, **options}
 
 
+def weighted(rng, arrays):
+    """Adds weights of samples to some calls; how much larger a weight is than their mean."""
+    if rng.random() < 2 / 3:
+        return 1.0
+    samples, dtype = len(arrays["x"]), arrays["theta"].dtype
+    w = (rng.exponential(size=samples) * (rng.random(samples) < 0.8)).astype(dtype)
+    w[rng.integers(samples)] = 1
+    arrays["sample_weight"] = w
+    return float(w.max() / w.mean())
+
+
 def forward(rng):
     net, theta, x, _, _ = problem(rng)
     call = Call("forward", (net,), {"theta": theta, "x": x}, common(rng), close, particles="theta")
@@ -124,8 +135,18 @@ def forward(rng):
 def risk(rng):
     net, theta, x, y, loss = problem(rng)
     arrays = {"theta": theta, "x": x, "y": y}
-    call = Call("risk", (net,), arrays, common(rng, loss), close, particles="theta", free=("y",), tied=("y",))
-    bound = call.eps * risk_bound(magnitudes(net, theta, x)[0], y, loss)
+    larger = weighted(rng, arrays)
+    call = Call(
+        "risk",
+        (net,),
+        arrays,
+        common(rng, loss),
+        close,
+        particles="theta",
+        free=("y",),
+        tied=("y", "sample_weight"),
+    )
+    bound = larger * call.eps * risk_bound(magnitudes(net, theta, x)[0], y, loss)
     call.bounds = [bound + jumps(net, theta, x, y, loss)]
     return call
 
@@ -133,10 +154,20 @@ def risk(rng):
 def task_risks(rng):
     net, theta, x, ys, loss = problem(rng, tasks=int(rng.integers(1, 4)))
     arrays = {"theta": theta, "x": x, "ys": ys}
-    call = Call("task_risks", (net,), arrays, common(rng, loss), close, particles="theta", free=("x", "ys"))
-    g = magnitudes(net, theta, x)[0]
+    larger = weighted(rng, arrays)
+    call = Call(
+        "task_risks",
+        (net,),
+        arrays,
+        common(rng, loss),
+        close,
+        particles="theta",
+        free=("x", "ys"),
+        tied=("sample_weight",),
+    )
+    g, eps = magnitudes(net, theta, x)[0], larger * call.eps
     call.bounds = [
-        np.stack([call.eps * risk_bound(g, y, loss) + jumps(net, theta, x, y, loss) for y in ys], axis=-1)
+        np.stack([eps * risk_bound(g, y, loss) + jumps(net, theta, x, y, loss) for y in ys], axis=-1)
     ]
     return call
 
@@ -144,12 +175,21 @@ def task_risks(rng):
 def risk_gradient(rng):
     net, theta, x, y, loss = problem(rng, sloped=True)
     arrays = {"theta": theta, "x": x, "y": y}
+    larger = weighted(rng, arrays)
     call = Call(
-        "risk_gradient", (net,), arrays, common(rng, loss), close, particles="theta", free=("y",), tied=("y",)
+        "risk_gradient",
+        (net,),
+        arrays,
+        common(rng, loss),
+        close,
+        particles="theta",
+        free=("y",),
+        tied=("y", "sample_weight"),
     )
+    eps = larger * call.eps
     corner = at_a_corner(net, theta, x, y, loss)
-    bound = np.inf if corner else call.eps * gradient_bound(net, theta, x, y, loss)
-    call.bounds = [call.eps * risk_bound(magnitudes(net, theta, x)[0], y, loss), bound]
+    bound = np.inf if corner else eps * gradient_bound(net, theta, x, y, loss)
+    call.bounds = [eps * risk_bound(magnitudes(net, theta, x)[0], y, loss), bound]
     return call
 
 
@@ -161,6 +201,7 @@ def atom_risks(rng):
     )
     center = numbers(rng, net.size, theta.dtype)
     arrays = {"center": center, "theta": theta, "x": x, "y": y}
+    larger = weighted(rng, arrays)
     call = Call(
         "atom_risks",
         (net,),
@@ -169,10 +210,10 @@ def atom_risks(rng):
         close,
         particles="theta",
         free=("y",),
-        tied=("center", "y"),
+        tied=("center", "y", "sample_weight"),
     )
     g = magnitudes(net, np.abs(theta) + np.abs(center), x)[0]
-    call.bounds = [call.eps * risk_bound(g, y, loss)[:, None]]
+    call.bounds = [larger * call.eps * risk_bound(g, y, loss)[:, None]]
     return call
 
 
