@@ -100,6 +100,20 @@ CBK_INLINE F64 atom_loss(const Law& law, F64 total, const AtomTask<T>& task, con
   return total;
 }
 
+// The same of neurons [begin, end) on the panel at sample s; a function of its own, whose constants stay in registers.
+template <class Law, class T, bool weighted>
+__attribute__((noinline)) void add_label_losses(Law law, const AtomTask<T>& task, int64_t s, int64_t begin, int64_t end,
+                                                Counted<T, weighted> counted, const T* hidden, T* g, double* totals) {
+  const Network& net = *task.net;
+  const T *c = task.theta + net.output_weights(), *y = task.chunk.y + s;
+  const int64_t left = task.chunk.samples - s, count = left < task.panel ? left : task.panel;
+  for (int64_t m = begin; m < end; ++m, hidden += task.panel) {
+    double* total = totals + m * lanes<double>;
+    const T* rest = task.rest + (s * net.width + m * task.panel) * net.outputs;
+    store(total, atom_loss(law, load(total), task, hidden, c + m, rest, y, count, counted, g));
+  }
+}
+
 template <class T>
 void atoms(const AtomTask<T>& task) {
   const Network& net = *task.net;
@@ -118,6 +132,8 @@ void atoms(const AtomTask<T>& task) {
       with_loss(task.loss, [&](auto loss) {
         with_weights(task.chunk.weights, [&](auto weighted) {
           const auto counted = counted_from<weighted.value>(s, count, task.chunk.weights);
+          if constexpr (!decltype(loss)::of_residuals)
+            return add_label_losses(loss, task, s, begin, begin + neurons, counted, hidden, g, totals);
           for (int64_t m = begin; m < begin + neurons; ++m) {
             double* total = totals + m * lanes<double>;
             const T* rest = task.rest + (s * net.width + m * panel) * net.outputs;
