@@ -8,6 +8,7 @@
 
 #include "../consensus/consensus.hpp"
 #include "../hopping/hopping.hpp"
+#include "../hopping/low_rank.hpp"
 #include "../langevin/langevin.hpp"
 #include "../random/random.hpp"
 #include "../risk/knots/knots.hpp"
@@ -27,6 +28,7 @@ struct IsaKernels {
   UpdateKernels<T> update;
   LangevinKernels<T> langevin;
   HoppingKernels<T> hopping;
+  LowRankKernels<T> low_rank;
   TransportKernels<T> transport;
 };
 
@@ -71,6 +73,10 @@ struct IsaTable {
   template <class T>
   const HoppingKernels<T>& hopping() const {
     return kernels<T>().hopping;
+  }
+  template <class T>
+  const LowRankKernels<T>& low_rank() const {
+    return kernels<T>().low_rank;
   }
   template <class T>
   const TransportKernels<T>& transport() const {

@@ -70,6 +70,8 @@ struct HoppingKernels {
   void (*noise_sum)(NoiseKey key, int64_t first, int64_t last, const double* weights, int64_t atoms,
                     const int32_t* atom, int64_t begin, int64_t end, double* sum);
   int64_t (*scratch_size)(const Network& net, int64_t panel);
+  // rank[n] = how many of values[count] are less than values[n], for count whole lanes.
+  void (*ranks)(const double* values, int64_t count, int64_t* rank);
   int64_t lanes;
 };
 constexpr int64_t noise_sum_block = 256;

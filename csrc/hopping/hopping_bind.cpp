@@ -4,6 +4,8 @@
 #if defined(CBK_CARD)
 #include "hopping_cuda.hpp"
 #include "weights_cuda.hpp"
+#else
+#include "low_rank.hpp"
 #endif
 
 namespace cbk {
@@ -30,6 +32,14 @@ void check_atoms(const std::optional<Input<int32_t>>& atom, int64_t size, int64_
   check_shape("atom", *atom, {size});
   check_indices("atom", atom->data(), size, atoms);
 }
+
+#if !defined(CBK_CARD)
+LowRank low_rank_of(int64_t rank, bool batch, bool atoms, const Network& net) {
+  if (rank < 1 || rank > most_rank) throw py::value_error("rank must be in [1, 65536]");
+  if (atoms && net.output_bias) throw py::value_error("atoms expect a network without output_bias");
+  return {rank, batch};
+}
+#endif
 
 template <class T>
 void register_typed(py::module_& m) {
@@ -80,6 +90,29 @@ void register_typed(py::module_& m) {
     check_shape("risk", risk, {draw.particles});
     check_shape("gradient", gradient, {size});
     return told(run, [&] { return hopping_gradient(draw, size, risk.data(), fraction, gradient.data(), run); });
+  });
+  m.def("low_rank_gradient",
+        [](const Network& net, const Input<T>& center, int64_t particles, double spread, bool mirrored, NoiseKey key,
+           const Input<T>& x, const TargetInput& y, Loss loss, int64_t rank, bool batch, bool atoms, double fraction,
+           const Output<T>& gradient, Execution run) {
+    const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, key);
+    const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
+    check_shape("gradient", gradient, {net.size()});
+    const LowRank noise = low_rank_of(rank, batch, atoms, net);
+    HoppingStep step{};
+    bool spanned = false;
+    released(run, [&] { step = low_rank_gradient(problem, noise, fraction, atoms, gradient.data(), spanned, run); });
+    return py::make_tuple(step.ess, step.alpha, step.nonfinite, spanned);
+  });
+  m.def("low_rank_risks",
+        [](const Network& net, const Input<T>& center, int64_t particles, double spread, bool mirrored, NoiseKey key,
+           const Input<T>& x, const TargetInput& y, Loss loss, int64_t rank, bool batch, bool atoms,
+           const Output<double>& out, Execution run) {
+    const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, key);
+    const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
+    check_shape("out", out, {particles, atoms ? net.width : 1});
+    const LowRank noise = low_rank_of(rank, batch, atoms, net);
+    released(run, [&] { low_rank_risks(problem, noise, atoms, out.data(), run); });
   });
   m.def("draw_ensemble",
         [](const Input<T>& center, double spread, bool mirrored, NoiseKey key, const Output<T>& out, Execution run) {

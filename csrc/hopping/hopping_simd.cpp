@@ -167,11 +167,29 @@ void noise_sum(NoiseKey key, int64_t first, int64_t last, const double* weights,
   }
 }
 
+void ranks(const double* values, int64_t count, int64_t* rank) {
+  constexpr int64_t vectors = 4;
+  Paced paced;
+  int64_t n = 0;
+  for (; n < count; n += vectors * lanes<double>) {
+    paced(2 * count * lanes<double>);
+    F64 own[vectors];
+    I64 less[vectors] = {};
+    const int64_t used = (count - n) / lanes<double> < vectors ? (count - n) / lanes<double> : vectors;
+    for (int j = 0; j < vectors; ++j) own[j] = j < used ? load(values + n + j * lanes<double>) : F64{};
+    for (int64_t i = 0; i < count; ++i) {
+      const F64 other = splat<F64>(values[i]);
+      for (int j = 0; j < vectors; ++j) less[j] = less[j] - (other < own[j]);
+    }
+    for (int64_t j = 0; j < used; ++j) store(rank + n + j * lanes<double>, less[j]);
+  }
+}
+
 }  // namespace
 
 template <class T>
 HoppingKernels<T> hopping_kernels() {
-  return {draw<T>, rest<T>, atoms<T>, noise_sum<T>, scratch_size<T>, lanes<T>};
+  return {draw<T>, rest<T>, atoms<T>, noise_sum<T>, scratch_size<T>, ranks, lanes<T>};
 }
 template HoppingKernels<float> hopping_kernels();
 template HoppingKernels<double> hopping_kernels();

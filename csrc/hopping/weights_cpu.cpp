@@ -1,11 +1,12 @@
-// Weights of risks, and the step's drift from an ensemble that is weighed in blocks.
+// Weights of risks, and the step's drift.
 #include <omp.h>
 
 #include <cmath>
 
+#include "../common/isa.hpp"
 #include "../common/parallel.hpp"
 #include "../consensus/consensus.hpp"
-#include "hopping.hpp"
+#include "blocks.hpp"
 
 namespace cbk {
 namespace {
@@ -16,8 +17,32 @@ struct Ranked {
   bool operator<(const Ranked& other) const { return risk < other.risk || (risk == other.risk && n < other.n); }
 };
 
-// One column by rank: only the better half has weights, and only that is sorted.  Returns the ess.
-double rank_column(double* risk, int64_t rows, int64_t stride, int64_t fold, Ranked* ranked) {
+// Puts the `count` best in their order.  Among few, by counting how many are better than each; where some are equal,
+// and among many, by sorting.
+constexpr int64_t counted = 512;
+void put_best(Ranked* ranked, int64_t finite, int64_t count) {
+  if (finite <= counted) {
+    double values[counted];
+    int64_t ranks[counted];
+    const int64_t padded = round_up(finite, 8);
+    for (int64_t n = 0; n < padded; ++n) values[n] = n < finite ? ranked[n].risk : HUGE_VAL;
+    isa_table().hopping<double>().ranks(values, padded, ranks);
+    int64_t sum = 0;
+    for (int64_t n = 0; n < finite; ++n) sum += ranks[n];
+    if (sum == finite * (finite - 1) / 2) {  // no two are equal
+      Ranked best[counted];
+      for (int64_t n = 0; n < finite; ++n) best[ranks[n]] = ranked[n];
+      std::copy_n(best, count, ranked);
+      return;
+    }
+  }
+  if (count < finite) std::nth_element(ranked, ranked + count, ranked + finite);
+  std::sort(ranked, ranked + count);
+}
+
+// One column by rank: only the better half has weights, log_weights of their ranks.  Returns the ess.
+double rank_column(double* risk, int64_t rows, int64_t stride, int64_t fold, const double* log_weights,
+                   Ranked* ranked) {
   const auto of = [=](int64_t n) -> double& { return risk[(n % (rows / fold) * fold + n / (rows / fold)) * stride]; };
   int64_t finite = 0;
   for (int64_t n = 0; n < rows; ++n) {
@@ -26,12 +51,10 @@ double rank_column(double* risk, int64_t rows, int64_t stride, int64_t fold, Ran
   }
   const int64_t count = std::min(finite, rows / 2);
   if (count == 0) return 0;
-  if (count < finite) std::nth_element(ranked, ranked + count, ranked + finite);
-  std::sort(ranked, ranked + count);
-  const double top = std::log(double(rows) / 2 + 0.5);
+  put_best(ranked, finite, count);
   double total = 0, squares = 0;
   for (int64_t rank = 0; rank < count; ++rank) {
-    const double weight = of(ranked[rank].n) = top - std::log(double(rank + 1));
+    const double weight = of(ranked[rank].n) = log_weights[rank];
     total += weight, squares += weight * weight;
   }
   for (int64_t rank = 0; rank < count; ++rank) of(ranked[rank].n) /= total;
@@ -62,93 +85,26 @@ Weighed hopping_weights(double* risk, int64_t rows, int64_t columns, bool mirror
   // a parallel region costs about as much as ranking 500 risks
   const int threads = rows * columns < 1000 ? 1 : thread_count(num_threads, columns, nanoseconds(20, rows, columns));
   Buffer<Ranked> scratch(threads * rows);
-  Buffer<double> alpha(columns);
+  Buffer<double> alpha(columns), log_weights(rows / 2);
+  for (int64_t rank = 0; rank < rows / 2; ++rank)
+    log_weights.data()[rank] = std::log(double(rows) / 2 + 0.5) - std::log(double(rank + 1));
   parallel_for(columns, threads, [&](int64_t c) {
     Ranked* own = scratch.data() + omp_get_thread_num() * rows;
     alpha.data()[c] = 0;
     ess[c] = fraction > 0 ? gibbs_column(risk + c, rows, columns, std::max(1.0, fraction * double(rows)),
                                          reinterpret_cast<double*>(own), alpha.data()[c])
-                          : rank_column(risk + c, rows, columns, mirrored ? 2 : 1, own);
+                          : rank_column(risk + c, rows, columns, mirrored ? 2 : 1, log_weights.data(), own);
   }, short_tasks(10 * rows));
   for (int64_t c = 0; c < columns; ++c) result.alpha += alpha.data()[c] / double(columns);
   return result;
 }
 
-namespace {
-
-// What is summed over blocks: each column's share of the particles that were weighed, sum of squared weights.
-struct Sums {
-  Buffer<double> share, squares;
-  explicit Sums(int64_t columns) : share(columns), squares(columns) {
-    std::fill_n(share.data(), columns, 0.0);
-    std::fill_n(squares.data(), columns, 0.0);
-  }
-  double ess(int64_t columns) {
-    double mean = 0;
-    for (int64_t c = 0; c < columns; ++c) {
-      const double s = share.data()[c];
-      if (s == 0) return 0;
-      mean += s * s / squares.data()[c] / double(columns);
-    }
-    return mean;
-  }
-};
-
-// Weights [rows, columns] -> weights of the normals [draws, columns]: of a pair's difference, or less the mean's
-// 1/rows.
-int64_t weights_of_draws(bool mirrored, int64_t rows, int64_t columns, const double* ess, double* weights) {
-  if (!mirrored) {
-    for (int64_t i = 0; i < rows * columns; ++i)
-      if (ess[i % columns] > 0) weights[i] -= 1 / double(rows);
-    return rows;
-  }
-  for (int64_t n = 0; n < rows / 2; ++n)
-    for (int64_t c = 0; c < columns; ++c)
-      weights[n * columns + c] = weights[2 * n * columns + c] - weights[(2 * n + 1) * columns + c];
-  return rows / 2;
-}
-
-// score(block, first, risks): the risks [block.particles, columns] of a block whose first draw is `first`.
-template <class T, class Score>
-HoppingStep weigh_blocks(const Draw<T>& draw, int64_t size, int64_t columns, double fraction, const int32_t* atom,
-                         T* gradient, int threads, Score score) {
-  const int64_t fold = draw.mirrored ? 2 : 1, draws = draw.particles / fold;
-  const int64_t blocks = divide_up(draw.particles, block_rows(columns));
-  Buffer<double> risks((draws / blocks + 1) * fold * columns), ess(columns), drift(size), sum(size);
-  std::fill_n(sum.data(), size, 0.0);
-  Sums sums(columns);
-  HoppingStep result{};
-  for (int64_t b = 0; b < blocks; ++b) {
-    const int64_t first = b * draws / blocks, last = (b + 1) * draws / blocks;
-    Draw<T> block = draw;
-    block.particles = (last - first) * fold;
-    block.key.first_particle += uint32_t(first);
-    score(block, first, risks.data());
-    const Weighed weighed =
-        hopping_weights(risks.data(), block.particles, columns, draw.mirrored, fraction, ess.data(), threads);
-    const double share = double(block.particles) / double(draw.particles);
-    for (int64_t c = 0; c < columns; ++c)
-      if (const double e = ess.data()[c]; e > 0)
-        sums.share.data()[c] += share, sums.squares.data()[c] += share * share / e;
-    result.alpha += share * weighed.alpha;
-    result.nonfinite += weighed.nonfinite;
-    const int64_t rows = weights_of_draws(draw.mirrored, block.particles, columns, ess.data(), risks.data());
-    noise_drift<T>(risks.data(), rows, columns, atom, block.key, size, drift.data(), threads);
-    for (int64_t i = 0; i < size; ++i) sum.data()[i] += share * drift.data()[i];
-  }
-  for (int64_t i = 0; i < size; ++i) gradient[i] = T(-sum.data()[i]);
-  result.ess = sums.ess(columns);
-  return result;
-}
-
-}  // namespace
-
 template <class T>
 HoppingStep hopping_gradient(const RiskProblem<T>& problem, double fraction, const int32_t* atom, T* gradient,
                              int num_threads) {
   const int64_t columns = atom ? problem.net.width : 1;
-  return weigh_blocks(*problem.draw, problem.net.size(), columns, fraction, atom, gradient, num_threads,
-                      [&](const Draw<T>& block, int64_t, double* risks) {
+  const int64_t size = problem.net.size();
+  const auto score = [&](const Draw<T>& block, int64_t, double* risks) {
     RiskProblem<T> part = problem;
     part.draw = &block;
     part.particles = block.particles;
@@ -156,17 +112,24 @@ HoppingStep hopping_gradient(const RiskProblem<T>& problem, double fraction, con
       atom_risks(part, block.center, risks, num_threads);
     else
       risk(part, risks, num_threads);
-  });
+  };
+  const auto drift = [&](const Draw<T>& block, const double* weights, int64_t rows, double* out) {
+    noise_drift<T>(weights, rows, columns, atom, block.key, size, out, num_threads);
+  };
+  return weigh_blocks(*problem.draw, size, columns, fraction, gradient, num_threads, score, drift);
 }
 
 template <class T>
 HoppingStep hopping_gradient(const Draw<T>& draw, int64_t size, const double* risk, double fraction, T* gradient,
                              int num_threads) {
-  return weigh_blocks(draw, size, 1, fraction, nullptr, gradient, num_threads,
-                      [&](const Draw<T>& block, int64_t first, double* risks) {
+  const auto score = [&](const Draw<T>& block, int64_t first, double* risks) {
     const int64_t fold = draw.mirrored ? 2 : 1, draws = draw.particles / fold;
     for (int64_t n = 0; n < block.particles; ++n) risks[n] = risk[first + n / fold + n % fold * draws];
-  });
+  };
+  const auto drift = [&](const Draw<T>& block, const double* weights, int64_t rows, double* out) {
+    noise_drift<T>(weights, rows, 1, nullptr, block.key, size, out, num_threads);
+  };
+  return weigh_blocks(draw, size, 1, fraction, gradient, num_threads, score, drift);
 }
 
 #define CBK_INSTANTIATE(T) \

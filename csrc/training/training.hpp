@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../consensus/consensus.hpp"
+#include "../hopping/low_rank.hpp"
 #include "../risk/risk.hpp"
 #include "../update/update.hpp"
 
@@ -15,6 +16,7 @@ struct Epoch {
   const int64_t* order;  // [data.samples], or nullptr: the data as they stand are the only batch
   int64_t batch;         // samples in a batch; the last one may be smaller
   uint32_t first_step;
+  double decay;  // of the particles, in each step between the scores and the move
 };
 
 // A method's arrays.  With a consensus, `update` moves the particles to `points`; with gradients, by Adam too.
@@ -39,5 +41,26 @@ struct Outcome {
 
 template <class T>
 Outcome run_epoch(const Epoch<T>& epoch, Ensemble<T> ensemble, int num_threads);
+
+// Consensus hopping: the ensemble of each step is drawn around `center` [D].
+template <class T>
+struct Hops {
+  Draw<T> draw;         // center is what moves; key.step counts from 0
+  const int32_t* atom;  // coordinate -> atom, or nullptr: the scope is the network
+  LowRank noise;        // rank 0: full
+  double fraction;
+  T *center, *gradient;
+  AdamState<T> adam;
+};
+
+struct Hopped {
+  HoppingStep last;      // its ess 0: no risk was finite, and the epoch ended there
+  int64_t nonfinite = 0;  // over all steps
+  bool spanned = true;   // whether all directions were in their batch's span, where they were to be
+  uint32_t step = 0;     // of the step that failed
+};
+
+template <class T>
+Hopped run_hopping_epoch(const Epoch<T>& epoch, Hops<T> hops, int num_threads);
 
 }  // namespace cbk

@@ -17,6 +17,16 @@ struct Consensus {
   Output<double> weights, ess;
 };
 
+// How a step of hopping draws and weighs; rank 0: full.
+struct HopsOf {
+  int64_t particles;
+  double spread;
+  bool mirrored;
+  int64_t rank;
+  bool batch;
+  double fraction;
+};
+
 }  // namespace cbk
 
 namespace pybind11::detail {
@@ -25,6 +35,8 @@ template <class T>
 struct type_caster<cbk::Consensus<T>>
     : cbk::TupleCaster<cbk::Consensus<T>, double, std::optional<double>, cbk::Output<double>, cbk::Output<T>,
                        cbk::Output<double>, cbk::Output<double>> {};
+template <>
+struct type_caster<cbk::HopsOf> : cbk::TupleCaster<cbk::HopsOf, int64_t, double, bool, int64_t, bool, double> {};
 
 }  // namespace pybind11::detail
 
@@ -33,9 +45,9 @@ namespace {
 
 template <class T>
 Epoch<T> epoch_of(const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
-                  const std::optional<Input<int64_t>>& order, int64_t batch, uint32_t step) {
+                  const std::optional<Input<int64_t>>& order, int64_t batch, uint32_t step, double decay) {
   check_shape("x", x, {rows_of("x", x), net.inputs});
-  Epoch<T> epoch{tasks_of(net, x, y, loss), data_or_null(order), batch, step};
+  Epoch<T> epoch{tasks_of(net, x, y, loss), data_or_null(order), batch, step, decay};
   const int64_t samples = epoch.data.samples;
   if (order) {
     check_shape("order", *order, {samples});
@@ -76,8 +88,8 @@ void register_typed(py::module_& m) {
   m.def("cbo_epoch", [](const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
                         const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta,
                         const std::optional<Input<int32_t>>& task, const Law& law, NoiseKey key,
-                        const Output<double>& risk, const Consensus<T>& to, Execution run) {
-    const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, key.step);
+                        const Output<double>& risk, const Consensus<T>& to, double decay, Execution run) {
+    const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, key.step, decay);
     Ensemble<T> ensemble{};
     ensemble.update = update_of(theta, to.points, task, law, key, theta);
     check_shape("risk", risk, {ensemble.update.particles, epoch.data.tasks});
@@ -89,8 +101,8 @@ void register_typed(py::module_& m) {
         [](const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
            const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta, const Output<T>& gradient,
            const Output<T>& first, const Output<T>& second, const Law& law, const Descent& by, NoiseKey key,
-           const Output<double>& risk, const Consensus<T>& to, Execution run) {
-    const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, key.step);
+           const Output<double>& risk, const Consensus<T>& to, double decay, Execution run) {
+    const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, key.step, decay);
     Ensemble<T> ensemble{};
     ensemble.update = update_of(theta, to.points, std::nullopt, law, key, theta);
     check_shape("risk", risk, {ensemble.update.particles, 1});
@@ -103,8 +115,8 @@ void register_typed(py::module_& m) {
   m.def("adam_epoch", [](const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
                          const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta,
                          const Output<T>& gradient, const Output<T>& first, const Output<T>& second, const Descent& by,
-                         const Output<double>& risk, Execution run) {
-    const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, by.step);
+                         const Output<double>& risk, double decay, Execution run) {
+    const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, by.step, decay);
     Ensemble<T> ensemble{};
     ensemble.adam = adam_of(theta, gradient, first, second, by);
     ensemble.update.theta = ensemble.update.out = theta.data();
@@ -113,6 +125,31 @@ void register_typed(py::module_& m) {
     ensemble.risk = risk.data();
     ensemble.gradient = gradient.data();
     return run_all(epoch, ensemble, run);
+  });
+  m.def("hopping_epoch",
+        [](const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
+           const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta, const Output<T>& gradient,
+           const Output<T>& first, const Output<T>& second, const Descent& by, NoiseKey key, const HopsOf& how,
+           const std::optional<Input<int32_t>>& atom, double decay, Execution run) {
+    const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, key.step, decay);
+    const int64_t size = net.size();
+    check_shape("theta", theta, {1, size});
+    if (epoch.data.tasks != 1) throw py::value_error("y must have one task");
+    if (how.particles < 1 || (how.mirrored && how.particles % 2)) throw py::value_error("particles must be pairs");
+    if (how.rank < 0 || how.rank > most_rank || (how.rank > 0 && atom && net.output_bias))
+      throw py::value_error("rank is out of range, or atoms have an output bias");
+    if (atom) {
+      check_shape("atom", *atom, {size});
+      check_indices("atom", atom->data(), size, net.width);
+    }
+    Hops<T> hops{{theta.data(), T(how.spread), how.mirrored, how.particles, key},
+                 data_or_null(atom), {how.rank, how.batch}, how.fraction, theta.data(), gradient.data(),
+                 adam_of(theta, gradient, first, second, by)};
+    Hopped hopped;
+    released(run, [&] { hopped = run_hopping_epoch(epoch, hops, run); });
+    if (hopped.last.ess == 0)
+      raise_no_finite_risk(0, 1, how.particles, "step " + std::to_string(hopped.step) + ": ");
+    return py::make_tuple(hopped.last.ess, hopped.last.alpha, hopped.nonfinite, hopped.spanned);
   });
 }
 

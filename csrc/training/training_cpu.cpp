@@ -88,6 +88,16 @@ class Minibatches {
   Buffer<T> weights_;
 };
 
+// theta -= decay theta.
+template <class T>
+void shrink(T* theta, int64_t count, double decay, int num_threads) {
+  constexpr int64_t block = 16384;
+  const int64_t blocks = divide_up(count, block);
+  parallel_for(blocks, thread_count(num_threads, blocks, nanoseconds(0.2, count)), [&](int64_t i) {
+    for (int64_t j = i * block; j < std::min((i + 1) * block, count); ++j) theta[j] -= T(decay) * theta[j];
+  });
+}
+
 }  // namespace
 
 template <class T>
@@ -120,6 +130,7 @@ Outcome run_epoch(const Epoch<T>& epoch, Ensemble<T> ensemble, int num_threads) 
           std::count_if(ensemble.risk, ensemble.risk + particles, [](double r) { return !std::isfinite(r); });
     }
 
+    if (epoch.decay > 0) shrink(update.out, particles * size, epoch.decay, num_threads);
     if (!ensemble.gradient)
       cbo_update(update, num_threads);
     else if (ensemble.points)
@@ -131,6 +142,32 @@ Outcome run_epoch(const Epoch<T>& epoch, Ensemble<T> ensemble, int num_threads) 
   return outcome;
 }
 
+template <class T>
+Hopped run_hopping_epoch(const Epoch<T>& epoch, Hops<T> hops, int num_threads) {
+  const int64_t size = epoch.data.net.size();
+  Minibatches<T> minibatches(epoch, num_threads);
+  Hopped hopped;
+  hopped.step = hops.draw.key.step = epoch.first_step;
+  for (int64_t first = 0; first < epoch.data.samples; first += epoch.batch) {
+    RiskProblem<T> problem = minibatches.at(first);
+    problem.draw = &hops.draw, problem.particles = hops.draw.particles;
+    bool spanned = false;
+    hopped.last = hops.noise.rank == 0 ? hopping_gradient(problem, hops.fraction, hops.atom, hops.gradient, num_threads)
+                                       : low_rank_gradient(problem, hops.noise, hops.fraction, hops.atom != nullptr,
+                                                           hops.gradient, spanned, num_threads);
+    hopped.nonfinite += hopped.last.nonfinite;
+    hopped.spanned = hopped.spanned && (spanned || !hops.noise.batch);
+    if (hopped.last.ess == 0) return hopped;
+    if (epoch.decay > 0) shrink(hops.center, size, epoch.decay, num_threads);
+    adam_update(hops.center, hops.center, 1, size, hops.adam, num_threads);
+    hopped.step = ++hops.draw.key.step, ++hops.adam.step;
+    poll();
+  }
+  return hopped;
+}
+
+template Hopped run_hopping_epoch(const Epoch<float>&, Hops<float>, int);
+template Hopped run_hopping_epoch(const Epoch<double>&, Hops<double>, int);
 template Outcome run_epoch(const Epoch<float>&, Ensemble<float>, int);
 template Outcome run_epoch(const Epoch<double>&, Ensemble<double>, int);
 

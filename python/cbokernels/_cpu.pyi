@@ -255,6 +255,21 @@ def hopping_gradient(
 ) -> tuple[float, float, int]:  # fmt: skip
     """The same from the risks [N] of `draw_ensemble`'s particles."""
 
+def low_rank_gradient(
+    net: Network, center: npt.NDArray[_T], particles: int, spread: float, mirrored: bool, key: Key,
+    x: npt.NDArray[_T], y: _Targets[Any], loss: KernelLoss, rank: int, batch: bool, atoms: bool,
+    fraction: float, gradient: npt.NDArray[_T], run: Execution, /,
+) -> tuple[float, float, int, bool]:  # fmt: skip
+    """`hopping_gradient` with a first layer's noise of such a rank, and directions in the batch's span where
+    there is one; last whether there was."""
+
+def low_rank_risks(
+    net: Network, center: npt.NDArray[_T], particles: int, spread: float, mirrored: bool, key: Key,
+    x: npt.NDArray[_T], y: _Targets[Any], loss: KernelLoss, rank: int, batch: bool, atoms: bool,
+    out: _Double, run: Execution, /,
+) -> None:  # fmt: skip
+    """The risks that it weighs -> out [particles, M] or [particles, 1], pairs one after the other."""
+
 def hopping_weights(
     risk: _Double, mirrored: bool, fraction: float, ess: _Double, run: Execution, /
 ) -> tuple[float, int]:
@@ -269,26 +284,36 @@ def draw_ensemble(
 def cbo_epoch(
     net: Network, x: npt.NDArray[_T], y: _Targets[_T], loss: KernelLoss, order: _Index | None,
     batch: int, theta: npt.NDArray[_T], task: _Labels | None, law: Law, key: Key, risk: _Double,
-    found: Found[_T], run: Execution, /,
+    found: Found[_T], decay: float, run: Execution, /,
 ) -> int:  # fmt: skip
     """A step on each batch x[order[i * batch : (i + 1) * batch]], y likewise, the key's step first; order
-    None: one step on all. theta [N, D] moves in place; the number of non-finite risks. ConsensusError names
-    the step."""
+    None: one step on all. theta [N, D] moves in place, and loses its part `decay` before; the number of
+    non-finite risks. ConsensusError names the step."""
 
 def hybrid_epoch(
     net: Network, x: npt.NDArray[_T], y: _Targets[_T], loss: KernelLoss, order: _Index | None,
     batch: int, theta: npt.NDArray[_T], gradient: npt.NDArray[_T], first: npt.NDArray[_T],
     second: npt.NDArray[_T], law: Law, by: Descent, key: Key, risk: _Double, found: Found[_T],
-    run: Execution, /,
+    decay: float, run: Execution, /,
 ) -> int:  # fmt: skip
     """As cbo_epoch, with steps of `hybrid_update`; gradient [N, D] is scratch."""
 
 def adam_epoch(
     net: Network, x: npt.NDArray[_T], y: _Targets[_T], loss: KernelLoss, order: _Index | None,
     batch: int, theta: npt.NDArray[_T], gradient: npt.NDArray[_T], first: npt.NDArray[_T],
-    second: npt.NDArray[_T], by: Descent, risk: _Double, run: Execution, /,
+    second: npt.NDArray[_T], by: Descent, risk: _Double, decay: float, run: Execution, /,
 ) -> int:  # fmt: skip
     """As hybrid_epoch without a consensus; risk [N]."""
+
+def hopping_epoch(
+    net: Network, x: npt.NDArray[_T], y: _Targets[_T], loss: KernelLoss, order: _Index | None,
+    batch: int, theta: npt.NDArray[_T], gradient: npt.NDArray[_T], first: npt.NDArray[_T],
+    second: npt.NDArray[_T], by: Descent, key: Key, how: tuple[int, float, bool, int, bool, float],
+    atom: _Labels | None, decay: float, run: Execution, /,
+) -> tuple[float, float, int, bool]:  # fmt: skip
+    """As adam_epoch by the drift of an ensemble around theta [1, D]: how is particles, spread, mirrored, rank
+    (0: full), directions in the batch's span, fraction. The last step's ess and alpha, the number of
+    non-finite rows, and whether all directions were as asked for."""
 
 def largest(a: npt.NDArray[_T], /) -> float:
     """The largest magnitude; infinity where an entry is NaN or infinite."""

@@ -61,7 +61,8 @@ class FunctionProblem:
         self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool,
         fraction: float, out: Array,
     ) -> tuple[float, float, int]:  # fmt: skip
-        """As a minibatch's, from an ensemble that is stored, because fun is called once for all."""
+        """Less the drift of particles drawn around a centre [D], into out [D]; ess, alpha, and the number of
+        non-finite values. The ensemble is stored, because fun is called once for all."""
         theta = new_array((particles, len(center)), center.dtype, "particles")
         _cpu.draw_ensemble(center, spread, mirrored, key, theta, self._threads)
         risk = contiguous(np.asarray(self._values(theta), np.float64))

@@ -246,6 +246,18 @@ class TwoLayer:
             raise ValueError(f"{function} expects a network without output_bias, got {self}")
 
 
+def of_raw_inputs(net: TwoLayer, theta: Any, mean: Any, scale: Any) -> Any:
+    """Parameters [..., D], new, that do on x [d] what theta does on (x - mean) / scale: a first layer of
+    w / scale and b - (w / scale) mean."""
+    out = theta.copy()
+    w, b, _, _ = net.unpack(out)
+    with np.errstate(over="ignore", invalid="ignore"):
+        wide = w / scale
+        b -= wide @ mean
+        w[...] = wide
+    return out
+
+
 def check_network(net: Any) -> TwoLayer:
     """TypeError unless `net` is a TwoLayer."""
     if not isinstance(net, TwoLayer):

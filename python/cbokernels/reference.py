@@ -15,6 +15,9 @@ import numpy as np
 
 from . import _cpu
 from ._kinds import Loss, loss_of, takes_labels
+from ._reference_hopping import hopping_gradient as hopping_gradient
+from ._reference_hopping import hopping_noise as hopping_noise
+from ._reference_hopping import rank_weights as rank_weights
 from ._reference_transport import assign as assign
 from ._reference_transport import barycenter as barycenter
 from ._reference_transport import sinkhorn as sinkhorn

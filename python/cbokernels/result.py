@@ -17,7 +17,7 @@ from ._files import checked_path, read_arrays, reading, write_arrays
 from ._inputs import readable
 from ._records import is_checkpoint, read
 from .methods.base import Method
-from .network import TwoLayer
+from .network import TwoLayer, of_raw_inputs
 from .risk import forward
 
 _HISTORY = "history."
@@ -265,7 +265,16 @@ class Result:
                 best=best, **rest,
             )  # fmt: skip
             result._check()
+            if is_checkpoint(file) and {"input_mean", "input_scale"} <= arrays.keys():
+                result = result._of_raw_inputs(arrays["input_mean"], arrays["input_scale"])
         return result
+
+    def _of_raw_inputs(self, mean: Array, scale: Array) -> Result:
+        """This of a run on inputs (x - mean) / scale as one on x."""
+        assert self.net is not None
+        given = {name: getattr(self, name) for name in ("parameters", "particles", "best")}
+        arrays = {name: of_raw_inputs(self.net, theta, mean, scale) for name, theta in given.items()}
+        return dataclasses.replace(self, **arrays)
 
     def _arrays(self) -> dict[str, Array]:
         columns = {_HISTORY + name: column for name, column in self.history.items()}

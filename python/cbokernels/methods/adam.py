@@ -93,5 +93,5 @@ class AdamStepper(NetworksStepper):
         assert data is not None  # gradients are of networks on data
         return _cpu.adam_epoch(
             *data, self.particles, self._gradient, state["first"], state["second"],
-            descent(now, now["lr"], step), self._risk, self._threads,
+            descent(now, now["lr"], step), self._risk, self._decay, self._threads,
         )  # fmt: skip

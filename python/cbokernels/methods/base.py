@@ -81,6 +81,7 @@ class Setting:
     task_axis: bool = False  # whether the caller's y has an axis of tasks, be it one
     precision: str = "float32"  # of matrix products on a card
     ranks: Ranks = ALONE  # that share the ensemble; theta is this one's part of it
+    weight_decay: float = 0.0
 
     @property
     def network(self) -> TwoLayer:
@@ -134,6 +135,7 @@ class Stepper:
     def __init__(self, theta: Array, setting: Setting) -> None:
         self.particles = theta
         self._seed, self._threads, self._ranks = setting.seed, setting.threads, setting.ranks
+        self._weight_decay, self._decay = setting.weight_decay, 0.0  # and what a step of this epoch takes
         self._now: Numbers = {}  # the values of the method's float parameters in this epoch
         self._state: dict[str, Array] = {}
 
@@ -144,7 +146,12 @@ class Stepper:
         step = method._first_step + first * problem.steps_per_epoch
         for epoch in range(first, last):
             values = method._values(epoch, last)
-            self._now = values
+            self._now, self._decay = values, self._weight_decay * values.get("lr", values.get("dt", 0.0))
+            if not self._decay <= 1:
+                raise ValueError(
+                    f"weight_decay times the step's rate must be at most 1, got {self._decay:.3g} in epoch "
+                    f"{epoch + 1}"
+                )
             try:
                 nonfinite = self.epoch(problem, epoch, step)
             except ConsensusError as error:
@@ -173,6 +180,12 @@ class Stepper:
     def variance(self) -> float:
         """Of the particles, (1/2N) Σ |theta_n - mean|²."""
         return self._ranks.variance(self.particles, self._threads)
+
+    def _shrink(self, theta: Array) -> None:
+        """The weight decay of a step, between its scores and its move."""
+        if self._decay:
+            with np.errstate(over="ignore", invalid="ignore"):  # the loop warns of particles that overflow
+                theta -= self._decay * theta
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:
         """Do an epoch's steps, the first of which is number `step`; return the number of non-finite risks."""

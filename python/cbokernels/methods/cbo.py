@@ -157,7 +157,7 @@ class CBOStepper(ConsensusStepper):
             return super().epoch(problem, epoch, step)
         nonfinite = _cpu.cbo_epoch(
             *data, self.particles, self._task, self._law(self._now), self._key(step), self._risk,
-            self._found(), self._threads,
+            self._found(), self._decay, self._threads,
         )  # fmt: skip
         self._note()
         return nonfinite
@@ -176,6 +176,10 @@ class CBOStepper(ConsensusStepper):
             batch.risk(scored, self._risk[: len(scored)])
         nonfinite = self._gather(scored, own)
         now = self._now
+        if self._decay and self._moving is not None:
+            self.particles[self._moving] *= 1 - self._decay
+        else:
+            self._shrink(self.particles)
         _cpu.cbo_update(
             self.particles, self._points, self._task, self._moving, self._law(now), self._key(step),
             self._moved, self._threads,

@@ -66,6 +66,7 @@ class GradientFlowStepper(NetworksStepper):
     def step(self, batch: Any, step: int) -> int:
         theta, temperature, dt = self.particles, self._now["temperature"], self._now["dt"]
         batch.gradient(theta, self._risk, self._gradient)
+        self._shrink(theta)
         # The half kick of the second-order dynamics, taken twice as large, on theta itself.
         _cpu.langevin_kick(theta, self._gradient, 2 * self._width, dt, self._threads)
         if temperature > 0:

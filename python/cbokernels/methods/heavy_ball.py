@@ -99,6 +99,7 @@ class HeavyBallStepper(NetworksStepper):
         friction, dt = now["friction"], now["dt"]
         if step == 0:
             batch.gradient(theta, self._risk, gradient)
+        self._shrink(theta)
         _cpu.langevin_drift(
             theta, velocity, gradient, self._width, friction, now["temperature"], dt, self._key(step),
             self._threads,

@@ -11,22 +11,24 @@ for the gradient.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import _cpu
 from .._arrays import Array
-from .._checks import boolean, choice, positive
+from .._checks import boolean, choice, integer, positive
 from .._ranks import common
-from ..errors import ConsensusError
+from ..errors import CboWarning, ConsensusError
 from ..network import TwoLayer
 from ..schedules import Exponential, Parameter, TargetEss
 from .adam import moments
-from .base import Check, Method, Plan, Setting, Stepper, decay, no_consensus, nonnegative
+from .base import Check, Method, Plan, Problem, Setting, Stepper, decay, no_consensus, nonnegative
 from .hopping_ranks import shared_gradient
 
 _SPREAD = Exponential(0.1, 0.01)
+_MOST_RANK = 65536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,19 @@ class ConsensusHopping(Method):
     mirrored: draw pairs c ± s xi.
     scope: "network" scores whole particles; "atom" scores the centre with one neuron replaced, neuron
         by neuron, which is for many more parameters than particles (no output bias; only for `train`).
+    rank: None for independent noise of all parameters; r for a first layer's noise of rank r, (1 / sqrt r)
+        sum_k a_k b_k^T with a_k of -1 and 1 [Sarkar et al. 2025], which costs about a d-th for d inputs and
+        drifts as well. 1 is enough. Biases and second layer keep independent noise. Only for `train`.
+    directions: "free", or with a rank "batch": the b_k lie in the span of the minibatch's inputs, as the
+        gradient does, and the drift's cosine with it is 2 to 3 times as large. Free (and a `CboWarning`)
+        where a batch has d samples or more, or no span: it is for inputs of many dimensions.
     beta1, beta2, delta: Adam's.
+
+        cbk.train(net, x, y, cbk.ConsensusHopping(
+            scope="atom", rank=1, directions="batch", spread=0.1, lr=cbk.Exponential(0.1, 0.001)
+        ), batch_size=100, epochs=30, weight_decay=0.1)
+
+    trains digits of 784 pixels, centred, as well as Adam does.
 
     Whatever N is, a step takes a few MB. Weights are formed within blocks of at most 2^17 particles (scope
     "atom": 2^17 / M, but not below 256), as equal as can be, and the drift is the mean of the blocks' drifts:
@@ -61,6 +75,8 @@ class ConsensusHopping(Method):
     weights: str | TargetEss = "rank"
     mirrored: bool = True
     scope: str = "network"
+    rank: int | None = None
+    directions: str = "free"
     beta1: float = 0.9
     beta2: float = 0.999
     delta: float = 1e-12
@@ -76,6 +92,10 @@ class ConsensusHopping(Method):
             wrong = ValueError if isinstance(self.weights, str) else TypeError
             raise wrong(f"weights must be 'rank' or a cbokernels.TargetEss, got {self.weights!r:.80}")
         choice(self.scope, "scope", ("network", "atom"))
+        if self.rank is not None:
+            object.__setattr__(self, "rank", integer(self.rank, "rank", 1, _MOST_RANK + 1))
+        if choice(self.directions, "directions", ("free", "batch")) == "batch" and self.rank is None:
+            raise ValueError("rank must be given, such as rank=1, for directions='batch', got None")
         if self.mirrored and self.particles % 2:
             raise ValueError(f"particles must be even where mirrored, got {self.particles}")
         for name in ("beta1", "beta2"):
@@ -97,6 +117,8 @@ class ConsensusHopping(Method):
         """This method with the step size that suits the network's scaling, or a function."""
         if self.scope == "atom" and (net is None or net.output_bias):
             raise ValueError(f"scope='atom' expects a network without output_bias, got {net or 'a function'}")
+        if self.rank is not None and net is None:
+            raise ValueError(f"rank must be None for a function, got {self.rank}: it is of a network's layer")
         if self.lr is not None:
             return self
         tenth = 1.0 if net is None or net.scaling == "mean" else 0.1
@@ -113,6 +135,8 @@ class ConsensusHopping(Method):
 
     def _on_card(self, theta: Array, setting: Setting) -> Plan:
         _check_center(theta)
+        if self.rank is not None:
+            raise ValueError(f"rank must be None with device='cuda' in this version, got {self.rank}")
         atoms, fixed = self.scope == "atom", {"beta1": self.beta1, "beta2": self.beta2, "delta": self.delta}
         if atoms and setting.precision != "float32":
             raise ValueError(f"precision must be 'float32' for scope='atom', got {setting.precision!r}")
@@ -145,16 +169,44 @@ class HoppingStepper(Stepper):
 
     def __init__(self, method: ConsensusHopping, theta: Array, setting: Setting) -> None:
         _check_center(theta)
+        if method.rank is not None and not setting.ranks.alone:
+            raise ValueError(f"rank must be None with comm in this version, got {method.rank}")
         super().__init__(theta, setting)
         self.point = theta[0]
         self._method = method
         self._state.update(first=np.zeros_like(theta), second=np.zeros_like(theta))
         self._gradient = np.empty_like(theta)
+        self._atoms = setting.net._atom_index if setting.net is not None and method.scope == "atom" else None
+        self._told = False  # that directions were not as asked for
+
+    def epoch(self, problem: Problem, epoch: int, step: int) -> int:
+        data, method, now, state = problem.minibatches(epoch), self._method, self._now, self._state
+        if data is None or not self._ranks.alone:
+            return super().epoch(problem, epoch, step)
+        how = (
+            method.particles, now["spread"], method.mirrored, method.rank or 0, method.directions == "batch",
+            method._fraction,
+        )  # fmt: skip
+        self.ess, alpha, nonfinite, spanned = _cpu.hopping_epoch(
+            *data, self.particles, self._gradient, state["first"], state["second"], self._descent(step),
+            self._key(step), how, self._atoms, self._decay, self._threads,
+        )  # fmt: skip
+        self._note(alpha)
+        if not spanned and not self._told:
+            self._told = True
+            warnings.warn(
+                "directions='batch' expects minibatches of fewer samples than inputs, not all 0: directions "
+                "were free in others",
+                CboWarning,
+                stacklevel=5,  # epoch, epochs, run, the public function, its caller
+            )
+        return nonfinite
 
     def step(self, batch: Any, step: int) -> int:
-        method, now, state = self._method, self._now, self._state
+        # The step of `hopping_epoch`, of a function, and where ranks share the draws.
+        method = self._method
         given = (
-            self.point, method.particles, now["spread"], method.mirrored, self._key(step),
+            self.point, method.particles, self._now["spread"], method.mirrored, self._key(step),
             method.scope == "atom", method._fraction, self._gradient[0],
         )  # fmt: skip
         if self._ranks.alone:
@@ -163,10 +215,18 @@ class HoppingStepper(Stepper):
             self.ess, alpha, nonfinite = shared_gradient(self._ranks, batch, *given, self._threads)
         if self.ess == 0:
             raise common(ConsensusError(no_consensus(method.particles)))
-        if method._fraction:
-            self.alpha = alpha
+        self._note(alpha)
+        self._shrink(self.particles)
         _cpu.adam_update(
-            self.particles, self._gradient, state["first"], state["second"],
-            (now["lr"], method.beta1, method.beta2, method.delta, step + 1), self.particles, self._threads,
+            self.particles, self._gradient, self._state["first"], self._state["second"], self._descent(step),
+            self.particles, self._threads,
         )  # fmt: skip
         return int(nonfinite)
+
+    def _descent(self, step: int) -> tuple[float, float, float, float, int]:
+        method = self._method
+        return self._now["lr"], method.beta1, method.beta2, method.delta, step + 1
+
+    def _note(self, alpha: float) -> None:
+        if self._method._fraction:
+            self.alpha = alpha

@@ -96,7 +96,7 @@ class HybridStepper(ConsensusStepper):
         nonfinite = _cpu.hybrid_epoch(
             *data, self.particles, self._gradient, state["first"], state["second"],
             self._law(now, 1 - now["mix"]), descent(now, now["mix"] * now["dt"], step), self._key(step),
-            self._risk, self._found(), self._threads,
+            self._risk, self._found(), self._decay, self._threads,
         )  # fmt: skip
         self._note()
         return nonfinite

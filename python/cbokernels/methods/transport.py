@@ -189,6 +189,7 @@ class TransportStepper(ConsensusStepper):
         self._move_barycenters()
         match = self._match[self._own]
         self._changed = int(self._ranks.add(np.array([(match != before).sum()], float))[0])
+        self._shrink(self._atoms)
         _cpu.transport_update(
             self._atoms, self._support, self._task, match.astype(np.int32), self._law(self._now),
             self._key(step), self._others, self._threads,

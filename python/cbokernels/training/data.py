@@ -22,6 +22,7 @@ from .checkpoint import fingerprint
 if TYPE_CHECKING:
     from .._cpu import KernelLoss, Key
     from .._kinds import Loss
+    from .standard import Standard
 
 _ORDER = 2  # stream of the random numbers that shuffle the data
 
@@ -94,12 +95,16 @@ def training_data(
     return Data(x, checked, told, bool(task_axes), call)
 
 
-def validation_data(net: TwoLayer, validation: Any, training: Data, on_card: bool) -> Data:
+def validation_data(
+    net: TwoLayer, validation: Any, training: Data, on_card: bool, standard: Standard | None = None
+) -> Data:
     """The caller's pair (x, y), of the same kinds as the training's; copies, unless they lie on a card."""
     if not isinstance(validation, (tuple, list)) or len(validation) != 2:
         raise TypeError(f"validation must be a pair (x, y), got {validation!r:.80}")
     x, y = readable(validation[0], "validation[0]"), readable(validation[1], "validation[1]")
     names = ("validation[0]", "validation[1]")
+    if standard is not None:
+        x = standard.apply(x, names[0])
     call = call_of(x, names[0]) if on_card else HOST
     axes = ("T",) if training.task_axis else ()
     data = training_data(call, net, x, y, training.loss, training.x.dtype, axes, names)

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import _cpu, cuda
 from .._arrays import HOST, Array, call_of, on_cuda, view
-from .._checks import FLOATS, PRECISIONS, WORD, boolean, choice, float_dtype, integer, threads
+from .._checks import FLOATS, PRECISIONS, WORD, boolean, choice, float_dtype, integer, real, threads
 from .._checks import precision as check_precision
 from .._checks import seed as check_seed
 from .._inputs import readable
@@ -29,6 +29,7 @@ from .checkpoint import checkpoint as check_checkpoint
 from .data import Data, DataProblem, Orders, training_data, validation_data
 from .loop import Options, Runner, run
 from .metrics import Scored, checked_metrics, evaluation_of
+from .standard import Standard
 from .stopping import Stopping
 
 
@@ -57,6 +58,8 @@ def train(
     patience: int | None = None,
     tolerance: float = 0.0,
     sample_weight: Any = None,
+    weight_decay: float = 0.0,
+    standardize: bool = False,
     on_interrupt: str = "raise",
     num_threads: int | None = None,
     precision: str = "float32",
@@ -117,6 +120,13 @@ def train(
     sample_weight: [S], finite, not negative and not all 0, cast to `dtype` once: risks on the data are means
         with these weights, a minibatch's with those of its samples (0 where these are all 0). Validation and
         metrics have no weights.
+    weight_decay: every step takes this times its rate (`lr` of `Adam` and `ConsensusHopping`, else `dt`) off
+        all parameters, between scoring and moving them [Loshchilov, Hutter 2019]; their product at most 1.
+        0 with device="cuda" in this version.
+    standardize: whether the run's inputs are x less their mean, divided by their standard deviation (of the
+        training data, column by column; 1 for a constant column). Parameters, of theta, results and states,
+        are those for x itself all the same; initial ones that are drawn are for the run's inputs, and
+        "variance" is of its particles. x must lie in host memory.
     on_interrupt: "raise" lets Ctrl-C's KeyboardInterrupt through; with "return" the run returns the `Result`
         of its whole epochs, stopped "interrupt" (before the first is whole it raises). It then works on
         copies of its arrays, as with a checkpoint.
@@ -165,6 +175,16 @@ def train(
     store = check_checkpoint(checkpoint, every, resume)
     on_card = device == "cuda"
     x, y = readable(x, "x"), readable(y, "y")
+    decay = real(weight_decay, "weight_decay", low=0.0)
+    if on_card and decay:
+        raise ValueError(f"weight_decay must be 0 with device='cuda' in this version, got {decay:g}")
+    standard = None
+    if boolean(standardize, "standardize"):
+        if on_cuda(x):
+            raise TypeError("x must lie in host memory for standardize=True, got an array in CUDA memory")
+        standard = Standard.of(net, x)
+    if standard is not None:
+        x = standard.apply(x, "x")
     if not on_card and on_cuda(x) and cuda.is_available():
         raise TypeError("x lies in CUDA memory: train on it with device='cuda'")
     call = call_of(x, "x") if on_card else HOST
@@ -184,13 +204,14 @@ def train(
         start = method._initial(net, seed, dtype, num_threads, mine)
     else:
         start = own_particles(_on_host(theta) if on_card else ranks.part_of(theta, mine), net.size, dtype)
+        start = start if standard is None else standard.unfold(start)
     ensemble = 0 if ranks.alone else method._evaluated(rows)
     problem = (
         Orders(data.samples, batch_size, seed)
         if on_card
         else DataProblem(net, data, batch_size, seed, cores, ensemble)
     )
-    other = None if validation is None else validation_data(net, validation, data, on_card)
+    other = None if validation is None else validation_data(net, validation, data, on_card, standard)
 
     def score(of: Data) -> Scored:
         if on_card:
@@ -217,10 +238,12 @@ def train(
             "theta": fingerprint(start)
             if ranks.alone
             else whole_start(net, method, rows, seed, dtype, theta),
+            **({"weight_decay": repr(decay)} if decay else {}),
+            **({"standardize": "True"} if standard is not None else {}),
             **({"order of sums": "fixed"} if ranks.ordered else {}),
             **({} if evaluation is None else evaluation.description(other)),
         }
-    setting = Setting(seed, cores, net, len(data.y), data.task_axis, precision, ranks)
+    setting = Setting(seed, cores, net, len(data.y), data.task_axis, precision, ranks, decay)
     runner: Runner
     if on_card:
         runner = DeviceStepper(method, start, setting, data, problem, evaluation)
@@ -228,12 +251,16 @@ def train(
         runner = method._stepper(start, setting)
     alike = same_on_all(method, seed, rows, start, store, callback)
     alike.update(net=repr(net), batch_size=repr(batch_size), data=f"x {data.x.shape}, y {data.y.shape}")
+    if standard is not None and callback is not None:
+        callback = standard.callback(callback)
     options = Options(
         epochs, boolean(progress, "progress"), callback, store, net, stopping=stopping, evaluation=evaluation,
         returns=returns, ranks=ranks, arguments=alike,
+        state=standard.state() if standard is not None else {},
     )  # fmt: skip
     with alone(store if ranks.rank == 0 else None):
-        return run(problem, method, runner, options)
+        result = run(problem, method, runner, options)
+    return result if standard is None else standard.result(result)
 
 
 def on_ranks(function: Callable[..., Result], arguments: dict[str, Any]) -> Result:

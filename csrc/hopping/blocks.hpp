@@ -1,0 +1,77 @@
+// The step's drift from an ensemble that is weighed in blocks.
+#pragma once
+
+#include <algorithm>
+
+#include "../common/parallel.hpp"
+#include "hopping.hpp"
+
+namespace cbk {
+
+// What is summed over blocks: each column's share of the particles that were weighed, sum of squared weights.
+struct Sums {
+  Buffer<double> share, squares;
+  explicit Sums(int64_t columns) : share(columns), squares(columns) {
+    std::fill_n(share.data(), columns, 0.0);
+    std::fill_n(squares.data(), columns, 0.0);
+  }
+  double ess(int64_t columns) {
+    double mean = 0;
+    for (int64_t c = 0; c < columns; ++c) {
+      const double s = share.data()[c];
+      if (s == 0) return 0;
+      mean += s * s / squares.data()[c] / double(columns);
+    }
+    return mean;
+  }
+};
+
+// Weights [rows, columns] -> weights of the normals [draws, columns]: of a pair's difference, or less the mean's
+// 1/rows.
+inline int64_t weights_of_draws(bool mirrored, int64_t rows, int64_t columns, const double* ess, double* weights) {
+  if (!mirrored) {
+    for (int64_t i = 0; i < rows * columns; ++i)
+      if (ess[i % columns] > 0) weights[i] -= 1 / double(rows);
+    return rows;
+  }
+  for (int64_t n = 0; n < rows / 2; ++n)
+    for (int64_t c = 0; c < columns; ++c)
+      weights[n * columns + c] = weights[2 * n * columns + c] - weights[(2 * n + 1) * columns + c];
+  return rows / 2;
+}
+
+// score(block, first, risks): the risks [block.particles, columns] of a block whose first draw is `first`.
+// drift(block, weights, rows, out): the sum over the block's draws of weights [rows, columns] times their noise.
+template <class T, class Score, class Drift>
+HoppingStep weigh_blocks(const Draw<T>& draw, int64_t size, int64_t columns, double fraction, T* gradient, int threads,
+                         Score score, Drift drift_of) {
+  const int64_t fold = draw.mirrored ? 2 : 1, draws = draw.particles / fold;
+  const int64_t blocks = divide_up(draw.particles, block_rows(columns));
+  Buffer<double> risks((draws / blocks + 1) * fold * columns), ess(columns), drift(size), sum(size);
+  std::fill_n(sum.data(), size, 0.0);
+  Sums sums(columns);
+  HoppingStep result{};
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t first = b * draws / blocks, last = (b + 1) * draws / blocks;
+    Draw<T> block = draw;
+    block.particles = (last - first) * fold;
+    block.key.first_particle += uint32_t(first);
+    score(block, first, risks.data());
+    const Weighed weighed =
+        hopping_weights(risks.data(), block.particles, columns, draw.mirrored, fraction, ess.data(), threads);
+    const double share = double(block.particles) / double(draw.particles);
+    for (int64_t c = 0; c < columns; ++c)
+      if (const double e = ess.data()[c]; e > 0)
+        sums.share.data()[c] += share, sums.squares.data()[c] += share * share / e;
+    result.alpha += share * weighed.alpha;
+    result.nonfinite += weighed.nonfinite;
+    const int64_t rows = weights_of_draws(draw.mirrored, block.particles, columns, ess.data(), risks.data());
+    drift_of(block, risks.data(), rows, drift.data());
+    for (int64_t i = 0; i < size; ++i) sum.data()[i] += share * drift.data()[i];
+  }
+  for (int64_t i = 0; i < size; ++i) gradient[i] = T(-sum.data()[i]);
+  result.ess = sums.ess(columns);
+  return result;
+}
+
+}  // namespace cbk

@@ -1,0 +1,96 @@
+// Consensus hopping whose noise of the first layer is of low rank [Sarkar et al. 2025, EGGROLL]:
+//
+//   E_p = (1 / sqrt r) sum_k a_pk b_pk^T,  a_pk in {-1, 1}^M,  b_pk in R^d
+//   w x of draw p's particles: W x +- s (1 / sqrt r) sum_k a_pk (b_pk . x),  W x being computed once for all
+// Directions b are free, normal in R^d, or in the batch's span: with X X^T + ridge = L L^T and a normal e in R^S,
+//   b = X^T L^-T e,  X b = (L - ridge L^-T) e,  drift = (sum_p delta_p a_p e_p^T / sqrt r) L^-1 X
+// Such a b is a normal one projected on the rows of X, where the gradient lies too.  The ridge is 1e-6 of the mean
+// diagonal.  Where S >= d, or where the matrix is singular, directions are free.
+//
+// Numbers of draw n, particle n of the key's counters (docs/HOPPING.md):
+//   biases, second layer, output biases   stream 0, the coordinate of theta: those of noise of full rank
+//   a   stream 4: bit m % 32 of word k ceil(M / 32) + m / 32 says whether a_k is -1 at neuron m
+//   b or e   stream 5: normal k d + i or k S + i
+// Draws, lines of samples and sums are kept for a few draws and samples at a time; no ensemble is stored.
+#pragma once
+
+#include "hopping.hpp"
+
+namespace cbk {
+
+struct LowRank {
+  int64_t rank;
+  bool batch;  // directions in the batch's span
+};
+
+constexpr uint32_t stream_signs = 4, stream_directions = 5;
+constexpr int64_t most_rank = 65536;
+
+// Samples with the centre's values on them, in lines of `padded` samples; what is padded is zero in x.
+template <class T>
+struct CenterLines {
+  const Network* net;
+  Loss loss;
+  const T* center;
+  int64_t samples, padded, panel;
+  const T* x;  // [padded / panel][inputs][panel]
+  const T* y;        // [target rows], labels as numbers
+  const T* weights;  // of mean 1 over all samples, or nullptr
+  const int32_t* label;
+  T *z, *hidden;  // [width]: w x + b, sigma of it
+  T* out;         // [outputs]; of residuals less y
+  T *excess, *highest;  // cross entropy: [outputs] exp(out_k - out_label), 0 at the label; the largest difference
+};
+
+// Some draws.  Rows of factors and directions are of draw and k.
+template <class T>
+struct LowRankDraws {
+  int64_t rank, count;
+  bool mirrored;
+  T spread;
+  const T* factor;  // [count][rank][width]: a / sqrt r
+  const T* along;   // [count][rank][padded]: X b
+  const T* rest;    // [count][rest_size]: normals of theta behind the first layer
+  int64_t rest_size;
+};
+
+template <class T>
+struct LowRankKernels {
+  int64_t lanes;
+  // z, hidden, out and what follows from it, of panel i.
+  void (*center)(const CenterLines<T>& lines, int64_t i);
+  int64_t (*scratch_size)(const Network& net, int64_t padded, int64_t panel);
+  // Losses of draws [first, last) of the centre with neuron m replaced are added to sums[(draw, sign)][width] at m.
+  void (*atom)(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, int64_t first, int64_t last,
+               T* scratch, double* sums);
+  // Losses of the networks of draw p are added to sums[(draw, sign)].
+  void (*network)(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t p, T* scratch, double* sums);
+  // factor [rank][width] of a draw.
+  void (*factors)(NoiseKey key, uint32_t particle, int64_t rank, int64_t width, T* factor);
+  // z[r][panel] = sum_k a[r * row + k] x[k * stride], 2 lanes wide.
+  void (*product)(const T* a, int64_t row, int64_t rows, int64_t depth, const T* x, int64_t stride, T* z,
+                  int64_t z_stride);
+  // sum[i] += sum over rows of weights[row * step] (times factors[row * factor_step]) values[row * stride + i].
+  void (*sum_rows)(int64_t rows, const double* weights, int64_t step, const T* factors, int64_t factor_step,
+                   const T* values, int64_t stride, int64_t count, double* sum);
+  // sum[j * columns + i] += sum over rows of weights[row * columns + i] values[row * stride + j * columns + i].
+  void (*sum_columns)(int64_t rows, const double* weights, int64_t columns, const T* values, int64_t stride,
+                      int64_t repeats, double* sum);
+  // A block of X X^T, of 2 double lanes' rows and columns; x and with are panels [inputs][2 lanes].
+  void (*gram)(const double* x, const double* with, int64_t inputs, double* block, int64_t stride);
+  // Symmetric, its upper triangle given, to U with U^T U; false where it is not positive.  Rows of whole lanes.
+  bool (*cholesky)(double* upper, int64_t size, int64_t stride);
+  // row = row L^-1; lower [size][stride].
+  void (*solve)(const double* lower, int64_t size, int64_t stride, double* row);
+};
+
+// As hopping_gradient, of an ensemble that the problem draws with the first layer's noise of low rank.  spanned: whether
+// directions were in the batch's span.
+template <class T>
+HoppingStep low_rank_gradient(const RiskProblem<T>& problem, const LowRank& noise, double fraction, bool atoms,
+                              T* gradient, bool& spanned, int num_threads);
+// Its risks [particles, width] or [particles, 1], pairs one after the other.
+template <class T>
+void low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, double* out, int num_threads);
+
+}  // namespace cbk

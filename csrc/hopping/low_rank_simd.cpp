@@ -1,0 +1,417 @@
+// Inner kernels of low_rank.hpp, compiled once per instruction set.
+#include "low_rank.hpp"
+
+#include "../common/loss.hpp"
+#include "../common/philox.hpp"
+#include "../risk/outputs.hpp"
+#include "../risk/products/product.hpp"
+
+namespace cbk::CBK_ISA {
+namespace {
+
+// The least multiple of `width` that is not below count.
+int64_t vectors_of(int64_t count, int64_t width) { return (count + width - 1) / width * width; }
+
+// 2^r = 1 + r p(r) on [-1/2, 1/2], of least relative error, 1e-7 [fitted by linear programming].
+struct PowerOfTwo {
+  static constexpr float P[5] = {0.001326472032f, 0.009671512991f, 0.05550733954f, 0.2402224243f, 0.6931470037f};
+};
+
+// 2^x where it is a normal number; a relative 2e-7 in float32.
+CBK_INLINE F32 exp2_between(F32 x) {
+  const F32 shift = splat<F32>(12582912.0f), t = x + shift, r = x - (t - shift);
+  const F32 p = mad(horner<PowerOfTwo::P>(r), r, splat<F32>(1));
+  return bits<F32>(bits<I32>(p) + (bits<I32>(t) << 23));
+}
+CBK_INLINE F64 exp2_between(F64 x) { return exp(x * 0.69314718055994530942); }
+
+// table[index] lane by lane, the table being padded to whole tables of `most_shuffled`.
+constexpr int most_shuffled = 16;
+template <class T>
+CBK_INLINE Vector<T> lookup(const T* table, [[maybe_unused]] int64_t entries, const int32_t* index) {
+#if defined(__GNUC__) && !defined(__clang__) && (defined(CBK_AVX512) || defined(CBK_AVX2))
+  if constexpr (2 * lanes<T> >= most_shuffled) {
+    if (entries <= most_shuffled) {
+      Int<Vector<T>> at;
+      if constexpr (sizeof(T) == 4)
+        std::memcpy(&at, index, sizeof at);
+      else
+        at = load_int64(index);
+      if constexpr (lanes<T> >= most_shuffled) return __builtin_shuffle(load(table), at);
+      return __builtin_shuffle(load(table), load(table + lanes<T>), at);
+    }
+  }
+#endif
+  T values[lanes<T>];
+  for (int i = 0; i < lanes<T>; ++i) values[i] = table[index[i]];
+  return load(values);
+}
+
+template <class T>
+void against_label(const CenterLines<T>& lines, int64_t i) {
+  using V = Vector<T>;
+  const int64_t outputs = lines.net->outputs, end = (i + 1) * lines.panel;
+  for (int64_t s = i * lines.panel; s < end; s += lanes<T>) {
+    T own[lanes<T>];
+    for (int j = 0; j < lanes<T>; ++j) own[j] = lines.out[lines.label[s + j] * lines.padded + s + j];
+    const V wanted = load(lines.y + s);
+    V highest{};
+    for (int64_t k = 0; k < outputs; ++k) {
+      const V difference = load(lines.out + k * lines.padded + s) - load(own);
+      highest = max(highest, difference);
+      store(lines.excess + k * lines.padded + s, wanted == T(k) ? V{} : keep_lanes(exp(difference), lines.samples - s));
+    }
+    store(lines.highest + s, keep_lanes(highest, lines.samples - s));
+  }
+}
+
+template <class T>
+void center(const CenterLines<T>& lines, int64_t i) {
+  const Network& net = *lines.net;
+  const int64_t panel = lines.panel, padded = lines.padded;
+  T *z = lines.z + i * panel, *hidden = lines.hidden + i * panel, *out = lines.out + i * panel;
+  Paced paced;
+  for (int64_t m = 0; m < net.width; m += neuron_block) {
+    const int64_t count = net.width - m < neuron_block ? net.width - m : neuron_block;
+    paced(count * net.inputs * panel);
+    product<T>({lines.center + m * net.inputs, net.inputs, 1}, count, net.inputs,
+               {lines.x + i * net.inputs * panel, panel}, z + m * padded, padded,
+               {lines.center + net.biases() + m, false});
+  }
+  for (int64_t m = 0; m < net.width; ++m) {
+    for (int64_t s = 0; s < panel; s += lanes<T>) store(hidden + m * padded + s, load(z + m * padded + s));
+    activate_array(net.activation, hidden + m * padded, panel);
+  }
+  product<T>({lines.center + net.output_weights(), net.width, 1}, net.outputs, net.width, {hidden, padded}, out, padded,
+             {nullptr, false});
+  scale_outputs(net, lines.center, panel, out, padded);
+  if (lines.loss.kind == LossKind::cross_entropy) return against_label(lines, i);
+  with_loss(lines.loss, [&](auto tag) {
+    if constexpr (decltype(tag)::of_residuals)
+      for (int64_t k = 0; k < net.outputs; ++k)
+        for (int64_t s = 0; s < panel; s += lanes<T>)
+          store(out + k * padded + s, load(out + k * padded + s) - load(lines.y + i * panel + k * padded + s));
+  });
+}
+
+template <class T>
+int64_t scratch_size(const Network& net, int64_t padded, int64_t panel) {
+  const int64_t atom = (2 * net.outputs + 2) * padded + 2 * net.outputs + 3 * vectors_of(net.outputs, most_shuffled);
+  const int64_t network = net.width * panel + net.outputs * (padded + net.width);
+  return (atom > network ? atom : network) + 64;
+}
+
+// One neuron replaced in both networks of a pair.
+template <class T>
+struct Replaced {
+  const T* rest;    // [outputs] lines for cross entropy: (c_label - c_k) h at the centre, times log2 e
+  const T* before;  // the centre's line of hidden values
+  const T* hidden;  // [2] lines
+  const T *c, *powers;  // [2][outputs], scaled; the same times log2 e, [2][outputs padded for `lookup`]
+  T span, noise;    // largest less smallest c of the centre; the same of its noise
+};
+
+// Cross entropy, log1p of t = sum_k exp(out_k - out_label) over other k.  With the centre's exponentials at hand, those
+// of what replacing a neuron adds are left.  (1 + t) (1 + t') = 1 + (t + t' + t t'): a logarithm serves some vectors.
+// False where an exponent may be larger than allows that.
+template <int signs, int together, class T>
+bool entropies(const CenterLines<T>& lines, const Replaced<T>& by, F64 (&total)[2]) {
+  using V = Vector<T>;
+  constexpr T farthest = together > 1 ? 14 : 60;  // log1p is exact up to 1e30
+  const int64_t outputs = lines.net->outputs, padded = lines.padded, end = vectors_of(lines.samples, lanes<T>);
+  const int64_t row = vectors_of(outputs, most_shuffled);
+  Int<V> near = Int<V>{} - 1;
+  V terms[signs] = {};
+  int held = 0;
+  for (int64_t s = 0; s < end; s += lanes<T>) {
+    V h[signs], own[signs], sum[signs] = {};
+    const V before = load(by.before + s), highest = load(lines.highest + s);
+    CBK_UNROLL(2)
+    for (int q = 0; q < signs; ++q) {
+      h[q] = load(by.hidden + q * padded + s);
+      own[q] = lookup(by.powers + q * row, outputs, lines.label + s) * h[q];
+      const V most = mad(splat<V>(by.span), abs(h[q] - before), mad(splat<V>(by.noise), abs(h[q]), highest));
+      near = near & (most <= farthest);
+    }
+    for (int64_t k = 0; k < outputs; ++k) {
+      const V rest = load(by.rest + k * padded + s), excess = load(lines.excess + k * padded + s);
+      CBK_UNROLL(2)
+      for (int q = 0; q < signs; ++q) {
+        const V added = mad(splat<V>(by.powers[q * row + k]), h[q], rest - own[q]);
+        sum[q] = mad(excess, exp2_between(added), sum[q]);
+      }
+    }
+    const bool full = ++held == together || s + lanes<T> >= end;
+    CBK_UNROLL(2)
+    for (int q = 0; q < signs; ++q) {
+      terms[q] = mad(terms[q], sum[q], terms[q] + sum[q]);
+      if (full) {
+        V loss = log1p(terms[q]);
+        if (together == 1 && lines.weights) loss = Counted<T, true>{lines.samples, lines.weights}(loss, s);
+        total[q] = add(total[q], loss), terms[q] = V{};
+      }
+    }
+    if (full) held = 0;
+  }
+  for (int i = 0; i < lanes<T>; ++i)
+    if (near[i] == 0) return false;
+  return true;
+}
+
+// As many vectors together as the numbers allow.
+template <int signs, class T>
+bool entropies_of(const CenterLines<T>& lines, const Replaced<T>& by, F64 (&total)[2]) {
+  if (!lines.weights && entropies<signs, 4>(lines, by, total)) return true;
+  for (F64& each : total) each = F64{};
+  return entropies<signs, 1>(lines, by, total);
+}
+
+// Calls f(law, counted) with the loss and how its samples count.
+template <class T, class F>
+CBK_INLINE void with_counted(const CenterLines<T>& lines, F&& f) {
+  with_loss(lines.loss, [&](auto law) {
+    with_weights(lines.weights, [&](auto weighted) {
+      f(law, counted_from<weighted.value>(0, lines.samples, lines.weights));
+    });
+  });
+}
+
+// Of any loss and any numbers.  g: [outputs] lines.
+template <class T>
+F64 losses(const CenterLines<T>& lines, const Replaced<T>& by, int sign, const T* own, T* g) {
+  using V = Vector<T>;
+  const int64_t outputs = lines.net->outputs, padded = lines.padded, end = vectors_of(lines.samples, lanes<T>);
+  F64 total{};
+  with_counted(lines, [&](auto law, auto counted) {
+    using Law = decltype(law);
+    for (int64_t k = 0; k < outputs; ++k) {
+      const V c = splat<V>(by.c[sign * outputs + k]), was = splat<V>(own[k]);
+      for (int64_t s = 0; s < end; s += lanes<T>) {
+        const V rest = load(lines.out + k * padded + s) - was * load(by.before + s);
+        const V out = mad(c, load(by.hidden + sign * padded + s), rest);
+        if constexpr (Law::of_residuals)
+          total = law.add(total, out, counted, s);
+        else
+          store(g + k * padded + s, out);
+      }
+    }
+    if constexpr (!Law::of_residuals) total = law.value(total, g, lines.y, outputs, padded, lines.samples, counted);
+  });
+  return total;
+}
+
+template <class T>
+T range_of(const T* values, int64_t count, int64_t step) {
+  T low = values[0], high = values[0];
+  for (int64_t i = 1; i < count; ++i) {
+    const T value = values[i * step];
+    low = value < low ? value : low, high = value > high ? value : high;
+  }
+  return high - low;
+}
+
+// The hidden values of neuron m in both networks of draw p.
+template <class T>
+void replace_hidden(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, int64_t p, T* hidden) {
+  using V = Vector<T>;
+  const int64_t padded = lines.padded, end = vectors_of(lines.samples, lanes<T>);
+  const T* z = lines.z + m * padded;
+  const V bias = splat<V>(draws.spread * draws.rest[p * draws.rest_size + m]);
+  for (int64_t s = 0; s < end; s += lanes<T>) {
+    V by = bias;
+    for (int64_t k = 0; k < draws.rank; ++k) {
+      const int64_t row = p * draws.rank + k;
+      by = mad(splat<V>(draws.spread * draws.factor[row * lines.net->width + m]), load(draws.along + row * padded + s), by);
+    }
+    store(hidden + s, load(z + s) + by), store(hidden + padded + s, load(z + s) - by);
+  }
+  activate_array(lines.net->activation, hidden, end);
+  if (draws.mirrored) activate_array(lines.net->activation, hidden + padded, end);
+}
+
+template <class T>
+void atom(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, int64_t first, int64_t last, T* scratch,
+          double* sums) {
+  using V = Vector<T>;
+  const Network& net = *lines.net;
+  const int64_t outputs = net.outputs, width = net.width, padded = lines.padded;
+  const int64_t end = vectors_of(lines.samples, lanes<T>);
+  const int signs = draws.mirrored ? 2 : 1;
+  const bool entropy = lines.loss.kind == LossKind::cross_entropy;
+  T *rest = scratch, *g = rest + outputs * padded, *hidden = g + outputs * padded, *c = hidden + 2 * padded;
+  const int64_t row = vectors_of(outputs, most_shuffled);
+  T *const powers = c + 2 * outputs, *const before = powers + 2 * row;  // before: c of the centre
+  for (int64_t i = 0; i < 3 * row; ++i) powers[i] = 0;
+  constexpr T log2_e = T(1.44269504088896340736);
+  const T scale = T(net.scale), spread = scale * draws.spread;
+  for (int64_t k = 0; k < outputs; ++k) before[k] = scale * lines.center[net.output_weights() + k * width + m];
+  Replaced<T> by{rest, lines.hidden + m * padded, hidden, c, powers, range_of(before, outputs, 1), 0};
+  for (int64_t s = 0; entropy && s < end; s += lanes<T>) {
+    const V own = lookup(before, outputs, lines.label + s), h = load(by.before + s) * log2_e;
+    for (int64_t k = 0; k < outputs; ++k) store(rest + k * padded + s, (own - before[k]) * h);
+  }
+  Paced paced;
+  for (int64_t p = first; p < last; ++p) {
+    paced(signs * outputs * end * 10);
+    replace_hidden(lines, draws, m, p, hidden);
+    const T* noise = draws.rest + p * draws.rest_size + width + m;
+    for (int64_t k = 0; k < outputs; ++k) {
+      const T step = spread * noise[k * width];
+      c[k] = before[k] + step, c[outputs + k] = before[k] - step;
+    }
+    for (int64_t i = 0; i < 2 * outputs; ++i) powers[i / outputs * row + i % outputs] = log2_e * c[i];
+    F64 total[2] = {};
+    bool done = false;
+    if (entropy) {
+      by.noise = spread * range_of(noise, outputs, width);
+      done = signs == 2 ? entropies_of<2>(lines, by, total) : entropies_of<1>(lines, by, total);
+    }
+    for (int q = 0; q < signs; ++q) {
+      if (!done) total[q] = losses(lines, by, q, before, g);
+      sums[(p * signs + q) * width + m] += sum(total[q]);
+    }
+  }
+}
+
+// One sign's network of draw p: its hidden values, panel by panel, and its outputs g.
+template <class T>
+void network(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t p, T* scratch, double* sums) {
+  using V = Vector<T>;
+  const Network& net = *lines.net;
+  const int64_t outputs = net.outputs, width = net.width, padded = lines.padded, panel = lines.panel;
+  const int signs = draws.mirrored ? 2 : 1;
+  T *hidden = scratch, *g = hidden + width * panel, *c = g + outputs * padded;
+  const T* noise = draws.rest + p * draws.rest_size;
+  Paced paced;
+  for (int q = 0; q < signs; ++q) {
+    const T spread = q == 0 ? draws.spread : -draws.spread;
+    for (int64_t i = 0; i < outputs * width; ++i)
+      c[i] = lines.center[net.output_weights() + i] + spread * noise[width + i];
+    for (int64_t first = 0; first < padded; first += panel) {
+      paced(width * (draws.rank + outputs + 8) * panel);
+      for (int64_t m = 0; m < width; ++m) {
+        for (int64_t s = 0; s < panel; s += lanes<T>) {
+          V z = load(lines.z + m * padded + first + s) + spread * noise[m];
+          for (int64_t k = 0; k < draws.rank; ++k) {
+            const int64_t row = p * draws.rank + k;
+            z = mad(splat<V>(spread * draws.factor[row * width + m]), load(draws.along + row * padded + first + s), z);
+          }
+          store(hidden + m * panel + s, z);
+        }
+      }
+      activate_array(net.activation, hidden, width * panel);
+      product<T>({c, width, 1}, outputs, width, {hidden, panel}, g + first, padded, {nullptr, false});
+    }
+    for (int64_t k = 0; k < outputs; ++k) {
+      const T bias = net.output_bias ? lines.center[net.output_biases() + k] + spread * noise[width * (1 + outputs) + k] : 0;
+      const V a = splat<V>(bias), scale = splat<V>(T(net.scale));
+      for (int64_t s = 0; s < padded; s += lanes<T>) store(g + k * padded + s, mad(load(g + k * padded + s), scale, a));
+    }
+    with_counted(lines, [&](auto law, auto counted) {
+      sums[p * signs + q] += sum(law.value(F64{}, g, lines.y, outputs, padded, lines.samples, counted));
+    });
+  }
+}
+
+template <class T>
+void factors(NoiseKey key, uint32_t particle, int64_t rank, int64_t width, T* factor) {
+  const int64_t words = (width + 31) / 32;
+  const T size = T(1 / std::sqrt(double(rank)));
+  Block block{};
+  for (int64_t i = 0; i < rank * words; ++i) {
+    if (i % 4 == 0)
+      block = philox_words(key.seed, stream_signs, key.step, key.first_particle + particle, uint32_t(i / 4));
+    const int64_t first = i % words * 32, count = width - first < 32 ? width - first : 32;
+    for (int64_t m = 0; m < count; ++m)
+      factor[i / words * width + first + m] = block.word[i % 4] >> m & 1 ? -size : size;
+  }
+}
+
+template <class T>
+void product_rows_of(const T* a, int64_t row, int64_t rows, int64_t depth, const T* x, int64_t stride, T* z,
+                     int64_t z_stride) {
+  product<T>({a, row, 1}, rows, depth, {x, stride}, z, z_stride, {nullptr, false});
+}
+
+template <class T>
+void sum_rows(int64_t rows, const double* weights, int64_t step, const T* factors, int64_t factor_step, const T* values,
+              int64_t stride, int64_t count, double* sum) {
+  constexpr int64_t vectors = 4, block = vectors * lanes<double>;
+  Paced paced;
+  int64_t i = 0;
+  for (; i + block <= count; i += block) {
+    paced(rows * block);
+    F64 total[vectors];
+    for (int j = 0; j < vectors; ++j) total[j] = load(sum + i + j * lanes<double>);
+    for (int64_t row = 0; row < rows; ++row) {
+      const double weight = weights[row * step];
+      const F64 w = splat<F64>(factors ? weight * double(factors[row * factor_step]) : weight);
+      const T* from = values + row * stride + i;
+      for (int j = 0; j < vectors; ++j) total[j] = mad(w, load_double(from + j * lanes<double>), total[j]);
+    }
+    for (int j = 0; j < vectors; ++j) store(sum + i + j * lanes<double>, total[j]);
+  }
+  for (; i < count; ++i)
+    for (int64_t row = 0; row < rows; ++row) {
+      const double weight = weights[row * step];
+      sum[i] = mad(factors ? weight * double(factors[row * factor_step]) : weight, double(values[row * stride + i]), sum[i]);
+    }
+}
+
+template <class T>
+void sum_columns(int64_t rows, const double* weights, int64_t columns, const T* values, int64_t stride, int64_t repeats,
+                 double* sum) {
+  Paced paced;
+  for (int64_t row = 0; row < rows; ++row, weights += columns, values += stride) {
+    paced(repeats * columns);
+    for (int64_t j = 0; j < repeats; ++j)
+      for (int64_t i = 0; i < columns; ++i)
+        sum[j * columns + i] = mad(weights[i], double(values[j * columns + i]), sum[j * columns + i]);
+  }
+}
+
+void gram(const double* x, const double* with, int64_t inputs, double* block, int64_t stride) {
+  constexpr int64_t panel = panel_width<double>;
+  product<double>({x, 1, panel}, panel, inputs, {with, panel}, block, stride, {nullptr, false});
+}
+
+bool cholesky(double* upper, int64_t size, int64_t stride) {
+  Paced paced;
+  for (int64_t j = 0; j < size; ++j) {
+    double* const row = upper + j * stride;
+    const double pivot = row[j];
+    if (!(pivot > 0 && pivot < HUGE_VAL)) return false;
+    const double inverse = 1 / std::sqrt(pivot);
+    for (int64_t i = j; i < size; ++i) row[i] *= inverse;
+    paced((size - j) * (size - j) / 2);
+    for (int64_t i = j + 1; i < size; ++i) {  // what stands below the diagonal is not looked at
+      const F64 by = splat<F64>(-row[i]);
+      for (int64_t k = i / lanes<double> * lanes<double>; k < size; k += lanes<double>)
+        store(upper + i * stride + k, mad(by, load(row + k), load(upper + i * stride + k)));
+    }
+  }
+  return true;
+}
+
+void solve(const double* lower, int64_t size, int64_t stride, double* row) {
+  for (int64_t i = size - 1; i >= 0; --i) {
+    const double* line = lower + i * stride;
+    const double value = row[i] = row[i] / line[i];
+    const F64 by = splat<F64>(-value);
+    int64_t k = 0;
+    for (; k + lanes<double> <= i; k += lanes<double>) store(row + k, mad(by, load(line + k), load(row + k)));
+    for (; k < i; ++k) row[k] = mad(-value, line[k], row[k]);
+  }
+}
+
+}  // namespace
+
+template <class T>
+LowRankKernels<T> low_rank_kernels() {
+  return {lanes<T>, center<T>, scratch_size<T>, atom<T>, network<T>, factors<T>, product_rows_of<T>,
+          sum_rows<T>, sum_columns<T>, gram, cholesky, solve};
+}
+template LowRankKernels<float> low_rank_kernels();
+template LowRankKernels<double> low_rank_kernels();
+
+}  // namespace cbk::CBK_ISA

@@ -1,0 +1,102 @@
+"""Consensus hopping in plain NumPy float64, with noise of full and of low rank: part of the specification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .network import TwoLayer
+
+_SIGNS, _DIRECTIONS = 4, 5  # streams of the random numbers
+_RIDGE = 1e-6  # of the Gram matrix's mean diagonal, added to its diagonal
+
+
+def hopping_noise(
+    net: TwoLayer,
+    draws: int,
+    *,
+    rank: int | None = None,
+    batch: Any = None,
+    seed: int,
+    step: int = 0,
+    first_particle: int = 0,
+) -> Any:
+    """Noise xi [draws, D] of a step of `ConsensusHopping`.
+
+    rank: None for independent normals, r for a first layer of (1 / sqrt r) sum_k a_k b_k^T. batch: None for
+    free directions b, the minibatch x [S, d] for directions in its span, which are free too where S >= d or
+    x x^T + ridge is singular.
+    """
+    from .reference import standard_normal, words  # which imports this
+
+    key = {"seed": seed, "step": step, "first_particle": first_particle}
+    xi = standard_normal(draws, net.size, **key)
+    if rank is None:
+        return xi
+    w = words(draws, 4 * rank * -(-net.width // 32), stream=_SIGNS, **key)
+    bits = (w[:, : rank * -(-net.width // 32), None] >> np.arange(32, dtype=np.uint32)) & np.uint32(1)
+    signs = 1.0 - 2.0 * bits.reshape(draws, rank, -1)[..., : net.width]
+    lower = None if batch is None else _root(np.asarray(batch, float))
+    if lower is None:
+        b = standard_normal(draws, rank * net.inputs, stream=_DIRECTIONS, **key).reshape(draws, rank, -1)
+    else:
+        e = standard_normal(draws, rank * len(batch), stream=_DIRECTIONS, **key).reshape(draws, rank, -1)
+        b = e @ np.linalg.solve(lower, np.asarray(batch, float))
+    first = np.einsum("pkm,pkd->pmd", signs, b) / np.sqrt(rank)
+    xi[:, : first[0].size] = first.reshape(draws, -1)
+    return xi
+
+
+def _root(x: Any) -> Any:
+    """L with L L^T = x x^T + ridge, None where directions are free."""
+    if len(x) >= x.shape[1]:
+        return None
+    gram = x @ x.T
+    try:
+        return np.linalg.cholesky(gram + _RIDGE * np.trace(gram) / len(x) * np.eye(len(x)))
+    except np.linalg.LinAlgError:
+        return None
+
+
+def hopping_gradient(
+    net: TwoLayer,
+    center: Any,
+    x: Any,
+    y: Any,
+    *,
+    loss: str = "mse",
+    particles: int = 200,
+    spread: float = 0.1,
+    mirrored: bool = True,
+    scope: str = "network",
+    rank: int | None = None,
+    directions: str = "free",
+    seed: int,
+    step: int = 0,
+) -> Any:
+    """Less the drift [D] of a step of `ConsensusHopping` with rank weights, around center [D]."""
+    from .reference import atom_risks, risk
+
+    draws = particles // 2 if mirrored else particles
+    batch = x if directions == "batch" else None
+    xi = hopping_noise(net, draws, rank=rank, batch=batch, seed=seed, step=step)
+    xi = np.concatenate([xi, -xi]) if mirrored else xi
+    theta = np.asarray(center, float) + spread * xi
+    if scope == "atom":
+        weights = rank_weights(atom_risks(net, center, theta, x, y, loss=loss))[:, net._atom_index]
+    else:
+        weights = rank_weights(risk(net, theta, x, y, loss=loss)[:, None])
+    return -((weights - 1 / particles) * xi).sum(axis=0)
+
+
+def rank_weights(risk: Any) -> Any:
+    """Weights of risks [N, columns], column by column: log(N/2 + 1/2) - log(rank + 1), not below 0,
+    normalised; 0 for NaN and infinities."""
+    risk = np.asarray(risk, float)
+    order = np.argsort(np.where(np.isfinite(risk), risk, np.inf), axis=0, kind="stable")
+    raw = np.maximum(0, np.log(len(risk) / 2 + 0.5) - np.log(np.arange(len(risk)) + 1.0))
+    weights = np.empty_like(risk)
+    np.put_along_axis(weights, order, np.broadcast_to(raw[:, None], risk.shape), axis=0)
+    weights[~np.isfinite(risk)] = 0
+    return weights / weights.sum(axis=0)

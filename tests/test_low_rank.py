@@ -1,0 +1,325 @@
+"""Consensus hopping with noise of low rank: its numbers, its risks beside formed networks, its drift."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+
+import cbokernels as cbk
+from cbokernels import _cpu, reference
+
+KEY = (5, 0, 7, 0)
+
+
+def problem(inputs, width, outputs, samples, dtype="float64", **more):
+    rng = np.random.default_rng([inputs, width, outputs, samples])
+    net = cbk.TwoLayer(inputs, width, outputs, **more)
+    x = rng.normal(size=(samples, inputs)).astype(dtype)
+    y = rng.normal(size=(samples, outputs)).astype(dtype)
+    return net, rng.normal(size=net.size).astype(dtype), x, y, rng.integers(0, outputs, samples, np.int32)
+
+
+def risks(net, center, particles, spread, x, y, loss, rank, batch, atoms, mirrored=True, threads=2):
+    out = np.empty((particles, net.width if atoms else 1))
+    _cpu.low_rank_risks(
+        net._kernel, center, particles, spread, mirrored, KEY, x, y, loss, rank, batch, atoms, out, threads
+    )
+    return out
+
+
+def explicit(net, center, particles, spread, x, y, loss, rank, batch, atoms, mirrored=True):
+    """The risks of networks that are formed, from the reference's noise."""
+    draws = particles // 2 if mirrored else particles
+    xi = reference.hopping_noise(net, draws, rank=rank, batch=x if batch else None, seed=5, step=7)
+    theta = center + spread * xi
+    if mirrored:
+        theta = np.stack([theta, center - spread * xi], axis=1).reshape(particles, -1)
+    if atoms:
+        return reference.atom_risks(net, center, theta, x, y, loss=loss)
+    return reference.risk(net, theta, x, y, loss=loss)[:, None]
+
+
+def test_the_numbers_of_the_noise():
+    """Which counter words make signs, directions, biases and second layer."""
+    net = cbk.TwoLayer(9, 70, 2, output_bias=True)
+    x = np.random.default_rng(0).normal(size=(6, 9))
+    first = net.width * net.inputs
+    full = reference.standard_normal(3, net.size, seed=11, step=4)
+    for batch, rank in itertools.product((None, x), (1, 3)):
+        xi = reference.hopping_noise(net, 3, rank=rank, batch=batch, seed=11, step=4)
+        np.testing.assert_array_equal(xi[:, first:], full[:, first:])
+        matrices = xi[:, :first].reshape(3, 70, 9)
+        assert [np.linalg.matrix_rank(m) for m in matrices] == [rank] * 3
+        for p, k in itertools.product(range(3), range(rank)):
+            words = [  # three words a sign vector of 70
+                cbk.philox4x32(np.array([4, 4, p, w // 4], np.uint32), np.array([11, 0], np.uint32))[w % 4]
+                for w in range(3 * k, 3 * k + 3)
+            ]
+            a = np.array([-1.0 if int(words[m // 32]) >> (m % 32) & 1 else 1.0 for m in range(70)])
+            length = 9 if batch is None else 6
+            b = cbk.standard_normal(3, rank * length, seed=11, step=4, stream=5, dtype="float64")
+            b = b[p].reshape(rank, length)[k]
+            if batch is not None:
+                gram = x @ x.T
+                lower = np.linalg.cholesky(gram + 1e-6 * np.trace(gram) / 6 * np.eye(6))
+                b = x.T @ np.linalg.solve(lower.T, b)
+            matrices[p] -= np.outer(a, b) / np.sqrt(rank)
+        np.testing.assert_allclose(matrices, 0, atol=1e-12)
+
+
+def test_directions_are_normals_projected_on_the_batch():
+    net = cbk.TwoLayer(12, 2, 1)
+    x = np.random.default_rng(1).normal(size=(4, 12))
+    xi = reference.hopping_noise(net, 20_000, rank=1, batch=x, seed=3)
+    rows = xi[:, :24].reshape(-1, 2, 12)[:, 0]
+    projection = np.linalg.pinv(x) @ x
+    np.testing.assert_allclose(rows @ projection, rows, atol=1e-4)
+    np.testing.assert_allclose(rows.T @ rows / len(rows), projection, atol=0.05)  # five standard errors
+    both = xi[:, :24].reshape(-1, 2, 12)
+    np.testing.assert_allclose(np.einsum("pi,pj->ij", both[:, 0], both[:, 1]) / len(rows), 0, atol=0.05)
+
+
+@pytest.mark.parametrize("atoms", [False, True])
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize(
+    ("shape", "rank", "batch", "more"),
+    [
+        ((1, 7, 2, 33), 1, False, {"activation": "sigmoid"}),
+        ((5, 17, 3, 31), 2, False, {"activation": "tanh", "scaling": "none"}),
+        ((40, 33, 10, 15), 1, True, {}),
+        ((40, 70, 3, 16), 3, True, {"activation": "gelu"}),
+        ((40, 5, 4, 17), 1, True, {"scaling": "none"}),
+        ((70, 2, 12, 69), 1, True, {}),
+    ],
+)
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_risks_are_those_of_perturbed_networks(shape, rank, batch, more, loss, atoms, mirrored, dtype):
+    net, center, x, y, labels = problem(*shape, dtype, output_bias=not atoms, **more)
+    target = labels if loss == "cross_entropy" else y
+    arguments = (net, center, 22, 0.3, x, target, loss, rank, batch, atoms, mirrored)
+    got, truth = risks(*arguments), explicit(*arguments)
+    np.testing.assert_allclose(got, truth, rtol=1e-5 if dtype == "float32" else 1e-11)
+
+
+@pytest.mark.parametrize("atoms", [False, True])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse", "hinge", "mae"])
+def test_other_losses_and_weights_of_samples(loss, atoms):
+    net, center, x, y, labels = problem(40, 5, 4, 17)
+    target = labels if loss in ("cross_entropy", "hinge") else y
+    weights = np.arange(17.0) % 3
+    for sample_weight in (None, weights):
+        out = np.empty((20, 5 if atoms else 1))
+        targets = target if sample_weight is None else (target, sample_weight)
+        _cpu.low_rank_risks(net._kernel, center, 20, 0.3, True, KEY, x, targets, loss, 1, True, atoms, out, 2)
+        xi = reference.hopping_noise(net, 10, rank=1, batch=x, seed=5, step=7)
+        theta = np.stack([center + 0.3 * xi, center - 0.3 * xi], axis=1).reshape(20, -1)
+        options = {"loss": loss, "sample_weight": sample_weight}
+        if atoms:
+            truth = reference.atom_risks(net, center, theta, x, target, **options)
+        else:
+            truth = reference.risk(net, theta, x, target, **options)[:, None]
+        np.testing.assert_allclose(out, truth, rtol=1e-11)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_batch_in_several_chunks(batch):
+    net, center, x, _, labels = problem(784, 3, 10, 700, "float32")
+    arguments = (net, center, 4, 0.1, x, labels, "cross_entropy", 1, batch, True)
+    np.testing.assert_allclose(risks(*arguments), explicit(*arguments), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [3e-4, 1.0, 30.0, 3e3])
+def test_risks_of_sure_and_wild_networks(size):
+    """Relatively exact however small a risk is, and beyond the range of the exponentials at hand."""
+    net, center, x, _, _ = problem(30, 6, 4, 20, "float32", scaling="none")
+    center *= np.float32(size)
+    outputs = reference.forward(net, center[None], x)[0]
+    sure = outputs.argmax(axis=1).astype(np.int32)
+    xi = reference.hopping_noise(net, 10, rank=1, batch=x, seed=5, step=7)
+    theta = np.stack([center + 0.05 * xi, center - 0.05 * xi], axis=1).reshape(20, -1)
+    for labels in (sure, (sure + 1) % 4):
+        got = risks(net, center, 20, 0.05, x, labels, "cross_entropy", 1, True, True)
+        for m in range(net.width):
+            g = reference.forward(net, np.where(net._atom_index == m, theta, center), x)
+            others = np.delete(g, 0, axis=-1)  # the three that are no label's
+            for s, label in enumerate(labels):
+                others[:, s] = np.delete(g[:, s], label, axis=-1) - g[:, s, label, None]
+            truth = np.logaddexp(0, np.logaddexp.reduce(others, axis=-1)).mean(axis=1)
+            # float32 outputs of this size are rounded; what is below every normal number is 0
+            np.testing.assert_allclose(got[:, m], truth, rtol=1e-5 + 4e-7 * np.abs(outputs).max(), atol=1e-36)
+
+
+def test_a_particle_that_overflows_spoils_no_other():
+    net, center, x, _, labels = problem(30, 6, 4, 20, "float32")
+    wild = risks(net, center, 40, 3e38, x, labels, "cross_entropy", 1, True, True)
+    assert not np.isfinite(wild).all()
+    gradient = np.empty_like(center)
+    told = _cpu.low_rank_gradient(
+        net._kernel, center, 40, 3e38, True, KEY, x, labels, "cross_entropy", 1, True, True, 0.0, gradient, 2
+    )
+    assert told[2] == (~np.isfinite(wild)).any(axis=1).sum() > 0
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+@pytest.mark.parametrize("atoms", [True, False])
+@pytest.mark.parametrize(("rank", "batch"), [(1, False), (1, True), (2, True)])
+def test_the_drift_is_the_definitions(rank, batch, atoms, mirrored):
+    net, center, x, y, _ = problem(23, 11, 2, 15)
+    particles = 62 if mirrored else 61
+    gradient = np.empty(net.size)
+    *told, spanned = _cpu.low_rank_gradient(
+        net._kernel, center, particles, 0.1, mirrored, KEY, x, y, "mse", rank, batch, atoms, 0.0, gradient, 3
+    )
+    expected = reference.hopping_gradient(
+        net, center, x, y, particles=particles, spread=0.1, mirrored=mirrored, seed=5, step=7, rank=rank,
+        scope="atom" if atoms else "network", directions="batch" if batch else "free",
+    )  # fmt: skip
+    np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-11)
+    assert spanned == batch
+    assert told[1:] == [0.0, 0]
+
+
+def test_the_references_drift_of_full_rank_is_the_kernels():
+    net, center, x, y, _ = problem(3, 11, 2, 15)
+    gradient = np.empty(net.size)
+    _cpu.hopping_gradient(
+        net._kernel, center, 30, 0.1, True, KEY, x, y, "mse", net._atom_index, 0.0, gradient, 1
+    )
+    expected = reference.hopping_gradient(
+        net, center, x, y, particles=30, seed=5, step=7, scope="atom", rank=None
+    )
+    np.testing.assert_allclose(gradient, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("atoms", [True, False])
+def test_many_draws_are_made_some_at_a_time(atoms):
+    """More than are kept, and more than one block of weights where each neuron has its own."""
+    net, center, x, y, _ = problem(40, 30, 1, 20)
+    particles = 6000
+    gradient = np.empty(net.size)
+    _cpu.low_rank_gradient(
+        net._kernel, center, particles, 0.1, True, KEY, x, y, "mse", 1, True, atoms, 0.0, gradient, 2
+    )
+    risk = risks(net, center, particles, 0.1, x, y, "mse", 1, True, atoms)
+    xi = reference.hopping_noise(net, particles // 2, rank=1, batch=x, seed=5, step=7)
+    columns = net._atom_index if atoms else np.zeros(net.size, int)
+    blocks = -(-particles // (2**17 // 30)) if atoms else 1
+    bounds = [b * (particles // 2) // blocks for b in range(blocks + 1)]
+    drift = np.zeros(net.size)
+    for first, last in itertools.pairwise(bounds):
+        pairs = risk[2 * first : 2 * last].reshape(last - first, 2, -1)
+        weights = reference.rank_weights(np.concatenate([pairs[:, 0], pairs[:, 1]]))
+        difference = weights[: last - first] - weights[last - first :]
+        drift += (last - first) / (particles // 2) * (difference[:, columns] * xi[first:last]).sum(axis=0)
+    np.testing.assert_allclose(gradient, -drift, rtol=1e-8, atol=1e-10)
+    assert blocks == (2 if atoms else 1)
+
+
+@pytest.mark.parametrize("atoms", [True, False])
+@pytest.mark.parametrize("batch", [True, False])
+def test_the_same_bits_for_any_number_of_threads(atoms, batch, dtype):
+    net, center, x, _, labels = problem(60, 37, 10, 50, dtype)
+    found = []
+    for threads in (1, 2, 5):
+        gradient = np.empty_like(center)
+        told = _cpu.low_rank_gradient(
+            net._kernel, center, 130, 0.1, True, KEY, x, labels, "cross_entropy", 2, batch, atoms, 0.5,
+            gradient, threads,
+        )  # fmt: skip
+        found.append((told, gradient.tobytes()))
+    assert found[0] == found[1] == found[2]
+
+
+def test_directions_in_the_batchs_span_point_along_the_gradient():
+    """Cosines of the drift with the negative gradient, means over steps: as in METHODS' order."""
+    rng = np.random.default_rng(0)
+    net = cbk.TwoLayer(300, 10, 4)
+    center = net.uniform(1, seed=1, dtype="float64")[0]
+    x, y = rng.normal(size=(50, 300)), rng.integers(0, 4, 50, np.int32)
+    gradient = reference.risk_gradient(net, center[None], x, y, loss="cross_entropy")[1][0]
+    cosines = {}
+    for atoms, batch in itertools.product((False, True), (False, True)):
+        found = []
+        for step in range(10):
+            own = np.empty_like(center)
+            key = (5, 0, step, 0)
+            _cpu.low_rank_gradient(
+                net._kernel, center, 200, 0.01, True, key, x, y, "cross_entropy", 1, batch, atoms, 0.0, own, 2
+            )
+            found.append(own @ gradient / np.linalg.norm(own) / np.linalg.norm(gradient))
+        cosines[atoms, batch] = np.mean(found)
+    assert cosines[False, True] > 1.5 * cosines[False, False] > 0.1
+    assert cosines[True, True] > 1.5 * cosines[True, False] > 0.3
+    assert cosines[True, True] > 1.5 * cosines[False, True]
+
+
+METHOD = cbk.ConsensusHopping(particles=20, scope="atom", rank=1, directions="batch", spread=0.1, lr=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:x is not scaled")
+@pytest.mark.parametrize("zeros", [False, True])
+def test_directions_are_free_where_there_is_no_span_and_that_is_said_once(zeros):
+    net, _, x, _, labels = problem(20, 5, 3, 60, "float32")
+    if zeros:
+        x[:] = 0
+    free = cbk.ConsensusHopping(**{**METHOD.get_params(), "directions": "free"})
+    options = {"epochs": 3, "batch_size": 12 if zeros else 30, "seed": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message="x is not scaled")
+        expected = cbk.train(net, x, labels, free, **options)
+    with pytest.warns(cbk.CboWarning, match="fewer samples than inputs") as caught:
+        got = cbk.train(net, x, labels, METHOD, **options)
+    said = [w.filename for w in caught if "fewer samples" in str(w.message)]
+    assert said == [__file__]
+    np.testing.assert_array_equal(got.parameters, expected.parameters)
+
+
+def test_a_run_that_is_continued(tmp_path):
+    net, _, x, _, labels = problem(40, 5, 3, 60, "float32")
+    options = {"batch_size": 20, "seed": 3, "weight_decay": 0.1, "standardize": True, "every": 1}
+    whole = cbk.train(net, x, labels, METHOD, epochs=6, **options)
+    path = tmp_path / "run.npz"
+    cbk.train(net, x, labels, METHOD, epochs=4, checkpoint=path, **options)
+    rest = cbk.train(net, x, labels, METHOD, epochs=6, checkpoint=path, resume=True, num_threads=1, **options)
+    np.testing.assert_array_equal(rest.parameters, whole.parameters)
+    np.testing.assert_array_equal(rest.history["risk"], whole.history["risk"])
+    other = {**options, "weight_decay": 0.2}
+    with pytest.raises(ValueError, match=r"weight_decay is 0\.1 in the checkpoint and 0\.2 now"):
+        cbk.train(net, x, labels, METHOD, epochs=7, checkpoint=path, resume=True, **other)
+
+
+def test_it_learns_where_free_directions_are_slow():
+    rng = np.random.default_rng(4)
+    net = cbk.TwoLayer(200, 10, 3)
+    axes = rng.normal(size=(3, 200))
+    y = rng.integers(0, 3, 600)
+    x = (axes[y] + rng.normal(size=(600, 200)) * 2).astype(np.float32)
+    method = cbk.ConsensusHopping(
+        particles=50, scope="atom", rank=1, directions="batch", spread=0.1, lr=cbk.Exponential(0.1, 0.01)
+    )
+    result = cbk.train(net, x, y, method, epochs=5, batch_size=50, seed=0, metrics="accuracy")
+    assert result.history["accuracy"][-1] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rank": 0}, "rank must be"),
+        ({"directions": "batch"}, r"rank must be given, such as rank=1, for directions='batch', got None"),
+        ({"rank": 1, "directions": "span"}, "directions must be"),
+    ],
+)
+def test_wrong_parameters(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cbk.ConsensusHopping(**arguments)
+
+
+def test_no_rank_for_a_function():
+    with pytest.raises(ValueError, match="rank must be None for a function, got 1"):
+        cbk.minimize(lambda t: (t**2).sum(axis=1), np.zeros((1, 3)), cbk.ConsensusHopping(rank=1), steps=1)
+    with pytest.raises(TypeError, match="rank"):
+        cbk.ConsensusHopping(rank=1.5)
