@@ -1,4 +1,4 @@
-"""Consensus hopping in plain NumPy float64, with noise of full and of low rank: part of the specification."""
+"""Noise of full and of low rank and the weights of consensus hopping, in plain NumPy float64."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ._reference_random import standard_normal, words
 from .network import TwoLayer
 
 _SIGNS, _DIRECTIONS = 4, 5  # streams of the random numbers
@@ -28,8 +29,6 @@ def hopping_noise(
     free directions b, the minibatch x [S, d] for directions in its span, which are free too where S >= d or
     x x^T + ridge is singular.
     """
-    from .reference import standard_normal, words  # which imports this
-
     key = {"seed": seed, "step": step, "first_particle": first_particle}
     xi = standard_normal(draws, net.size, **key)
     if rank is None:
@@ -57,37 +56,6 @@ def _root(x: Any) -> Any:
         return np.linalg.cholesky(gram + _RIDGE * np.trace(gram) / len(x) * np.eye(len(x)))
     except np.linalg.LinAlgError:
         return None
-
-
-def hopping_gradient(
-    net: TwoLayer,
-    center: Any,
-    x: Any,
-    y: Any,
-    *,
-    loss: str = "mse",
-    particles: int = 200,
-    spread: float = 0.1,
-    mirrored: bool = True,
-    scope: str = "network",
-    rank: int | None = None,
-    directions: str = "free",
-    seed: int,
-    step: int = 0,
-) -> Any:
-    """Less the drift [D] of a step of `ConsensusHopping` with rank weights, around center [D]."""
-    from .reference import atom_risks, risk
-
-    draws = particles // 2 if mirrored else particles
-    batch = x if directions == "batch" else None
-    xi = hopping_noise(net, draws, rank=rank, batch=batch, seed=seed, step=step)
-    xi = np.concatenate([xi, -xi]) if mirrored else xi
-    theta = np.asarray(center, float) + spread * xi
-    if scope == "atom":
-        weights = rank_weights(atom_risks(net, center, theta, x, y, loss=loss))[:, net._atom_index]
-    else:
-        weights = rank_weights(risk(net, theta, x, y, loss=loss)[:, None])
-    return -((weights - 1 / particles) * xi).sum(axis=0)
 
 
 def rank_weights(risk: Any) -> Any:

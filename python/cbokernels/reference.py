@@ -15,9 +15,12 @@ import numpy as np
 
 from . import _cpu
 from ._kinds import Loss, loss_of, takes_labels
-from ._reference_hopping import hopping_gradient as hopping_gradient
 from ._reference_hopping import hopping_noise as hopping_noise
 from ._reference_hopping import rank_weights as rank_weights
+from ._reference_random import permutation as permutation
+from ._reference_random import philox4x32 as philox4x32
+from ._reference_random import standard_normal as standard_normal
+from ._reference_random import words as words
 from ._reference_transport import assign as assign
 from ._reference_transport import barycenter as barycenter
 from ._reference_transport import sinkhorn as sinkhorn
@@ -28,7 +31,6 @@ from .consensus import Consensus, non_finite
 from .errors import CboWarning, ConsensusError
 from .network import TwoLayer
 
-_LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 _erfc = np.vectorize(math.erfc, otypes=[float])
 
 
@@ -139,58 +141,6 @@ def _weights(sample_weight: Any, samples: int) -> Any:
     return w / (w.sum() or 1.0)
 
 
-def philox4x32(counter: Any, key: Any) -> Any:
-    """Ten rounds of Philox4x32 on uint32 counter [..., 4] and key [..., 2]."""
-    c0, c1, c2, c3 = (np.asarray(counter)[..., i].astype(np.uint64) for i in range(4))
-    k0, k1 = (np.asarray(key)[..., i].astype(np.uint64) for i in range(2))
-    for _ in range(10):
-        p: Any = np.uint64(0xD2511F53) * c0
-        q: Any = np.uint64(0xCD9E8D57) * c2
-        c0, c1, c2, c3 = (q >> _HALF) ^ c1 ^ k0, q & _LOW, (p >> _HALF) ^ c3 ^ k1, p & _LOW
-        k0, k1 = (k0 + np.uint64(0x9E3779B9)) & _LOW, (k1 + np.uint64(0xBB67AE85)) & _LOW
-    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
-
-
-def words(particles: int, size: int, *, seed: int, step: int, stream: int, first_particle: int = 0) -> Any:
-    """Philox words [particles, size rounded up to whole blocks of four]."""
-    blocks = -(-size // 4)
-    counter = np.empty((particles, blocks, 4), np.uint32)
-    counter[..., 0], counter[..., 1] = stream, step
-    counter[..., 2] = np.arange(first_particle, first_particle + particles)[:, None]
-    counter[..., 3] = np.arange(blocks)
-    key = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
-    return philox4x32(counter, key).reshape(particles, 4 * blocks)
-
-
-def standard_normal(
-    particles: int,
-    size: int,
-    *,
-    seed: int,
-    step: int = 0,
-    stream: int = 0,
-    first_particle: int = 0,
-    dtype: Any = "float64",
-) -> Any:
-    """Normals [particles, size] by Box-Muller from uniforms (w + 1/2) 2^-32."""
-    w = words(particles, size, seed=seed, step=step, stream=stream, first_particle=first_particle)
-    u = (w.reshape(particles, -1, 2) + 0.5) * 2.0**-32
-    radius, angle = np.sqrt(-2 * np.log(u[..., 0])), 2 * np.pi * u[..., 1]
-    z = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
-    return z.reshape(particles, -1)[:, :size].astype(dtype)
-
-
-def permutation(n: int, *, seed: int, step: int = 0, stream: int = 2, size: int | None = None) -> Any:
-    """First `size` entries (default: all) of a permutation of range(n): Fisher-Yates on 64-bit words."""
-    size = n if size is None else size
-    w = words(1, 2 * size, seed=seed, step=step, stream=stream)[0].astype(object)
-    a = np.arange(n)
-    for i in range(size):
-        j = i + int((w[2 * i] + (w[2 * i + 1] << 32)) * (n - i) >> 64)
-        a[i], a[j] = a[j], a[i]
-    return a[:size]
-
-
 def forward(net: TwoLayer, theta: Any, x: Any) -> Any:
     """Outputs [N, S, C] of networks theta [N, D] on inputs x [S, d]."""
     w, b, c, a = net.unpack(np.asarray(theta, float))
@@ -244,6 +194,35 @@ def atom_risks(
     swapped = (np.where(index == m, theta, center) for m in range(net.width))
     options: dict[str, Any] = {"loss": loss, "sample_weight": sample_weight}
     return np.stack([risk(net, networks, x, y, **options) for networks in swapped], axis=1)
+
+
+def hopping_gradient(
+    net: TwoLayer,
+    center: Any,
+    x: Any,
+    y: Any,
+    *,
+    loss: str = "mse",
+    particles: int = 200,
+    spread: float = 0.1,
+    mirrored: bool = True,
+    scope: str = "network",
+    rank: int | None = None,
+    directions: str = "free",
+    seed: int,
+    step: int = 0,
+) -> Any:
+    """Less the drift [D] of a step of `ConsensusHopping` with rank weights, around center [D]."""
+    draws = particles // 2 if mirrored else particles
+    batch = x if directions == "batch" else None
+    xi = hopping_noise(net, draws, rank=rank, batch=batch, seed=seed, step=step)
+    xi = np.concatenate([xi, -xi]) if mirrored else xi
+    theta = np.asarray(center, float) + spread * xi
+    if scope == "atom":
+        weights = rank_weights(atom_risks(net, center, theta, x, y, loss=loss))[:, net._atom_index]
+    else:
+        weights = rank_weights(risk(net, theta, x, y, loss=loss)[:, None])
+    return -((weights - 1 / particles) * xi).sum(axis=0)
 
 
 def consensus(theta: Any, risk: Any, *, alpha: float = 1e5) -> Consensus:
