@@ -182,8 +182,8 @@ CBK_INLINE V tanh(V x) {
 }
 
 // m = (exp(2 |x|) - 1) / 2 with the sign of x, cut as above: of this one number tanh x = m / (|m| + 1) and its slope
-// follow, with 1 - tanh |x| = 1 / (|m| + 1).  That costs less than `tanh` and a slope beside it, and 3 units in the last
-// place instead of 2.
+// follow, with 1 - tanh |x| = 1 / (|m| + 1).  That costs less than `tanh` and a slope beside it, and 3 units in the
+// last place instead of 2.
 template <class V>
 CBK_INLINE V half_expm1(V x) {
   using T = Scalar<V>;

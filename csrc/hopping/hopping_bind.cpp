@@ -104,10 +104,9 @@ void register_typed(py::module_& m) {
     released(run, [&] { step = low_rank_gradient(problem, noise, fraction, atoms, gradient.data(), spanned, run); });
     return py::make_tuple(step.ess, step.alpha, step.nonfinite, spanned);
   });
-  m.def("low_rank_risks",
-        [](const Network& net, const Input<T>& center, int64_t particles, double spread, bool mirrored, NoiseKey key,
-           const Input<T>& x, const TargetInput& y, Loss loss, int64_t rank, bool batch, bool atoms,
-           const Output<double>& out, Execution run) {
+  m.def("low_rank_risks", [](const Network& net, const Input<T>& center, int64_t particles, double spread,
+                             bool mirrored, NoiseKey key, const Input<T>& x, const TargetInput& y, Loss loss,
+                             int64_t rank, bool batch, bool atoms, const Output<double>& out, Execution run) {
     const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, key);
     const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
     check_shape("out", out, {particles, atoms ? net.width : 1});

@@ -33,12 +33,12 @@ struct CenterLines {
   Loss loss;
   const T* center;
   int64_t samples, padded, panel;
-  const T* x;  // [padded / panel][inputs][panel]
+  const T* x;        // [padded / panel][inputs][panel]
   const T* y;        // [target rows], labels as numbers
   const T* weights;  // of mean 1 over all samples, or nullptr
   const int32_t* label;
-  T *z, *hidden;  // [width]: w x + b, sigma of it
-  T* out;         // [outputs]; of residuals less y
+  T *z, *hidden;        // [width]: w x + b, sigma of it
+  T* out;               // [outputs]; of residuals less y
   T *excess, *highest;  // cross entropy: [outputs] exp(out_k - out_label), 0 at the label; the largest difference
 };
 
@@ -84,8 +84,8 @@ struct LowRankKernels {
   void (*solve)(const double* lower, int64_t size, int64_t stride, double* row);
 };
 
-// As hopping_gradient, of an ensemble that the problem draws with the first layer's noise of low rank.  spanned: whether
-// directions were in the batch's span.
+// As hopping_gradient, of an ensemble that the problem draws with the first layer's noise of low rank.  spanned:
+// whether directions were in the batch's span.
 template <class T>
 HoppingStep low_rank_gradient(const RiskProblem<T>& problem, const LowRank& noise, double fraction, bool atoms,
                               T* gradient, bool& spanned, int num_threads);

@@ -22,8 +22,10 @@ template <class T>
 class Span {
  public:
   Span(const RiskProblem<T>& problem, const LowRankKernels<T>& kernels, int num_threads)
-      : size_(problem.samples), stride_(round_up(size_, 2 * isa_table().low_rank<double>().lanes)),
-        upper_(stride_ * stride_), lower_(stride_ * stride_) {
+      : size_(problem.samples),
+        stride_(round_up(size_, 2 * isa_table().low_rank<double>().lanes)),
+        upper_(stride_ * stride_),
+        lower_(stride_ * stride_) {
     multiply(problem, kernels, num_threads);
     double ridge = 0;
     for (int64_t i = 0; i < size_; ++i) ridge += 1e-6 / double(size_) * upper_.data()[i * (stride_ + 1)];
@@ -89,8 +91,13 @@ template <class T>
 class Step {
  public:
   Step(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, int num_threads)
-      : problem_(problem), net_(problem.net), rank_(noise.rank), atoms_(atoms), num_threads_(num_threads),
-        kernels_(isa_table().low_rank<T>()), panel_(2 * kernels_.lanes) {
+      : problem_(problem),
+        net_(problem.net),
+        rank_(noise.rank),
+        atoms_(atoms),
+        num_threads_(num_threads),
+        kernels_(isa_table().low_rank<T>()),
+        panel_(2 * kernels_.lanes) {
     if (noise.batch && problem.samples < net_.inputs) {
       span_.emplace(problem, kernels_, num_threads);
       if (!span_->positive()) span_.reset();
@@ -159,8 +166,21 @@ class Step {
     T* at = lines_->data();
     const auto take = [&](int64_t lines) { return std::exchange(at, at + lines * padded_); };
     T *y = take(rows), *weights = problem_.weights ? take(1) : nullptr;
-    center_ = {&net_, problem_.loss, center, count, padded_, panel_, x_->data(), y, weights, labels_->data(),
-               take(net_.width), take(net_.width), take(net_.outputs), take(net_.outputs), take(1)};
+    center_ = {&net_,
+               problem_.loss,
+               center,
+               count,
+               padded_,
+               panel_,
+               x_->data(),
+               y,
+               weights,
+               labels_->data(),
+               take(net_.width),
+               take(net_.width),
+               take(net_.outputs),
+               take(net_.outputs),
+               take(1)};
     const Chunk<T> chunk{first, count, x_->data(), y, weights};
     pack_inputs(problem_, panel_, chunk);
     pack_targets(problem_, padded_, chunk);
@@ -209,7 +229,8 @@ class Step {
 
   void add_losses(const Draw<T>& block, int64_t count, double* sums) {
     const LowRankDraws<T> draws{rank_, count, block.mirrored, block.spread, factor_, along_, rest_, rest_size_};
-    const int64_t parts = atoms_ ? divide_up(count, pairs_together) : count, tasks = atoms_ ? net_.width * parts : parts;
+    const int64_t parts = atoms_ ? divide_up(count, pairs_together) : count,
+                  tasks = atoms_ ? net_.width * parts : parts;
     const double work = nanoseconds(0.3, padded_, count, net_.width, atoms_ ? 2 * net_.outputs + rank_ : net_.outputs);
     const int team = threads(tasks, work);
     const int64_t size = round_up(kernels_.scratch_size(net_, padded_, panel_), 64);
@@ -256,8 +277,7 @@ class Step {
         std::fill(columns + s * panel_ + count, columns + (s + 1) * panel_, T(0));
       }
       kernels_.product(rows.data(), length_, net_.width, length_, columns, panel_, product, panel_);
-      for (int64_t m = 0; m < net_.width; ++m)
-        std::copy_n(product + m * panel_, count, out + m * inputs + first);
+      for (int64_t m = 0; m < net_.width; ++m) std::copy_n(product + m * panel_, count, out + m * inputs + first);
     });
   }
 

@@ -104,11 +104,11 @@ int64_t scratch_size(const Network& net, int64_t padded, int64_t panel) {
 // One neuron replaced in both networks of a pair.
 template <class T>
 struct Replaced {
-  const T* rest;    // [outputs] lines for cross entropy: (c_label - c_k) h at the centre, times log2 e
-  const T* before;  // the centre's line of hidden values
-  const T* hidden;  // [2] lines
+  const T* rest;        // [outputs] lines for cross entropy: (c_label - c_k) h at the centre, times log2 e
+  const T* before;      // the centre's line of hidden values
+  const T* hidden;      // [2] lines
   const T *c, *powers;  // [2][outputs], scaled; the same times log2 e, [2][outputs padded for `lookup`]
-  T span, noise;    // largest less smallest c of the centre; the same of its noise
+  T span, noise;        // largest less smallest c of the centre; the same of its noise
 };
 
 // Cross entropy, log1p of t = sum_k exp(out_k - out_label) over other k.  With the centre's exponentials at hand, those
@@ -170,9 +170,8 @@ bool entropies_of(const CenterLines<T>& lines, const Replaced<T>& by, F64 (&tota
 template <class T, class F>
 CBK_INLINE void with_counted(const CenterLines<T>& lines, F&& f) {
   with_loss(lines.loss, [&](auto law) {
-    with_weights(lines.weights, [&](auto weighted) {
-      f(law, counted_from<weighted.value>(0, lines.samples, lines.weights));
-    });
+    with_weights(lines.weights,
+                 [&](auto weighted) { f(law, counted_from<weighted.value>(0, lines.samples, lines.weights)); });
   });
 }
 
@@ -221,7 +220,8 @@ void replace_hidden(const CenterLines<T>& lines, const LowRankDraws<T>& draws, i
     V by = bias;
     for (int64_t k = 0; k < draws.rank; ++k) {
       const int64_t row = p * draws.rank + k;
-      by = mad(splat<V>(draws.spread * draws.factor[row * lines.net->width + m]), load(draws.along + row * padded + s), by);
+      by = mad(splat<V>(draws.spread * draws.factor[row * lines.net->width + m]), load(draws.along + row * padded + s),
+               by);
     }
     store(hidden + s, load(z + s) + by), store(hidden + padded + s, load(z + s) - by);
   }
@@ -303,7 +303,8 @@ void network(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t 
       product<T>({c, width, 1}, outputs, width, {hidden, panel}, g + first, padded, {nullptr, false});
     }
     for (int64_t k = 0; k < outputs; ++k) {
-      const T bias = net.output_bias ? lines.center[net.output_biases() + k] + spread * noise[width * (1 + outputs) + k] : 0;
+      const T bias =
+          net.output_bias ? lines.center[net.output_biases() + k] + spread * noise[width * (1 + outputs) + k] : 0;
       const V a = splat<V>(bias), scale = splat<V>(T(net.scale));
       for (int64_t s = 0; s < padded; s += lanes<T>) store(g + k * padded + s, mad(load(g + k * padded + s), scale, a));
     }
@@ -354,7 +355,8 @@ void sum_rows(int64_t rows, const double* weights, int64_t step, const T* factor
   for (; i < count; ++i)
     for (int64_t row = 0; row < rows; ++row) {
       const double weight = weights[row * step];
-      sum[i] = mad(factors ? weight * double(factors[row * factor_step]) : weight, double(values[row * stride + i]), sum[i]);
+      sum[i] =
+          mad(factors ? weight * double(factors[row * factor_step]) : weight, double(values[row * stride + i]), sum[i]);
     }
 }
 
@@ -408,8 +410,8 @@ void solve(const double* lower, int64_t size, int64_t stride, double* row) {
 
 template <class T>
 LowRankKernels<T> low_rank_kernels() {
-  return {lanes<T>, center<T>, scratch_size<T>, atom<T>, network<T>, factors<T>, product_rows_of<T>,
-          sum_rows<T>, sum_columns<T>, gram, cholesky, solve};
+  return {lanes<T>,           center<T>,   scratch_size<T>, atom<T>, network<T>, factors<T>,
+          product_rows_of<T>, sum_rows<T>, sum_columns<T>,  gram,    cholesky,   solve};
 }
 template LowRankKernels<float> low_rank_kernels();
 template LowRankKernels<double> low_rank_kernels();

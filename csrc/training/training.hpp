@@ -54,10 +54,10 @@ struct Hops {
 };
 
 struct Hopped {
-  HoppingStep last;      // its ess 0: no risk was finite, and the epoch ended there
+  HoppingStep last;       // its ess 0: no risk was finite, and the epoch ended there
   int64_t nonfinite = 0;  // over all steps
-  bool spanned = true;   // whether all directions were in their batch's span, where they were to be
-  uint32_t step = 0;     // of the step that failed
+  bool spanned = true;    // whether all directions were in their batch's span, where they were to be
+  uint32_t step = 0;      // of the step that failed
 };
 
 template <class T>

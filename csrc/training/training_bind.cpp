@@ -143,12 +143,15 @@ void register_typed(py::module_& m) {
       check_indices("atom", atom->data(), size, net.width);
     }
     Hops<T> hops{{theta.data(), T(how.spread), how.mirrored, how.particles, key},
-                 data_or_null(atom), {how.rank, how.batch}, how.fraction, theta.data(), gradient.data(),
+                 data_or_null(atom),
+                 {how.rank, how.batch},
+                 how.fraction,
+                 theta.data(),
+                 gradient.data(),
                  adam_of(theta, gradient, first, second, by)};
     Hopped hopped;
     released(run, [&] { hopped = run_hopping_epoch(epoch, hops, run); });
-    if (hopped.last.ess == 0)
-      raise_no_finite_risk(0, 1, how.particles, "step " + std::to_string(hopped.step) + ": ");
+    if (hopped.last.ess == 0) raise_no_finite_risk(0, 1, how.particles, "step " + std::to_string(hopped.step) + ": ");
     return py::make_tuple(hopped.last.ess, hopped.last.alpha, hopped.nonfinite, hopped.spanned);
   });
 }

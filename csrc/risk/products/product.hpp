@@ -80,7 +80,7 @@ template <int N, int spread, class T>
 void product_rows(int64_t rows, Scalars<T> a, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
   switch (rows) {
 #define CBK_ROWS(R) \
-  case R: return product_tile<R, N, accumulators(R * spread)>(a, depth, x, z, z_stride, start);
+  case R: return product_tile<R, N, accumulators(R* spread)>(a, depth, x, z, z_stride, start);
     CBK_ROWS(1)
     CBK_ROWS(2)
     CBK_ROWS(3)
@@ -110,8 +110,8 @@ void product(Scalars<T> a, int64_t rows, int64_t depth, Panel<T> x, T* z, int64_
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t first = rows * tile / tiles, last = rows * (tile + 1) / tiles;
       product_rows<N, spread, T>(last - first, {a.data + first * a.row + k * a.depth, a.row, a.depth}, terms,
-                         {x.data + k * x.stride, x.stride}, z + first * z_stride, z_stride,
-                         {k == 0 && start.bias ? start.bias + first : nullptr, start.accumulate || k > 0});
+                                 {x.data + k * x.stride, x.stride}, z + first * z_stride, z_stride,
+                                 {k == 0 && start.bias ? start.bias + first : nullptr, start.accumulate || k > 0});
     }
   }
 }

@@ -1,9 +1,9 @@
 // Gradients of networks of any shape, by products of matrices.
 //
 // A first pass gives the outputs' slopes e of the whole chunk and keeps sigma(z) of each neuron and sample (or a number
-// that tells it and sigma'(z), or both, where sigma'(z) is no function of it).  Both passes take a block of neurons at a time past all samples, so that
-// what is kept streams through L2 once each way, in order; long chunks have long runs of it and sums that are finished
-// less often.
+// that tells it and sigma'(z), or both, where sigma'(z) is no function of it).  Both passes take a block of neurons at
+// a time past all samples, so that what is kept streams through L2 once each way, in order; long chunks have long runs
+// of it and sums that are finished less often.
 #pragma once
 
 #include "../direct/direct.hpp"
