@@ -3,8 +3,8 @@ weight decay.
 
     python bench/digits.py --data DIR [--width 20] [--weight-decay 0.1] [--seeds 3] [--held-out first]
 
-DIR has MNIST's t10k files (IDX, gzip). 8,000 of the 10,000 digits are learned from, the last or the first 2,000
-are held out; inputs are centred; 30 epochs of minibatches of 100.
+DIR has MNIST's t10k files (IDX, gzip). 8,000 of the 10,000 digits are learned from, the last or the first
+2,000 are held out; inputs are centred; 30 epochs of minibatches of 100.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ def main() -> None:
     learned[out] = False
     x = x - x[learned].mean(axis=0)
     net = cbk.TwoLayer(x.shape[1], told.width, 10)
-    print(
-        f"784-{told.width}-10, weight decay {told.weight_decay}, {cbk.isa()}, the {told.held_out} 2,000 held out"
-    )
+    print(f"784-{told.width}-10, weight decay {told.weight_decay}, {cbk.isa()}, held out: {told.held_out}")
     for name, method in METHODS.items():
         rows = []
         for seed in range(told.seeds):
