@@ -141,7 +141,7 @@ std::string risks(CudaStream stream, const Network& net, int64_t n, int64_t samp
 #if !defined(__CUDACC__)
       emulation::machine().options.capability = 8 + groups;
 #endif
-      warp_groups = groups;
+      warp_groups = groups && before;  // not with CBOKERNELS_WGMMA=0
       for (const Precision precision : {Precision::float32, Precision::tf32, Precision::bf16}) {
 #if defined(__SANITIZE_THREAD__)  // tf32 differs from float32 in what a thread does alone
         if (precision == Precision::tf32 || (precision == Precision::float32 && !groups)) continue;
