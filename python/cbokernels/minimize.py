@@ -17,19 +17,12 @@ from ._ranks import Ranks
 from .methods import CBO
 from .methods.base import Method, Setting, check_method
 from .result import Result, State
+from .training.arguments import check_callback, own_particles, particles_of
 from .training.checkpoint import alone, fingerprint
 from .training.checkpoint import checkpoint as check_checkpoint
 from .training.loop import Options, run
+from .training.sharing import check_alone, on_ranks, same_on_all, share
 from .training.stopping import Stopping
-from .training.train import (
-    check_alone,
-    check_callback,
-    on_ranks,
-    own_particles,
-    particles_of,
-    same_on_all,
-    share,
-)
 
 if TYPE_CHECKING:
     from ._cpu import Key

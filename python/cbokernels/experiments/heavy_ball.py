@@ -24,7 +24,7 @@ from ..network import TwoLayer
 from ..result import Result, State
 from ..risk import risk, risk_gradient
 from ..training import train
-from ..training.train import check_device
+from ..training.arguments import check_device
 from . import sine
 from ._common import (
     COLOURS,

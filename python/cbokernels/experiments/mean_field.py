@@ -15,7 +15,7 @@ import numpy as np
 from .._arrays import Array
 from ..methods import TransportCBO
 from ..result import Result, State
-from ..training.train import check_device
+from ..training.arguments import check_device
 from . import _measures, square
 from ._common import (
     COLOURS,

@@ -25,7 +25,7 @@ from ..result import Result, State
 from ..risk import forward
 from ..schedules import Exponential
 from ..training import train
-from ..training.train import check_device
+from ..training.arguments import check_device
 from ._common import (
     COLOURS,
     Curve,

@@ -21,7 +21,7 @@ from ..network import TwoLayer
 from ..result import Result, State
 from ..schedules import Exponential, Tenfold
 from ..training import train
-from ..training.train import check_device
+from ..training.arguments import check_device
 from ..training.watch import frozen_share
 from ._common import (
     COLOURS,

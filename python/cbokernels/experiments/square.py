@@ -18,7 +18,7 @@ from ..network import TwoLayer
 from ..result import Result, State
 from ..schedules import Geometric, Tenfold
 from ..training import train
-from ..training.train import check_device
+from ..training.arguments import check_device
 from ._common import (
     COLOURS,
     Curve,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import HOST, Array
+from .._arrays import HOST, Array, on_cuda
 from ..network import TwoLayer, of_raw_inputs
 from ..result import Result, State
 
@@ -27,7 +27,9 @@ class Standard:
     @classmethod
     def of(cls, net: TwoLayer, x: Any) -> Standard | None:
         """From training data's mean and standard deviation; columns that are constant have scale 1. None for
-        what are no inputs of the network, which `training_data` says."""
+        what are no inputs of the network, which `training_data` says. TypeError for x on a card."""
+        if on_cuda(x):
+            raise TypeError("x must lie in host memory for standardize=True, got an array in CUDA memory")
         values: Any = HOST.view(x, "x")
         if values.dtype.kind not in "fiub" or values.ndim < 2 or values.shape[-1] != net.inputs:
             return None

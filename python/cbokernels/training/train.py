@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .. import _cpu, cuda
-from .._arrays import HOST, Array, call_of, on_cuda, view
-from .._checks import FLOATS, PRECISIONS, WORD, boolean, choice, float_dtype, integer, real, threads
+from .. import cuda
+from .._arrays import HOST, call_of, on_cuda, view
+from .._checks import PRECISIONS, WORD, boolean, choice, float_dtype, integer, real, threads
 from .._checks import precision as check_precision
 from .._checks import seed as check_seed
 from .._inputs import readable
 from .._kinds import Loss, check_slopes, loss_text
 from .._ranks import Ranks
-from ..errors import CudaUnavailableError
 from ..methods.base import Method, Setting, check_method
 from ..network import TwoLayer, check_network
 from ..result import Result, State, pack_net
 from .advice import advise
+from .arguments import check_callback, check_device, on_host, own_particles, particles_of
 from .card import CardScored, DeviceStepper
-from .checkpoint import Checkpoint, alone, fingerprint, fingerprint_of
+from .checkpoint import alone, fingerprint
 from .checkpoint import checkpoint as check_checkpoint
 from .data import Data, DataProblem, Orders, training_data, validation_data
 from .loop import Options, Runner, run
 from .metrics import Scored, checked_metrics, evaluation_of
+from .sharing import check_alone, on_ranks, same_on_all, share, together, whole_start
 from .standard import Standard
 from .stopping import Stopping
 
@@ -163,12 +163,8 @@ def train(
     epochs = integer(epochs, "epochs", 1, WORD)
     if batch_size is not None:
         batch_size = integer(batch_size, "batch_size", 1, 2**63)
-    check_device(device)
     check_alone(ranks, device, on_interrupt)
-    if device == "cpu":
-        check_precision(precision)
-    elif choice(precision, "precision", PRECISIONS) != "float32" and dtype == np.float64:
-        raise ValueError(f"precision must be 'float32' for dtype 'float64', got {precision!r}")
+    check_device_and_precision(device, precision, dtype)
     check_callback(callback)
     stopping = Stopping.of(target, patience, tolerance)
     returns = choice(on_interrupt, "on_interrupt", ("raise", "return")) == "return"
@@ -178,11 +174,7 @@ def train(
     decay = real(weight_decay, "weight_decay", low=0.0)
     if on_card and decay:
         raise ValueError(f"weight_decay must be 0 with device='cuda' in this version, got {decay:g}")
-    standard = None
-    if boolean(standardize, "standardize"):
-        if on_cuda(x):
-            raise TypeError("x must lie in host memory for standardize=True, got an array in CUDA memory")
-        standard = Standard.of(net, x)
+    standard = Standard.of(net, x) if boolean(standardize, "standardize") else None
     if standard is not None:
         x = standard.apply(x, "x")
     if not on_card and on_cuda(x) and cuda.is_available():
@@ -198,12 +190,12 @@ def train(
         own = (call.apart(data.x, view(x, "x")), call.apart(data.y, view(y, "y")))
         data = dataclasses.replace(data, x=own[0], y=own[1])
     rows = method._drawn() if theta is None else particles_of(theta)
-    unit = 1 if ranks.alone else _grouped(net, data, method._evaluated(rows), batch_size, dtype)
+    unit = 1 if ranks.alone else together(net, data, method._evaluated(rows), batch_size, dtype)
     mine = share(ranks, method, rows, unit)
     if theta is None:
         start = method._initial(net, seed, dtype, num_threads, mine)
     else:
-        start = own_particles(_on_host(theta) if on_card else ranks.part_of(theta, mine), net.size, dtype)
+        start = own_particles(on_host(theta) if on_card else ranks.part_of(theta, mine), net.size, dtype)
         start = start if standard is None else standard.unfold(start)
     ensemble = 0 if ranks.alone else method._evaluated(rows)
     problem = (
@@ -224,6 +216,7 @@ def train(
     check_steps(epochs, problem.steps_per_epoch, method._first_step)
     if store is not None:
         store.net = pack_net(net)
+        begun = fingerprint(start) if ranks.alone else whole_start(net, method, rows, seed, dtype, theta)
         store.configuration = {
             "net": repr(net),
             **data.fingerprints(),
@@ -235,9 +228,7 @@ def train(
             "device": device,
             "dtype": str(dtype),
             "precision": precision,
-            "theta": fingerprint(start)
-            if ranks.alone
-            else whole_start(net, method, rows, seed, dtype, theta),
+            "theta": begun,
             **({"weight_decay": repr(decay)} if decay else {}),
             **({"standardize": "True"} if standard is not None else {}),
             **({"order of sums": "fixed"} if ranks.ordered else {}),
@@ -263,103 +254,6 @@ def train(
     return result if standard is None else standard.result(result)
 
 
-def on_ranks(function: Callable[..., Result], arguments: dict[str, Any]) -> Result:
-    """A call with a communicator of mpi4py."""
-    from .._mpi import run_on_ranks  # which needs mpi4py
-
-    return run_on_ranks(function, arguments)
-
-
-def check_alone(ranks: Ranks, device: str, on_interrupt: str) -> None:
-    """ValueError for what several ranks cannot do."""
-    if not ranks.alone and device != "cpu":
-        raise ValueError(f"device must be 'cpu' with comm in this version, got {device!r}")
-    if not ranks.alone and on_interrupt != "raise":
-        raise ValueError(f"on_interrupt must be 'raise' with comm, got {on_interrupt!r}")
-
-
-def share(ranks: Ranks, method: Method, rows: int, unit: int = 1) -> slice:
-    """Share out what a run with a theta of so many rows does; this rank's rows. unit: particles that stay
-    together."""
-    count = method._shares(rows)
-    of_each = max(method._evaluated(rows) // max(count, 1), 1)  # particles of a draw
-    own = ranks.deal(count, unit // math.gcd(unit, of_each))
-    return own if count == rows else slice(0, rows)
-
-
-def _grouped(net: TwoLayer, data: Data, particles: int, batch_size: int | None, dtype: np.dtype[Any]) -> int:
-    """Particles that are scored together and so, to have the same bits everywhere, stay on one rank."""
-    samples = min(batch_size or data.samples, data.samples)
-    path, group, _, _ = _cpu.plan(
-        net._kernel, particles, samples, len(data.y), data.loss, 0.0, dtype == np.float32
-    )
-    return group if path == "lists" else 1
-
-
-def particles_of(theta: Any) -> int:
-    """N, of an array that is checked later."""
-    shape = getattr(theta, "shape", ())
-    return int(shape[0]) if shape else 0
-
-
-def same_on_all(
-    method: Method, seed: int, rows: int, start: Array, store: Checkpoint | None, callback: Any
-) -> dict[str, str]:
-    """Text of arguments that all ranks must give alike."""
-    return {
-        "method": repr(method),
-        "seed": repr(seed),
-        "theta": f"{rows} rows of {start.shape[1]} {start.dtype}",
-        "checkpoint": repr(None if store is None else (str(store.path), store.every, store.resume)),
-        "callback": "None" if callback is None else "a callable",
-    }
-
-
-def whole_start(net: TwoLayer, method: Method, rows: int, seed: int, dtype: np.dtype[Any], theta: Any) -> str:
-    """The fingerprint of all ranks' particles; those that are drawn are never all in memory."""
-    if theta is not None:
-        return fingerprint(np.asarray(view(theta, "theta")))
-    at_once = max(2**22 // net.size, 1)
-    parts = (
-        method._initial(net, seed, dtype, None, slice(n, min(n + at_once, rows)))
-        for n in range(0, rows, at_once)
-    )
-    return fingerprint_of((rows, net.size), dtype, parts)
-
-
-def _on_host(theta: Any) -> Any:
-    """An array in CUDA memory as NumPy's; anything else as it is."""
-    call = call_of(theta, "theta")
-    return call.host(call.view(theta, "theta")) if call.on_device else theta
-
-
-def own_particles(theta: Any, size: int | str, dtype: np.dtype[Any] | None = None) -> Array:
-    """A copy of the caller's particles [N, D], which must be finite; of `dtype`, None for either."""
-    if dtype is not None and view(theta, "theta").dtype != dtype:
-        raise TypeError(f"theta must be {dtype} as the argument dtype says, got {view(theta, 'theta').dtype}")
-    copy = np.array(HOST.array(theta, "theta", FLOATS, ("N", size)), order="C")
-    if _cpu.largest(copy) == np.inf:
-        wrong = int(np.argmin(np.isfinite(copy).all(axis=1)))
-        raise ValueError(f"theta must be finite, got NaN or infinities in particle {wrong}")
-    return copy
-
-
-def check_device(device: Any, without: str | None = None) -> None:
-    """CudaUnavailableError where the device asked for is not there, or a method needed is `without` it."""
-    if choice(device, "device", ("cpu", "cuda")) == "cuda":
-        reason = cuda.reason_against_use()
-        if reason is None and without is not None:
-            reason = f"{without} has no CUDA implementation in this version"
-        if reason is not None:
-            raise CudaUnavailableError(f"device='cuda' is not available: {reason}")
-
-
-def check_callback(callback: Any) -> None:
-    """TypeError unless a callback can be called."""
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable, got {callback!r}")
-
-
 def check_steps(epochs: int, steps_per_epoch: int, first: int) -> None:
     """ValueError if the run has more steps than the random numbers have counters, from `first` on."""
     if epochs * steps_per_epoch > WORD - first:
@@ -370,3 +264,12 @@ def check_steps(epochs: int, steps_per_epoch: int, first: int) -> None:
 
 
 __all__ = ["train"]
+
+
+def check_device_and_precision(device: str, precision: str, dtype: np.dtype[Any]) -> None:
+    """Errors for what there is not: a card, or a precision on it for a dtype."""
+    check_device(device)
+    if device == "cpu":
+        check_precision(precision)
+    elif choice(precision, "precision", PRECISIONS) != "float32" and dtype == np.float64:
+        raise ValueError(f"precision must be 'float32' for dtype 'float64', got {precision!r}")

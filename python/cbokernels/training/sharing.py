@@ -1,0 +1,76 @@
+"""What ranks of a communicator share of a run, and what they must agree on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import _cpu
+from .._arrays import Array, view
+from .._ranks import Ranks
+from ..methods.base import Method
+from ..network import TwoLayer
+from ..result import Result
+from .checkpoint import Checkpoint, fingerprint, fingerprint_of
+from .data import Data
+
+
+def on_ranks(function: Callable[..., Result], arguments: dict[str, Any]) -> Result:
+    """A call with a communicator of mpi4py."""
+    from .._mpi import run_on_ranks  # which needs mpi4py
+
+    return run_on_ranks(function, arguments)
+
+
+def check_alone(ranks: Ranks, device: str, on_interrupt: str) -> None:
+    """ValueError for what several ranks cannot do."""
+    if not ranks.alone and device != "cpu":
+        raise ValueError(f"device must be 'cpu' with comm in this version, got {device!r}")
+    if not ranks.alone and on_interrupt != "raise":
+        raise ValueError(f"on_interrupt must be 'raise' with comm, got {on_interrupt!r}")
+
+
+def share(ranks: Ranks, method: Method, rows: int, unit: int = 1) -> slice:
+    """Share out what a run with a theta of so many rows does; this rank's rows. unit: particles that stay
+    together."""
+    count = method._shares(rows)
+    of_each = max(method._evaluated(rows) // max(count, 1), 1)  # particles of a draw
+    own = ranks.deal(count, unit // math.gcd(unit, of_each))
+    return own if count == rows else slice(0, rows)
+
+
+def together(net: TwoLayer, data: Data, particles: int, batch_size: int | None, dtype: np.dtype[Any]) -> int:
+    """Particles that are scored together and so, to have the same bits everywhere, stay on one rank."""
+    samples = min(batch_size or data.samples, data.samples)
+    path, group, _, _ = _cpu.plan(
+        net._kernel, particles, samples, len(data.y), data.loss, 0.0, dtype == np.float32
+    )
+    return group if path == "lists" else 1
+
+
+def same_on_all(
+    method: Method, seed: int, rows: int, start: Array, store: Checkpoint | None, callback: Any
+) -> dict[str, str]:
+    """Text of arguments that all ranks must give alike."""
+    return {
+        "method": repr(method),
+        "seed": repr(seed),
+        "theta": f"{rows} rows of {start.shape[1]} {start.dtype}",
+        "checkpoint": repr(None if store is None else (str(store.path), store.every, store.resume)),
+        "callback": "None" if callback is None else "a callable",
+    }
+
+
+def whole_start(net: TwoLayer, method: Method, rows: int, seed: int, dtype: np.dtype[Any], theta: Any) -> str:
+    """The fingerprint of all ranks' particles; those that are drawn are never all in memory."""
+    if theta is not None:
+        return fingerprint(np.asarray(view(theta, "theta")))
+    at_once = max(2**22 // net.size, 1)
+    parts = (
+        method._initial(net, seed, dtype, None, slice(n, min(n + at_once, rows)))
+        for n in range(0, rows, at_once)
+    )
+    return fingerprint_of((rows, net.size), dtype, parts)
