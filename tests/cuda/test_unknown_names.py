@@ -38,8 +38,8 @@ def planned(method):
 
 def start(module, made, theta, **changes):
     given = {
-        "net": NET._kernel, "method": made.kernel, "x": X, "y": Y[None], "loss": "mse", "batch": 3,
-        "theta": theta, "task": made.task, "seed": 0, "noise": made.noise, "solve": False,
+        "net": NET._kernel, "method": made.kernel, "x": X, "y": Y[None], "weights": None, "loss": "mse",
+        "batch": 3, "theta": theta, "task": made.task, "seed": 0, "noise": made.noise, "solve": False,
         "more": dict(made.more), "owner": None, "run": ON,
     }  # fmt: skip
     return module.start(**{**given, **changes})
