@@ -179,6 +179,7 @@ def test_labels_of_one_or_two_outputs_and_their_accuracy(loss, outputs):
         (np.full(90, math.nan), ValueError, "got nan at [0]"),
         (np.full(90, 1e39), ValueError, "got inf at [0]"),  # as float32
         (np.full(90, 1e-60), ValueError, "90 zeros"),
+        (np.full(90, 1e-42), ValueError, "a mean that float32 can divide by"),
         (np.full(90, 1j), TypeError, "sample_weight must hold real numbers"),
         ("balanced", TypeError, "sample_weight must be an array"),
     ],
@@ -188,3 +189,17 @@ def test_wrong_weights_are_named(weights, error, words):
     with pytest.raises(error) as caught:
         cbk.train(cbk.TwoLayer(2, 8), x, y, METHODS["CBO"], epochs=1, sample_weight=weights)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("weight", [1e308, 1e-320])
+def test_weights_whose_sum_or_its_inverse_overflows_are_refused(weight):
+    net = cbk.TwoLayer(2, 3)
+    theta, x = net.uniform(2, seed=0, dtype="float64"), np.ones((8, 2))
+    with pytest.raises(ValueError, match="a mean that float64 can divide by, got a sum of"):
+        cbk.risk(net, theta, x, np.ones(8), sample_weight=np.full(8, weight))
+
+
+@pytest.mark.parametrize("loss", [("huber", -1.0), ("nosuch", 1.0), ("mae",)])
+def test_a_pair_is_no_loss(loss):
+    with pytest.raises(TypeError, match="loss must be"):
+        cbk.train(cbk.TwoLayer(2, 3), np.ones((8, 2)), np.ones(8), cbk.Adam(), loss=loss, epochs=1)

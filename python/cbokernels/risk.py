@@ -225,10 +225,18 @@ def _weighted(y: Values, sample_weight: Any, x: Values, call: Call) -> Any:
 
 
 def check_weights(weights: Array) -> None:
-    """ValueError unless weights [S] are finite, not negative and not all 0."""
+    """ValueError unless weights [S] are finite, not negative, not all 0, and can be divided by their mean."""
     wrong = ~((weights >= 0) & (weights < np.inf))
     if wrong.any():
         i = int(wrong.argmax())
         raise ValueError(f"sample_weight must be finite and not negative, got {weights[i]} at [{i}]")
     if not weights.any():
         raise ValueError(f"sample_weight must not be 0 everywhere, got {len(weights)} zeros")
+    with np.errstate(over="ignore", divide="ignore"):
+        total = weights.sum(dtype=np.float64)
+        scale = np.asarray(len(weights) / total, weights.dtype)
+    if not (total < np.inf and scale < np.inf):
+        raise ValueError(
+            f"sample_weight must have a mean that {weights.dtype} can divide by, got a sum of {total:g}: "
+            "only the weights' ratios count"
+        )

@@ -15,7 +15,7 @@ from .._checks import PRECISIONS, WORD, boolean, choice, float_dtype, integer, r
 from .._checks import precision as check_precision
 from .._checks import seed as check_seed
 from .._inputs import readable
-from .._kinds import Loss, check_slopes, loss_text
+from .._kinds import Loss, check_slopes, loss_of, loss_text
 from .._ranks import Ranks
 from ..methods.base import Method, Setting, check_method
 from ..network import TwoLayer, check_network
@@ -180,7 +180,8 @@ def train(
     if not on_card and on_cuda(x) and cuda.is_available():
         raise TypeError("x lies in CUDA memory: train on it with device='cuda'")
     call = call_of(x, "x") if on_card else HOST
-    data = training_data(call, net, x, y, loss, dtype, method._task_axes)
+    told = None if loss is None else loss_of(loss, net.outputs)
+    data = training_data(call, net, x, y, told, dtype, method._task_axes)
     if method._gradients:
         check_slopes(data.loss)
     if sample_weight is not None:
