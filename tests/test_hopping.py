@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 from losses import fits, targets
 
 import cbokernels as cbk
@@ -103,10 +104,13 @@ def test_drift_is_the_weighted_sum_of_the_noise(threads):
 
 
 def rank_weights(risk):
-    """Weights of risks [n] by rank (0 is the best); NaN and infinities come last and have none."""
-    order = np.argsort(np.where(np.isfinite(risk), risk, np.inf), kind="stable")
-    weights = np.zeros(len(risk))
-    weights[order] = np.maximum(0, np.log(len(risk) / 2 + 0.5) - np.log(np.arange(len(risk)) + 1.0))
+    """Weights of risks [n] by rank (0 is the best); NaN and infinities come last and have none.
+
+    Equal ones have the mean of theirs."""
+    raw = np.maximum(0, np.log(len(risk) / 2 + 0.5) - np.log(np.arange(len(risk)) + 1.0))
+    finite = np.where(np.isfinite(risk), risk, np.inf)
+    first, last = scipy.stats.rankdata(finite, "min") - 1, scipy.stats.rankdata(finite, "max")
+    weights = np.array([raw[int(a) : int(b)].mean() for a, b in zip(first, last, strict=True)])
     weights[~np.isfinite(risk)] = 0
     return weights / weights.sum()
 
@@ -132,7 +136,7 @@ def test_weights_by_rank(rows, threads):
     expected = np.stack([rank_weights(column) if c != 3 else 0 * column for c, column in enumerate(risk.T)]).T
     expected[:, 3] = 0
     bad, ess = int((~np.isfinite(risk)).any(axis=1).sum()), np.empty(7)
-    if rows % 2 == 0:  # pairs one after the other; equal risks are ranked first all plus, then all minus
+    if rows % 2 == 0:  # pairs one after the other
         pairs = risk.reshape(2, -1, 7).transpose(1, 0, 2).reshape(rows, 7).copy()
         assert _cpu.hopping_weights(pairs, True, 0.0, ess, threads) == (0.0, bad)
         pairs = pairs.reshape(-1, 2, 7).transpose(1, 0, 2).reshape(rows, 7)
@@ -179,7 +183,8 @@ def test_gradient_is_the_definitions(mirrored, atoms):
     risk = (
         reference.atom_risks(net, center, theta, x, y) if atoms else reference.risk(net, theta, x, y)[:, None]
     )
-    beta = np.stack([rank_weights(column) for column in risk.T], axis=1)
+    # draws of a neuron that no sample reaches are level, which NumPy's sums are but for their last bits
+    beta = np.stack([rank_weights(column.round(13)) for column in risk.T], axis=1)
     own = beta[:, net._atom_index] if atoms else beta
     np.testing.assert_allclose(gradient, -((own - 1 / particles) * xi).sum(axis=0), atol=1e-12)
     assert ess == pytest.approx((1 / (beta**2).sum(axis=0)).mean(), rel=1e-12)
@@ -364,3 +369,16 @@ def test_wrong_networks_and_centres():
         cbk.atom_risks(net, center, center[None], x, y, precision="bf16")
     with pytest.raises(TypeError, match="center must be float32"):
         cbk.atom_risks(net, center.astype(np.float64), center[None], x, y)
+
+
+@pytest.mark.parametrize("how", [{}, {"scope": "atom"}, {"scope": "atom", "rank": 1}, {"mirrored": False}])
+def test_level_particles_move_nothing(how):
+    """Where no draw is better than another there is no direction: the centre stays where it is."""
+    rng = np.random.default_rng(0)
+    net, x = cbk.TwoLayer(3, 5, 2), rng.normal(size=(40, 3))
+    theta = net.uniform(1, seed=1, dtype="float64")
+    y = np.argmax(cbk.forward(net, theta, x)[0], axis=1)  # none is wrong, here and close by
+    method = cbk.ConsensusHopping(particles=20, spread=1e-9, lr=0.1, **how)
+    result = cbk.train(net, x, y, method, loss="zero_one", theta=theta, dtype="float64", epochs=3)
+    assert result.history["risk"][-1] == 0
+    np.testing.assert_array_equal(result.parameters, theta[0])

@@ -13,14 +13,14 @@ namespace {
 
 struct Ranked {
   double risk;
-  int64_t n;  // decides between equal risks
-  bool operator<(const Ranked& other) const { return risk < other.risk || (risk == other.risk && n < other.n); }
+  int64_t n;
+  bool operator<(const Ranked& other) const { return risk < other.risk; }
 };
 
-// Puts the `count` best in their order.  Among few, by counting how many are better than each; where some are equal,
-// and among many, by sorting.
+// Puts the `count` best in their order, and behind them those that equal the last; returns how many there are.  Among
+// few, by counting how many are better than each; where some are equal, and among many, by sorting.
 constexpr int64_t counted = 512;
-void put_best(Ranked* ranked, int64_t finite, int64_t count) {
+int64_t put_best(Ranked* ranked, int64_t finite, int64_t count) {
   if (finite <= counted) {
     double values[counted];
     int64_t ranks[counted];
@@ -33,14 +33,17 @@ void put_best(Ranked* ranked, int64_t finite, int64_t count) {
       Ranked best[counted];
       for (int64_t n = 0; n < finite; ++n) best[ranks[n]] = ranked[n];
       std::copy_n(best, count, ranked);
-      return;
+      return count;
     }
   }
   if (count < finite) std::nth_element(ranked, ranked + count, ranked + finite);
   std::sort(ranked, ranked + count);
+  const double last = ranked[count - 1].risk;
+  return std::partition(ranked + count, ranked + finite, [=](const Ranked& r) { return r.risk == last; }) - ranked;
 }
 
-// One column by rank: only the better half has weights, log_weights of their ranks.  Returns the ess.
+// One column by rank: the better half has weights, log_weights of their ranks.  Equal risks share theirs equally: else
+// the order of the draws would move a centre around which all are level.  Returns the ess.
 double rank_column(double* risk, int64_t rows, int64_t stride, int64_t fold, const double* log_weights,
                    Ranked* ranked) {
   const auto of = [=](int64_t n) -> double& { return risk[(n % (rows / fold) * fold + n / (rows / fold)) * stride]; };
@@ -51,14 +54,18 @@ double rank_column(double* risk, int64_t rows, int64_t stride, int64_t fold, con
   }
   const int64_t count = std::min(finite, rows / 2);
   if (count == 0) return 0;
-  put_best(ranked, finite, count);
+  const int64_t weighed = put_best(ranked, finite, count);
   double total = 0, squares = 0;
-  for (int64_t rank = 0; rank < count; ++rank) {
-    const double weight = of(ranked[rank].n) = log_weights[rank];
-    total += weight, squares += weight * weight;
+  for (int64_t rank = 0; rank < count; ++rank) total += log_weights[rank];
+  for (int64_t rank = 0, end; rank < weighed; rank = end) {
+    double shared = 0;
+    for (end = rank; end < weighed && ranked[end].risk == ranked[rank].risk; ++end)
+      if (end < count) shared += log_weights[end];
+    const double weight = shared / total / double(end - rank);  // 1 / rows to the last bit where all are level
+    squares += double(end - rank) * weight * weight;
+    for (int64_t r = rank; r < end; ++r) of(ranked[r].n) = weight;
   }
-  for (int64_t rank = 0; rank < count; ++rank) of(ranked[rank].n) /= total;
-  return total * total / squares;
+  return 1 / squares;
 }
 
 // One column with Gibbs weights of an ess.  Returns that, and its alpha.

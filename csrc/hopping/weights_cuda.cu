@@ -71,37 +71,63 @@ __device__ __forceinline__ int64_t place_in(const double* risk, int64_t chunk, d
   return at + (risk[at] < r || (ties && risk[at] == r));
 }
 
-// The column's particles that weigh, the sum of their weights, and the sum's square over that of squares.
-CBK_KERNEL(threads) add_weights(Ranked k, int64_t rows, int64_t* counts, double* totals, double* ess) {
+// The column's particles that weigh, were all risks different, and the sum of their weights.
+CBK_KERNEL(threads) add_weights(Ranked k, int64_t rows, int64_t* counts, double* totals) {
   const int64_t column = blockIdx.x;
   double finite = 0;
   for (int64_t c = threadIdx.x; c < k.chunks; c += threads)
     finite += double(place_in(k.risk + (column * k.chunks + c) * k.chunk, k.chunk, infinity, false));
   finite = block_sum(finite);
   const int64_t count = int64_t(finite) < rows / 2 ? int64_t(finite) : rows / 2;
-  double total = 0, squares = 0;
-  for (int64_t rank = threadIdx.x; rank < count; rank += threads) {
-    const double w = k.unnormalised[rank];
-    total += w, squares += w * w;
-  }
-  total = block_sum(total), squares = block_sum(squares);
-  if (threadIdx.x != 0) return;
-  counts[column] = count, totals[column] = total;
-  ess[column] = count > 0 ? total * total / squares : 0;
+  double total = 0;
+  for (int64_t rank = threadIdx.x; rank < count; rank += threads) total += k.unnormalised[rank];
+  total = block_sum(total);
+  if (threadIdx.x == 0) counts[column] = count, totals[column] = total;
 }
 
-// Rows of equal risk rank in their order: those of an earlier chunk come before.
+// The sum of the weights of ranks [first, last); of many, whose threads would all add them, in closed form.
+__device__ __forceinline__ double weight_of_ranks(const double* unnormalised, int64_t rows, int64_t first,
+                                                  int64_t last) {
+  if (last - first > 1024)
+    return double(last - first) * ::log(double(rows) / 2 + 0.5) -
+           (::lgamma(double(last) + 1) - ::lgamma(double(first) + 1));
+  double total = 0;
+  for (int64_t rank = first; rank < last; ++rank) total += unnormalised[rank];
+  return total;
+}
+
+// Equal risks share the weights of their ranks equally.
 CBK_KERNEL(threads)
 weigh_ranks(Ranked k, int64_t rows, int64_t columns, const int64_t* counts, const double* totals, double* weights) {
   const int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x, column = blockIdx.y;
   if (i >= k.chunks * k.chunk) return;
   const double* risk = k.risk + column * k.chunks * k.chunk;
-  const int64_t own = i / k.chunk, row = k.row[column * k.chunks * k.chunk + i], count = counts[column];
+  const int64_t row = k.row[column * k.chunks * k.chunk + i], count = counts[column];
   if (row >= rows) return;
-  int64_t rank = i % k.chunk;
-  for (int64_t c = 0; c < k.chunks; ++c)
-    rank += c == own || rank >= count ? 0 : place_in(risk + c * k.chunk, k.chunk, risk[i], c < own);
-  weights[row * columns + column] = rank < count ? k.unnormalised[rank] / totals[column] : 0;
+  int64_t first = 0, last = 0;
+  for (int64_t c = 0; c < k.chunks && first < count; ++c) {
+    first += place_in(risk + c * k.chunk, k.chunk, risk[i], false);
+    last += place_in(risk + c * k.chunk, k.chunk, risk[i], true);
+  }
+  double weight = 0;
+  if (first < count) {
+    const int64_t end = last < count ? last : count;
+    const bool all = first == 0 && end == count;  // 1 / rows to the last bit where all are level
+    weight = (all ? 1 : weight_of_ranks(k.unnormalised, rows, first, end) / totals[column]) / double(last - first);
+  }
+  weights[row * columns + column] = weight;
+}
+
+// Of normalised weights; 0 where there are none.
+CBK_KERNEL(threads)
+sizes_of(const double* weights, int64_t rows, int64_t columns, const int64_t* counts, double* ess) {
+  double squares = 0;
+  for (int64_t n = threadIdx.x; n < rows; n += threads) {
+    const double w = weights[n * columns + blockIdx.x];
+    squares += w * w;
+  }
+  squares = block_sum(squares);
+  if (threadIdx.x == 0) ess[blockIdx.x] = counts[blockIdx.x] > 0 ? 1 / squares : 0;
 }
 
 CBK_KERNEL(threads)
@@ -124,9 +150,11 @@ void weights_by_rank(const double* risk, int64_t rows, int64_t columns, double* 
   const Ranked k{sorted.data(), row.data(), chunk, chunks, unnormalised.data()};
   const unsigned across = unsigned(columns), sorting = unsigned(std::clamp(chunk / 2, int64_t(32), sorting_threads));
   launch(sort_chunks, dim3(unsigned(chunks), across), dim3(sorting), 0, stream, k, risk, rows, columns);
-  launch(add_weights, dim3(across), dim3(threads), 0, stream, k, rows, counts.data(), totals.data(), ess);
+  launch(add_weights, dim3(across), dim3(threads), 0, stream, k, rows, counts.data(), totals.data());
   launch(weigh_ranks, dim3(unsigned(blocks_for(places, threads)), across), dim3(threads), 0, stream, k, rows, columns,
          static_cast<const int64_t*>(counts.data()), static_cast<const double*>(totals.data()), weights);
+  launch(sizes_of, dim3(across), dim3(threads), 0, stream, static_cast<const double*>(weights), rows, columns,
+         static_cast<const int64_t*>(counts.data()), ess);
 }
 
 }  // namespace

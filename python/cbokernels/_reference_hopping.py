@@ -60,11 +60,14 @@ def _root(x: Any) -> Any:
 
 def rank_weights(risk: Any) -> Any:
     """Weights of risks [N, columns], column by column: log(N/2 + 1/2) - log(rank + 1), not below 0,
-    normalised; 0 for NaN and infinities."""
+    normalised; 0 for NaN and infinities. Equal risks share their weights equally."""
     risk = np.asarray(risk, float)
     order = np.argsort(np.where(np.isfinite(risk), risk, np.inf), axis=0, kind="stable")
     raw = np.maximum(0, np.log(len(risk) / 2 + 0.5) - np.log(np.arange(len(risk)) + 1.0))
     weights = np.empty_like(risk)
     np.put_along_axis(weights, order, np.broadcast_to(raw[:, None], risk.shape), axis=0)
     weights[~np.isfinite(risk)] = 0
+    for own, column in zip(weights.T, risk.T, strict=True):
+        _, level, count = np.unique(column, return_inverse=True, return_counts=True)
+        own[:] = (np.bincount(level, own) / count)[level]
     return weights / weights.sum(axis=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 from libraries import array, host, put
 
 from cbokernels import _cpu
@@ -71,13 +72,15 @@ def weights_by_rank(cuda, risk, mirrored):
 
 
 def expected_weights(risk):
-    """Of all rows, by NumPy's stable sort."""
+    """Of all rows, by SciPy's ranks: equal risks have the mean of their weights."""
     rows = len(risk)
+    raw = np.maximum(0, np.log(rows / 2 + 0.5) - np.log(np.arange(rows) + 1.0))
     weights = np.zeros(risk.shape)
-    for column in range(risk.shape[1]):
-        r = np.where(np.isfinite(risk[:, column]), risk[:, column], np.inf)
-        best = np.argsort(r, kind="stable")[: min(rows // 2, np.isfinite(r).sum())]
-        weights[best, column] = np.log(rows / 2 + 0.5) - np.log(np.arange(len(best)) + 1)
+    for own, column in zip(weights.T, risk.T, strict=True):
+        r = np.where(np.isfinite(column), column, np.inf)
+        first, last = (scipy.stats.rankdata(r, which).astype(int) for which in ("min", "max"))
+        own[:] = [raw[a - 1 : b].mean() for a, b in zip(first, last, strict=True)]
+        own[~np.isfinite(column)] = 0
     return weights / weights.sum(axis=0)
 
 
@@ -97,8 +100,18 @@ def test_weights_by_rank(cuda, rows, columns):
     np.testing.assert_allclose(weights, whole[: rows // 2] - whole[rows // 2 :], rtol=1e-12, atol=1e-16)
 
 
+@pytest.mark.parametrize("rows", [10, 5000])
+def test_level_risks_weigh_alike(cuda, rows):
+    risk = np.full((rows, 1), 0.25)
+    weights, ess = weights_by_rank(cuda, risk, True)
+    np.testing.assert_array_equal(weights, np.zeros((rows // 2, 1)))
+    np.testing.assert_allclose(ess, rows, rtol=1e-12)
+    weights, _ = weights_by_rank(cuda, risk, False)
+    np.testing.assert_array_equal(weights, np.zeros((rows, 1)))
+
+
 def test_the_number_of_launches_does_not_grow(emulated):
-    """Ranks: a sort, sums, ranks, draws.  Alphas: one for few particles, else extremes and one a round."""
+    """Ranks: sort, sums, ranks, sizes, draws. Alphas: one for few, else extremes and one a round."""
     module = emulated.module
     risk = np.random.default_rng(2).uniform(size=(20000, 1))
 
@@ -107,5 +120,5 @@ def test_the_number_of_launches_does_not_grow(emulated):
         call(module, *arguments)
         return module.counts()["kernels"] - before
 
-    assert [launches(weights_by_rank, risk[:rows], True) for rows in (200, 20000)] == [4, 4]
+    assert [launches(weights_by_rank, risk[:rows], True) for rows in (200, 20000)] == [5, 5]
     assert [launches(alphas_for_ess, risk[:rows], 50) for rows in (200, 20000)] == [1, 15]

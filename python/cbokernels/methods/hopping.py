@@ -41,7 +41,8 @@ class ConsensusHopping(Method):
     spread: s, the standard deviation around the centre, above 0. Default Exponential(0.1, 0.01).
     lr: Adam's step of the centre. None: Exponential(0.3, 0.003), a tenth of it for networks with
         scaling "none".
-    weights: "rank" (log N/2 + 1/2 minus log rank, not below 0) or `TargetEss(fraction)` for Gibbs weights.
+    weights: "rank" (log N/2 + 1/2 minus log rank, not below 0; equal risks share theirs equally) or
+        `TargetEss(fraction)` for Gibbs weights.
     mirrored: draw pairs c ± s xi.
     scope: "network" scores whole particles; "atom" scores the centre with one neuron replaced, neuron
         by neuron, which is for many more parameters than particles (no output bias; only for `train`).
