@@ -192,3 +192,27 @@ def test_a_checkpoint_of_standardised_inputs_loads_as_its_result(tmp_path):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(result, name))
     with pytest.raises(ValueError, match="standardize is True in the checkpoint and absent now"):
         cbk.train(NET, x, Y, cbk.CBO(particles=8), checkpoint=path, resume=True, epochs=3, dtype="float64")
+
+
+@pytest.mark.parametrize(
+    ("column", "words"), [(1e7, "mean 1e.07"), (1.6e9, "mean 1.6e.09"), (1e-40, "deviation")]
+)
+def test_columns_that_parameters_cannot_take_in_are_told(column, words):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(50, 3))
+    x[:, 2] = x[:, 2] * column if column < 1 else x[:, 2] + column
+    net, y = cbk.TwoLayer(3, 4), rng.normal(size=50)
+    with pytest.warns(cbk.CboWarning, match=f"column 2 of x has .*{words}"):
+        cbk.train(net, x, y, cbk.Adam(), epochs=1, standardize=True)
+    if column == 1e7:
+        cbk.train(net, x, y, cbk.Adam(), epochs=1, standardize=True, dtype="float64")  # without a warning
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"), [(np.inf, r"inf at \[5, 1\]"), (np.nan, r"nan at \[5, 1\]"), (1e200, "column 1")]
+)
+def test_what_cannot_be_standardised_is_named(bad, message):
+    x = np.random.default_rng(4).normal(size=(8, 3))
+    x[5, 1] = bad
+    with pytest.raises(ValueError, match=message):
+        cbk.train(cbk.TwoLayer(3, 4), x, x[:, 0], cbk.Adam(), epochs=1, standardize=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from .data import Data
 # trained on all the same.
 _LARGE, _SMALL = 300.0, 1e-3
 _LARGE_TARGET = 100.0
+_LOST = 0.01  # of a standard deviation, by rounding the mean
 _OFFSET = 100.0  # mean over standard deviation, from which a neuron's kink does not reach the data
 _CLASSES = 20  # more whole numbers than these are no classes, or their user knows
 
@@ -78,6 +80,20 @@ def _named(columns: Array) -> str:
     found = np.flatnonzero(columns).tolist()
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     return f"column{'s' if len(found) > 1 else ''} {', '.join(map(str, found[:5]))}{more}"
+
+
+def advise_on_folding(mean: Array, scale: Array, dtype: np.dtype[Any]) -> None:
+    """Warn of columns [d] whose mean and scale parameters of this dtype cannot take in."""
+    told: Any = np.finfo(dtype)
+    with np.errstate(over="ignore"):
+        lost = (np.abs(mean) / scale * told.eps > _LOST) | (1 / scale > told.max)
+    if lost.any():
+        k = int(lost.argmax())
+        _warn(
+            f"column {k} of x has mean {mean[k]:.3g} and standard deviation {scale[k]:.3g}, which {dtype} "
+            "parameters for x itself cannot take in: predictions will differ from the history. Centre and "
+            "scale x yourself" + (", or take dtype='float64'" if dtype == np.float32 else "")
+        )
 
 
 def _warn(message: str) -> None:

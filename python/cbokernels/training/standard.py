@@ -27,7 +27,8 @@ class Standard:
     @classmethod
     def of(cls, net: TwoLayer, x: Any) -> Standard | None:
         """From training data's mean and standard deviation; columns that are constant have scale 1. None for
-        what are no inputs of the network, which `training_data` says. TypeError for x on a card."""
+        what are no inputs of the network, which `training_data` says. TypeError for x on a card; ValueError
+        for what is not finite, or whose deviation is not."""
         if on_cuda(x):
             raise TypeError("x must lie in host memory for standardize=True, got an array in CUDA memory")
         values: Any = HOST.view(x, "x")
@@ -36,8 +37,15 @@ class Standard:
         rows = values.reshape(-1, net.inputs)
         if not len(rows):
             return None
-        with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinities are refused later
+        if values.dtype.kind == "f":
+            HOST.check_finite(values, "x")  # in the caller's numbers: later a column would be NaN as a whole
+        with np.errstate(over="ignore", invalid="ignore"):
             mean, scale = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
+        if not np.isfinite(scale).all():
+            column = int(np.argmin(np.isfinite(scale)))
+            raise ValueError(
+                f"x must have finite deviations for standardize=True, got {scale[column]} in column {column}"
+            )
         constant = (rows == rows[0]).all(axis=0)
         return cls(net, np.where(constant, rows[0], mean), np.where(constant | ~(scale > 0), 1.0, scale))
 

@@ -20,7 +20,7 @@ from .._ranks import Ranks
 from ..methods.base import Method, Setting, check_method
 from ..network import TwoLayer, check_network
 from ..result import Result, State, pack_net
-from .advice import advise
+from .advice import advise, advise_on_folding
 from .arguments import check_callback, check_device, on_host, own_particles, particles_of
 from .card import CardScored, DeviceStepper
 from .checkpoint import alone, fingerprint
@@ -177,6 +177,7 @@ def train(
     standard = Standard.of(net, x) if boolean(standardize, "standardize") else None
     if standard is not None:
         x = standard.apply(x, "x")
+        advise_on_folding(standard.mean, standard.scale, dtype)
     if not on_card and on_cuda(x) and cuda.is_available():
         raise TypeError("x lies in CUDA memory: train on it with device='cuda'")
     call = call_of(x, "x") if on_card else HOST
