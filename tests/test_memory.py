@@ -156,3 +156,38 @@ def test_networks_whose_size_overflows_are_refused():
     """The compiled module by itself: 2^32 times 2^32 weights are none in 64 bits."""
     with pytest.raises(ValueError, match=r"\[1, 2\^31\)"):
         _cpu.Network(2**32, 2**32, 1, "relu", "mean", False)
+
+
+GRADIENTS = """
+import numpy as np
+import cbokernels as cbk
+
+def peak():  # MB; ru_maxrss would be that of the parent process where it is larger
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+def problem(n, m, s, c):
+    net = cbk.TwoLayer(inputs=2, width=m, outputs=c)
+    return net, np.ones((n, net.size), "f4"), np.ones((s, 2), "f4"), np.zeros(s, np.int32)
+
+cbk.risk_gradient(*problem(20, 10, 50, 2), loss="cross_entropy")
+grown = []
+for n, c in (20, 2), (1, 2), (20, 1):
+    big = problem(n, 1000, 20_000, c)
+    with open("/proc/self/clear_refs", "w") as reset:
+        reset.write("5")
+    before = peak()
+    cbk.risk_gradient(*big, loss="cross_entropy", num_threads=2)
+    grown.append(peak() - before)
+before = peak()
+hidden = np.ones((1000, 20_000), "f4")  # one particle's hidden activations, 76 MB: the measure must see them
+print(max(grown), peak() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_hidden_activations_are_not_stored():
+    run = subprocess.run([sys.executable, "-c", GRADIENTS], capture_output=True, text=True, check=True)
+    grown, control = map(float, run.stdout.split())
+    assert grown < 12
+    assert control > 50

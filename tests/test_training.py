@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import math
 import os
-import re
-import struct
-import subprocess
-import sys
-import termios
 from pathlib import Path
 
 import numpy as np
@@ -222,68 +215,6 @@ def test_a_batch_larger_than_the_data_is_the_data_shuffled():
     np.testing.assert_array_equal(a.particles, b.particles)
 
 
-def test_warning_of_nonfinite_risks_comes_once_with_the_count():
-    x, y = data()
-    theta = NET.uniform(6, seed=0)
-    theta[2] = 1e30
-    method = cbk.CBO(alpha=1e3, drift=0.0, noise="none")
-    with pytest.warns(cbk.CboWarning, match=r"epoch 1: 1 risks were NaN or infinite") as caught:
-        result = cbk.train(NET, x, y, method, theta=theta, epochs=3)
-    assert len(caught) == 1
-    assert caught[0].filename == __file__
-    assert np.isfinite(result.parameters).all()
-
-
-def test_warning_of_collapse_comes_once_and_says_what_helps():
-    x, y = data()
-    with pytest.warns(cbk.CboWarning, match=r"has collapsed, .*floor.*alpha.*diffusion") as caught:
-        result = cbk.train(NET, x, y, cbk.CBO(particles=20, diffusion=0.3), epochs=400)
-    assert len(caught) == 1
-    assert re.search(r"; the ensemble had collapsed in epoch \d+, at risk 0\.", result.message)
-    assert caught[0].filename == __file__
-
-
-def test_printed_sine_parameters_are_seen_to_freeze():
-    """Although a few coordinates keep the variance of that ensemble large."""
-    x, y = sine.samples()
-    with pytest.warns(cbk.CboWarning, match="collapsed"):
-        result = cbk.train(sine.NET, x, y, cbk.CBO(), epochs=120, batch_size=800)
-    assert result.history["risk"][-1] > 1e-3  # well above what the same network learns elsewhere
-    assert np.mean(result.particles.std(axis=0, dtype=np.float64) < 1e-6) > 0.9
-    assert result.history["variance"][-1] > 1e-6
-
-
-def test_no_warning_of_collapse_when_the_risk_is_gone_or_nothing_moved():
-    x, y = data()
-    solved = NET.uniform(20, seed=0)
-    solved[:, 24:] = 0  # the second layer: every network is 0
-    result = cbk.train(NET, x, 0 * y, cbk.CBO(diffusion=0.3), theta=solved, epochs=400)
-    assert (result.particles.std(axis=0) < 1e-7).all()
-    cbk.train(NET, x, y, cbk.CBO(particles=1), epochs=5)
-    cbk.train(NET, x, y, cbk.CBO(particles=9, drift=0.0, noise="none"), epochs=5)
-
-
-@pytest.mark.filterwarnings("ignore:.*risks were:cbokernels.CboWarning")
-@pytest.mark.filterwarnings("ignore:.*flying apart:cbokernels.CboWarning")
-def test_warning_of_overflow():
-    x, y = data()
-    method = cbk.CBO(particles=20, alpha=math.inf, diffusion=50.0)
-    with pytest.warns(
-        cbk.CboWarning, match=r"has overflowed, \d+ of 20 particles .* smaller diffusion"
-    ) as caught:
-        result = cbk.train(NET, x, y, method, epochs=100)
-    assert len([w for w in caught if "overflowed" in str(w.message)]) == 1
-    assert not np.isfinite(result.history["variance"][-1])
-    assert np.isfinite(result.history["risk"]).all()
-
-
-def test_no_finite_risk_says_when():
-    x, y = data()
-    theta = np.full((3, NET.size), 1e30, np.float32)
-    with pytest.raises(cbk.ConsensusError, match=r"epoch 1, step 0: "):
-        cbk.train(NET, x, y, cbk.CBO(), theta=theta, epochs=3)
-
-
 X, Y = data(6)
 THETA = NET.uniform(4, seed=0)
 NAN = X.copy()
@@ -378,55 +309,6 @@ def test_labels_out_of_range(labels):
 def test_cuda_where_there_is_none():
     with pytest.raises(cbk.CudaUnavailableError, match=r"device='cuda' is not available: .*(build|driver)"):
         cbk.train(NET, X, Y, cbk.CBO(), epochs=1, device="cuda")
-
-
-def test_progress_writes_a_bar(capfd):
-    cbk.train(NET, X, Y, cbk.CBO(particles=4), epochs=3, progress=True)
-    shown = capfd.readouterr()
-    assert shown.out == ""
-    assert "3/3" in shown.err
-    assert all(word in shown.err for word in ("risk", "ess", "steps/s"))
-
-
-BAR = """
-import time, numpy as np, cbokernels as cbk
-cbk.train(
-    cbk.TwoLayer(1, 2, 1), np.ones((3, 1)), np.ones(3), cbk.Adam(), epochs=400, progress=True,
-    callback=lambda state: time.sleep(0.005),
-)
-"""
-
-
-@pytest.mark.parametrize(("where", "lines"), [("pipe", (4, 9)), ("dumb", (4, 9)), ("terminal", (12, 400))])
-def test_the_bar_is_written_seldom_where_nothing_draws_it_in_place(where, lines):
-    """Of two seconds: ten times each in a terminal, else after a tenth and then twice as late each time."""
-    reader, writer = os.pipe() if where == "pipe" else os.openpty()
-    if where != "pipe":
-        fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))
-    environment = {**os.environ, "TERM": "dumb" if where == "dumb" else "xterm", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", BAR], stderr=writer, env=environment)
-    os.close(writer)
-    shown = b""
-    with contextlib.suppress(OSError):  # how a terminal tells that nobody writes any more
-        while part := os.read(reader, 4096):
-            shown += part
-    os.close(reader)
-    assert process.wait() == 0
-    assert lines[0] <= shown.count(b"epoch/s") <= lines[1], shown.decode()
-    assert b"400/400" in shown
-    assert b"<" in shown  # the time left
-    assert b"ess" not in shown  # Adam has none
-
-
-def test_the_library_prints_nothing(capfd):
-    cbk.train(NET, X, Y, cbk.CBO(particles=4), epochs=3)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_progress_without_tqdm_names_the_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
-    with pytest.raises(ImportError, match=r"progress=True needs tqdm: pip install 'cbokernels\[plots\]'"):
-        cbk.train(NET, X, Y, cbk.CBO(particles=4), epochs=1, progress=True)
 
 
 @pytest.mark.parametrize(
