@@ -26,12 +26,22 @@ namespace cbk {
   X(logistic, side, sloped, 0) \
   X(cross_entropy, labels, sloped, 0) \
   X(zero_one, sides, flat, 0)
-#define CBK_NOISES(X) X(anisotropic) X(isotropic) X(truncated) X(additive) X(none)  // update/update_law.hpp
+// What an update computes of a coordinate: update/update_math.hpp.
+#define CBK_UPDATE_FORMS(X) X(multiplied) X(floored) X(added) X(quiet) X(still)
+// With each noise the parameter that decides its form, the forms where that is 0 and where it is above, and what the
+// normals' factor is multiplied by.
+#define CBK_NOISES(X) \
+  X(anisotropic, floor, multiplied, floored, nothing) \
+  X(isotropic, diffusion, quiet, added, distance) \
+  X(truncated, diffusion, quiet, added, bounded_distance) \
+  X(additive, diffusion, quiet, added, nothing) \
+  X(none, diffusion, quiet, quiet, nothing)
 
 #define CBK_KIND_NAME(name, ...) name,
 enum class Activation { CBK_ACTIVATIONS(CBK_KIND_NAME) };
 enum class LossKind { CBK_LOSSES(CBK_KIND_NAME) };
 enum class Noise { CBK_NOISES(CBK_KIND_NAME) };
+enum class UpdateForm { CBK_UPDATE_FORMS(CBK_KIND_NAME) };
 #undef CBK_KIND_NAME
 
 // What a sample's outputs are compared with.
@@ -53,6 +63,23 @@ CBK_EVERYWHERE constexpr LossTraits traits_of(LossKind kind) {
 #define CBK_KIND_CASE(name, targets, slopes, parameter) \
   case LossKind::name: return {Targets::targets, Slopes::slopes, parameter};
   switch (kind) { CBK_LOSSES(CBK_KIND_CASE) }
+#undef CBK_KIND_CASE
+  return {};
+}
+
+enum class DecidedBy { floor, diffusion };
+enum class Reach { nothing, distance, bounded_distance };  // to the point; bounded: by the radius
+
+struct NoiseTraits {
+  DecidedBy decided_by;
+  UpdateForm without, with;
+  Reach reach;
+};
+
+CBK_EVERYWHERE constexpr NoiseTraits traits_of(Noise noise) {
+#define CBK_KIND_CASE(name, decided_by, without, with, reach) \
+  case Noise::name: return {DecidedBy::decided_by, UpdateForm::without, UpdateForm::with, Reach::reach};
+  switch (noise) { CBK_NOISES(CBK_KIND_CASE) }
 #undef CBK_KIND_CASE
   return {};
 }

@@ -81,7 +81,7 @@ step_small(Small<T> k) {
   const StepNumbers<T> now = *k.now;  // which no kernel writes
   T z[columns] = {};
   const auto draw = [&](int64_t n) {
-    if constexpr (form != UpdateForm::quiet)
+    if constexpr (draws(form))
       if (n < k.particles) normals(Counter{k.seed, 0, now.step, uint32_t(n)}, uint32_t(blockIdx.x), z);
   };
   draw(threadIdx.x);
@@ -122,14 +122,9 @@ void consensus_and_update(const UpdateProblem<T>& problem, const double* risk, A
     launch_chained(kernel, dim3(unsigned(blocks_for(k.size, columns))), dim3(threads),
                    size_t(k.particles * columns) * sizeof(T), native(on), k);
   };
-  switch (form_of(problem.noise, problem.diffusion, problem.floor)) {
-    case UpdateForm::multiplied: return start(step_small<UpdateForm::multiplied, T>);
-    case UpdateForm::floored: return start(step_small<UpdateForm::floored, T>);
-    case UpdateForm::added: return start(step_small<UpdateForm::added, T>);
-    case UpdateForm::quiet: return start(step_small<UpdateForm::quiet, T>);
-    case UpdateForm::still: break;  // no noise has it
-  }
-  throw std::logic_error("no form of a noisy update");
+  with_form(form_of(problem), [&](auto form) {
+    if constexpr (form() != UpdateForm::still) start(step_small<form(), T>);  // which no noise has
+  });
 }
 
 #define CBK_INSTANTIATE(T) \

@@ -36,15 +36,18 @@ void Steps<T>::set_task(const int32_t* host) {
       "copy of the tasks");
 }
 
-// By the floor of anisotropic noise, by the diffusion of others [update_law.hpp: form_of].
 template <class T>
-int Steps<T>::form_with(const EpochNumbers& numbers) const {
-  if (forms() == 1) return 0;
-  return shape_.noise == Noise::anisotropic ? numbers.floor > 0 : numbers.diffusion != 0;
+int Steps<T>::forms() const {
+  const NoiseTraits traits = traits_of(shape_.noise);
+  return is_noisy() && traits.with != traits.without ? 2 : 1;
 }
 template <class T>
-EpochNumbers Steps<T>::with_form(EpochNumbers numbers, int form) const {
-  if (form != form_with(numbers)) (shape_.noise == Noise::anisotropic ? numbers.floor : numbers.diffusion) = form;
+int Steps<T>::form_with(const EpochNumbers& numbers) const {
+  return forms() == 2 && deciding(shape_.noise, numbers) > 0;
+}
+template <class T>
+EpochNumbers Steps<T>::numbers_with_form(EpochNumbers numbers, int form) const {
+  if (form != form_with(numbers)) deciding(shape_.noise, numbers) = form;
   return numbers;
 }
 
@@ -148,7 +151,7 @@ class ConsensusSteps : public Steps<T> {
            velocity_.data(), rows, this->size_, update.rows, place.now);
   }
 
-  int forms() const override { return this->shape_.noise == Noise::none ? 1 : 2; }
+  bool is_noisy() const override { return true; }
   Alphas last_alphas(const Dials<T>* last) const override {
     return this->shape_.solve ? Alphas{0, alphas_.data(), 1} : Alphas{0, &last->alpha, 0};
   }
@@ -239,13 +242,13 @@ class GradientFlowSteps : public Steps<T> {
     langevin_kick(this->theta(), static_cast<const T*>(this->gradient_.data()), s.particles, this->size_,
                   kicks() * double(s.net.width), this->numbers_.dt, this->on(), &place.now->langevin);
     UpdateProblem<T> noise = this->update_problem();
-    if (form_of(noise.noise, noise.diffusion, noise.floor) != UpdateForm::added) return;
+    if (!draws(form_of(noise))) return;
     noise.point = origin_.data();
     cbo_update(noise, 1, this->on(), &place.now->update);
   }
   bool reports_each() const override { return true; }
   double kicks() const override { return 2; }
-  int forms() const override { return this->shape_.noise == Noise::none ? 1 : 2; }
+  bool is_noisy() const override { return true; }
 
  private:
   DeviceBuffer<T> origin_;

@@ -54,10 +54,11 @@ class Steps {
   virtual void step(const RiskProblem<T>& batch, const StepPlace<T>& place) = 0;
 
   // Laws of noise that are kernels of their own: steps that were captured with one cannot be replayed with another.
-  virtual int forms() const { return 1; }
+  int forms() const;
   int form_with(const EpochNumbers& numbers) const;  // 0 ... forms() - 1
-  EpochNumbers with_form(EpochNumbers numbers, int form) const;
+  EpochNumbers numbers_with_form(EpochNumbers numbers, int form) const;
   void begin(const EpochNumbers& numbers) { numbers_ = numbers; }  // of the epoch
+  virtual bool is_noisy() const { return false; }                  // the noise is an update's
   virtual int64_t parts() const { return 1; }           // of a step, each with as many kernels as another method's step
   virtual bool scores_itself() const { return false; }  // place.risk is not written, and troubles are looked for
   virtual bool reports_each() const { return false; }   // particle for itself, and no points

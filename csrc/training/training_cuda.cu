@@ -243,7 +243,7 @@ class TrainingRun final : public Run {
   // steps but its very first.
   void capture(const EpochNumbers& numbers) {
     for (int form = 0; form < steps_->forms(); ++form) {
-      steps_->begin(steps_->with_form(numbers, form));
+      steps_->begin(steps_->numbers_with_form(numbers, form));
       for (Segment* part : {&body_, &tail_})
         if (part->last || epoch_steps_ > part->steps)
           part->graphs[form].capture(stream(), [&] { enqueue(*part, uint32_t(epoch_steps_)); });

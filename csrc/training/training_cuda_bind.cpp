@@ -89,7 +89,7 @@ bool has_word(const std::string& words, const std::string& word) {
 // What the method has not is NaN.
 EpochNumbers numbers_of(const RunShape& shape, const Numbers& numbers) {
   const auto is_read = [&, words = reads[size_t(shape.method)].of_an_epoch + std::string(" limit")](const char* name) {
-    if (name == std::string("radius") && shape.noise != Noise::truncated) return false;
+    if (name == std::string("radius") && traits_of(shape.noise).reach != Reach::bounded_distance) return false;
     if (name == std::string("friction") && shape.method == Method::cbo && !shape.flies) return false;
     return has_word(words, name);
   };

@@ -22,8 +22,14 @@
 
 namespace cbk {
 
-// What a kernel computes per coordinate, with delta = theta - v.
-enum class UpdateForm { multiplied, floored, added, quiet, still };  // still: no drift either, Adam alone
+CBK_EVERYWHERE constexpr bool draws(UpdateForm form) { return form != UpdateForm::quiet && form != UpdateForm::still; }
+
+// f(form), as a constant.
+template <class F>
+CBK_EVERYWHERE void with_form(UpdateForm form, F&& f) {
+  using Kind = UpdateForm;
+  switch (form) { CBK_UPDATE_FORMS(CBK_KIND_CALL) }
+}
 
 template <class T>
 struct AdamCoefficients {

@@ -76,7 +76,7 @@ class Together {
  public:
   // As many rows as their noise is drawn of at a time.  Without noise nothing but memory bounds them.
   static int64_t most(const UpdateProblem<T>& problem, UpdateForm form) {
-    const bool drawn = form != UpdateForm::quiet || problem.rows;
+    const bool drawn = draws(form) || problem.rows;
     return drawn ? rows_drawn(problem.size) : 4 * rows_drawn(problem.size);
   }
   static int64_t size(const UpdateProblem<T>& problem, UpdateForm form) { return 4 * length(problem, form); }
@@ -101,7 +101,7 @@ class Together {
   void move(int64_t first, int64_t count) {
     const int64_t size = problem_.size;
     uint32_t particle[drawn_blocks];
-    const bool noisy = form_ != UpdateForm::quiet;
+    const bool noisy = draws(form_);
     if (noisy || problem_.rows)
       for (int64_t i = 0; i < count; ++i) particle[i] = uint32_t(particle_of(problem_, first + i));
     for (int64_t i = 0; i < count && problem_.task; ++i)
@@ -124,7 +124,7 @@ class Together {
   }
 
   void spread_distances(const T* theta, int64_t count) {
-    const double most = problem_.noise == Noise::truncated ? problem_.radius : std::numeric_limits<double>::infinity();
+    const double most = farthest(problem_);
     double distance2[drawn_blocks];
     isa_table().update<T>().distances2(theta, towards_, count, problem_.size, distance2);
     for (int64_t i = 0; i < count; ++i) distance2[i] = b_ * std::min(std::sqrt(distance2[i]), most);
@@ -167,6 +167,7 @@ void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>
   constexpr int64_t piece = 8192;  // coordinates; a row longer than this is shared by several threads
   const UpdateKernels<T>& kernels = isa_table().update<T>();
   const bool distances = by_distance(problem.noise);
+  const double most = farthest(problem);
   const int64_t rows = row_count(problem), size = problem.size;
 
   // in-place steps change theta: all distances first
@@ -176,7 +177,7 @@ void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>
     parallel_for(rows, threads, [&](int64_t i) {
       const int64_t n = particle_of(problem, i);
       const double d = std::sqrt(kernels.distance2(problem.theta + n * size, point_of(problem, n), size));
-      distance.data()[i] = problem.noise == Noise::truncated ? std::min(d, problem.radius) : d;
+      distance.data()[i] = std::min(d, most);
     }, short_tasks(size));
   }
 
@@ -198,12 +199,12 @@ void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>
 
 template <class T>
 void cbo_update(const UpdateProblem<T>& problem, int num_threads) {
-  update<T>(problem, form_of(problem.noise, problem.diffusion, problem.floor), nullptr, num_threads);
+  update<T>(problem, form_of(problem), nullptr, num_threads);
 }
 
 template <class T>
 void hybrid_update(const UpdateProblem<T>& problem, const AdamState<T>& adam, int num_threads) {
-  update(problem, form_of(problem.noise, problem.diffusion, problem.floor), &adam, num_threads);
+  update(problem, form_of(problem), &adam, num_threads);
 }
 
 template <class T>

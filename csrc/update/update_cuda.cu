@@ -38,7 +38,7 @@ __device__ __forceinline__ bool has_point(const Step<T>& k, int64_t n) {
 template <UpdateForm form, bool adam, bool plain, class T>
 CBK_KERNEL(256)
 step_rows(Step<T> k) {
-  constexpr bool noisy = form != UpdateForm::quiet && form != UpdateForm::still, pointed = form != UpdateForm::still;
+  constexpr bool noisy = draws(form), pointed = form != UpdateForm::still;
   const StepNumbers<T> now = k.current();
   for_columns(k.size, [&](int64_t i, int count) {
     T point[4] = {};
@@ -132,14 +132,7 @@ void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, con
     launch(distances<T>, strided_grid(distances<T>, moving, 256), dim3(256), 0, stream, k, distance.data());
     k.distance = distance.data();
   }
-  switch (form) {
-    case UpdateForm::multiplied: return run<UpdateForm::multiplied>(k, stream);
-    case UpdateForm::floored: return run<UpdateForm::floored>(k, stream);
-    case UpdateForm::added: return run<UpdateForm::added>(k, stream);
-    case UpdateForm::quiet: return run<UpdateForm::quiet>(k, stream);
-    case UpdateForm::still: return run<UpdateForm::still>(k, stream);
-  }
-  throw std::logic_error("unknown form of an update");
+  with_form(form, [&](auto constant) { run<constant()>(k, stream); });
 }
 
 }  // namespace
@@ -147,24 +140,20 @@ void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, con
 template <class T>
 StepNumbers<T> numbers_of(const UpdateProblem<T>& problem, const AdamState<T>* adam) {
   const UpdateScalars scalars = scalars_of(problem);
-  return {T(scalars.a),
-          T(scalars.b),
-          T(scalars.floor),
-          scalars.b,
-          problem.noise == Noise::truncated ? problem.radius : infinity,
-          adam ? coefficients(*adam) : AdamCoefficients<T>{},
+  return {T(scalars.a),    T(scalars.b),      T(scalars.floor),
+          scalars.b,       farthest(problem), adam ? coefficients(*adam) : AdamCoefficients<T>{},
           problem.key.step};
 }
 
 template <class T>
 void cbo_update(const UpdateProblem<T>& problem, int64_t tasks, CudaStream stream, const StepNumbers<T>* now) {
-  update<T>(problem, tasks, form_of(problem.noise, problem.diffusion, problem.floor), nullptr, stream, now);
+  update<T>(problem, tasks, form_of(problem), nullptr, stream, now);
 }
 
 template <class T>
 void hybrid_update(const UpdateProblem<T>& problem, int64_t tasks, const AdamState<T>& adam, CudaStream stream,
                    const StepNumbers<T>* now) {
-  update(problem, tasks, form_of(problem.noise, problem.diffusion, problem.floor), &adam, stream, now);
+  update(problem, tasks, form_of(problem), &adam, stream, now);
 }
 
 template <class T>

@@ -2,24 +2,33 @@
 #pragma once
 
 #include <cmath>
-#include <stdexcept>
+#include <limits>
 
 #include "update.hpp"
 
 namespace cbk {
 
-inline UpdateForm form_of(Noise noise, double diffusion, double floor) {
-  switch (noise) {
-    case Noise::anisotropic: return floor > 0 ? UpdateForm::floored : UpdateForm::multiplied;
-    case Noise::isotropic:
-    case Noise::truncated:
-    case Noise::additive: return diffusion == 0 ? UpdateForm::quiet : UpdateForm::added;
-    case Noise::none: return UpdateForm::quiet;
-  }
-  throw std::logic_error("unknown noise");
+// `of` has the noise's parameters: an UpdateProblem, or the numbers of an epoch.
+template <class Parameters>
+auto& deciding(Noise noise, Parameters& of) {
+  return traits_of(noise).decided_by == DecidedBy::floor ? of.floor : of.diffusion;
+}
+template <class Parameters>
+UpdateForm form_of(Noise noise, const Parameters& of) {
+  return deciding(noise, of) > 0 ? traits_of(noise).with : traits_of(noise).without;
+}
+template <class T>
+UpdateForm form_of(const UpdateProblem<T>& problem) {
+  return form_of(problem.noise, problem);
 }
 
-inline bool by_distance(Noise noise) { return noise == Noise::isotropic || noise == Noise::truncated; }
+inline bool by_distance(Noise noise) { return traits_of(noise).reach != Reach::nothing; }
+// The distance at which the noise stops growing.
+template <class T>
+double farthest(const UpdateProblem<T>& problem) {
+  return traits_of(problem.noise).reach == Reach::bounded_distance ? problem.radius
+                                                                   : std::numeric_limits<double>::infinity();
+}
 
 template <class T>
 AdamCoefficients<T> coefficients(const AdamState<T>& adam) {

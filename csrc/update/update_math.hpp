@@ -6,6 +6,7 @@
 
 namespace cbk::CBK_ISA {
 
+// delta = theta - v.  quiet: no noise; still: no drift either, Adam alone.
 template <UpdateForm form, class V>
 CBK_INLINE V moved(V theta, V delta, V z, V a, V b, V floor) {
   if constexpr (form == UpdateForm::multiplied) {

@@ -53,7 +53,7 @@ CBK_INLINE void update_rest(const UpdateRow<T>& row, int64_t at, const Vector<T>
 // row by value: what nobody else sees stays in registers while theta is written
 template <UpdateForm form, bool adam, class T>
 void update_row(const UpdateRow<T> row, const Counter& counter) {
-  constexpr bool noisy = form != UpdateForm::quiet && form != UpdateForm::still;
+  constexpr bool noisy = draws(form);
   constexpr const T* same_b = nullptr;
   NoiseRow<T> noise(counter, row.begin, row.end - row.begin);
   Vector<T> z[noise_block / lanes<T>] = {};
@@ -83,17 +83,8 @@ void update_drawn(const UpdateRow<T> row, const T* noise, const T* factor) {
 // f(form, whether Adam has a part), both as constants.
 template <class T, class F>
 CBK_INLINE void by_form(UpdateForm form, const UpdateRow<T>& row, F f) {
-  const auto with = [&](auto constant) {
-    row.gradient ? f(constant, std::true_type()) : f(constant, std::false_type());
-  };
-  switch (form) {
-    case UpdateForm::multiplied: return with(std::integral_constant<UpdateForm, UpdateForm::multiplied>());
-    case UpdateForm::floored: return with(std::integral_constant<UpdateForm, UpdateForm::floored>());
-    case UpdateForm::added: return with(std::integral_constant<UpdateForm, UpdateForm::added>());
-    case UpdateForm::quiet: return with(std::integral_constant<UpdateForm, UpdateForm::quiet>());
-    case UpdateForm::still: return with(std::integral_constant<UpdateForm, UpdateForm::still>());
-  }
-  __builtin_unreachable();  // the compiler asks for every form above
+  with_form(form,
+            [&](auto constant) { row.gradient ? f(constant, std::true_type()) : f(constant, std::false_type()); });
 }
 
 template <class T>
