@@ -95,10 +95,10 @@ class Checks:
         wide = (17,) if self._small else (17, 40, 784)
         yield "", (1, 3)
         try:
-            groups = self._module.use_warp_groups(False)
+            groups = self._module.testing.use_warp_groups(False)
             yield " by warps", wide
         finally:
-            self._module.use_warp_groups(True)
+            self._module.testing.use_warp_groups(True)
         if groups:
             yield " by warp groups", wide
 

@@ -89,11 +89,11 @@ class Ours:
         for form in forms:
             arguments = (item.inner,) if form == self.clock.row else ()
             yield self._shared(form(name, "cbokernels", item.call, *arguments), item)
-        if item.engines and self.library.card and cbk.cuda.module().use_warp_groups(False):
+        if item.engines and self.library.card and cbk.cuda.module().testing.use_warp_groups(False):
             try:
                 yield self._shared(self.clock.row(name, "cbokernels, mma", item.call, item.inner), item)
             finally:
-                cbk.cuda.module().use_warp_groups(True)
+                cbk.cuda.module().testing.use_warp_groups(True)
 
     def _shared(self, row: Row, item: Item) -> Row:
         limit = self._limit(item.of) if item.of else None

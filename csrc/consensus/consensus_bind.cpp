@@ -105,16 +105,7 @@ void register_typed(py::module_& m) {
 void register_consensus(py::module_& m) {
   register_typed<float>(m);
   register_typed<double>(m);
-#if defined(CBK_CARD)
-  m.def("alphas_for_ess",
-        [](const Input<double>& risk, const Input<double>& target, const Output<double>& alphas, const Execution& run) {
-    const int64_t particles = rows_of("risk", risk), tasks = risk.shape(1);
-    check_shape("risk", risk, {particles, tasks});
-    check_shape("target", target, {1});
-    check_shape("alphas", alphas, {tasks});
-    released(run, [&] { device::solve_alphas(risk.data(), particles, tasks, target.data(), alphas.data(), run); });
-  });
-#else
+#if !defined(CBK_CARD)
   m.def("alpha_for_ess", [](const Input<double>& risk, double ess) {
     double alpha = 0;
     released([&] { alpha = alpha_for_ess(risk.data(), risk.size(), 1, ess); });

@@ -41,6 +41,8 @@ void register_emulation(py::module_& m);  // of the emulated module alone: tests
 
 }  // namespace device
 
+void register_testing(py::module_ m);  // testing_bind.cpp
+
 namespace kernels = device;
 using device::Execution;
 using device::released;

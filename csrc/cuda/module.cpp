@@ -44,8 +44,6 @@ PYBIND11_MODULE(CBK_MODULE, m) {
   m.def("driver_state", [] { return std::array{"absent", "idle", "in use"}[size_t(driver_state())]; });
   m.def("look", &findings, py::arg("launch"));
   m.def("is_forked", &is_forked);
-  m.def("held_memory", &held_memory, py::arg("device"));
-  m.def("trim_memory", [](int device) { cbk::released([&] { trim_memory(device); }); }, py::arg("device"));
   m.def("device_of", &device_of, py::arg("address"));
   m.def("wait_for", [](int device, Address stream, Address producer) {
     const OnDevice here(device);
@@ -70,11 +68,6 @@ PYBIND11_MODULE(CBK_MODULE, m) {
     const int64_t bytes = values.nbytes();
     released(on, [&] { write_memory(reinterpret_cast<void*>(address), bytes, from, on); });
   }, py::arg("address"), py::arg("values"), py::arg("on"));
-  m.def("has_warp_groups", &has_warp_groups);
-  m.def("use_warp_groups", [](bool wanted) {  // whether they can be had: for tests and timings
-    warp_groups = wanted;
-    return can_use_warp_groups();
-  }, py::arg("wanted"));
   register_random(m);
   register_update(m);
   register_langevin(m);
@@ -83,6 +76,7 @@ PYBIND11_MODULE(CBK_MODULE, m) {
   register_hopping(m);
   register_transport(m);
   register_training(m);
+  register_testing(m.def_submodule("testing"));
 #if defined(CBK_EMULATED_MODULE)
   register_emulation(m);
 #endif

@@ -8,7 +8,7 @@ set(CBK_CUDA_KERNELS risk/cuda/risk_cuda.cu risk/cuda/tensor_cuda.cu risk/cuda/g
     langevin/langevin_cuda.cu random/random_cuda.cu cuda/device.cu cuda/memory.cu cuda/probe.cu common/interrupt.cpp)
 set(CBK_CUDA_BINDINGS cuda/module.cpp random/random_bind.cpp update/update_bind.cpp langevin/langevin_bind.cpp
     consensus/consensus_bind.cpp risk/risk_bind.cpp hopping/hopping_bind.cpp transport/transport_bind.cpp
-    training/training_cuda_bind.cpp)  # with CBK_CARD
+    training/training_cuda_bind.cpp cuda/testing_bind.cpp)  # with CBK_CARD
 set(CBK_CUDA_KERNELS_SM90A risk/cuda/tensor_groups_cuda.cu)
 list(TRANSFORM CBK_CUDA_KERNELS_SM90A PREPEND ${CMAKE_CURRENT_LIST_DIR}/../)
 list(TRANSFORM CBK_CUDA_KERNELS PREPEND ${CMAKE_CURRENT_LIST_DIR}/../)

@@ -3,7 +3,6 @@
 #include "../risk/risk_bind.hpp"
 #if defined(CBK_CARD)
 #include "hopping_cuda.hpp"
-#include "weights_cuda.hpp"
 #else
 #include "low_rank.hpp"
 #endif
@@ -139,19 +138,8 @@ void drift(const Input<double>& weights, const std::optional<Input<int32_t>>& at
   });
 }
 
-// On the CPU the risks become the weights; the kernels of a card's runs give those of the draws, by rank here.
-#if defined(CBK_CARD)
-void weights_by_rank(const Input<double>& risk, bool mirrored, const Output<double>& weights, const Output<double>& ess,
-                     const Execution& run) {
-  const int64_t rows = rows_of("risk", risk), columns = risk.shape(1);
-  check_shape("risk", risk, {rows, columns});
-  check_shape("weights", weights, {mirrored ? rows / 2 : rows, columns});
-  check_shape("ess", ess, {columns});
-  released(run, [&] {
-    device::hopping_weights(risk.data(), rows, columns, mirrored, nullptr, weights.data(), ess.data(), nullptr, run);
-  });
-}
-#else
+#if !defined(CBK_CARD)
+// The risks become the weights.
 py::tuple weights(const Output<double>& risk, bool mirrored, double fraction, const Output<double>& ess,
                   Execution run) {
   const int64_t rows = rows_of("risk", risk), columns = risk.shape(1);
@@ -170,9 +158,7 @@ void register_hopping(py::module_& m) {
   register_typed<float>(m);
   register_typed<double>(m);
   m.def("noise_drift", &drift);
-#if defined(CBK_CARD)
-  m.def("weights_by_rank", &weights_by_rank);
-#else
+#if !defined(CBK_CARD)
   m.def("hopping_weights", &weights);
 #endif
 }

@@ -44,11 +44,12 @@ def engine(cuda, request):
     if request.param == "groups":
         if emulated:
             cuda.set_capability(9)
-        assert cuda.use_warp_groups(True) == cuda.has_warp_groups(), "the build has no code for sm_90a"
+        built = cuda.testing.use_warp_groups(True) == cuda.testing.has_warp_groups()
+        assert built, "the build has no code for sm_90a"
     else:
-        cuda.use_warp_groups(False)
+        cuda.testing.use_warp_groups(False)
     yield request.param
-    cuda.use_warp_groups(True)
+    cuda.testing.use_warp_groups(True)
     if emulated:
         cuda.set_capability(8)
 

@@ -44,23 +44,23 @@ def test_workspaces_are_kept_over_a_synchronisation(kernels):
     data = arrays()
     cbk.risk_gradient(NET, *data)
     synchronise(kernels)
-    before, held = kernels.ledger(), kernels.held_memory(0)
+    before, held = kernels.ledger(), kernels.testing.held_memory(0)
     for _ in range(3):
         cbk.risk_gradient(NET, *data)
         synchronise(kernels)
     assert kernels.ledger() == before
-    assert kernels.held_memory(0) == held > 0
+    assert kernels.testing.held_memory(0) == held > 0
 
 
 def test_kept_memory_can_be_given_back(kernels):
     data = arrays()
     expected = cbk.risk_gradient(NET, *data)
-    assert kernels.held_memory(0) > 0
-    kernels.trim_memory(0)
-    assert kernels.held_memory(0) == 0
+    assert kernels.testing.held_memory(0) > 0
+    kernels.testing.trim_memory(0)
+    assert kernels.testing.held_memory(0) == 0
     for a, b in zip(cbk.risk_gradient(NET, *data), expected, strict=True):
         np.testing.assert_array_equal(a.array, b.array)
-    assert kernels.held_memory(0) > 0
+    assert kernels.testing.held_memory(0) > 0
     assert kernels.ledger()["pools"] == 1
 
 
@@ -128,7 +128,7 @@ def test_failures_are_cbo_errors(kernels):
 
 def test_too_little_memory_is_told_in_bytes(kernels):
     data = arrays()
-    kernels.trim_memory(0)
+    kernels.testing.trim_memory(0)
     kernels.fail_calls("cudaMallocFromPoolAsync", MEMORY)
     words = r"of \d+ bytes, where 1073741824 of 2147483648 are free on device 0: out of memory \(cudaErrorM"
     with pytest.raises(cbk.CboError, match=f"^workspace {words}"):
@@ -210,7 +210,7 @@ def test_work_on_one_device_makes_no_context_on_another(emulated, kernels):
     emulated.device_of = lambda pointer: 1
     cbk.risk_gradient(NET, *data)
     cbk.train(NET, *data[1:], cbk.CBO(particles=4), epochs=2, device="cuda")
-    kernels.trim_memory(1)
+    kernels.testing.trim_memory(1)
     assert kernels.ledger()["contexts"] == {1}
     assert kernels.get_device() == 0
 

@@ -22,7 +22,7 @@ def effective_size(risk, alpha):
 def alphas_for_ess(cuda, risk, target):
     out = put(np.empty(risk.shape[1]))
     wanted = put(np.array([float(target)]))
-    cuda.alphas_for_ess(array(put(risk)), array(wanted), array(out), ON)
+    cuda.testing.alphas_for_ess(array(put(risk)), array(wanted), array(out), ON)
     return host(out)
 
 
@@ -67,7 +67,7 @@ def test_alphas_of_far_outliers(cuda, particles):
 def weights_by_rank(cuda, risk, mirrored):
     rows, columns = risk.shape
     weights, ess = put(np.empty((rows // 2 if mirrored else rows, columns))), put(np.empty(columns))
-    cuda.weights_by_rank(array(put(risk)), mirrored, array(weights), array(ess), ON)
+    cuda.testing.weights_by_rank(array(put(risk)), mirrored, array(weights), array(ess), ON)
     return host(weights), host(ess)
 
 
