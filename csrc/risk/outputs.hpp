@@ -51,6 +51,10 @@ CBK_INLINE Vector<T> recall_kept(const Kept<T>& kept, int64_t at, Vector<T>& slo
   return value;
 }
 
+// The activation whose way back is that of A: what keeps slopes needs one between them.
+template <Activation A>
+constexpr Activation way_back = slope_from_value<A> || recalls<A> ? A : Activation::gelu;
+
 // g = scale * sum (+ a) in place, one output every `stride`.
 template <class T>
 void scale_outputs(const Network& net, const T* theta, int64_t panel, T* g, int64_t stride) {

@@ -7,6 +7,11 @@
 #include "risk.hpp"
 
 namespace cbk::CBK_ISA {
+template CBK_PRODUCT(float);
+template CBK_PRODUCT(double);
+template CBK_DIRECT(float);
+template CBK_DIRECT(double);
+
 namespace {
 
 template <class T>

@@ -27,8 +27,7 @@ CBK_INLINE void direct_neurons(const T* w, const T* b, const T* c, int64_t input
       for (int j = 0; j < NV; ++j) z[n][j] = mad(wk, xs[j], z[n][j]);
     }
   }
-#pragma GCC unroll 4
-  for (int n = 0; n < N; ++n) {
+  const auto add = [&](int n) {
     const V weight = splat<V>(c[n]);
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
@@ -39,6 +38,13 @@ CBK_INLINE void direct_neurons(const T* w, const T* b, const T* c, int64_t input
         h = activate<A>(z[n][j]);
       acc[j] = mad(weight, h, acc[j]);
     }
+  };
+  if constexpr (slope_from_value<A>) {
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) add(n);
+  } else {  // long code: compiled once for all neurons
+#pragma GCC unroll 1
+    for (int n = 0; n < N; ++n) add(n);
   }
 }
 
@@ -88,5 +94,11 @@ void direct_panel(const Network& net, const T* theta, int64_t begin, int64_t neu
     net.inputs == 1 ? run(Constant<1>{}) : run(Constant<0>{});
   });
 }
+
+// compiled with the risks, for the gradients too
+#define CBK_DIRECT(T) \
+  void direct_panel<false>(const Network&, const T*, int64_t, int64_t, const T*, int64_t, int64_t, T*, bool, Kept<T>)
+extern template CBK_DIRECT(float);
+extern template CBK_DIRECT(double);
 
 }  // namespace cbk::CBK_ISA

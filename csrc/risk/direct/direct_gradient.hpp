@@ -131,22 +131,20 @@ CBK_INLINE void with_constant(int64_t count, F&& f) {
   f(Constant<most>{});
 }
 
-// Backward over a tile that begins at sample s0.  More inputs than registers take go in several parts of about equal
-// size.
+// Backward over a tile that begins at sample s0.  More inputs than registers take go in several parts: a first one of
+// fixed size, so that there is one kernel of it per activation, and the rest in about equal ones.
 template <Activation A, class T>
 void direct_parts(const Network& net, const DirectKept<T>& kept, int64_t neurons, int64_t s0, const T* x,
                   int64_t count) {
-  constexpr int most = 8, least = most / 2;
-  const int64_t parts = (net.inputs + most - 1) / most;
-  const auto next = [&](int64_t part) { return net.inputs * part / parts; };
-  if (parts == 1)
+  constexpr int most = 8, begin = 4, least = 4;
+  if (net.inputs <= most)
     return with_constant<1, most>(net.inputs, [&](auto d) {
       direct_rows<A, decltype(d)::value, true, false>(kept, neurons, s0, x, net.inputs, count, kept.sums);
     });
-  with_constant<least, most>(next(1), [&](auto d) {
-    direct_rows<A, decltype(d)::value, true, true>(kept, neurons, s0, x, net.inputs, count, kept.sums);
-  });
-  for (int64_t part = 1; part < parts; ++part)
+  direct_rows<A, begin, true, true>(kept, neurons, s0, x, net.inputs, count, kept.sums);
+  const int64_t rest = net.inputs - begin, parts = (rest + most - 1) / most;
+  const auto next = [&](int64_t part) { return begin + rest * part / parts; };
+  for (int64_t part = 0; part < parts; ++part)
     with_constant<least, most>(next(part + 1) - next(part), [&](auto d) {
       direct_rows<Activation::identity, decltype(d)::value, false, false>(
           kept, neurons, s0, x + next(part) * direct_lines * lanes<T>, net.inputs, count,
@@ -158,9 +156,7 @@ template <class T>
 void direct_backward(const Network& net, const DirectKept<T>& kept, int64_t neurons, int64_t s0, const T* x,
                      int64_t count) {
   with_activation(net.activation, [&](auto tag) {  // one kernel where slopes are kept
-    constexpr Activation own = decltype(tag)::value;
-    constexpr Activation A = slope_from_value<own> || recalls<own> ? own : Activation::gelu;
-    direct_parts<A>(net, kept, neurons, s0, x, count);
+    direct_parts<way_back<decltype(tag)::value>>(net, kept, neurons, s0, x, count);
   });
 }
 

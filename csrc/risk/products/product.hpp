@@ -116,4 +116,9 @@ void product(Scalars<T> a, int64_t rows, int64_t depth, Panel<T> x, T* z, int64_
   }
 }
 
+// compiled with the risks, for all
+#define CBK_PRODUCT(T) void product<T>(Scalars<T>, int64_t, int64_t, Panel<T>, T*, int64_t, Start<T>)
+extern template CBK_PRODUCT(float);
+extern template CBK_PRODUCT(double);
+
 }  // namespace cbk::CBK_ISA

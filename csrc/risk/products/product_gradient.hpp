@@ -178,9 +178,9 @@ F64 product_gradient(const GradientTask<T>& task) {
       if (m > 0) poll();
       const int64_t neurons = net.width - m < neuron_block ? net.width - m : neuron_block;
       if (net.outputs == 1) {
-        product_backward<A, true>(task, kept, m, neurons, padded);
+        product_backward<way_back<A>, true>(task, kept, m, neurons, padded);
       } else {
-        product_backward<A, false>(task, kept, m, neurons, padded);
+        product_backward<way_back<A>, false>(task, kept, m, neurons, padded);
         output_gradient(task, kept.e, plan.chunk, m, neurons, kept.neurons.value + m * kept.stride, kept.stride, padded,
                         task.accumulate);
       }
