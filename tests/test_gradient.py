@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from losses import SLOPED, corner_distance, fits, targets, torch_value, zeros
+from losses import SLOPED, beside, corner_distance, fits, targets, torch_value, zeros
 
 import cbokernels as cbk
 from cbokernels import reference
@@ -74,8 +74,7 @@ def central_differences(net, theta, x, y, loss, h=1e-3):
     return (8 * (near - back) - (far - farther)) / (12 * h)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("loss", SLOPED)
+@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, SLOPED))
 @pytest.mark.parametrize(
     "shape", [(1, 5, 1), (3, 7, 1), (4, 6, 1), (5, 6, 1), (20, 6, 1), (2, 7, 3), (9, 33, 4)], ids=str
 )
@@ -98,8 +97,7 @@ def test_finite_differences(shape, loss, activation):
             assert np.abs(gradient[0] - truth).max() < 1e-8 * scale
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("loss", SLOPED)
+@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, SLOPED))
 @pytest.mark.parametrize("shape", [(1, 20, 1), (6, 11, 4)], ids=str)
 def test_agrees_with_pytorch(shape, activation, loss, dtype):
     if not fits(loss, shape[2]):
@@ -123,8 +121,7 @@ def test_agrees_with_pytorch(shape, activation, loss, dtype):
     assert np.abs(gradient[0] - truth).max() <= 2 * TOLERANCE[dtype] * np.abs(truth).max()
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("loss", SLOPED)
+@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, SLOPED))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_shapes_and_activations(shape, loss, activation, dtype):
     if not fits(loss, shape[2]):
@@ -239,8 +236,7 @@ def test_derivative_at_a_corner_is_zero(dtype):
     np.testing.assert_array_equal(gradient, plain)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("loss", SLOPED)
+@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, SLOPED))
 @pytest.mark.parametrize("shape", [(1, 3, 1), (2, 3, 1), (5, 3, 1), (1, 3, 2), (5, 17, 3)], ids=str)
 def test_padded_samples_do_not_leak(shape, loss, activation, dtype):
     if not fits(loss, shape[2]):

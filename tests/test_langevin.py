@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from losses import SLOPED, fits, targets
+from losses import SLOPED, beside, fits, targets
 
 import cbokernels as cbk
 from cbokernels import reference
@@ -38,8 +38,7 @@ def error(result, truth):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.3])
-@pytest.mark.parametrize("loss", SLOPED)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, SLOPED))
 @pytest.mark.parametrize("shape", [(1, 100, 1), (1, 1, 1), (3, 17, 2), (16, 33, 10)], ids=str)
 def test_is_the_reference_step_by_step(shape, activation, loss, temperature, dtype):
     if not fits(loss, shape[2]):

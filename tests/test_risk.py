@@ -11,7 +11,7 @@ import pytest
 import scipy.special
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from losses import fits, targets, torch_value, true_risk
+from losses import beside, fits, targets, torch_value, true_risk
 
 import cbokernels as cbk
 from cbokernels import reference
@@ -64,8 +64,7 @@ def error(result, truth):
     return np.abs(result - truth).max() / (np.abs(truth).max() or 1.0)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, LOSSES))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_shapes_and_activations(shape, loss, activation, dtype):
     if not fits(loss, shape[2]):
@@ -238,9 +237,8 @@ def test_particles_do_not_touch_each_other(dtype):
     np.testing.assert_array_equal(np.delete(risks, [4, 5]), np.delete(whole, [4, 5]))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, LOSSES))
 @pytest.mark.parametrize("part", ["w", "b", "c", "a"])
-@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("shape", [(1, 20, 2), (1, 20, 1), (9, 20, 2)], ids=str)
 def test_nan_parameters_give_nan_risks(shape, loss, part, activation, dtype):
     if not fits(loss, shape[2]):
@@ -273,8 +271,7 @@ def test_targets_with_and_without_the_axis_of_one_output(dtype):
     )
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, LOSSES))
 def test_agrees_with_pytorch(activation, loss, dtype):
     torch = pytest.importorskip("torch")
     names = {"relu": "ReLU", "tanh": "Tanh", "sigmoid": "Sigmoid", "gelu": "GELU", "identity": "Identity"}
