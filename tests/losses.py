@@ -15,7 +15,7 @@ ALL = [*LOSSES, Huber(0.3), Pinball(0.9)]
 def beside(activations, losses):
     """Pairs: the first activation with all losses, each other one with two, and each loss with three.
 
-    Activations and losses are compiled without each other, so that all pairs would try the same code again."""
+    Activations and losses are compiled without each other: all pairs would try the same code again."""
     activations, most = list(activations), range(max(len(activations), len(losses)))
     pairs = [(activations[i % len(activations)], losses[(i + k) % len(losses)]) for k in (0, 1) for i in most]
     return list(dict.fromkeys([(activations[0], loss) for loss in losses] + pairs))

@@ -34,6 +34,7 @@ from ._common import (
     Work,
     draw_band,
     new_figure,
+    over,
     run_curves,
     save_figure,
     spread,
@@ -186,7 +187,8 @@ def _draw_sine(ax: Any, by_run: dict[Run, Curve]) -> None:
             curve = by_run[Run("sine", method, width)]
             label = f"{method}, n = {width}"
             draw_band(ax, curve, "risk", colour, x=curve.history("time")[0], label=label, linestyle=style)
-    ax.set(yscale="log", xlabel="time t", ylabel="risk", title="Sine, 1000 samples, all in every step")
+    title = f"Sine, full batches: {over(list(by_run.values()))}"
+    ax.set(yscale="log", xlabel="time t", ylabel="risk", title=title)
 
 
 def _draw_gaussians(ax: Any, by_run: dict[Run, Curve]) -> None:
@@ -197,9 +199,8 @@ def _draw_gaussians(ax: Any, by_run: dict[Run, Curve]) -> None:
         draw_band(ax, curve, "risk", colour, x=t, label=label)
         ax.plot(t, np.median(curve.history("held_out"), axis=0), color=colour, linestyle=":")
     ax.plot([], [], color="black", linestyle=":", label="on held-out data")
-    ax.set(
-        yscale="log", xlabel="time t", ylabel="risk", title=f"Two centred Gaussians in {INPUTS} dimensions"
-    )
+    title = f"Gaussians in {INPUTS} dimensions: {over([by_run[run] for run in runs])}"
+    ax.set(yscale="log", xlabel="time t", ylabel="risk", title=title)
 
 
 def _draw_energy(ax: Any, curve: Curve) -> None:

@@ -26,6 +26,7 @@ from ._common import (
     Work,
     draw_band,
     new_figure,
+    over,
     run_curves,
     save_figure,
     spread,
@@ -140,7 +141,7 @@ def _draw_contraction(ax: Any, curves: Sequence[Curve]) -> None:
         yscale="log",
         xlabel="step k",
         ylabel="V, as a share of the first",
-        title="No noise, uniform weights: V contracts",
+        title=f"No noise, uniform weights: V contracts ({over(curves, 'median')})",
     )
     ax.legend(frameon=False, fontsize=8, loc="lower left")
 
@@ -160,7 +161,7 @@ def _draw_distances(ax: Any, curves: Sequence[Curve]) -> None:
         yscale="log",
         xlabel="n (particles N or neurons M)",
         ylabel="distance",
-        title=f"Runs of n and of 2n at t = {STEPS * DT:.0f}",
+        title=f"Runs of n and of 2n at t = {STEPS * DT:.0f}: {over(curves, 'mean square')}",
     )
     ticks, sizes = (0.05, 0.1, 0.2, 0.5), sorted({int(n) for c in curves for n in c.history("size")[0]})
     ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -179,7 +180,7 @@ def _draw_consensus(ax: Any, curve: Curve) -> None:
         yscale="log",
         xlabel="epoch",
         ylabel="risk",
-        title=f"Two consensus points of one ensemble, M = {_measures.WIDTH}",
+        title=f"Two consensus points, M = {_measures.WIDTH}: {over([curve])}",
     )
     ax.legend(frameon=False, fontsize=8, loc="center right")
 
@@ -188,7 +189,7 @@ def _draw_training(ax: Any, curves: Sequence[Curve]) -> None:
     for index, curve in enumerate(curves):
         style = "-" if index < len(SCRATCH) else (0, (4, 2))
         draw_band(ax, curve, "risk", COLOURS[index % 2], linestyle=style)
-    ax.set(yscale="log", xlabel="epoch", ylabel="risk", title="Training at an ess of N/4, additive noise")
+    ax.set(yscale="log", xlabel="epoch", ylabel="risk", title=f"Ess of N/4, additive noise: {over(curves)}")
     ax.legend(frameon=False, fontsize=8, loc=(0.53, 0.35))
 
 

@@ -35,6 +35,7 @@ from ._common import (
     Work,
     draw_band,
     new_figure,
+    over,
     run_curves,
     save_figure,
     spread,
@@ -223,13 +224,15 @@ def draw(axes: Any, learning: dict[Run, Curve], generalising: dict[Run, Curve]) 
     for (run, curve), colour in zip(learning.items(), COLOURS, strict=False):
         draw_band(left, curve, "risk", colour, label=run.legend)
     digits = "all 10,000 digits" if next(iter(learning)).everything else "8,000 digits"
-    left.set(yscale="log", ylabel="risk (cross entropy)", title=f"Risk, learning from {digits}")
+    title = f"Risk, learning from {digits}: {over(list(learning.values()))}"
+    left.set(yscale="log", ylabel="risk (cross entropy)", title=title)
     for (run, curve), colour in zip(generalising.items(), COLOURS, strict=False):
         draw_band(right, curve, "held_out_accuracy", colour, scale=100, label=run.legend)
         draw_band(right, curve, "accuracy", colour, scale=100, label=None, linestyle=":")
     right.plot([], [], color="black", label="solid: on the 2,000 held out")
     right.plot([], [], color="black", linestyle=":", label="dotted: on the 8,000")
-    right.set(ylabel="correct (%)", title="Accuracy, learning from 8,000 digits", ylim=(0, 100))
+    title = f"Accuracy on digits: {over(list(generalising.values()))}"
+    right.set(ylabel="correct (%)", title=title, ylim=(0, 100))
     for ax in axes:
         ax.set(xscale="log", xlabel="epoch")
         ax.xaxis.set_major_formatter("{x:.0f}")
