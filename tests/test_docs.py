@@ -78,7 +78,12 @@ def test_there_are_blocks():
         assert page.read_text().count("```python") == shown[name(page)], name(page)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(sections(page))], ids=name)
+def running(page):
+    """The page, for a test of its blocks; two optimizers side by side take as long as all others together."""
+    return pytest.param(page, id=name(page), marks=[pytest.mark.slow] if page.stem == "cma-es" else [])
+
+
+@pytest.mark.parametrize("page", [running(page) for page in PAGES if any(sections(page))])
 def test_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": page.stem}

@@ -22,7 +22,7 @@ from faults import assert_same
 
 import cbokernels as cbk
 
-KILLS = int(os.environ.get("CBOKERNELS_KILLS", "12"))
+KILLS = int(os.environ.get("CBOKERNELS_KILLS", "6"))
 SEED = int(os.environ.get("CBOKERNELS_SEED", "17"))
 
 

@@ -39,11 +39,13 @@ CBK_INLINE void direct_neurons(const T* w, const T* b, const T* c, int64_t input
       acc[j] = mad(weight, h, acc[j]);
     }
   };
-  if constexpr (slope_from_value<A>) {
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) add(n);
-  } else {  // long code: compiled once for all neurons
+  // code that is too long to stand once per neuron: what keeps slopes, and anything that goes past four vectors
+  constexpr bool is_long = keep && !slope_from_value<A> && (registers == 32 || !recalls<A>);
+  if constexpr (is_long) {
 #pragma GCC unroll 1
+    for (int n = 0; n < N; ++n) add(n);
+  } else {
+#pragma GCC unroll 4
     for (int n = 0; n < N; ++n) add(n);
   }
 }
