@@ -14,6 +14,13 @@ cbk::py::tuple names() {
   return cbk::py::tuple(list);
 }
 
+// Each activation, and whether it has a gradient.
+cbk::py::dict activations() {
+  cbk::py::dict all;
+  for (const char* name : cbk::Names<cbk::Activation>::all) all[name] = cbk::has_slope(cbk::named<cbk::Activation>(name));
+  return all;
+}
+
 // Each loss's targets, whether it has a gradient, and its parameter's default.
 cbk::py::dict losses() {
   constexpr const char* targets[] = {"values", "labels", "sides", "side"};
@@ -33,7 +40,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("isa", [] { return std::string(cbk::isa_table().name); });
   m.def("isas", &cbk::isa_names);
   m.def("max_threads", &omp_get_max_threads);
-  m.attr("ACTIVATIONS") = names<cbk::Activation>();
+  m.attr("ACTIVATIONS") = activations();
   m.attr("NOISES") = names<cbk::Noise>();
   m.attr("LOSSES") = losses();
   cbk::register_network(m);

@@ -16,6 +16,8 @@ from cbokernels._kinds import ACTIVATIONS, loss_of, takes_labels
 def problem(rng, *, tasks=0, mean=False, sloped=False):
     """A network, its particles, a batch and a loss."""
     dtype, activation = one_of(rng, ["float32", "float64"]), one_of(rng, ACTIVATIONS)
+    if sloped and activation not in reference.DERIVATIVES:
+        activation = "leaky_relu"
     shape = [int(one_of(rng, c)) for c in ([1, 1, 2, 3, 9, 17], [1, 2, 3, 5, 17], [1, 1, 2, 3, 5])]
     n, s = int(one_of(rng, [1, 2, 3, 5])), int(one_of(rng, [1, 2, 3, 7, 16, 17, 33]))
     rare = rng.random()
@@ -89,11 +91,24 @@ def loss_at_a_corner(net, theta, x, y, loss):
     return (distance < 1e-5 * (1 + size)).any(-1)
 
 
+def near_zero(net, theta, x):
+    """[N], whether a pre-activation is so close to 0 that rounding decides its sign."""
+    w, b, _, _ = net.unpack(theta.astype(float))
+    z = x.astype(float) @ np.swapaxes(w, -1, -2) + b[:, None, :]
+    _, size = magnitudes(net, theta, x)
+    return (np.abs(z) < 1e-5 * size).any((-1, -2))
+
+
+def steps(net, theta, x):
+    """[N], infinite where rounding may decide a value of the activation."""
+    jumps = net.activation in ("sign", "step")
+    return np.where(near_zero(net, theta, x), np.inf, 0) if jumps else np.zeros(len(theta))
+
+
 def jumps(net, theta, x, y, loss):
     """[N], infinite where rounding may decide a loss."""
-    if loss != "zero_one":
-        return np.zeros(len(theta))
-    return np.where(loss_at_a_corner(net, theta, x, y, loss), np.inf, 0)
+    own = steps(net, theta, x)
+    return np.where(loss_at_a_corner(net, theta, x, y, loss), np.inf, own) if loss == "zero_one" else own
 
 
 def at_a_corner(net, theta, x, y, loss):
@@ -101,12 +116,7 @@ def at_a_corner(net, theta, x, y, loss):
     slope."""
     if loss_at_a_corner(net, theta, x, y, loss).any():
         return True
-    if net.activation != "relu":
-        return False
-    w, b, _, _ = net.unpack(theta.astype(float))
-    z = x.astype(float) @ np.swapaxes(w, -1, -2) + b[:, None, :]
-    _, size = magnitudes(net, theta, x)
-    return bool((np.abs(z) < 1e-5 * size).any())
+    return net.activation in ("relu", "leaky_relu") and bool(near_zero(net, theta, x).any())
 
 
 def common(rng, loss=None):
@@ -128,7 +138,7 @@ def weighted(rng, arrays):
 def forward(rng):
     net, theta, x, _, _ = problem(rng)
     call = Call("forward", (net,), {"theta": theta, "x": x}, common(rng), close, particles="theta")
-    call.bounds = [call.eps * magnitudes(net, theta, x)[0]]
+    call.bounds = [call.eps * magnitudes(net, theta, x)[0] + steps(net, theta, x)[:, None, None]]
     return call
 
 
@@ -213,7 +223,8 @@ def atom_risks(rng):
         tied=("center", "y", "sample_weight"),
     )
     g = magnitudes(net, np.abs(theta) + np.abs(center), x)[0]
-    call.bounds = [larger * call.eps * risk_bound(g, y, loss)[:, None]]
+    unsure = steps(net, center[None], x) + steps(net, theta, x)
+    call.bounds = [(larger * call.eps * risk_bound(g, y, loss) + unsure)[:, None]]
     return call
 
 
@@ -229,6 +240,6 @@ def langevin_step(rng):
     after = net.width * gradient_bound(net, reach, x, y, loss).max() + force
     moved = call.eps * 10 * (10 + force)
     call.bounds = [math.inf, moved, moved + call.eps * 10 * after]
-    if net.activation == "relu":  # where the step leads may be a corner, too
+    if net.activation in ("relu", "leaky_relu"):  # where the step leads may be a corner, too
         call.bounds = [math.inf, math.inf if at_a_corner(net, theta, x, y, loss) else moved, math.inf]
     return call

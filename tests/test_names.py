@@ -15,7 +15,10 @@ def update(noise):
 
 
 def test_activations_and_scalings():
-    for activation in ("relu", "tanh", "sigmoid", "gelu", "softplus", "identity"):
+    for activation in (
+        "relu", "tanh", "sigmoid", "gelu", "softplus", "identity", "leaky_relu", "silu", "sin",
+        "erf", "sign", "step",
+    ):  # fmt: skip
         assert _cpu.Network(1, 2, 1, activation, "mean", False).size == 6
     for activation in ("linear", "ReLU", ""):
         with pytest.raises(ValueError, match=f"unknown activation '{activation}'"):

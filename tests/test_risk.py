@@ -24,6 +24,12 @@ ACTIVATIONS = {
     "gelu": lambda z: z * scipy.special.ndtr(z),
     "softplus": lambda z: np.where(z > 0, z, 0) + np.log1p(np.exp(-np.abs(z))),
     "identity": lambda z: z,
+    "leaky_relu": lambda z: np.where(z > 0, z, 0.01 * z),
+    "silu": lambda z: z * scipy.special.expit(z),
+    "sin": np.sin,
+    "erf": scipy.special.erf,
+    "sign": lambda z: 2 * np.heaviside(z, 1.0) - 1,
+    "step": lambda z: np.heaviside(z, 1.0),
 }
 TOLERANCE = {"float32": 3e-6, "float64": 1e-12}
 SAMPLES = [1, 2, 15, 16, 17, 31, 32, 33, 63, 65, 127, 129, 800, 1025]
@@ -57,6 +63,23 @@ def true_outputs(net, theta, x):
     if net.output_bias:
         out += theta[:, None, -c:]
     return out
+
+
+def torch_activation(torch, activation):
+    """PyTorch's own, a function of tensors."""
+    one, zero = torch.tensor(1.0), torch.tensor(0.0)
+    functions = {
+        "softplus": torch.nn.Softplus(threshold=50),  # torch takes z itself from 20 on
+        "identity": torch.nn.Identity(),
+        "leaky_relu": torch.nn.LeakyReLU(),
+        "silu": torch.nn.SiLU(),
+        "gelu": torch.nn.GELU(),
+        "sin": torch.sin,
+        "erf": torch.erf,
+        "sign": lambda z: torch.where(z >= 0, one.to(z.dtype), -one.to(z.dtype)),
+        "step": lambda z: torch.where(z >= 0, one.to(z.dtype), zero.to(z.dtype)),
+    }
+    return functions.get(activation) or getattr(torch, activation)
 
 
 def error(result, truth):
@@ -274,18 +297,15 @@ def test_targets_with_and_without_the_axis_of_one_output(dtype):
 @pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, LOSSES))
 def test_agrees_with_pytorch(activation, loss, dtype):
     torch = pytest.importorskip("torch")
-    names = {"relu": "ReLU", "tanh": "Tanh", "sigmoid": "Sigmoid", "gelu": "GELU", "identity": "Identity"}
-    module = getattr(torch.nn, names.get(activation, "Softplus"))()
-    if activation == "softplus":
-        module.threshold = 50  # torch takes z itself from 20 on
+    module = torch_activation(torch, activation)
     outputs = 4 if fits(loss, 4) else 1
     net = cbk.TwoLayer(6, 11, outputs, activation=activation, scaling="none", output_bias=True)
     theta, x, y = problem(net, 1, 57, dtype, loss)
-    layers = torch.nn.Linear(6, 11), module, torch.nn.Linear(11, outputs)
-    model = torch.nn.Sequential(*layers).to(getattr(torch, dtype))
+    first, last = torch.nn.Linear(6, 11), torch.nn.Linear(11, outputs)
+    model = torch.nn.Sequential(first, last).to(getattr(torch, dtype))
     torch.nn.utils.vector_to_parameters(torch.from_numpy(theta[0]), model.parameters())
     with torch.no_grad():
-        outputs = model(torch.from_numpy(x))
+        outputs = last(module(first(torch.from_numpy(x))))
         value = torch_value(torch, loss, outputs, y)
     assert error(cbk.forward(net, theta, x)[0], outputs.numpy()) < 2 * TOLERANCE[dtype]
     assert cbk.risk(net, theta, x, y, loss=loss)[0] == pytest.approx(value.item(), rel=2 * TOLERANCE[dtype])

@@ -14,7 +14,7 @@ import cbokernels.torch as bridge  # noqa: E402
 
 ACTIVATIONS = {
     "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "softplus": nn.Softplus,
-    "identity": nn.Identity,
+    "identity": nn.Identity, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU,
 }  # fmt: skip
 TOLERANCE = {"float32": {"rtol": 2e-5, "atol": 2e-6}, "float64": {"rtol": 1e-12, "atol": 1e-13}}
 LOSSES = {

@@ -26,6 +26,12 @@ def _normal_cdf(z):
     return (_erfc(near) - 2 / np.sqrt(np.pi) * np.exp(-(near**2)) * (exact - near)) / 2
 
 
+def _density(z):
+    return 2 / np.sqrt(np.longdouble(np.pi)) * np.exp(-(np.minimum(np.abs(z), 40) ** 2))
+
+
+_erf = np.vectorize(math.erf, otypes=[float])
+
 VALUES = {
     "relu": lambda z: np.maximum(z, 0),
     "tanh": np.tanh,
@@ -33,6 +39,12 @@ VALUES = {
     "gelu": lambda z: np.maximum(z, -40) * _normal_cdf(z),
     "softplus": lambda z: np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))),
     "identity": lambda z: z,
+    "leaky_relu": lambda z: np.where(z > 0, z, z / 100),
+    "silu": lambda z: z * _logistic(z),
+    "sin": np.sin,
+    "erf": lambda z: _erf(z.astype(float)).astype(np.longdouble),
+    "sign": lambda z: np.where(z < 0, np.longdouble(-1), 1),
+    "step": lambda z: np.where(z < 0, np.longdouble(0), 1),
 }
 SLOPES = {
     "relu": lambda z: np.where(z > 0, 1.0, 0.0),
@@ -41,6 +53,10 @@ SLOPES = {
     "gelu": lambda z: _normal_cdf(z) + np.clip(z, -40, 40) * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi),
     "softplus": _logistic,
     "identity": np.ones_like,
+    "leaky_relu": lambda z: np.where(z > 0, 1.0, 0.01),
+    "silu": lambda z: _logistic(z) * (1 + z * _logistic(-z)),
+    "sin": np.cos,
+    "erf": _density,
 }
 # inputs, width, outputs and the share of inputs that are not 0
 PATHS = {"direct": (1, 1, 1, 1.0), "products": (1, 1, 2, 1.0), "lists": (300, 20, 3, 0.05)}
@@ -124,8 +140,8 @@ def worst_slope(activation, dtype, dense=4000, **how):
     found = slopes(activation, z, **how)
     seen = np.abs(truth) >= 1e-30
     assert (np.abs(found[~seen]) <= 1.1e-30).all()
-    # gelu's slope is 0 at -0.75: its terms' roundings stay
-    rounding = np.finfo(dtype).eps if activation == "gelu" else 0.0
+    # gelu's slope is 0 at -0.75, silu's at -1.28: their terms' roundings stay
+    rounding = np.finfo(dtype).eps if activation in ("gelu", "silu") else 0.0
     error = np.abs(found - truth)[seen] - rounding
     return float(np.max(error / np.abs(truth[seen]), initial=0.0))
 
@@ -134,8 +150,8 @@ def everything():
     """Of both dtypes and all activations, from `forward` and `risk_gradient` in registers and by products."""
     return {
         f"{what.__name__} {activation} {dtype} {path}": what(activation, dtype, path=path)
-        for what in (worst_value, worst_slope)
-        for activation in VALUES
+        for what, known in ((worst_value, VALUES), (worst_slope, SLOPES))
+        for activation in known
         for dtype in ("float32", "float64")
         for path in ("direct", "products")
     }

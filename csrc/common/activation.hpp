@@ -96,6 +96,78 @@ struct Sigma<Activation::identity> {
   }
 };
 
+template <>
+struct Sigma<Activation::leaky_relu> {
+  template <class V>
+  static CBK_INLINE V value(V z) {
+    return max(z * Scalar<V>(0.01), z);
+  }
+  template <class V>
+  static CBK_INLINE V slope(V h) {
+    return h > Scalar<V>(0) ? splat<V>(1) : splat<V>(Scalar<V>(0.01));
+  }
+};
+
+template <>
+struct Sigma<Activation::silu> {
+  template <class V>
+  static CBK_INLINE V value(V z) {
+    return silu(z);
+  }
+  template <class V>
+  static CBK_INLINE V value(V z, V& derivative) {
+    return silu(z, derivative);
+  }
+};
+
+template <>
+struct Sigma<Activation::sin> {
+  template <class V>
+  static CBK_INLINE V value(V z) {
+    return sine(z);
+  }
+  template <class V>
+  static CBK_INLINE V value(V z, V& derivative) {
+    return sine(z, derivative);
+  }
+};
+
+template <>
+struct Sigma<Activation::erf> {
+  template <class V>
+  static CBK_INLINE V value(V z) {
+    return error_function(z);
+  }
+  template <class V>
+  static CBK_INLINE V value(V z, V& derivative) {
+    return error_function(z, derivative);
+  }
+};
+
+// These two are 1 at 0, and NaN where z is.
+template <>
+struct Sigma<Activation::sign> {
+  template <class V>
+  static CBK_INLINE V value(V z) {
+    const V up = z >= Scalar<V>(0) ? splat<V>(1) : z;
+    return z < Scalar<V>(0) ? splat<V>(-1) : up;
+  }
+};
+
+template <>
+struct Sigma<Activation::step> {
+  template <class V>
+  static CBK_INLINE V value(V z) {
+    const V up = z >= Scalar<V>(0) ? splat<V>(1) : z;
+    return z < Scalar<V>(0) ? V{} : up;
+  }
+};
+
+// Stands for an activation that is told at run time.
+constexpr Activation any_activation = Activation(-1);
+template <>
+struct Sigma<any_activation> {};
+
 template <class Law, class V, class = void>
 struct HasSlope : std::false_type {};
 template <class Law, class V>
@@ -136,38 +208,94 @@ CBK_INLINE V activate(V z, V& derivative) {
   }
 }
 
-// Calls f(tag) with the activation as a compile-time constant.
-template <class F>
+// Whether kernels are compiled for this activation alone.  Of those that keep sigma'(z) beside sigma(z), it is the same
+// for all activations but for one call.
+template <Activation A, bool kept>
+constexpr bool has_kernels = traits_of(A).kernels == Kernels::own && (!kept || slope_from_value<A> || recalls<A>);
+
+#if defined(CBK_ONE_LANE)
+#if defined(__CUDACC__)
+#define CBK_CALLED __host__ __device__ __noinline__
+#else
+#define CBK_CALLED __attribute__((noinline))
+#endif
+
+template <class T>
+struct ValueAndSlope {
+  T value, slope;
+};
+
+// Of the activations without kernels of their own.  It is called, so that those with some keep their registers.
+template <bool sloped, class T>
+CBK_CALLED ValueAndSlope<T> activate_any(Activation activation, T z) {
+  ValueAndSlope<T> found{z, 0};
+#define CBK_CASE(name, ...) \
+  case Activation::name: \
+    if constexpr (!has_kernels<Activation::name, false>) { \
+      if constexpr (sloped && has_slope(Activation::name)) \
+        found.value = activate<Activation::name>(z, found.slope); \
+      else \
+        found.value = activate<Activation::name>(z); \
+    } \
+    break;
+  switch (activation) { CBK_ACTIVATIONS(CBK_CASE) }
+#undef CBK_CASE
+  return found;
+}
+#undef CBK_CALLED
+#endif
+
+// What with_activation calls its function with.
+template <Activation A>
+struct Law {
+  static constexpr Activation value = A;
+  Activation activation;
+
+#if defined(CBK_ONE_LANE)
+  template <class T>
+  CBK_INLINE T operator()(T z) const {
+    if constexpr (A == any_activation)
+      return activate_any<false>(activation, z).value;
+    else
+      return activate<A>(z);
+  }
+  template <class T>
+  CBK_INLINE T operator()(T z, T& derivative) const {
+    if constexpr (A == any_activation) {
+      const ValueAndSlope<T> found = activate_any<true>(activation, z);
+      derivative = found.slope;
+      return found.value;
+    } else {
+      return activate<A>(z, derivative);
+    }
+  }
+#endif
+};
+
+// Calls f(law) with the activation as the compile-time constant law.value, or any_activation where it shares kernels.
+template <bool kept = false, class F>
 CBK_INLINE void with_activation(Activation activation, F&& f) {
-  using Kind = Activation;
-  switch (activation) { CBK_ACTIVATIONS(CBK_KIND_CALL) }
+#define CBK_CASE(name, ...) \
+  case Activation::name: \
+    if constexpr (has_kernels<Activation::name, kept>) return f(Law<Activation::name>{activation}); \
+    break;
+  switch (activation) { CBK_ACTIVATIONS(CBK_CASE) }
+#undef CBK_CASE
+  f(Law<any_activation>{activation});
 }
 
 // Whether a gradient must keep sigma'(z) beside sigma(z), or else the one number that tells both.
 CBK_INLINE bool keeps_slopes(Activation activation) {
   bool keeps = false;
-  with_activation(activation, [&](auto tag) { keeps = !slope_from_value<tag.value> && !recalls<tag.value>; });
+  with_activation<true>(activation, [&](auto law) { keeps = law.value == any_activation; });
   return keeps;
 }
 
-// In place; count is a multiple of the lanes.
+// Of any activation, in place; count is a multiple of the lanes (activation_simd.cpp).  Slopes are those of an
+// activation that has some.
 template <class T>
-void activate_array(Activation activation, T* z, int64_t count) {
-  with_activation(activation, [&](auto tag) {
-    if constexpr (tag.value != Activation::identity)
-      for (int64_t i = 0; i < count; i += lanes<T>) store(z + i, activate<tag.value>(load(z + i)));
-  });
-}
-
+void activate_array(Activation activation, T* z, int64_t count);
 template <class T>
-void activate_array(Activation activation, T* z, T* derivative, int64_t count) {
-  with_activation(activation, [&](auto tag) {
-    for (int64_t i = 0; i < count; i += lanes<T>) {
-      Vector<T> d;
-      store(z + i, activate<tag.value>(load(z + i), d));
-      store(derivative + i, d);
-    }
-  });
-}
+void activate_array(Activation activation, T* z, T* derivative, int64_t count);
 
 }  // namespace cbk::CBK_ISA

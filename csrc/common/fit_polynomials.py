@@ -116,6 +116,14 @@ TABLE = [
         25,
         "(1+2z) exp(z^2) erfc(z) = p(t), t = (z - 3.75)/(z + 3.75), z >= 0",
     ),
+    (
+        "ERF",
+        remainder(lambda x: mp.erf(x) - x, 1, True),
+        (mp.mpf(0), mp.mpf(1)),
+        6,
+        13,
+        "erf x = x + x p(x^2), |x| <= 1",
+    ),
 ]
 
 

@@ -14,7 +14,21 @@ namespace cbk {
 #define CBK_EVERYWHERE inline __attribute__((always_inline))
 #endif
 
-#define CBK_ACTIVATIONS(X) X(relu) X(tanh) X(sigmoid) X(gelu) X(softplus) X(identity)  // common/activation.hpp
+// common/activation.hpp.  With each activation whether it has a slope, and whether risks and gradients have kernels of
+// its own, or share theirs with others and are told at run time which one it is.
+#define CBK_ACTIVATIONS(X) \
+  X(relu, sloped, own) \
+  X(tanh, sloped, own) \
+  X(sigmoid, sloped, own) \
+  X(gelu, sloped, own) \
+  X(softplus, sloped, own) \
+  X(identity, sloped, own) \
+  X(leaky_relu, sloped, common) \
+  X(silu, sloped, common) \
+  X(sin, sloped, common) \
+  X(erf, sloped, common) \
+  X(sign, flat, common) \
+  X(step, flat, common)
 // common/loss.hpp.  With each loss what outputs are compared with, whether it has a slope, and its parameter where no
 // other one is given: huber's delta, pinball's quantile.
 #define CBK_LOSSES(X) \
@@ -52,6 +66,23 @@ enum class Targets {
   side     // that of one output, and no more outputs
 };
 enum class Slopes { flat, sloped };
+enum class Kernels { own, common };
+
+struct ActivationTraits {
+  Slopes slopes;
+  Kernels kernels;
+};
+
+CBK_EVERYWHERE constexpr ActivationTraits traits_of(Activation activation) {
+#define CBK_KIND_CASE(name, slopes, kernels) \
+  case Activation::name: return {Slopes::slopes, Kernels::kernels};
+  switch (activation) { CBK_ACTIVATIONS(CBK_KIND_CASE) }
+#undef CBK_KIND_CASE
+  return {};
+}
+CBK_EVERYWHERE constexpr bool has_slope(Activation activation) {
+  return traits_of(activation).slopes == Slopes::sloped;
+}
 
 struct LossTraits {
   Targets targets;

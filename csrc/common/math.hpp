@@ -262,4 +262,97 @@ CBK_INLINE V gelu(V x) {
   return gelu(x, derivative);
 }
 
+// x h with h = 1 / (1 + e), e = exp(-x), and h (1 + x e h); what is 0 far out is so for infinite x too.
+template <class V>
+CBK_INLINE V silu(V x, V& derivative) {
+  using T = Scalar<V>;
+  constexpr T far = sizeof(T) == 4 ? T(88) : T(709);
+  const V low = max(splat<V>(-far), x);
+  V e;
+  const V h = sigmoid(low, e);
+  derivative = h * mad(min(splat<V>(far), low), e * h, splat<V>(1));
+  return low * h;
+}
+template <class V>
+CBK_INLINE V silu(V x) {
+  V derivative;
+  return silu(x, derivative);
+}
+
+// erf(x), and 2 exp(-x^2) / sqrt(pi).
+template <class V>
+CBK_INLINE V error_function(V x, V& derivative) {
+  using T = Scalar<V>;
+  const V z = min(splat<V>(T(30)), abs(x)), square = z * z, rest = fma(z, z, -square);  // z^2 = square + rest
+  const V e = exp(-square), exact = mad(e, -rest, e);
+  derivative = exact * T(1.12837916709551257390);
+  const V p = horner<tables::Table<T>::ERFC>(quotient(z - T(3.75), z + T(3.75)));
+  const V above = T(1) - quotient(exact * p, mad(z, splat<V>(2), splat<V>(1)));
+  const V near = mad(horner<tables::Table<T>::ERF>(square), z, z);
+  return with_sign(z < T(1) ? near : above, x);
+}
+template <class V>
+CBK_INLINE V error_function(V x) {
+  V derivative;
+  return error_function(x, derivative);
+}
+
+// The lanes that are farther out than `far`, by libm's reduction, which takes pi to as many digits as they need.
+template <class V>
+__attribute__((noinline)) void far_sines(V x, Scalar<V> far, V& sine, V& cosine) {
+  constexpr int count = int(sizeof(V) / sizeof(Scalar<V>));
+  Scalar<V> own[3][count];
+  std::memcpy(own[0], &x, sizeof x), std::memcpy(own[1], &sine, sizeof x), std::memcpy(own[2], &cosine, sizeof x);
+  for (int i = 0; i < count; ++i) {
+    const double at = double(own[0][i]);
+    if (__builtin_fabs(at) <= double(far)) continue;
+    own[1][i] = Scalar<V>(__builtin_sin(at)), own[2][i] = Scalar<V>(__builtin_cos(at));
+  }
+  std::memcpy(&sine, own[1], sizeof x), std::memcpy(&cosine, own[2], sizeof x);
+}
+
+// sin x and cos x, for any x; NaN for infinite ones.  x = n pi/2 + r, with pi/2 in three parts: n times the first one is
+// taken away without rounding.
+template <class V>
+CBK_INLINE V sine(V x, V& cosine) {
+  using T = Scalar<V>;
+  using I = Int<V>;
+  constexpr bool single = sizeof(T) == 4;
+#if defined(__CUDA_ARCH__)
+  V sine;
+  if constexpr (single)
+    ::sincosf(x, &sine, &cosine);
+  else
+    ::sincos(x, &sine, &cosine);
+  return sine;
+#else
+  constexpr T far = single ? T(1e5) : T(1e9);
+  const auto near = abs(x) <= far;
+  const V z = near ? x : V{}, n = round(z * T(0.63661977236758134308));
+  V r = fma(n, splat<V>(single ? T(-0x1.921fb6p+0) : T(-0x1.921fb54442d18p+0)), z);
+  r = fma(n, splat<V>(single ? T(0x1.777a5cp-25) : T(-0x1.1a62633145c07p-54)), r);
+  r = fma(n, splat<V>(single ? T(0x1.ee59dap-50) : T(0x1.f1976b7ed8fbcp-110)), r);
+  V s, c;
+  sincos_core(r, s, c);
+  const I turns = to_int(n), odd = turns & 1;
+  constexpr int sign = int(sizeof(T)) * 8 - 2;  // from the bit of 2 to the sign's
+  V sine = bits<V>(bits<I>(odd != 0 ? c : s) ^ ((turns & 2) << sign));
+  cosine = bits<V>(bits<I>(odd != 0 ? s : c) ^ (((turns + 1) & 2) << sign));
+  if (__builtin_expect(any(z != x), 0)) far_sines(x, far, sine, cosine);
+  return sine;
+#endif
+}
+template <class V>
+CBK_INLINE V sine(V x) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(V) == 4)
+    return ::sinf(x);
+  else
+    return ::sin(x);
+#else
+  V cosine;
+  return sine(x, cosine);
+#endif
+}
+
 }  // namespace cbk::CBK_ISA

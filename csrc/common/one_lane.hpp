@@ -135,6 +135,7 @@ CBK_INLINE V copysign(V a, V b) {
   const Int<V> sign = Int<V>(1) << (sizeof(V) * 8 - 1);
   return bits<V>((bits<Int<V>>(a) & ~sign) | (bits<Int<V>>(b) & sign));
 }
+CBK_INLINE bool any(bool holds) { return holds; }
 template <class V>
 CBK_INLINE V round(V a) {
   const V shift = sizeof(V) == 4 ? V(12582912.0) : V(6755399441055744.0);

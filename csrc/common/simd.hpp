@@ -260,6 +260,21 @@ CBK_INLINE V copysign(V a, V b) {
   return bits<V>((bits<I>(a) & ~sign) | (bits<I>(b) & sign));
 }
 
+// Whether any comparison holds.
+template <class I>
+CBK_INLINE bool any(I mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi64_mask(bits<__m512i>(mask), bits<__m512i>(mask)) != 0;
+#elif defined(__AVX2__)
+  return !_mm256_testz_si256(bits<__m256i>(mask), bits<__m256i>(mask));
+#else
+  const U64 words = bits<U64>(mask);
+  uint64_t all = 0;
+  for (int i = 0; i < lanes<double>; ++i) all |= words[i];
+  return all != 0;
+#endif
+}
+
 // To the nearest integer for |a| < 2^22 (float) or 2^51 (double), by the shift that every IEEE machine rounds alike.
 template <class V>
 CBK_INLINE V round(V a) {

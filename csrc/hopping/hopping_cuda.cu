@@ -23,7 +23,7 @@ center_hidden(Network net, const T* theta, const T* x, int64_t samples, T* hidde
   T z = 0;
   for (int64_t k = 0; k < net.inputs; ++k) z = mad(x[s * net.inputs + k], theta[m * net.inputs + k], z);
   z = z + theta[net.biases() + m];
-  with_activation(net.activation, [&](auto tag) { hidden[i] = activate<decltype(tag)::value>(z); });
+  with_activation(net.activation, [&](auto sigma) { hidden[i] = sigma(z); });
 }
 
 // Sums over the round's samples of the losses with one neuron exchanged: a warp takes a neuron, a lane a sample.
@@ -77,9 +77,8 @@ exchanged_risks(Batch<T> b, Center<T> center) {
         T z[K::micro][K::micro];
         tile_sums(b, p, shared, z);
         for (int round = 0; round < K::rounds; ++round) {
-          with_activation(b.net.activation, [&](auto tag) {
-            hold_round(round, z, shared,
-                       [&](T v, int column, int) { return activate<decltype(tag)::value>(v + bias_of(b, p, column)); });
+          with_activation(b.net.activation, [&](auto sigma) {
+            hold_round(round, z, shared, [&](T v, int column, int) { return sigma(v + bias_of(b, p, column)); });
           });
           __syncthreads();
           add_exchanged<fused>(b, center, p, shared, round, g, sums, round == 0 && p.s0 == chunk * b.chunk);

@@ -19,21 +19,17 @@ struct Kept {
   int64_t stride;
 };
 
+// Of an activation that needs no slopes kept.
 template <Activation A, class T>
 CBK_INLINE Vector<T> activate_keep(Vector<T> z, const Kept<T>& kept, int64_t at) {
-  if constexpr (slope_from_value<A>) {
-    const Vector<T> h = activate<A>(z);
-    store(kept.value + at, h);
-    return h;
-  } else if constexpr (recalls<A>) {
+  if constexpr (recalls<A>) {
     Vector<T> number;
     const Vector<T> h = Sigma<A>::keep(z, number);
     store(kept.value + at, number);
     return h;
   } else {
-    Vector<T> slope;
-    const Vector<T> h = activate<A>(z, slope);
-    store(kept.value + at, h), store(kept.slope + at, slope);
+    const Vector<T> h = activate<A>(z);
+    store(kept.value + at, h);
     return h;
   }
 }
@@ -50,10 +46,6 @@ CBK_INLINE Vector<T> recall_kept(const Kept<T>& kept, int64_t at, Vector<T>& slo
     slope = load(kept.slope + at);
   return value;
 }
-
-// The activation whose way back is that of A: what keeps slopes needs one between them.
-template <Activation A>
-constexpr Activation way_back = slope_from_value<A> || recalls<A> ? A : Activation::gelu;
 
 // g = scale * sum (+ a) in place, one output every `stride`.
 template <class T>

@@ -52,6 +52,7 @@ void set_targets(RiskProblem<T>& problem, const TargetInput& targets, Loss loss,
 
 template <class T>
 void check_slopes(const RiskProblem<T>& problem) {
+  if (!has_slope(problem.net.activation)) throw py::value_error("the activation has no gradient");
   if (!has_slope(problem.loss.kind)) throw py::value_error("the loss has no gradient");
 }
 

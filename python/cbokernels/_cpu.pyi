@@ -37,7 +37,7 @@ _Targets: TypeAlias = (
     npt.NDArray[_T] | _Labels | tuple[npt.NDArray[_T], npt.NDArray[_T]] | tuple[_Labels, npt.NDArray[_T]]
 )
 
-ACTIVATIONS: tuple[str, ...]
+ACTIVATIONS: dict[str, bool]  # name -> whether there is a gradient
 # name -> "values", "labels", "sides" or "side" (csrc/common/kinds.hpp), whether there is a gradient, and the
 # parameter where none is given
 LOSSES: dict[str, tuple[str, bool, float]]

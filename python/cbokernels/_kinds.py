@@ -12,7 +12,7 @@ from .losses import NAMES, Huber, Pinball
 if TYPE_CHECKING:
     from ._cpu import KernelLoss
 
-ACTIVATIONS = _cpu.ACTIVATIONS
+ACTIVATIONS = tuple(_cpu.ACTIVATIONS)
 LOSSES = tuple(_cpu.LOSSES)
 NOISES = _cpu.NOISES
 
@@ -50,6 +50,16 @@ def takes_labels(loss: KernelLoss) -> bool:
 def label_count(loss: KernelLoss, outputs: int) -> int:
     """Labels are below this."""
     return 2 if outputs == 1 and _cpu.LOSSES[_name(loss)][0] in ("side", "sides") else outputs
+
+
+def check_smooth(activation: str) -> None:
+    """ValueError where a gradient is asked for that the activation has not."""
+    if not _cpu.ACTIVATIONS[activation]:
+        some = ", ".join(repr(name) for name, sloped in _cpu.ACTIVATIONS.items() if sloped)
+        raise ValueError(
+            f"a gradient needs an activation among {some}, got {activation!r}, which has none: train it by a "
+            "method without gradients, such as ConsensusHopping(scope='atom')"
+        )
 
 
 def check_slopes(loss: KernelLoss) -> None:

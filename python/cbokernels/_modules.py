@@ -29,7 +29,7 @@ def _classes(nn: Any) -> dict[str, Any]:
     """The modules of the activations, each of which its class makes without arguments."""
     return {
         "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "softplus": nn.Softplus,
-        "identity": nn.Identity,
+        "identity": nn.Identity, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU,
     }  # fmt: skip
 
 
@@ -100,6 +100,7 @@ def _activation(nn: Any, module: Any) -> str:
     exact: dict[str, dict[str, Any]] = {
         "gelu": {"approximate": "none"},
         "softplus": {"beta": 1, "threshold": 20},
+        "leaky_relu": {"negative_slope": 0.01},
     }
     if name is None:
         known = ", ".join(cls.__name__ for cls in classes.values())

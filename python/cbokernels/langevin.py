@@ -19,7 +19,7 @@ import numpy as np
 from ._arrays import AS_THETA, call_of
 from ._checks import FLOATS, counter, real
 from ._checks import seed as check_seed
-from ._kinds import Loss, check_slopes, loss_of
+from ._kinds import Loss, check_slopes, check_smooth, loss_of
 from .network import TwoLayer, check_network
 from .risk import _targets as targets
 
@@ -64,6 +64,7 @@ def langevin_step(
     q, r, g = (a.work for a in changed)
     inputs = call.array(x, "x", (q.dtype,), ("S", net.inputs), AS_THETA)
     told = loss_of(loss, net.outputs)
+    check_smooth(net.activation)
     check_slopes(told)
     wanted = targets(net, y, "y", (), inputs, told, call)
     scalars = real(friction, "friction", 0.0), real(temperature, "temperature", 0.0), real(dt, "dt", 0.0)

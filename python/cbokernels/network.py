@@ -30,7 +30,9 @@ class TwoLayer:
     """A two-layer network's shape; it holds no parameters.
 
     inputs, width, outputs: d, M and C, each at least 1; outputs is 1 unless it is said.
-    activation: "relu" (default), "tanh", "sigmoid", "gelu" (exact, by erf), "softplus" or "identity".
+    activation: "relu" (default), "tanh", "sigmoid", "gelu" (exact, by erf), "softplus", "identity",
+        "leaky_relu" (0.01 z below 0), "silu" (z times the sigmoid), "sin", "erf", or without gradients "sign"
+        (-1 below 0, else 1) and "step" (0 below 0, else 1). NaN stays NaN, and so sin makes infinity.
     scaling: "mean" (default) divides the sum over neurons by M, the mean-field scaling; "none" does not.
     output_bias: whether theta ends with one bias per output (default False).
 
@@ -137,8 +139,8 @@ class TwoLayer:
         """The network of a PyTorch module, with scaling="none", and its parameters: (net, theta [1, D]).
 
         module: a torch.nn.Sequential of Linear, activation, Linear. The activation is ReLU, Tanh, Sigmoid,
-        GELU(approximate="none"), Softplus() (PyTorch's is linear from 20 on, 2e-9 below the exact one) or
-        Identity. A first Linear without bias has biases of 0 here.
+        GELU(approximate="none"), Softplus() (PyTorch's is linear from 20 on, 2e-9 below the exact one),
+        Identity, LeakyReLU() (its slope is 0.01) or SiLU. A first Linear without bias has biases of 0 here.
         theta is a new tensor on the module's device, of its dtype; the outputs are the module's.
 
         ValueError for any other module, TypeError unless its parameters are float32 or float64.
@@ -157,7 +159,8 @@ class TwoLayer:
         layer. No random numbers are drawn.
 
         TypeError unless theta is a float32 or float64 array, ValueError unless its shape is [D] (of an
-        ensemble take one network, theta[n]).
+        ensemble take one network, theta[n]), and where PyTorch has no module of the activation: sin, erf,
+        sign and step.
         """
         own = _modules.tensor(theta)
         if tuple(own.shape) != (self.size,):

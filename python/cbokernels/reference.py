@@ -31,6 +31,7 @@ from .consensus import Consensus, non_finite
 from .errors import CboWarning, ConsensusError
 from .network import TwoLayer
 
+_erf = np.vectorize(math.erf, otypes=[float])
 _erfc = np.vectorize(math.erfc, otypes=[float])
 
 
@@ -38,22 +39,36 @@ def _tilted_density(z: Any) -> Any:
     return z * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
 
 
+def _logistic(z: Any) -> Any:
+    return np.exp(-np.logaddexp(0, -z))
+
+
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": lambda z: np.maximum(z, 0),
     "tanh": np.tanh,
-    "sigmoid": lambda z: np.exp(-np.logaddexp(0, -z)),
+    "sigmoid": _logistic,
     # erfc keeps the negative tail's digits, and is 0 from -40 down
     "gelu": lambda z: np.maximum(z, -40) * 0.5 * _erfc(-z / math.sqrt(2)),
     "softplus": lambda z: np.logaddexp(0, z),
     "identity": lambda z: z,
+    "leaky_relu": lambda z: np.where(z > 0, z, 0.01 * z),
+    "silu": lambda z: np.maximum(z, -745) * _logistic(z),  # 0 from there down
+    "sin": np.sin,
+    "erf": _erf,
+    "sign": lambda z: np.where(np.isnan(z), z, np.where(z < 0, -1.0, 1.0)),
+    "step": lambda z: np.where(np.isnan(z), z, np.where(z < 0, 0.0, 1.0)),
 }
 DERIVATIVES: dict[str, Callable[[Any], Any]] = {
     "relu": lambda z: np.where(z > 0, 1.0, 0.0),
     "tanh": lambda z: np.exp(2 * (math.log(2) - np.abs(z) - np.log1p(np.exp(-2 * np.abs(z))))),
     "sigmoid": lambda z: np.exp(-np.logaddexp(0, -z) - np.logaddexp(0, z)),
     "gelu": lambda z: 0.5 * _erfc(-z / math.sqrt(2)) + _tilted_density(np.clip(z, -40, 40)),
-    "softplus": lambda z: np.exp(-np.logaddexp(0, -z)),
+    "softplus": _logistic,
     "identity": np.ones_like,
+    "leaky_relu": lambda z: np.where(z > 0, 1.0, 0.01),
+    "silu": lambda z: _logistic(z) * (1 + np.clip(z, -745, 745) * _logistic(-z)),
+    "sin": np.cos,
+    "erf": lambda z: 2 / math.sqrt(math.pi) * np.exp(-(np.minimum(np.abs(z), 40) ** 2)),
 }
 
 

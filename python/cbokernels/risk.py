@@ -15,7 +15,7 @@ from . import _cpu
 from ._arrays import AS_THETA, Array, Call, Values, call_of, check_array, text
 from ._checks import FLOATS, float_dtype, integer, unit
 from ._inputs import read_as, readable
-from ._kinds import Loss, check_slopes, label_count, loss_of, takes_labels
+from ._kinds import Loss, check_slopes, check_smooth, label_count, loss_of, takes_labels
 from .network import TwoLayer, check_network
 
 if TYPE_CHECKING:
@@ -125,11 +125,13 @@ def risk_gradient(
     """Risks [N], float64, and their gradients [N, D], of theta's dtype, for networks theta [N, D].
 
     Inputs, losses, weights and errors as in `risk`, whose values these are up to rounding. The derivative of
-    a ReLU at 0 is 0; so are those of losses at their corners. ValueError for a loss without a gradient. The
-    same bits for any number of threads [De Deyn, Herty, Samaey 2025, eq. 25: d_n].
+    a ReLU at 0 is 0, and a leaky one's 0.01; those of losses at their corners are 0. ValueError for a loss or
+    an activation without a gradient. The same bits for any number of threads [De Deyn, Herty, Samaey 2025,
+    eq. 25: d_n].
     """
     call, particles, inputs = _ensemble(net, theta, x)
     told = loss_of(loss, net.outputs)
+    check_smooth(net.activation)
     check_slopes(told)
     targets = _weighted(_targets(net, y, "y", (), inputs, told, call), sample_weight, inputs, call)
     run = call.run(num_threads, precision, particles)

@@ -14,13 +14,13 @@ pytestmark = pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("path", ["direct", "products"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_values_in_units_in_the_last_place(activation, dtype, path):
-    # a card's divisions in gelu are approximate
-    allowed = LARGEST[activation] + (4 if activation == "gelu" else 0)
+    # a card's divisions in gelu and erf are approximate
+    allowed = LARGEST[activation] + {"gelu": 4, "erf": 1}.get(activation, 0)
     assert ulps.worst_value(activation, dtype, path=path, put=put, host=host, dense=300) <= allowed
 
 
 @pytest.mark.parametrize("path", ["direct", "products"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", ulps.SLOPES)
 def test_slopes_keep_their_digits(activation, dtype, path):
     assert ulps.worst_slope(activation, dtype, path=path, put=put, host=host, dense=60) <= RELATIVE[dtype]
 

@@ -24,6 +24,7 @@ struct Direct {
     const int64_t width = b.net.width, d = b.net.inputs;
     const T *bias = p.theta + b.net.biases(), *weight = p.theta + b.net.output_weights();
     const int first = direct_samples * int(threadIdx.x), threads = int(blockDim.x);
+    const Law<activation> sigma{b.net.activation};
     const bool used = first < p.valid;  // whole warps may have nothing to do
     T x[direct_samples][inputs], sums[direct_samples] = {};
     CBK_UNROLL(4)
@@ -44,7 +45,7 @@ struct Direct {
           T z = neuron.value[inputs];
           CBK_UNROLL(4)
           for (int k = 0; k < inputs; ++k) z = mad(neuron.value[k], x[j][k], z);
-          part[j] = mad(neuron.value[inputs + 1], activate<activation>(z), part[j]);
+          part[j] = mad(neuron.value[inputs + 1], sigma(z), part[j]);
         }
       }
       for (int j = 0; j < direct_samples; ++j) sums[j] = sums[j] + part[j];

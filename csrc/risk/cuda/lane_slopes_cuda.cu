@@ -15,8 +15,8 @@ template <class T, int inputs>
 struct LaneSums {
   T slopes[inputs], slope = 0, weighted = 0;  // of delta x, delta, e h
 
-  template <Activation activation>
-  __device__ __forceinline__ void add_tile(const T (&w)[inputs], T bias, T c, const T* x, const T* e, int count) {
+  template <class Sigma>
+  __device__ __forceinline__ void add_tile(Sigma sigma, const T (&w)[inputs], T bias, T c, const T* x, const T* e, int count) {
     struct alignas(inputs * sizeof(T) < 16 ? inputs * sizeof(T) : 16) Sample {
       T value[inputs];
     };
@@ -25,7 +25,7 @@ struct LaneSums {
       T z = bias, derivative;
       CBK_UNROLL(16)
       for (int k = 0; k < inputs; ++k) z = mad(w[k], own.value[k], z);
-      const T h = activate<activation>(z, derivative), delta = c * e[s] * derivative;
+      const T h = sigma(z, derivative), delta = c * e[s] * derivative;
       CBK_UNROLL(16)
       for (int k = 0; k < inputs; ++k) slopes[k] = mad(delta, own.value[k], slopes[k]);
       slope = slope + delta, weighted = mad(e[s], h, weighted);
@@ -60,8 +60,7 @@ lane_slopes(Batch<T> b, T* sums) {
       __syncthreads();
       LaneSums<T, inputs> part{};
       const int count = int(min(end - s0, int64_t(samples)));
-      with_activation(b.net.activation,
-                      [&](auto tag) { part.template add_tile<decltype(tag)::value>(w, bias, c, x, e, count); });
+      with_activation(b.net.activation, [&](auto sigma) { part.add_tile(sigma, w, bias, c, x, e, count); });
       for (int k = 0; k < inputs; ++k) total.slopes[k] = total.slopes[k] + part.slopes[k];
       total.slope = total.slope + part.slope, total.weighted = total.weighted + part.weighted;
     }

@@ -41,10 +41,9 @@ template <class T>
 using Kernel = void (*)(Batch<T>, T*);
 template <class T, int inputs>
 Kernel<T> direct_kernel(Activation activation) {
-  const auto f = [](auto tag) -> Kernel<T> { return direct_risks<T, decltype(tag)::value, inputs>; };
-  using Kind = Activation;
-  switch (activation) { CBK_ACTIVATIONS(CBK_KIND_CALL) }
-  throw std::logic_error("unknown activation");
+  Kernel<T> kernel = nullptr;
+  with_activation(activation, [&](auto sigma) { kernel = direct_risks<T, decltype(sigma)::value, inputs>; });
+  return kernel;
 }
 
 template <class T>

@@ -80,13 +80,13 @@ struct Block {
       }
     }
     const T scale = T(b.net.scale);
-    with_activation(b.net.activation, [&](auto tag) {
+    with_activation(b.net.activation, [&](auto sigma) {
       CBK_UNROLL(4)
       for (int m = 0; m < quad; ++m) {
         CBK_UNROLL(4)
         for (int r = 0; r < runs; ++r) {
           T derivative;
-          z[m][r] = scale * activate<decltype(tag)::value>(z[m][r], derivative);
+          z[m][r] = scale * sigma(z[m][r], derivative);
           delta[m][r] = delta[m][r] * derivative * scale;
           // what infinite weights make of a sample that is not there, times 0, would be NaN
           if (sample(r) >= b.samples) z[m][r] = delta[m][r] = 0;

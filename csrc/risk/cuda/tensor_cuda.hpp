@@ -80,12 +80,12 @@ struct Tensor {
             store_hidden(b, p, column + 8 * j + e % 2, Engine::row(i) + lane / 4 + e / 2 * 8, h[i][j][e]);
       }
     }
-    with_activation(b.net.activation, [&](auto tag) {
+    with_activation(b.net.activation, [&](auto sigma) {
       CBK_UNROLL(2)
       for (int i = 0; i < K::row_tiles; ++i) {
         CBK_UNROLL(4)
         for (int j = 0; j < part; ++j)
-          for (int e = 0; e < 4; ++e) h[i][j][e] = activate<decltype(tag)::value>(h[i][j][e]);
+          for (int e = 0; e < 4; ++e) h[i][j][e] = sigma(h[i][j][e]);
       }
     });
   }

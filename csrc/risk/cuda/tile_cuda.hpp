@@ -169,11 +169,11 @@ __device__ void add_hidden(const Batch<T>& b, const Place<T>& p, const T (&z)[Ti
   using K = Tile<T>;
   const int64_t width = b.net.width, outputs = b.net.outputs;
   for (int round = 0; round < K::rounds; ++round) {
-    with_activation(b.net.activation, [&](auto tag) {
+    with_activation(b.net.activation, [&](auto sigma) {
       hold_round(round, z, held, [&](T v, int column, int r) {
         v = v + bias_of(b, p, column);
         store_hidden(b, p, column, held_sample<T>(round, r), v);
-        return activate<decltype(tag)::value>(v);
+        return sigma(v);
       });
     });
     __syncthreads();

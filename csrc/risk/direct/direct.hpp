@@ -5,10 +5,25 @@
 
 namespace cbk::CBK_ISA {
 
+// z[NV vectors] of a neuron become sigma(z), by way of memory.
+template <bool keep, int NV, class V, class T>
+CBK_INLINE void activate_any(Activation activation, V (&z)[NV], const Kept<T>& kept, int64_t at) {
+  T own[NV * lanes<T>];
+  T* const held = keep ? kept.value + at : own;
+#pragma GCC unroll 4
+  for (int j = 0; j < NV; ++j) store(held + j * lanes<T>, z[j]);
+  if constexpr (keep)
+    activate_array(activation, held, kept.slope + at, NV * lanes<T>);
+  else
+    activate_array(activation, held, NV * lanes<T>);
+#pragma GCC unroll 4
+  for (int j = 0; j < NV; ++j) z[j] = load(held + j * lanes<T>);
+}
+
 // acc[NV vectors] += sum_n c_n sigma(b_n + w_n . x) over N neurons, samples in registers.
 template <Activation A, int N, int NV, bool one_input, bool keep, class T>
-CBK_INLINE void direct_neurons(const T* w, const T* b, const T* c, int64_t inputs, const T* x, int64_t panel,
-                               Vector<T> (&acc)[NV], const Kept<T>& kept) {
+CBK_INLINE void direct_neurons(Activation activation, const T* w, const T* b, const T* c, int64_t inputs, const T* x,
+                               int64_t panel, Vector<T> (&acc)[NV], const Kept<T>& kept) {
   using V = Vector<T>;
   V z[N][NV];
 #pragma GCC unroll 4
@@ -27,44 +42,40 @@ CBK_INLINE void direct_neurons(const T* w, const T* b, const T* c, int64_t input
       for (int j = 0; j < NV; ++j) z[n][j] = mad(wk, xs[j], z[n][j]);
     }
   }
-  const auto add = [&](int n) {
+#pragma GCC unroll 4
+  for (int n = 0; n < N; ++n) {
+    if constexpr (A == any_activation)
+      activate_any<keep>(activation, z[n], kept, n * kept.stride);
     const V weight = splat<V>(c[n]);
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
       V h;
-      if constexpr (keep)
+      if constexpr (A == any_activation)
+        h = z[n][j];
+      else if constexpr (keep)
         h = activate_keep<A>(z[n][j], kept, n * kept.stride + j * lanes<T>);
       else
         h = activate<A>(z[n][j]);
       acc[j] = mad(weight, h, acc[j]);
     }
-  };
-  // code that is too long to stand once per neuron: what keeps slopes, and anything that goes past four vectors
-  constexpr bool is_long = keep && !slope_from_value<A> && (registers == 32 || !recalls<A>);
-  if constexpr (is_long) {
-#pragma GCC unroll 1
-    for (int n = 0; n < N; ++n) add(n);
-  } else {
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) add(n);
   }
 }
 
 // One output: out[NV vectors] (+)= sum_m c_m sigma(b_m + w_m . x), neurons streamed.
 template <Activation A, int NV, bool one_input, bool keep, class T>
-CBK_INLINE void direct_tile(const T* w, const T* b, const T* c, int64_t inputs, int64_t neurons, const T* x,
-                            int64_t panel, T* out, bool accumulate, Kept<T> kept) {
+CBK_INLINE void direct_tile(Activation activation, const T* w, const T* b, const T* c, int64_t inputs, int64_t neurons,
+                            const T* x, int64_t panel, T* out, bool accumulate, Kept<T> kept) {
   using V = Vector<T>;
   constexpr int N = one_input ? 1 : 4;  // weights are read once for NV samples, samples once for N neurons
   V acc[NV] = {};
   int64_t m = 0;
   const auto next = [&](auto count) {
     constexpr int n = decltype(count)::value;
-    direct_neurons<A, n, NV, one_input, keep>(w + m * inputs, b + m, c + m, inputs, x, panel, acc, kept);
+    direct_neurons<A, n, NV, one_input, keep>(activation, w + m * inputs, b + m, c + m, inputs, x, panel, acc, kept);
     m += n;
     if constexpr (keep) {
       kept.value += n * kept.stride;
-      if constexpr (!slope_from_value<A> && !recalls<A>) kept.slope += n * kept.stride;
+      if constexpr (A == any_activation) kept.slope += n * kept.stride;
     }
   };
   while (m + N <= neurons) next(Constant<N>{});
@@ -81,11 +92,11 @@ void direct_panel(const Network& net, const T* theta, int64_t begin, int64_t neu
                   int64_t samples, T* out, bool accumulate, Kept<T> kept = {}) {
   if (samples > panel) samples = panel;
   const T *w = theta + begin * net.inputs, *b = theta + net.biases() + begin, *c = theta + net.output_weights() + begin;
-  with_activation(net.activation, [&](auto tag) {
+  with_activation<keep>(net.activation, [&](auto law) {
     auto run = [&](auto one_input) {
       const auto tile = [&](auto width, int64_t at) {
-        direct_tile<tag.value, decltype(width)::value, decltype(one_input)::value, keep>(
-            w, b, c, net.inputs, neurons, x + at, panel, out + at, accumulate,
+        direct_tile<law.value, decltype(width)::value, decltype(one_input)::value, keep>(
+            net.activation, w, b, c, net.inputs, neurons, x + at, panel, out + at, accumulate,
             keep ? Kept<T>{kept.value + at, kept.slope + at, kept.stride} : kept);
       };
       constexpr int NV = decltype(one_input)::value || registers == 32 ? 4 : 2;

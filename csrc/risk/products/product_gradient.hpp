@@ -72,12 +72,17 @@ void hidden_by_products(const GradientTask<T>& task, const ProductKept<T>& kept)
       const int64_t z_stride = recalls<A> ? panel : stride;
       product<T>({theta + m * net.inputs, net.inputs, 1}, neurons, net.inputs, {task.chunk.x + s * net.inputs, panel},
                  z, z_stride, {theta + net.biases() + m, false});
-      for (int64_t r = 0; r < neurons; ++r)
-        for (int64_t i = 0; i < panel; i += lanes<T>) {
-          T* at = z + r * z_stride + i;
-          const Vector<T> h = activate_keep<A>(load(at), kept.neurons, (m + r) * stride + s + i);
-          if constexpr (recalls<A>) store(at, h);
-        }
+      for (int64_t r = 0; r < neurons; ++r) {
+        const int64_t own = (m + r) * stride + s;
+        if constexpr (A == any_activation)
+          activate_array(net.activation, kept.neurons.value + own, kept.neurons.slope + own, panel);
+        else
+          for (int64_t i = 0; i < panel; i += lanes<T>) {
+            T* at = z + r * z_stride + i;
+            const Vector<T> h = activate_keep<A>(load(at), kept.neurons, own + i);
+            if constexpr (recalls<A>) store(at, h);
+          }
+      }
       product<T>({c + m, net.width, 1}, net.outputs, neurons, {z, z_stride}, kept.e + s, chunk, {nullptr, m > 0});
     }
   }
@@ -171,16 +176,16 @@ F64 product_gradient(const GradientTask<T>& task) {
   const int64_t padded = (task.chunk.samples + plan.panel - 1) / plan.panel * plan.panel;
   const ProductKept<T> kept = keep_products(net, plan, task.scratch);
   F64 losses{};
-  with_activation(net.activation, [&](auto tag) {
-    constexpr Activation A = decltype(tag)::value;
+  with_activation<true>(net.activation, [&](auto law) {
+    constexpr Activation A = decltype(law)::value;
     losses = product_forward<A>(task, kept);
     for (int64_t m = 0; m < net.width; m += neuron_block) {
       if (m > 0) poll();
       const int64_t neurons = net.width - m < neuron_block ? net.width - m : neuron_block;
       if (net.outputs == 1) {
-        product_backward<way_back<A>, true>(task, kept, m, neurons, padded);
+        product_backward<A, true>(task, kept, m, neurons, padded);
       } else {
-        product_backward<way_back<A>, false>(task, kept, m, neurons, padded);
+        product_backward<A, false>(task, kept, m, neurons, padded);
         output_gradient(task, kept.e, plan.chunk, m, neurons, kept.neurons.value + m * kept.stride, kept.stride, padded,
                         task.accumulate);
       }

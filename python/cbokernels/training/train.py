@@ -15,7 +15,7 @@ from .._checks import PRECISIONS, WORD, boolean, choice, float_dtype, integer, r
 from .._checks import precision as check_precision
 from .._checks import seed as check_seed
 from .._inputs import readable
-from .._kinds import Loss, check_slopes, loss_of, loss_text
+from .._kinds import Loss, check_slopes, check_smooth, loss_of, loss_text
 from .._ranks import Ranks
 from ..methods.base import Method, Setting, check_method
 from ..network import TwoLayer, check_network
@@ -184,6 +184,7 @@ def train(
     told = None if loss is None else loss_of(loss, net.outputs)
     data = training_data(call, net, x, y, told, dtype, method._task_axes)
     if method._gradients:
+        check_smooth(net.activation)
         check_slopes(data.loss)
     if sample_weight is not None:
         data = data.weighted(sample_weight)
