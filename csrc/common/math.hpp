@@ -266,11 +266,14 @@ CBK_INLINE V gelu(V x) {
 template <class V>
 CBK_INLINE V silu(V x, V& derivative) {
   using T = Scalar<V>;
-  constexpr T far = sizeof(T) == 4 ? T(88) : T(709);
+  constexpr bool single = sizeof(T) == 4;
+  constexpr T far = single ? T(104) : T(725);
   const V low = max(splat<V>(-far), x);
+  // x h is a normal number where h is none: there h(x) = h(x + 16) exp(-16) to all digits
+  const auto tiny = low < (single ? T(-70) : T(-600));
   V e;
-  const V h = sigmoid(low, e);
-  derivative = h * mad(min(splat<V>(far), low), e * h, splat<V>(1));
+  const V near = sigmoid(tiny ? low + T(16) : low, e), h = tiny ? near * T(1.12535174719259114514e-7) : near;
+  derivative = h * mad(min(splat<V>(far), low), e * near, splat<V>(1));
   return low * h;
 }
 template <class V>
