@@ -211,7 +211,7 @@ CBK_INLINE V activate(V z, V& derivative) {
 // Whether kernels are compiled for this activation alone.  Of those that keep sigma'(z) beside sigma(z), it is the same
 // for all activations but for one call.
 template <Activation A, bool kept>
-constexpr bool has_kernels = traits_of(A).kernels == Kernels::own && (!kept || slope_from_value<A> || recalls<A>);
+constexpr bool has_kernels = has_kernels_of_its_own(A) && (!kept || slope_from_value<A> || recalls<A>);
 
 #if defined(CBK_ONE_LANE)
 #if defined(__CUDACC__)

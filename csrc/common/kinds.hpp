@@ -84,6 +84,10 @@ CBK_EVERYWHERE constexpr bool has_slope(Activation activation) {
   return traits_of(activation).slopes == Slopes::sloped;
 }
 
+CBK_EVERYWHERE constexpr bool has_kernels_of_its_own(Activation activation) {
+  return traits_of(activation).kernels == Kernels::own;
+}
+
 struct LossTraits {
   Targets targets;
   Slopes slopes;

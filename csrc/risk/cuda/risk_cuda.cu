@@ -41,9 +41,13 @@ template <class T>
 using Kernel = void (*)(Batch<T>, T*);
 template <class T, int inputs>
 Kernel<T> direct_kernel(Activation activation) {
-  Kernel<T> kernel = nullptr;
-  with_activation(activation, [&](auto sigma) { kernel = direct_risks<T, decltype(sigma)::value, inputs>; });
-  return kernel;
+  const auto f = [](auto tag) -> Kernel<T> {
+    constexpr Activation own = decltype(tag)::value;
+    return direct_risks<T, has_kernels<own, false> ? own : any_activation, inputs>;
+  };
+  using Kind = Activation;
+  switch (activation) { CBK_ACTIVATIONS(CBK_KIND_CALL) }
+  throw std::logic_error("unknown activation");
 }
 
 template <class T>
@@ -62,7 +66,8 @@ Launch plan_direct(Batch<T>& b) {
 template <class T>
 void run_batch(Batch<T> b, T* out, double* sums, int64_t stride, double divisor, Precision precision,
                cudaStream_t stream) {
-  const bool direct = b.net.outputs == 1 && b.net.inputs <= 4, tensor = !direct && on_tensor_cores(b);
+  const bool direct = b.net.outputs == 1 && b.net.inputs <= 4;
+  const bool tensor = !direct && has_kernels_of_its_own(b.net.activation) && on_tensor_cores(b);
   Launch plan{};
   if constexpr (sizeof(T) == sizeof(float))
     plan = tensor ? plan_tensor(b) : direct ? plan_direct(b) : plan_tiles(b);

@@ -81,11 +81,13 @@ struct Tensor {
       }
     }
     with_activation(b.net.activation, [&](auto sigma) {
-      CBK_UNROLL(2)
-      for (int i = 0; i < K::row_tiles; ++i) {
-        CBK_UNROLL(4)
-        for (int j = 0; j < part; ++j)
-          for (int e = 0; e < 4; ++e) h[i][j][e] = sigma(h[i][j][e]);
+      if constexpr (decltype(sigma)::value != any_activation) {  // a call would take registers: tile_cuda.hpp has those
+        CBK_UNROLL(2)
+        for (int i = 0; i < K::row_tiles; ++i) {
+          CBK_UNROLL(4)
+          for (int j = 0; j < part; ++j)
+            for (int e = 0; e < 4; ++e) h[i][j][e] = sigma(h[i][j][e]);
+        }
       }
     });
   }
