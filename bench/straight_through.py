@@ -1,6 +1,6 @@
-"""The straight-through estimator for networks of signs or steps, in NumPy: what hopping is held against there.
+"""The straight-through estimator for networks of signs or steps, in NumPy: hopping is held against it.
 
-Forward, the jump of the activation. Backward, the jump's derivative is taken for 1 where |z| <= window, else 0
+Forward, the activation jumps. Backward, its derivative is taken for 1 where |z| <= window, else for 0
 [Bengio, Leonard, Courville 2013; Hubara et al. 2016]. Adam with decoupled weight decay moves the parameters.
 """
 
@@ -38,7 +38,7 @@ def train(
             gradient = net.pack(delta.T @ x[rows], delta.sum(0), slope.T @ hidden)[None]
             step += 1
             theta -= np.float32(weight_decay * rate) * theta
-            cbk.adam_update(theta, gradient, first, second, step=step, lr=rate, out=theta)
+            cbk.adam_update(theta, gradient, first, second, step=step, lr=rate, num_threads=1, out=theta)
     return theta
 
 

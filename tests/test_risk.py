@@ -96,7 +96,7 @@ def test_shapes_and_activations(shape, loss, activation, dtype):
     scaling = ("mean", "none")[case % 2]
     net = cbk.TwoLayer(*shape, activation=activation, scaling=scaling, output_bias=case % 3 == 0)
     theta, x, y = problem(net, 1 + case % 5, SAMPLES[case % len(SAMPLES)], dtype, loss, seed=case)
-    if activation == "sin":  # large arguments' roundings are errors of its values, which do not grow with them
+    if activation == "sin":  # the roundings of large arguments are errors of its small values
         x *= min(1.0, 4 / net.inputs**0.5)
     outputs = true_outputs(net, theta, x)
     result = cbk.forward(net, theta, x)

@@ -302,12 +302,14 @@ template <class T>
 std::string everything(CudaStream stream) {
   const Network line{1, 9, 1, Activation::relu, 1.0 / 9, true}, plane{3, 70, 1, Activation::tanh, 1, false};
   const Network wide{21, 5, 3, Activation::gelu, 0.2, true}, one{2, 150, 2, Activation::softplus, 1.0 / 150, false};
+  const Network told{3, 9, 1, Activation::sin, 1, true}, later{17, 20, 3, Activation::silu, 1, false};
   return runs(T()) + captured<T>(stream) + elementwise<T>(stream) + transport<T>(stream, 2, 11) +
          (sizeof(T) == 4 ? transport<T>(stream, 1, 65) : "") + weighing<T>(stream) +
          risks<T>(stream, line, 2, 530, LossKind::mse) + risks<T>(stream, plane, 3, 12, LossKind::mse) +
          risks<T>(stream, wide, 12, 10, LossKind::cross_entropy) + risks<T>(stream, one, 1, 40, LossKind::mse) +
          risks<T>(stream, wide, 5, 10, LossKind::hinge, true) + risks<T>(stream, one, 3, 40, LossKind::huber) +
-         risks<T>(stream, wide, 2, 10, LossKind::zero_one) + risks<T>(stream, line, 2, 40, LossKind::logistic, true);
+         risks<T>(stream, wide, 2, 10, LossKind::zero_one) + risks<T>(stream, line, 2, 40, LossKind::logistic, true) +
+         risks<T>(stream, told, 2, 40, LossKind::mse) + risks<T>(stream, later, 3, 10, LossKind::cross_entropy);
 }
 
 #if defined(__CUDACC__)

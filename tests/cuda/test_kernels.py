@@ -135,6 +135,10 @@ NETWORKS = [
     cbk.TwoLayer(2, 150, 2, "sigmoid"),
     cbk.TwoLayer(9, 6, 2, "tanh"),
     cbk.TwoLayer(33, 3, 70, "identity"),
+    cbk.TwoLayer(1, 20, 1, "leaky_relu"),
+    cbk.TwoLayer(3, 7, 1, "sin"),
+    cbk.TwoLayer(17, 20, 3, "silu", output_bias=True),
+    cbk.TwoLayer(20, 9, 2, "erf"),
 ]
 
 

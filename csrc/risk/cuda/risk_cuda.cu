@@ -26,11 +26,12 @@ tiled_risks(Batch<T> b, T* out) {
 }
 
 // ... or, with one output and few inputs, by streaming neurons past samples in registers.
-template <class T, Activation activation, int inputs>
+// The activation is a number: nvcc 13 cannot name one that is not in the list.
+template <class T, int activation, int inputs>
 CBK_KERNEL(direct_threads)
 direct_risks(Batch<T> b, T* out) {
   CBK_DYNAMIC_SHARED(T, shared);
-  using Streamed = Direct<activation, inputs>;
+  using Streamed = Direct<Activation(activation), inputs>;
   await_previous();
   allow_next();
   constexpr int64_t staged = direct_neurons * Streamed::pitch;
@@ -43,7 +44,7 @@ template <class T, int inputs>
 Kernel<T> direct_kernel(Activation activation) {
   const auto f = [](auto tag) -> Kernel<T> {
     constexpr Activation own = decltype(tag)::value;
-    return direct_risks<T, has_kernels<own, false> ? own : any_activation, inputs>;
+    return direct_risks<T, int(has_kernels<own, false> ? own : any_activation), inputs>;
   };
   using Kind = Activation;
   switch (activation) { CBK_ACTIVATIONS(CBK_KIND_CALL) }
