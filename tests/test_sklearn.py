@@ -276,6 +276,8 @@ def test_without_early_stopping_all_epochs_are_done():
         ({"ensemble": 0}, ValueError, "ensemble must be an integer in"),
         ({"width": 0}, ValueError, "width must be an integer in"),
         ({"activation": "swish"}, ValueError, "activation must be one of"),
+        ({"activation": "sign"}, ValueError, "a gradient needs an activation among .*got 'sign'"),
+        ({"activation": "step", "method": "hybrid"}, ValueError, "a gradient needs .*got 'step'"),
         ({"epochs": 0}, ValueError, "epochs must be an integer in"),
         ({"batch_size": "all"}, TypeError, "batch_size must be an integer"),
         ({"early_stopping": True, "n_iter_no_change": 0}, ValueError, "n_iter_no_change must be"),
@@ -285,6 +287,13 @@ def test_bad_parameters_are_named_by_fit(arguments, error, message):
     x, _, y, _ = split(datasets.load_wine)
     with pytest.raises(error, match=message):
         CBOClassifier(**arguments).fit(x, y)
+
+
+@pytest.mark.parametrize("activation", ["sign", "step", "silu", "sin", "erf", "leaky_relu"])
+def test_activations_are_learned_by_hopping(activation):
+    x, other, y, answers = split(datasets.load_wine)
+    model = CBOClassifier("hopping", activation=activation, epochs=40, random_state=0).fit(x, y)
+    assert model.score(other, answers) > 0.9
 
 
 def test_one_class_is_refused():

@@ -143,6 +143,10 @@ LINEARS = nn.Linear(3, 5), nn.Linear(5, 1)
             nn.Sequential(LINEARS[0], nn.Softplus(beta=2), LINEARS[1]),
             r"Softplus\(beta=1.*got Softplus\(beta=2",
         ),
+        (
+            nn.Sequential(LINEARS[0], nn.LeakyReLU(0.2), LINEARS[1]),
+            r"LeakyReLU\(negative_slope=0.01\) for 'leaky_relu', got LeakyReLU\(negative_slope=0.2",
+        ),
         ("a module", "got 'a module'"),
     ],
 )
@@ -170,6 +174,25 @@ def test_activations_without_a_module_are_told(monkeypatch):
     net = cbk.TwoLayer(3, 5, activation="tanh")
     with pytest.raises(ValueError, match="to_torch expects one of the activations relu, got 'tanh'"):
         net.to_torch(net.uniform(1, seed=0)[0])
+
+
+@pytest.mark.parametrize("activation", ["sin", "erf", "sign", "step"])
+def test_activations_that_pytorch_has_no_module_of(activation):
+    net = cbk.TwoLayer(3, 5, activation=activation)
+    with pytest.raises(
+        ValueError, match=f"to_torch expects one of the activations relu, .*got '{activation}'"
+    ):
+        net.to_torch(net.uniform(1, seed=0)[0])
+
+
+@pytest.mark.parametrize("activation", ["sign", "step"])
+def test_jumps_have_risks_and_no_gradients(activation):
+    net = cbk.TwoLayer(3, 5, activation=activation)
+    theta, x, y = torch.from_numpy(net.uniform(4, seed=0)), torch.randn(20, 3), torch.randn(20)
+    risks = bridge.risk(net, theta, x, y)
+    np.testing.assert_array_equal(risks, cbk.risk(net, theta, x, y))
+    with pytest.raises(ValueError, match=f"a gradient needs an activation among .*got '{activation}'"):
+        bridge.risk(net, theta.requires_grad_(), x, y)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
