@@ -197,12 +197,16 @@ def test_gradients_of_jumps_are_refused(activation, outputs):
 
 
 @pytest.mark.parametrize("activation", ["sign", "step"])
-@pytest.mark.parametrize("scope", ["network", "atom"])
-def test_jumps_are_trained_without_gradients(activation, scope):
+@pytest.mark.parametrize(
+    ("loss", "scope", "rank"),
+    [("cross_entropy", "network", None), ("cross_entropy", "atom", 1), ("zero_one", "network", None)],
+)
+def test_jumps_are_trained_without_gradients(activation, loss, scope, rank, dtype):
     """Four squares of a chessboard, which no single line divides."""
     x = np.random.default_rng(0).uniform(-1, 1, (400, 2)).astype(np.float32)
     labels = ((x[:, 0] > 0) == (x[:, 1] > 0)).astype(int)
     net = cbk.TwoLayer(2, 20, 2, activation=activation, scaling="none")
-    method = cbk.ConsensusHopping(particles=100, scope=scope)
-    result = cbk.train(net, x, labels, method, epochs=100, batch_size=100)
+    spread, lr = cbk.Exponential(0.3, 0.1), cbk.Exponential(0.1, 0.001)
+    method = cbk.ConsensusHopping(particles=100, scope=scope, rank=rank, spread=spread, lr=lr)
+    result = cbk.train(net, x, labels, method, loss=loss, epochs=100, batch_size=100, dtype=dtype)
     assert (result.predict(x).argmax(-1) == labels).mean() > 0.93
