@@ -5,19 +5,28 @@
 
 namespace cbk::CBK_ISA {
 
-// z[NV vectors] of a neuron become sigma(z), by way of memory.
-template <bool keep, int NV, class V, class T>
-CBK_INLINE void activate_any(Activation activation, V (&z)[NV], const Kept<T>& kept, int64_t at) {
-  T own[NV * lanes<T>];
-  T* const held = keep ? kept.value + at : own;
+// z[N neurons][NV vectors] become sigma(z), by way of memory; in one call where neurons follow each other there.
+template <bool keep, int N, int NV, class V, class T>
+CBK_INLINE void activate_any(Activation activation, V (&z)[N][NV], const Kept<T>& kept) {
+  constexpr int64_t line = NV * lanes<T>;
+  T own[N * line];
+  T* const held = keep ? kept.value : own;
+  const int64_t stride = keep ? kept.stride : line;
+  const int64_t rows = stride == line ? 1 : N, count = stride == line ? N * line : line;
 #pragma GCC unroll 4
-  for (int j = 0; j < NV; ++j) store(held + j * lanes<T>, z[j]);
-  if constexpr (keep)
-    activate_array(activation, held, kept.slope + at, NV * lanes<T>);
-  else
-    activate_array(activation, held, NV * lanes<T>);
+  for (int n = 0; n < N; ++n)
 #pragma GCC unroll 4
-  for (int j = 0; j < NV; ++j) z[j] = load(held + j * lanes<T>);
+    for (int j = 0; j < NV; ++j) store(held + n * stride + j * lanes<T>, z[n][j]);
+  for (int64_t n = 0; n < rows; ++n) {
+    if constexpr (keep)
+      activate_array(activation, held + n * stride, kept.slope + n * stride, count);
+    else
+      activate_array(activation, held, count);
+  }
+#pragma GCC unroll 4
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) z[n][j] = load(held + n * stride + j * lanes<T>);
 }
 
 // acc[NV vectors] += sum_n c_n sigma(b_n + w_n . x) over N neurons, samples in registers.
@@ -42,10 +51,9 @@ CBK_INLINE void direct_neurons(Activation activation, const T* w, const T* b, co
       for (int j = 0; j < NV; ++j) z[n][j] = mad(wk, xs[j], z[n][j]);
     }
   }
+  if constexpr (A == any_activation) activate_any<keep>(activation, z, kept);
 #pragma GCC unroll 4
   for (int n = 0; n < N; ++n) {
-    if constexpr (A == any_activation)
-      activate_any<keep>(activation, z[n], kept, n * kept.stride);
     const V weight = splat<V>(c[n]);
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
@@ -66,7 +74,8 @@ template <Activation A, int NV, bool one_input, bool keep, class T>
 CBK_INLINE void direct_tile(Activation activation, const T* w, const T* b, const T* c, int64_t inputs, int64_t neurons,
                             const T* x, int64_t panel, T* out, bool accumulate, Kept<T> kept) {
   using V = Vector<T>;
-  constexpr int N = one_input ? 1 : 4;  // weights are read once for NV samples, samples once for N neurons
+  // weights are read once for NV samples, samples once for N neurons
+  constexpr int N = one_input && A != any_activation ? 1 : 4;
   V acc[NV] = {};
   int64_t m = 0;
   const auto next = [&](auto count) {
