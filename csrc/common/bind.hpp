@@ -236,7 +236,7 @@ struct type_caster<cbk::Activation> : cbk::KindCaster<cbk::Activation> {};
 template <>
 struct type_caster<cbk::LossKind> : cbk::KindCaster<cbk::LossKind> {};
 template <>
-struct type_caster<cbk::Loss> {  // a name, or a pair of it and its parameter
+struct type_caster<cbk::Loss> {  // a name, a pair of it and its parameter, or a function (_kinds.Compiled)
   PYBIND11_TYPE_CASTER(cbk::Loss, const_name("loss"));
   bool load(handle source, bool convert) {
     make_caster<cbk::LossKind> name;
@@ -246,7 +246,17 @@ struct type_caster<cbk::Loss> {  // a name, or a pair of it and its parameter
     else if (PyTuple_Check(source.ptr()) && both.load(source, convert))
       value = std::make_from_tuple<cbk::Loss>(cast_op<std::pair<cbk::LossKind, double>>(both));
     else
-      return false;
+      return !cbk::on_card && PyTuple_Check(source.ptr()) && load_function(source, convert);
+    return true;
+  }
+  bool load_function(handle source, bool convert) {
+    make_caster<std::tuple<bool, uintptr_t, int64_t, object>> parts;
+    if (!parts.load(source, convert)) return false;
+    const auto [labels, address, item, keeper] = cast_op<std::tuple<bool, uintptr_t, int64_t, object>>(parts);
+    if (address == 0) throw value_error("the function of a loss must not be null");
+    value.kind = labels ? cbk::LossKind::own_labels : cbk::LossKind::own_values;
+    value.function = reinterpret_cast<const void*>(address);
+    value.item = item;
     return true;
   }
 };

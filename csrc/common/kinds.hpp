@@ -40,6 +40,8 @@ namespace cbk {
   X(logistic, side, sloped, 0) \
   X(cross_entropy, labels, sloped, 0) \
   X(zero_one, sides, flat, 0)
+// Compiled functions of one's own.  They have no names, and cards have none of them.
+#define CBK_OWN_LOSSES(X) X(own_values, values, flat, 0) X(own_labels, labels, flat, 0)
 // What an update computes of a coordinate: update/update_math.hpp.
 #define CBK_UPDATE_FORMS(X) X(multiplied) X(floored) X(added) X(quiet) X(still)
 // With each noise the parameter that decides its form, the forms where that is 0 and where it is above, and what the
@@ -53,7 +55,7 @@ namespace cbk {
 
 #define CBK_KIND_NAME(name, ...) name,
 enum class Activation { CBK_ACTIVATIONS(CBK_KIND_NAME) };
-enum class LossKind { CBK_LOSSES(CBK_KIND_NAME) };
+enum class LossKind { CBK_LOSSES(CBK_KIND_NAME) CBK_OWN_LOSSES(CBK_KIND_NAME) };
 enum class Noise { CBK_NOISES(CBK_KIND_NAME) };
 enum class UpdateForm { CBK_UPDATE_FORMS(CBK_KIND_NAME) };
 #undef CBK_KIND_NAME
@@ -97,7 +99,7 @@ struct LossTraits {
 CBK_EVERYWHERE constexpr LossTraits traits_of(LossKind kind) {
 #define CBK_KIND_CASE(name, targets, slopes, parameter) \
   case LossKind::name: return {Targets::targets, Slopes::slopes, parameter};
-  switch (kind) { CBK_LOSSES(CBK_KIND_CASE) }
+  switch (kind) { CBK_LOSSES(CBK_KIND_CASE) CBK_OWN_LOSSES(CBK_KIND_CASE) }
 #undef CBK_KIND_CASE
   return {};
 }
@@ -119,10 +121,12 @@ CBK_EVERYWHERE constexpr NoiseTraits traits_of(Noise noise) {
   return {};
 }
 
-// A loss with its parameter.
+// A loss with its parameter, or with its function (own_loss.hpp), which takes numbers of `item` bytes.
 struct Loss {
   LossKind kind = LossKind::mse;
   double parameter = 0;
+  const void* function = nullptr;
+  int64_t item = 0;
 
   constexpr Loss() = default;
   constexpr Loss(LossKind kind) : kind(kind), parameter(traits_of(kind).parameter) {}

@@ -5,6 +5,7 @@
 
 #include "kinds.hpp"
 #include "math.hpp"
+#include "own_loss.hpp"
 
 namespace cbk::CBK_ISA {
 
@@ -106,6 +107,8 @@ struct LossLaw;
 
 struct HasParameter {
   double parameter = 0;
+
+  CBK_INLINE void take(const Loss& loss) { parameter = loss.parameter; }
 };
 
 // L = sum_c l(g_c - y_c): Law has l as `of` in float64, and as `slope` factor * l'.
@@ -389,10 +392,17 @@ CBK_INLINE void with_loss(Loss loss, F&& f) {
 #define CBK_KIND_CASE(name, ...) \
   case LossKind::name: { \
     LossLaw<LossKind::name> law; \
-    law.parameter = loss.parameter; \
+    law.take(loss); \
     return f(law); \
   }
-  switch (loss.kind) { CBK_LOSSES(CBK_KIND_CASE) }
+  switch (loss.kind) {
+    CBK_LOSSES(CBK_KIND_CASE)
+#if defined(CBK_ONE_LANE)
+    default: return;  // functions of one's own are refused on cards
+#else
+    CBK_OWN_LOSSES(CBK_KIND_CASE)
+#endif
+  }
 #undef CBK_KIND_CASE
 }
 

@@ -105,7 +105,7 @@ template <class Law, class T, bool weighted>
 __attribute__((noinline)) void add_label_losses(Law law, const AtomTask<T>& task, int64_t s, int64_t begin, int64_t end,
                                                 Counted<T, weighted> counted, const T* hidden, T* g, double* totals) {
   const Network& net = *task.net;
-  const T *c = task.theta + net.output_weights(), *y = task.chunk.y + s;
+  const T *c = task.theta + net.output_weights(), *y = task.chunk.y + s * target_columns(Law::kind, net.outputs);
   const int64_t left = task.chunk.samples - s, count = left < task.panel ? left : task.panel;
   for (int64_t m = begin; m < end; ++m, hidden += task.panel) {
     double* total = totals + m * lanes<double>;

@@ -26,6 +26,8 @@ template <class T>
 void set_targets(RiskProblem<T>& problem, const TargetInput& targets, Loss loss, bool has_tasks) {
   const Array& y = targets.y;
   if (!suits(loss.kind, problem.net.outputs)) throw py::value_error("the loss is of networks with one output");
+  if (loss.function && loss.item != int64_t(sizeof(T)))
+    throw py::type_error("the function of a loss must take numbers of the particles' type");
   problem.loss = loss;
   problem.tasks = !has_tasks ? 1 : y.ndim() > 0 ? y.shape(0) : 0;
   if (problem.tasks < 1) throw py::value_error("y must have at least one task");

@@ -6,8 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _cpu
-from ._checks import choice
-from .losses import NAMES, Huber, Pinball
+from ._checks import kind
+from ._own_losses import Called, Compiled, own_loss
+from .losses import NAMES
 
 if TYPE_CHECKING:
     from ._cpu import KernelLoss
@@ -16,34 +17,72 @@ ACTIVATIONS = tuple(_cpu.ACTIVATIONS)
 LOSSES = tuple(_cpu.LOSSES)
 NOISES = _cpu.NOISES
 
-Loss: TypeAlias = "str | Huber | Pinball"  # what users may give
+Loss: TypeAlias = Any  # what users may give: a name, a Huber or Pinball, a function in Python or in C
+_EXPECTED = (
+    f"one of {', '.join(map(repr, LOSSES))}, a cbokernels.Huber or cbokernels.Pinball, or a function of "
+    "(outputs [n, S, C], y), or a compiled one"
+)
 
 
-def loss_of(value: Any, outputs: int) -> KernelLoss:
+def loss_of(value: Any, outputs: int, y: Any = None) -> KernelLoss:
     """A user's loss for networks of so many outputs, as the compiled modules take it: a name, or a pair of a
-    name and its parameter where this is not the default."""
+    name and its parameter where this is not the default; or a function of one's own, which compares with
+    labels where y, an array, holds integers (None: it is not known yet)."""
     loss: KernelLoss
     if type(value) in NAMES:
         name, (parameter,) = NAMES[type(value)], dataclasses.astuple(value)
         loss = name if parameter == _cpu.LOSSES[name][2] else (name, parameter)
+    elif isinstance(value, str):
+        name = loss = value
+        if value not in LOSSES:
+            raise ValueError(f"loss must be {_EXPECTED}, got {value!r}")
+    elif (own := value if is_own(value) else own_loss(value)) is not None:
+        return own if y is None or own.labels is not None else own._replace(labels=y.dtype.kind in "iub")
     else:
-        name = loss = choice(value, "loss", LOSSES)
+        told = f"the class {value.__name__}" if isinstance(value, type) else f"{value!r:.80} ({kind(value)})"
+        raise TypeError(f"loss must be {_EXPECTED}, got {told}")
     if outputs > 1 and _cpu.LOSSES[name][0] == "side":
         raise ValueError(f"loss {name!r} expects a network with one output, got {outputs}")
     return loss
 
 
-def _name(loss: KernelLoss) -> str:
+def is_own(loss: Any) -> bool:
+    """Whether a loss is a function of one's own, as `loss_of` gives it."""
+    return isinstance(loss, (Called, Compiled))
+
+
+def planned(loss: KernelLoss) -> KernelLoss:
+    """The loss that plans are made for: of a function in Python that of its outputs."""
+    return "mae" if isinstance(loss, Called) else loss
+
+
+def check_own(loss: KernelLoss, device: str, weighted: bool = False) -> None:
+    """ValueError for what functions of one's own cannot do."""
+    if device != "cpu" and is_own(loss):
+        told = loss_text(loss)
+        raise ValueError(f"loss must be a name on a card, where no function of one's own runs, got {told}")
+    if weighted and isinstance(loss, Called):
+        raise ValueError(
+            "sample_weight must be None for a loss that is a Python function, which may weigh samples: "
+            f"got {loss_text(loss)}"
+        )
+
+
+def _name(loss: Any) -> str:
     return loss if isinstance(loss, str) else loss[0]
 
 
 def loss_text(loss: KernelLoss) -> str:
     """For messages and checkpoints."""
+    if isinstance(loss, (Called, Compiled)):
+        return loss.text
     return loss if isinstance(loss, str) else f"{loss[0]}({loss[1]!r})"
 
 
 def takes_labels(loss: KernelLoss) -> bool:
     """Whether a loss compares outputs with integer labels, and not with values."""
+    if isinstance(loss, (Called, Compiled)):
+        return bool(loss.labels)
     return _cpu.LOSSES[_name(loss)][0] != "values"
 
 
@@ -64,6 +103,6 @@ def check_smooth(activation: str) -> None:
 
 def check_slopes(loss: KernelLoss) -> None:
     """ValueError where a gradient is asked for that the loss has not."""
-    if not _cpu.LOSSES[_name(loss)][1]:
+    if is_own(loss) or not _cpu.LOSSES[_name(loss)][1]:
         some = ", ".join(repr(name) for name in LOSSES if _cpu.LOSSES[name][1])
         raise ValueError(f"a gradient needs a loss among {some}, got {loss_text(loss)!r}, which has none")

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ._kinds import Loss, loss_of
+from ._kinds import Loss
+from ._own_losses import Called, called_atom_risks
 from .methods.hopping import ConsensusHopping
 from .network import TwoLayer
-from .risk import _ensemble, _targets, _weighted
+from .risk import _ensemble, _of_tasks, _targets, _told, _weighted
 
 
 def atom_risks(
@@ -34,12 +35,16 @@ def atom_risks(
     """
     call, particles, inputs = _ensemble(net, theta, x)
     start = call.array(center, "center", (particles.dtype,), (net.size,))
-    told = loss_of(loss, net.outputs)
+    told = _told(net, loss, y, "y", call, sample_weight)
     targets = _weighted(_targets(net, y, "y", (), inputs, told, call), sample_weight, inputs, call)
     run = call.run(num_threads, precision, particles)
     if precision != "float32":
         raise ValueError(f"precision must be 'float32' for atom_risks, got {precision!r}")
     out = call.empty((len(particles), net.width), np.float64)
+    if isinstance(told, Called):
+        (wanted,) = _of_tasks(targets.reshape(1, *targets.shape), told, net)
+        called_atom_risks(told, net, start, particles, inputs, wanted, out, run)
+        return call.result(out)
     call.kernels.atom_risks(net._kernel, start, particles, inputs, targets, told, out, run)
     return call.result(out)
 

@@ -12,9 +12,16 @@ L(y, g) of one sample, with e_c = g_c - y_c:
     "zero_one"       0 where y is the first of the largest outputs', else 1; of one output 0 where y is 1 for
                      g >= 0, or 0 for g < 0
 
-The last four compare with labels y in [0, C). One output tells two labels apart, 0 and 1, taken as t = -1
-and 1 (not in "cross_entropy", which is 0 then). "zero_one" has no gradient. At a corner the others' slope is
-0, and of equal rivals in "hinge" the first one has it.
+"cross_entropy" to "zero_one" compare with labels y in [0, C). One output tells two labels apart, 0 and 1,
+taken as t = -1 and 1 (not in "cross_entropy", which is 0 then). "zero_one" has no gradient. At a corner the
+others' slope is 0, and of equal rivals in "hinge" the first one has it.
+
+A loss of one's own is a function in Python, outputs [n, S, C] and y (values [S, C], or labels [S] where it
+holds integers) -> [n]; or a C function of one sample, double(const T *outputs, const T *target, int64_t C)
+with T the particles' type, which is float or double: a `scipy.LowLevelCallable`, a Numba `cfunc`, or ctypes'
+with restype and argtypes. Its target is [C] values, or one label as T. Both are without a gradient and run on
+the CPU. The Python function gets outputs in blocks of bounded memory and takes no sample_weight; threads call
+the C function at the same time.
 """
 
 from __future__ import annotations

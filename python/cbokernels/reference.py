@@ -15,6 +15,7 @@ import numpy as np
 
 from . import _cpu
 from ._kinds import Loss, loss_of, takes_labels
+from ._own_losses import Called
 from ._reference_hopping import hopping_noise as hopping_noise
 from ._reference_hopping import rank_weights as rank_weights
 from ._reference_random import permutation as permutation
@@ -141,8 +142,8 @@ LOSS_SLOPES: dict[str, Callable[[Any, Any, float], Any]] = {
 
 def _law(losses: dict[str, Callable[[Any, Any, float], Any]], loss: Loss, outputs: int) -> Callable[..., Any]:
     """(outputs, targets) -> losses, or slopes."""
-    told = loss_of(loss, outputs)
-    name, parameter = (told, _cpu.LOSSES[told][2]) if isinstance(told, str) else told
+    told: Any = loss_of(loss, outputs)
+    name, parameter = (told, _cpu.LOSSES[told][2]) if isinstance(told, str) else told[:2]
     return lambda g, y: losses[name](g, y if takes_labels(told) else _values(y, g), parameter)
 
 
@@ -179,7 +180,11 @@ def task_risks(
         pairs = zip(x, ys, strict=True)
         options: dict[str, Any] = {"loss": loss, "sample_weight": sample_weight}
         return np.stack([risk(net, theta, own, y, **options) for own, y in pairs], axis=-1)
-    g, law = forward(net, theta, x), _law(LOSSES, loss, net.outputs)
+    g = forward(net, theta, x)
+    if isinstance(told := loss_of(loss, net.outputs, ys), Called):
+        given = ys if told.labels else ys.reshape(len(ys), -1, net.outputs)
+        return np.stack([told.function(g, y) for y in given], axis=-1)
+    law = _law(LOSSES, loss, net.outputs)
     w = _weights(sample_weight, len(x))
     return np.stack([np.where(w > 0, law(g, y), 0) @ w for y in ys], axis=-1)
 
@@ -318,7 +323,7 @@ def adam_update(
     r = beta2 * np.asarray(second, float) + (1 - beta2) * gradient**2
     first[...], second[...] = s, r
     s, r = s / (1 - beta1**step), r / (1 - beta2**step)
-    return np.asarray(theta, float) - lr * s / (np.sqrt(r) + delta)
+    return np.asarray(theta, float) - np.expand_dims(lr, -1) * s / (np.sqrt(r) + delta)
 
 
 def hybrid_update(

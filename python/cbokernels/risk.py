@@ -12,10 +12,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _cpu
-from ._arrays import AS_THETA, Array, Call, Values, call_of, check_array, text
+from ._arrays import AS_THETA, Array, Call, Values, call_of, check_array, check_shape, text
 from ._checks import FLOATS, float_dtype, integer, unit
 from ._inputs import read_as, readable
-from ._kinds import Loss, check_slopes, check_smooth, label_count, loss_of, takes_labels
+from ._kinds import (
+    Loss,
+    check_own,
+    check_slopes,
+    check_smooth,
+    is_own,
+    label_count,
+    loss_of,
+    planned,
+    takes_labels,
+)
+from ._own_losses import Called, Compiled, called_risks, check_item, exact_labels
 from .network import TwoLayer, check_network
 
 if TYPE_CHECKING:
@@ -55,7 +66,9 @@ def risk(
     loss: "mse", "mae", "huber", "pinball", or with other parameters `Huber(delta)`, `Pinball(quantile)`: y
     [S] or [S, 1] (one output) or [S, C], of theta's dtype; sums over outputs. "cross_entropy", "hinge",
     "logistic" (one output) or "zero_one": y [S] or [S, 1], labels in [0, C), or of one output 0 and 1, of any
-    integer or boolean dtype. `cbokernels.losses` has the formulas.
+    integer or boolean dtype. Or a function of one's own: in Python, (outputs [n, S, C], y) -> [n] (TypeError
+    and ValueError for results of another kind or shape), or in C. `cbokernels.losses` has the formulas and
+    the signature.
 
     sample_weight: [S], of theta's dtype, finite, not negative and not all 0: R is the mean of the losses with
     these weights. A sample of weight 0 does not count, whatever its loss is.
@@ -72,10 +85,13 @@ def risk(
     num_threads below 1.
     """
     call, particles, inputs = _ensemble(net, theta, x)
-    told = loss_of(loss, net.outputs)
+    told = _told(net, loss, y, "y", call, sample_weight)
     targets = _weighted(_targets(net, y, "y", (), inputs, told, call), sample_weight, inputs, call)
     run = call.run(num_threads, precision, particles)
     out = call.empty((len(particles),), np.float64)
+    if isinstance(told, Called):
+        _by_called(told, net, particles, inputs, targets.reshape(1, *targets.shape), out.reshape(-1, 1), run)
+        return call.result(out)
     call.kernels.risk(net._kernel, particles, inputs, targets, told, out, run)
     return call.result(out)
 
@@ -102,11 +118,14 @@ def task_risks(
     inputs = call.view(read_as(x, "x", particles.dtype), "x")
     own = ("T",) if inputs.ndim == 3 else ()
     check_array(inputs, "x", (particles.dtype,), (*own, "S", net.inputs), AS_THETA)
-    told = loss_of(loss, net.outputs)
+    told = _told(net, loss, ys, "ys", call, sample_weight)
     wanted = _targets(net, ys, "ys", inputs.shape[:-2] or ("T",), inputs, told, call)
     targets = _weighted(wanted, sample_weight, inputs, call)
     run = call.run(num_threads, precision, particles)
     out = call.empty((len(particles), len(wanted)), np.float64)
+    if isinstance(told, Called):
+        _by_called(told, net, particles, inputs, wanted, out, run)
+        return call.result(out)
     call.kernels.risk(net._kernel, particles, inputs, targets, told, out, run)
     return call.result(out)
 
@@ -130,7 +149,7 @@ def risk_gradient(
     eq. 25: d_n].
     """
     call, particles, inputs = _ensemble(net, theta, x)
-    told = loss_of(loss, net.outputs)
+    told = _told(net, loss, y, "y", call)
     check_smooth(net.activation)
     check_slopes(told)
     targets = _weighted(_targets(net, y, "y", (), inputs, told, call), sample_weight, inputs, call)
@@ -175,7 +194,7 @@ def plan(
     """
     n, s = integer(particles, "particles", 1, 2**40), integer(samples, "samples", 1, 2**40)
     t = integer(tasks, "tasks", 1, 2**31)
-    name = loss_of(loss, check_network(net).outputs)
+    name = planned(loss_of(loss, check_network(net).outputs))
     filled = unit(density, "density", closed=True)
     single = float_dtype(dtype) == np.float32
     return Plan(*_cpu.plan(net._kernel, n, s, t, name, filled, single))
@@ -191,6 +210,30 @@ def _ensemble(net: TwoLayer, theta: Any, x: Any) -> tuple[Call, Values, Values]:
     return call, particles, call.array(inputs, "x", (particles.dtype,), ("S", net.inputs), AS_THETA)
 
 
+def _told(net: TwoLayer, loss: Loss, y: Any, name: str, call: Call, sample_weight: Any = None) -> KernelLoss:
+    """A user's loss, of which y tells what a function of one's own compares with."""
+    told = loss_of(loss, net.outputs)
+    if is_own(told):
+        check_own(told, "cuda" if call.on_device else "cpu", sample_weight is not None)
+        told = loss_of(told, net.outputs, call.view(readable(y, name), name))
+    return told
+
+
+def _of_tasks(ys: Any, loss: Called, net: TwoLayer) -> Any:
+    """Targets as functions in Python get them: labels [T, S], or values [T, S, C]."""
+    return ys if loss.labels else ys.reshape(len(ys), -1, net.outputs)
+
+
+def _by_called(loss: Called, net: TwoLayer, theta: Any, x: Any, ys: Any, out: Any, threads: Any) -> None:
+    """Risks into out [N, T], of targets [T, ...] at x [S, d] or [T, S, d]."""
+    ys = _of_tasks(ys, loss, net)
+    if x.ndim == 2:
+        return called_risks(loss, net, theta, x, ys, out, threads)
+    for t, own in enumerate(x):
+        called_risks(loss, net, theta, own, ys[t : t + 1], out[:, t : t + 1], threads)
+    return None
+
+
 def _targets(
     net: TwoLayer, y: Any, name: str, tasks: tuple[int | str, ...], x: Values, loss: KernelLoss, call: Call
 ) -> Values:
@@ -201,8 +244,15 @@ def _targets(
         values = call.view(readable(y, name), name)
         if values.ndim == len(shape) + 1 and values.shape[-1] == 1:
             values = values.reshape(*values.shape[:-1])
+        if isinstance(loss, Compiled):
+            check_item(loss, x.dtype)
+        if isinstance(loss, (Called, Compiled)):
+            check_shape(values, name, shape)
+            return exact_labels(call.host(values), name, x.dtype)
         count = label_count(loss, net.outputs)
         return call.integers(values, name, shape, count, LABELS, "iub")
+    if isinstance(loss, Compiled):
+        check_item(loss, x.dtype)
     values = call.view(read_as(y, name, x.dtype), name)
     if net.outputs > 1 and values.ndim == len(shape) and values.dtype == x.dtype:
         raise ValueError(

@@ -147,6 +147,7 @@ def test_bad_arguments_are_named(emulated):
         ((Array(theta[:, :-1]), Array(x), Array(y)), {}, ValueError, "theta must have shape"),
         ((Array(theta), Array(x), Array(y)), {"loss": "l1"}, ValueError, "loss must be one of"),
         ((Array(theta), Array(x), Array(y)), {"loss": "cross_entropy"}, TypeError, "y must hold integers"),
+        ((Array(theta), Array(x), Array(y)), {"loss": len}, ValueError, "loss must be a name on a card"),
         ((Array(theta), Array(x), Array(y)), {"num_threads": 0}, ValueError, "num_threads"),
         ((Array(theta), Array(x), Array(y)), {"precision": "tf64"}, ValueError, "precision"),
         ((Array(theta.astype("f2")), Array(x), Array(y)), {}, TypeError, "theta must be float32 or float64"),

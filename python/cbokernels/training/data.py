@@ -12,8 +12,11 @@ from .. import _cpu
 from .._arrays import HOST, Array, Call, Values, call_of, check_shape, view
 from .._arrays.call import text
 from .._inputs import readable
-from .._kinds import label_count, loss_of, takes_labels
+from .._kinds import is_own, label_count, loss_of, takes_labels
+from .._own_losses import Called, called_atom_risks, called_risks, drawn
+from .._ranks import Ranks
 from ..methods.base import Minibatches
+from ..methods.hopping_ranks import shared_gradient
 from ..network import TwoLayer
 from ..risk import LABELS, check_weights
 from ..risk import _targets as targets
@@ -76,7 +79,7 @@ def training_data(
     given = call.view(y, of_y)
     if loss is None:
         loss = "cross_entropy" if given.dtype.kind in "iub" and net.outputs > 1 else "mse"
-    told = loss if isinstance(loss, tuple) else loss_of(loss, net.outputs)
+    told = loss_of(loss, net.outputs, given) if is_own(loss) or not isinstance(loss, tuple) else loss
     labels = takes_labels(told)
     if task_axes == ():
         _check_one_task(net, x, given, labels, names)
@@ -86,7 +89,7 @@ def training_data(
     checked = targets(net, cast, of_y, x.shape[:-2] or task_axes, x, told, call)
     if labels and call.on_device:
         call.check_range(checked, of_y, label_count(told, net.outputs), LABELS)
-    elif labels:
+    elif labels and not is_own(told):
         checked = call.apart(checked, given)  # they are checked once: nobody may change them afterwards
     checked = checked.reshape(-1, x.shape[-2], *(() if labels else (net.outputs,)))
     call.check_finite(x, of_x)
@@ -207,6 +210,61 @@ class DataBatch:
         )  # fmt: skip
 
 
+class CalledBatch(DataBatch):
+    """Samples to score networks on by a function in Python, which no kernel calls."""
+
+    def __init__(
+        self, net: TwoLayer, x: Array, y: Array, weights: Array | None, loss: Any, threads: int,
+        ensemble: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(net, x, y, weights, loss, threads, ensemble)
+        self._of, self._called, self._ensemble = net, loss, ensemble
+
+    def risk(self, theta: Array, out: Array) -> None:
+        shared = self.x.ndim == 2
+        for t, x in enumerate([self.x] if shared else self.x):
+            tasks = slice(None) if shared else slice(t, t + 1)
+            called_risks(
+                self._called, self._of, theta, x, self.y[tasks], out[:, tasks], self._threads, self._ensemble
+            )
+
+    def own_risks(self, theta: Array, out: Array) -> None:
+        for t, y in enumerate(self.y):
+            x, own = self.x if self.x.ndim == 2 else self.x[t], slice(t, t + 1)
+            called_risks(self._called, self._of, theta[own], x, y[None], out[own, None], self._threads)
+
+    def hopping_risk(
+        self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool, out: Array
+    ) -> None:
+        samples = len(self.x) * self._columns
+        for rows, theta in drawn(center, particles, spread, mirrored, key, samples, self._threads):
+            risks = np.empty((len(theta), out.shape[1]))
+            given = self._called, self._of
+            if atoms:
+                called_atom_risks(*given, center, theta, self.x, self.y[0], risks, self._threads)
+            else:
+                called_risks(*given, theta, self.x, self.y[:1], risks, self._threads, particles)
+            pairs = risks.reshape(2 if mirrored else 1, -1, out.shape[1])
+            out[rows] = np.swapaxes(pairs, 0, 1).reshape(risks.shape)
+
+    def hopping_gradient(
+        self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool,
+        fraction: float, out: Array,
+    ) -> tuple[float, float, int]:  # fmt: skip
+        alone = _Alone()
+        alone.deal(particles // (2 if mirrored else 1))
+        how = particles, spread, mirrored, key, atoms, fraction
+        return shared_gradient(alone, self, center, *how, out, self._threads)
+
+
+class _Alone(Ranks):
+    """One process that goes the way of several."""
+
+    def merge(self, leaf: Any, combine: Any, rows: Array | None = None) -> Array:
+        merged: Array = leaf(0, self.total)
+        return merged
+
+
 class Orders:
     """How the data are divided into minibatches: each epoch is one shuffled partition, the smaller last batch
     kept. Without a batch size the whole data, in their own order, are each epoch's only batch."""
@@ -235,8 +293,10 @@ class DataProblem(Orders):
         super().__init__(data.samples, batch_size, seed)
         x, y, loss = data.call.host(data.x), data.call.host(data.y), data.loss
         weights = None if data.weights is None else data.call.host(data.weights)
-        self._whole, self._loss = DataBatch(net, x, y, weights, loss, threads, ensemble), loss
-        self._alone = DataBatch(net, x, y, weights, loss, threads)
+        self._called = isinstance(loss, Called)
+        made = CalledBatch if self._called else DataBatch
+        self._whole, self._loss = made(net, x, y, weights, loss, threads, ensemble), loss
+        self._alone = made(net, x, y, weights, loss, threads)
         self._parts: list[tuple[Array, DataBatch]] = []
         buffers: dict[int, DataBatch] = {}
         order = np.empty(0, np.int64) if self._order is None else self._order
@@ -246,13 +306,13 @@ class DataProblem(Orders):
                 xb = np.empty((*x.shape[:-2], len(rows), x.shape[-1]), x.dtype)
                 yb = np.empty((len(y), len(rows), *y.shape[2:]), y.dtype)
                 wb = None if weights is None else np.empty(len(rows), weights.dtype)
-                buffers[len(rows)] = DataBatch(net, xb, yb, wb, loss, threads, ensemble)
+                buffers[len(rows)] = made(net, xb, yb, wb, loss, threads, ensemble)
             self._parts.append((rows, buffers[len(rows)]))
 
     def minibatches(self, epoch: int) -> Minibatches | None:
-        """The epoch's minibatches for a compiled epoch, which has one x for all tasks."""
+        """The epoch's minibatches for a compiled epoch, which has one x for all tasks and calls no Python."""
         whole = self._whole
-        if whole.x.ndim == 3:
+        if whole.x.ndim == 3 or self._called:
             return None
         size = self.batch_size or whole.x.shape[0]
         return Minibatches(whole.net, whole.x, whole.targets, self._loss, self.order(epoch), size)

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _cpu
 from .._arrays import Array, view
+from .._kinds import planned
 from .._ranks import Ranks
 from ..methods.base import Method
 from ..network import TwoLayer
@@ -46,7 +47,7 @@ def together(net: TwoLayer, data: Data, particles: int, batch_size: int | None, 
     """Particles that are scored together and so, to have the same bits everywhere, stay on one rank."""
     samples = min(batch_size or data.samples, data.samples)
     path, group, _, _ = _cpu.plan(
-        net._kernel, particles, samples, len(data.y), data.loss, 0.0, dtype == np.float32
+        net._kernel, particles, samples, len(data.y), planned(data.loss), 0.0, dtype == np.float32
     )
     return group if path == "lists" else 1
 

@@ -15,7 +15,7 @@ from .._checks import PRECISIONS, WORD, boolean, choice, float_dtype, integer, r
 from .._checks import precision as check_precision
 from .._checks import seed as check_seed
 from .._inputs import readable
-from .._kinds import Loss, check_slopes, check_smooth, loss_of, loss_text
+from .._kinds import Loss, check_own, check_slopes, check_smooth, loss_of, loss_text
 from .._ranks import Ranks
 from ..methods.base import Method, Setting, check_method
 from ..network import TwoLayer, check_network
@@ -81,7 +81,8 @@ def train(
         integers or booleans; for `MultiTaskCBO` with an axis of T tasks before these, which x may have too,
         for `TransportCBO` with or without. x and values are cast to `dtype` once and must be finite.
     loss: as in `risk`. None: "cross_entropy" when y holds integers or booleans and C > 1, else "mse".
-        ValueError for a loss without a gradient, where the method needs one.
+        ValueError for a loss without a gradient, where the method needs one. A function of one's own must be
+        given again to resume; the checkpoint knows its name alone.
     batch_size: samples per step, S'. Each epoch is one shuffled partition of the data, a smaller last batch
         kept, one step per batch. None: the whole data in their own order, one step per epoch.
     seed: in [0, 2^64). The same seed gives the same bits for any number of threads.
@@ -182,6 +183,7 @@ def train(
         raise TypeError("x lies in CUDA memory: train on it with device='cuda'")
     call = call_of(x, "x") if on_card else HOST
     told = None if loss is None else loss_of(loss, net.outputs)
+    check_own(told or "mse", device, sample_weight is not None)
     data = training_data(call, net, x, y, told, dtype, method._task_axes)
     if method._gradients:
         check_smooth(net.activation)
