@@ -169,13 +169,19 @@ class AdamSteps : public Steps<T> {
     const int64_t count = shape.particles * this->size_;
     this->gradient_ = DeviceBuffer<T>(count);
     this->own("first", this->first_, count), this->own("second", this->second_, count);
+    if (shape.rated) this->own("rates", rates_, shape.particles);
   }
   void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
     risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
-    adam_update(static_cast<const T*>(this->theta()), this->theta(), this->shape_.particles, this->size_,
-                this->adam_state(1), this->on(), &place.now->update);
+    AdamState<T> adam = this->adam_state(1);
+    adam.rates = rates_.data();
+    adam_update(static_cast<const T*>(this->theta()), this->theta(), this->shape_.particles, this->size_, adam,
+                this->on(), &place.now->update);
   }
   bool reports_each() const override { return true; }
+
+ private:
+  DeviceBuffer<double> rates_;  // of each network, where they have their own
 };
 
 // kinetic = |r|^2 / 2M of each network, and the trapezoidal rule for what friction has dissipated.

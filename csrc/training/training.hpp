@@ -16,7 +16,7 @@ struct Epoch {
   const int64_t* order;  // [data.samples], or nullptr: the data as they stand are the only batch
   int64_t batch;         // samples in a batch; the last one may be smaller
   uint32_t first_step;
-  double decay = 0;  // of the particles, in each step between the scores and the move
+  double decay = 0;  // of the particles, in each step between the scores and the move; of Adam's rates, times these
 };
 
 // A method's arrays.  With a consensus, `update` moves the particles to `points`; with gradients, by Adam too.

@@ -130,7 +130,10 @@ Outcome run_epoch(const Epoch<T>& epoch, Ensemble<T> ensemble, int num_threads) 
           std::count_if(ensemble.risk, ensemble.risk + particles, [](double r) { return !std::isfinite(r); });
     }
 
-    if (epoch.decay > 0) shrink(update.out, particles * size, epoch.decay, num_threads);
+    if (const double* rates = ensemble.adam.rates; epoch.decay > 0 && rates)
+      for (int64_t n = 0; n < particles; ++n) shrink(update.out + n * size, size, epoch.decay * rates[n], num_threads);
+    else if (epoch.decay > 0)
+      shrink(update.out, particles * size, epoch.decay, num_threads);
     if (!ensemble.gradient)
       cbo_update(update, num_threads);
     else if (ensemble.points)

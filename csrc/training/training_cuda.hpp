@@ -23,7 +23,7 @@ namespace cbk::device {
 // only some methods have (RunShape).  make_<name>_steps makes a method's steps (steps_cuda.hpp).
 #define CBK_CARD_METHODS(X) \
   X(cbo, "alpha drift diffusion dt floor radius friction", "subset subset_moves flies") \
-  X(adam, "lr beta1 beta2 delta", "") \
+  X(adam, "lr beta1 beta2 delta", "rated") \
   X(hybrid, "alpha drift diffusion dt radius lr beta1 beta2 delta", "") \
   X(hopping, "spread lr beta1 beta2 delta", "drawn mirrored atoms fraction") \
   X(heavy_ball, "friction temperature dt", "") \
@@ -56,11 +56,13 @@ struct RunShape {
   double fraction = 0;
   int64_t iterations = 1;  // transport: of the barycenter in a step
   bool exact = false;      // and whether the row has the variance by distances solved anew
+  bool rated = false;      // adam: each network has a learning rate of its own, the array "rates", which lr is not
 
   int64_t scored() const { return subset ? subset : particles; }
 };
 #define CBK_METHOD_NUMBERS(X) \
-  X(subset) X(subset_moves) X(flies) X(drawn) X(mirrored) X(atoms) X(fraction) X(iterations) X(exact)
+  X(subset) X(subset_moves) X(flies) X(drawn) X(mirrored) X(atoms) X(fraction) X(iterations) X(exact) \
+  X(rated)
 
 // Where the data lie: float x and y, or int32 labels in y's place; float weights, or 0 for none.
 struct RunData {
@@ -106,8 +108,8 @@ class Run {
   virtual void point(int64_t epoch, void* host) = 0;
   virtual int64_t point_bytes() const = 0;
 
-  // theta, points, first, second, velocity, gradient, kinetic, dissipated, support, match, prices, partners: those that
-  // the method has.  They wait.
+  // theta, points, first, second, rates, velocity, gradient, kinetic, dissipated, support, match, prices, partners: those
+  // that the method has.  They wait.
   virtual void read(const std::string& name, void* host) = 0;
   virtual void write(const std::string& name, const void* host) = 0;
   virtual int64_t bytes_of(const std::string& name) const = 0;  // 0: it has none

@@ -80,7 +80,8 @@ struct AdamState {
   const T* gradient;  // all [particles, size]
   T *first, *second;
   double lr, beta1, beta2, delta;
-  uint32_t step;  // from 1
+  uint32_t step;                  // from 1
+  const double* rates = nullptr;  // [particles] in place of lr, for adam_update alone
 };
 
 template <class T>

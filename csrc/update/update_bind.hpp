@@ -52,6 +52,13 @@ AdamState<T> adam_of(const Array& theta, const Array& gradient, const Output<T>&
   return {gradient.entries<T>(), first.data(), second.data(), by.lr, by.beta1, by.beta2, by.delta, by.step};
 }
 
+// Learning rates [particles] in place of one, where there are any.
+template <class T>
+void set_rates(AdamState<T>& adam, const Array& theta, const std::optional<Input<double>>& rates) {
+  if (rates) check_shape("rates", *rates, {theta.shape(0)});
+  adam.rates = data_or_null(rates);
+}
+
 }  // namespace cbk
 
 namespace pybind11::detail {

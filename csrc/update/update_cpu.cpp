@@ -182,7 +182,7 @@ void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>
   }
 
   const UpdateRow<T> whole = first_row(problem, adam);
-  const double b = scalars_of(problem).b;
+  const double b = scalars_of(problem).b, bias = adam ? bias_of_first(*adam) : 1;
   const int64_t pieces = divide_up(size, piece), tasks = rows * pieces;
   const int threads = thread_count(num_threads, tasks, nanoseconds(1.5, rows, size));
   parallel_for(tasks, threads, [&](int64_t i) {
@@ -191,6 +191,7 @@ void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>
     row.begin = begin, row.end = std::min(begin + piece, size);
     if (form != UpdateForm::still) row.point = point_of(problem, n);
     if (distances) row.b = T(b * distance.data()[i / pieces]);
+    if (adam && adam->rates) row.adam.rate = T(adam->rates[n] / bias);
     kernels.row(form, row, problem.key, uint32_t(n));
   }, short_tasks(size));
 }
@@ -211,7 +212,8 @@ template <class T>
 void adam_update(const T* theta, T* out, int64_t particles, int64_t size, const AdamState<T>& adam, int num_threads) {
   UpdateProblem<T> problem{};
   problem.theta = theta, problem.out = out, problem.noise = Noise::none;
-  problem.particles = 1, problem.size = particles * size;  // each coordinate by itself: one long row
+  problem.particles = particles, problem.size = size;
+  if (!adam.rates) problem.particles = 1, problem.size *= particles;  // each coordinate by itself: one long row
   update(problem, UpdateForm::still, &adam, num_threads);
 }
 

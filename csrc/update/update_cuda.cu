@@ -20,6 +20,7 @@ struct Step {
   const double* distance;  // [particles], or nullptr
   const T* gradient;
   T *first, *second;
+  const double* rates;  // [particles], or nullptr
   NoiseKey key;
   int width;
   StepNumbers<T> numbers;
@@ -34,7 +35,7 @@ __device__ __forceinline__ bool has_point(const Step<T>& k, int64_t n) {
   return !k.task || (k.task[n] >= 0 && k.task[n] < k.tasks);
 }
 
-// plain: all particles move, to one point, with noise that needs no distance.
+// plain: all particles move, to one point, with noise that needs no distance, or by one learning rate.
 template <UpdateForm form, bool adam, bool plain, class T>
 CBK_KERNEL(256)
 step_rows(Step<T> k) {
@@ -56,11 +57,13 @@ step_rows(Step<T> k) {
         load_quad(k.first + at, count, k.width, first);
         load_quad(k.second + at, count, k.width, second);
       }
+      AdamCoefficients<T> by = now.adam;
+      if constexpr (!plain && !pointed) by.rate = T(k.rates[n] / now.bias);
       const T b = !plain && k.distance ? T(now.amplitude * k.distance[n]) : now.b;
       for (int j = 0; j < 4; ++j) {
         const T delta = pointed ? theta[j] - point[j] : theta[j];
         T start = theta[j];
-        if constexpr (adam) start = descended(theta[j], gradient[j], first[j], second[j], now.adam);
+        if constexpr (adam) start = descended(theta[j], gradient[j], first[j], second[j], by);
         theta[j] = valid ? moved<form>(start, delta, z[j], now.a, b, now.floor) : T(quiet_nan);
       }
       store_quad(k.out + at, count, k.width, theta);
@@ -93,7 +96,7 @@ template <UpdateForm form, class T>
 void run(const Step<T>& k, cudaStream_t stream) {
   const auto start = [&](auto kernel) { launch_rows(kernel, k.moving, k.size, stream, k); };
   if constexpr (form == UpdateForm::still)
-    return start(step_rows<form, true, true, T>);
+    k.rates ? start(step_rows<form, true, false, T>) : start(step_rows<form, true, true, T>);
   else if (k.rows || k.task || k.distance)
     k.gradient ? start(step_rows<form, true, false, T>) : start(step_rows<form, false, false, T>);
   else
@@ -117,6 +120,7 @@ void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, con
             nullptr,
             nullptr,
             nullptr,
+            adam ? adam->rates : nullptr,
             problem.key,
             access_width(problem.size, problem.theta, problem.out),
             numbers_of(problem, adam),
@@ -140,8 +144,13 @@ void update(const UpdateProblem<T>& problem, int64_t tasks, UpdateForm form, con
 template <class T>
 StepNumbers<T> numbers_of(const UpdateProblem<T>& problem, const AdamState<T>* adam) {
   const UpdateScalars scalars = scalars_of(problem);
-  return {T(scalars.a),    T(scalars.b),      T(scalars.floor),
-          scalars.b,       farthest(problem), adam ? coefficients(*adam) : AdamCoefficients<T>{},
+  return {T(scalars.a),
+          T(scalars.b),
+          T(scalars.floor),
+          scalars.b,
+          farthest(problem),
+          adam ? coefficients(*adam) : AdamCoefficients<T>{},
+          adam ? bias_of_first(*adam) : 1,
           problem.key.step};
 }
 

@@ -17,6 +17,7 @@ struct StepNumbers {
   double amplitude;  // b where the distance multiplies it
   double radius;
   AdamCoefficients<T> adam;
+  double bias;  // 1 - beta1^step: what a learning rate of a particle's own is divided by
   uint32_t step;
 };
 

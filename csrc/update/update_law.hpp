@@ -31,12 +31,17 @@ double farthest(const UpdateProblem<T>& problem) {
 }
 
 template <class T>
+double bias_of_first(const AdamState<T>& adam) {
+  return 1 - std::pow(adam.beta1, adam.step);
+}
+
+template <class T>
 AdamCoefficients<T> coefficients(const AdamState<T>& adam) {
   return {T(adam.beta1),
           T(1 - adam.beta1),
           T(adam.beta2),
           T(1 - adam.beta2),
-          T(adam.lr / (1 - std::pow(adam.beta1, adam.step))),
+          T(adam.lr / bias_of_first(adam)),
           T(1 / (1 - std::pow(adam.beta2, adam.step))),
           T(adam.delta)};
 }

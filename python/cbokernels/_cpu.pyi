@@ -9,6 +9,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
+from ._own_losses import Called, Compiled
+
 _T = TypeVar("_T", np.float32, np.float64)
 _A = TypeVar("_A", contravariant=True)
 _Words = npt.NDArray[np.uint32]
@@ -30,8 +32,8 @@ Found: TypeAlias = tuple[float, float | None, _Double, npt.NDArray[_T], _Double,
 
 # what outputs are compared with, and the samples' weights
 _Pair: TypeAlias = tuple[_A, _A]
-# a loss's name, or that and its parameter
-KernelLoss: TypeAlias = str | tuple[str, float]
+# a loss's name, or that and its parameter, or a function
+KernelLoss: TypeAlias = str | tuple[str, float] | Compiled | Called
 # what outputs are compared with: values or int32 labels; or a pair of these and the samples' weights [S]
 _Targets: TypeAlias = (
     npt.NDArray[_T] | _Labels | tuple[npt.NDArray[_T], npt.NDArray[_T]] | tuple[_Labels, npt.NDArray[_T]]
@@ -131,9 +133,10 @@ class Kernels(Protocol[_A]):
         """theta [N, D], point [T, D] and task [N], or point [D]; rows [n] -> out [N, D]; may be theta."""
 
     def adam_update(
-        self, theta: _A, gradient: _A, first: _A, second: _A, by: Descent, out: _A, run: Execution, /
-    ) -> None:
-        """All [N, D]; the moments in place, out may be theta."""
+        self, theta: _A, gradient: _A, first: _A, second: _A, by: Descent, rates: _A | None, out: _A,
+        run: Execution, /,
+    ) -> None:  # fmt: skip
+        """All [N, D], but rates [N] in place of by's; the moments in place, out may be theta."""
 
     def hybrid_update(
         self, theta: _A, point: _A, task: _A | None, gradient: _A, first: _A, second: _A, law: Law,
@@ -301,9 +304,10 @@ def hybrid_epoch(
 def adam_epoch(
     net: Network, x: npt.NDArray[_T], y: _Targets[_T], loss: KernelLoss, order: _Index | None,
     batch: int, theta: npt.NDArray[_T], gradient: npt.NDArray[_T], first: npt.NDArray[_T],
-    second: npt.NDArray[_T], by: Descent, risk: _Double, decay: float, run: Execution, /,
+    second: npt.NDArray[_T], by: Descent, rates: _Double | None, risk: _Double, decay: float,
+    run: Execution, /,
 ) -> int:  # fmt: skip
-    """As hybrid_epoch without a consensus; risk [N]."""
+    """As hybrid_epoch without a consensus; risk [N]. rates [N] in place of by's; decay is times these."""
 
 def hopping_epoch(
     net: Network, x: npt.NDArray[_T], y: _Targets[_T], loss: KernelLoss, order: _Index | None,

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ._arrays import AS_THETA, Call, Changed, Values, call_of, check_array
 from ._checks import FLOATS, WORD, choice, counter, integer, positive, real, unit
 from ._checks import first_particle as check_first_particle
@@ -85,7 +87,7 @@ def adam_update(
     second: Any,
     *,
     step: int = 1,
-    lr: float = 0.1,
+    lr: Any = 0.1,
     beta1: float = 0.9,
     beta2: float = 0.999,
     delta: float = 1e-8,
@@ -93,6 +95,8 @@ def adam_update(
     num_threads: int | None = None,
 ) -> Any:
     """Particles [N, D] after one step of Adam from theta [N, D] along gradient [N, D] [Kingma, Ba 2015].
+
+    lr: a number, or an array [N], float64, of each particle's own (on a card its values are not checked).
 
     All float32 or all float64. The moments first and second [N, D], zero before the first step, are updated
     in place. step counts from 1. Note sqrt(r^) + delta, not sqrt(r^ + delta).
@@ -106,10 +110,15 @@ def adam_update(
     call, particles = _particles(theta)
     gradients, changed = _descent(call, particles, gradient, first, second, out)
     step, decays = _decays(step, beta1, beta2, delta)
-    descent, run = (real(lr, "lr", 0.0), *decays, step), call.run(num_threads)
+    rates = None
+    if getattr(lr, "ndim", 0) > 0:
+        rates = call.array(lr, "lr", (np.dtype(np.float64),), (len(particles),))
+        for n, rate in enumerate([] if call.on_device else call.host(rates)):
+            real(float(rate), f"lr[{n}]", 0.0)
+    descent, run = (real(lr, "lr", 0.0) if rates is None else 0.0, *decays, step), call.run(num_threads)
     s, r, target = (a.work for a in changed)
     particles, gradients = (call.apart_or_same(call.apart(a, s, r), target) for a in (particles, gradients))
-    call.kernels.adam_update(particles, gradients, s, r, descent, target, run)
+    call.kernels.adam_update(particles, gradients, s, r, descent, rates, target, run)
     for a in changed:
         a.finish()
     return call.result(target) if out is None else out

@@ -57,6 +57,7 @@ METHODS = {
     "whole subset": cbk.CBO(6, alpha=50.0, particle_batch=6, move="batch"),
     "ess": cbk.CBO(9, alpha=cbk.TargetEss(0.4)),
     "adam": cbk.Adam(3, lr=cbk.Exponential(0.1, 0.01)),
+    "rates": cbk.Adam(3, lr=[0.1, 0.0, 0.3]),
     "transport": cbk.TransportCBO(6, alpha=5.0, diffusion=cbk.Geometric(0.4, 0.5)),
     "transport ess": cbk.TransportCBO(
         9, alpha=cbk.TargetEss(0.5), diffusion=0.3, iterations=3, exact_variance=True

@@ -214,7 +214,21 @@ def test_a_run_keeps_its_data(emulated):
     kept = weakref.ref(owner)
     y = np.zeros((1, len(x), NET.outputs), x.dtype)
     run = emulated.module.start(
-        NET._kernel, "adam", x, y, None, "mse", 0, theta, None, 0, "none", False, {}, owner, (0, 0, "float32")
+        NET._kernel,
+        "adam",
+        x,
+        y,
+        None,
+        "mse",
+        0,
+        theta,
+        None,
+        0,
+        "none",
+        False,
+        {"rated": False},
+        owner,
+        (0, 0, "float32"),
     )
     del owner
     assert kept() is not None

@@ -22,6 +22,7 @@ METHODS = {
     "truncated": cbk.CBO(PARTICLES, noise="truncated", radius=1.0),
     "flying": cbk.CBO(PARTICLES, friction=1.0, particle_batch=2, move="batch"),
     "adam": cbk.Adam(PARTICLES),
+    "rates": cbk.Adam(PARTICLES, lr=[0.1] * PARTICLES),
     "hybrid": cbk.Hybrid(PARTICLES),
     "hopping": cbk.ConsensusHopping(6, lr=0.1),
     "heavy ball": cbk.HeavyBall(particles=PARTICLES),

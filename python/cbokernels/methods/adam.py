@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,21 +39,37 @@ class Adam(Method):
 
     particles: N, at least 1 (networks given to `train` bring their own N).
     lr, delta: finite, not negative. beta1, beta2: in [0, 1). Each takes a number, a schedule or a callable.
+        lr may also be an array [N] of numbers, kept as a tuple: network n then has the bits of one that is
+        trained alone with lr[n].
 
     A result's parameters and "risk" are network 0's; "risks" [E, N] in the history are all networks', on the
     full data. "alpha" and "ess" are NaN. Only for `train`.
     """
 
     particles: int = 1
-    lr: Parameter = 0.1
+    lr: Parameter | Sequence[float] = 0.1
     beta1: Parameter = 0.9
     beta2: Parameter = 0.999
     delta: Parameter = 1e-8
 
     _gradients: ClassVar[bool] = True
     _parameters: ClassVar[dict[str, Check]] = {"lr": nonnegative, **DECAYS}
+    _of_each: ClassVar[tuple[str, ...]] = ("lr",)
     _first_step: ClassVar[int] = 1
     _consensus: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if (rates := rates_of(self.lr)) is not None:
+            object.__setattr__(self, "lr", rates)
+        super().__post_init__()
+
+    def _rates(self, networks: int) -> Array | None:
+        """Each of so many networks' own learning rate; None where they have one."""
+        if not isinstance(self.lr, tuple):
+            return None
+        if len(self.lr) != networks:
+            raise ValueError(f"lr must have a rate for each of the {networks} networks, got {len(self.lr)}")
+        return np.array(self.lr)
 
     def _initial(
         self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None, own: slice
@@ -63,10 +80,32 @@ class Adam(Method):
         return 8 * particles + 3 * item * particles * net.size  # gradients and moments
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
-        return AdamStepper(theta, setting)
+        return AdamStepper(self, theta, setting)
 
     def _on_card(self, theta: Array, setting: Setting) -> Plan:
-        return Plan("adam", state=moments(theta))
+        rates = self._rates(len(theta))
+        if rates is None:
+            return Plan("adam", state=moments(theta), more={"rated": False})
+        return Plan(
+            "adam", lambda now: {**now, "lr": 0.0}, state=moments(theta), more={"rated": True},
+            arrays={"rates": rates},
+        )  # fmt: skip
+
+
+def rates_of(lr: Any) -> tuple[float, ...] | None:
+    """The learning rates of an array [N], checked; None for one of another kind."""
+    if isinstance(lr, tuple) and lr and all(type(rate) is float for rate in lr):
+        rates = lr  # scikit-learn's `clone` wants back the object that it gave
+    elif isinstance(lr, (list, tuple)) or getattr(lr, "ndim", 0) > 0:
+        given = np.asarray(lr)
+        if given.ndim != 1 or not len(given) or given.dtype.kind not in "fiu":
+            raise ValueError(f"lr must be a number, a schedule or an array [N] of numbers, got {lr!r:.80}")
+        rates = tuple(float(rate) for rate in given)
+    else:
+        return None
+    for n, rate in enumerate(rates):
+        nonnegative(rate, f"lr[{n}]")
+    return rates
 
 
 def moments(theta: Array) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -84,14 +123,19 @@ class AdamStepper(NetworksStepper):
 
     _shared: ClassVar[dict[str, int]] = {"first": 0, "second": 0}
 
-    def __init__(self, theta: Array, setting: Setting) -> None:
+    def __init__(self, method: Adam, theta: Array, setting: Setting) -> None:
         super().__init__(theta, setting)
+        rates = method._rates(setting.ranks.all_of(len(theta)))
+        self._rates = None if rates is None else np.ascontiguousarray(setting.ranks.part(rates))
+        if rates is not None and (decay := setting.weight_decay * rates.max()) > 1:
+            raise ValueError(f"weight_decay times the step's rate must be at most 1, got {decay:.3g}")
         self._state.update(first=np.zeros_like(theta), second=np.zeros_like(theta))
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:
         now, state, data = self._now, self._state, problem.minibatches(epoch)
         assert data is not None  # gradients are of networks on data
+        decay = self._decay if self._rates is None else self._weight_decay
         return _cpu.adam_epoch(
             *data, self.particles, self._gradient, state["first"], state["second"],
-            descent(now, now["lr"], step), self._risk, self._decay, self._threads,
+            descent(now, now.get("lr", 0.0), step), self._rates, self._risk, decay, self._threads,
         )  # fmt: skip

@@ -105,6 +105,7 @@ class Plan:
     state: dict[str, tuple[tuple[int, ...], Any]] = dataclasses.field(default_factory=dict)
     # shapes and dtypes of the arrays that a later step depends on besides particles and points
     more: Mapping[str, float] = dataclasses.field(default_factory=dict)  # what the compiled run calls so
+    arrays: Mapping[str, Array] = dataclasses.field(default_factory=dict)  # that it is given, once
     points: bool = False  # whether there are consensus points; else the first particle is reported
     scored: int = 0  # particles whose risks a consensus weighs
     subsets: Callable[[int, int], Array | None] = lambda first, steps: None
@@ -256,6 +257,7 @@ class Method(abc.ABC):
     """Base of the methods. `_parameters` names the float parameters and the check each value passes."""
 
     _parameters: ClassVar[dict[str, Check]] = {}
+    _of_each: ClassVar[tuple[str, ...]] = ()  # float parameters that may be arrays, kept as tuples
     _first_step: ClassVar[int] = 0  # number of a run's first step, which drives its random numbers
     _any_function: ClassVar[bool] = False  # minimises functions too, not only the risks of networks
     _consensus: ClassVar[bool] = True  # risks are weights, and a particle without one has weight 0
@@ -266,8 +268,12 @@ class Method(abc.ABC):
     def __post_init__(self) -> None:
         self._check_count("particles")
         for name, check in self._parameters.items():
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None and not self._is_array(name):
                 object.__setattr__(self, name, parameter(getattr(self, name), name, check))
+
+    def _is_array(self, name: str) -> bool:
+        """Whether a float parameter has a number for each network, checked already."""
+        return name in self._of_each and isinstance(getattr(self, name), tuple)
 
     def _check_count(self, name: str, low: int = 1) -> None:
         object.__setattr__(self, name, integer(getattr(self, name), name, low, WORD + 1))
@@ -293,7 +299,11 @@ class Method(abc.ABC):
     def _values(self, epoch: int, epochs: int) -> dict[str, float]:
         """The float parameters' values in an epoch."""
         parameters = ((name, getattr(self, name), check) for name, check in self._parameters.items())
-        return {n: evaluate(p, n, check, epoch, epochs) for n, p, check in parameters if p is not None}
+        return {
+            n: evaluate(p, n, check, epoch, epochs)
+            for n, p, check in parameters
+            if p is not None and not self._is_array(n)  # which does not change
+        }
 
     def _description(self) -> dict[str, str]:
         """Text of every field, by which a checkpoint recognises the method that wrote it."""

@@ -206,6 +206,8 @@ class HoppingStepper(Stepper):
     def step(self, batch: Any, step: int) -> int:
         # The step of `hopping_epoch`, of a function, and where ranks share the draws.
         method = self._method
+        if method.rank is not None:
+            raise ValueError(f"rank must be None for a loss that is a Python function, got {method.rank}")
         given = (
             self.point, method.particles, self._now["spread"], method.mirrored, self._key(step),
             method.scope == "atom", method._fraction, self._gradient[0],
@@ -220,7 +222,7 @@ class HoppingStepper(Stepper):
         self._shrink(self.particles)
         _cpu.adam_update(
             self.particles, self._gradient, self._state["first"], self._state["second"], self._descent(step),
-            self.particles, self._threads,
+            None, self.particles, self._threads,
         )  # fmt: skip
         return int(nonfinite)
 

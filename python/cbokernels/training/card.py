@@ -102,6 +102,8 @@ class DeviceStepper:
             plan.task, setting.seed, plan.noise, plan.solve, plan.more, (data, held),
             (*call.on, setting.precision),
         )  # fmt: skip
+        for name, values in plan.arrays.items():
+            self._run.write(name, values)
         self._reported = np.empty((setting.tasks if plan.points else 1, theta.shape[1]), theta.dtype)
         self._first = self._given = 0  # epochs, from 0: this run's first, and the last that was handed out
         self._values: dict[int, Numbers] = {}  # of epochs on their way
