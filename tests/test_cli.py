@@ -12,7 +12,7 @@ import pytest
 
 import cbokernels as cbk
 from cbokernels import cli
-from cbokernels.experiments import EXPERIMENTS
+from cbokernels.experiments import EXPERIMENTS, Options
 
 COMMAND = [sys.executable, "-m", "cbokernels.cli"]
 
@@ -135,10 +135,30 @@ def test_set_reads_a_value(text, value):
     assert type(arguments.changes[0][1]) is type(value)
 
 
+def test_an_unknown_option_is_told_of_with_the_experiment(capsys):
+    assert cli.main(["reproduce", "sine", "--nope"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("usage: cbokernels reproduce sine")
+    assert shown.endswith("error: unrecognized arguments: --nope\n")
+
+
+def test_set_takes_words_in_any_case_for_what_is_no_name():
+    methods = {
+        "hopping": cbk.ConsensusHopping(rank=2),
+        "full": cbk.ConsensusHopping(mirrored=True),
+        "cbo": cbk.CBO(noise="isotropic"),
+    }
+    changed = Options(changes={"rank": "none", "mirrored": "FALSE", "noise": "none"}).changed(methods)
+    assert changed["hopping"].rank is None
+    assert changed["full"].mirrored is False
+    assert changed["cbo"].noise == "none"
+
+
 def test_set_changes_the_methods(tmp_path):
     done = run("reproduce", "sine", "--epochs", 2, "--seeds", 1, "--set", "particles=6", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert [line.split()[-3:-1] for line in done.stdout.splitlines()[2:8]] == [["other", "parameters"]] * 6
+    assert "a plain implementation of its parameters" not in done.stdout
     with (tmp_path / "sine.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["passes"] for row in rows if row["epoch"] == "1"] == ["6", "6", "18", "6"]

@@ -82,8 +82,19 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     if options.changes:  # what is expected holds for the experiment's own parameters
         findings = [dataclasses.replace(finding, agrees=None) for finding in findings]
     print(table(findings, "other parameters" if options.changes else "too little to tell"))
-    print("\nexpected: the paper's figures, and what a plain implementation of its parameters measured")
+    if not options.changes:
+        print("\nexpected: the paper's figures, and what a plain implementation of its parameters measured")
     print(f"wrote {stem}.csv and {stem}.png")
+
+
+class _Experiment(argparse.ArgumentParser):
+    """Of what stands behind an experiment's name: what it does not know is told with its own usage."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         "reproduce", help="run one of the papers' experiments", epilog=_experiments(), **shape
     )
     _add_options(reproduce)
-    names = reproduce.add_subparsers(dest="name", required=True, metavar="NAME", title="experiments")
+    names = reproduce.add_subparsers(
+        dest="name", required=True, metavar="NAME", title="experiments", parser_class=_Experiment
+    )
     for name, run in EXPERIMENTS.items():
         what = sys.modules[run.__module__].__doc__ or ""
         length = (inspect.getdoc(run) or "").partition("\n\n")[2].replace("`quick`", "--quick")

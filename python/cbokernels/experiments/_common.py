@@ -65,11 +65,19 @@ class Options:
                 raise OptionError(f"--set {name}: there is no such parameter here, only {there}")
         try:
             return {
-                label: dataclasses.replace(m, **{n: v for n, v in self.changes.items() if n in known[label]})
+                label: dataclasses.replace(
+                    m, **{n: _meant(v, getattr(m, n)) for n, v in self.changes.items() if n in known[label]}
+                )
                 for label, m in methods.items()
             }
         except (TypeError, ValueError) as error:
             raise OptionError(f"--set: {error}") from error
+
+
+def _meant(value: Any, now: Any) -> Any:
+    """None, True and False in any case, in the place of a value that is no name."""
+    words = {"none": None, "true": True, "false": False}
+    return words.get(value.lower(), value) if isinstance(value, str) and not isinstance(now, str) else value
 
 
 @dataclasses.dataclass(frozen=True)
