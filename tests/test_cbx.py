@@ -86,3 +86,23 @@ def test_a_dynamic_of_cbxpy():
         expected = cbk.reference.risk(net, best[m][None], x, y)[0]
         assert run.best_energy[m] == pytest.approx(expected, rel=1e-9)
         assert expected < 0.3 * f(start[m]).min()
+
+
+def test_weights_and_losses_of_ones_own():
+    weights = np.arange(30.0)
+    found = objective(NET, X, Y, sample_weight=weights.tolist())(PARTICLES.astype("f4"))
+    flat = PARTICLES.reshape(-1, NET.size)
+    expected = cbk.reference.risk(NET, flat, X, Y, sample_weight=weights)
+    np.testing.assert_allclose(found.ravel(), expected, rtol=1e-5)
+
+    def largest(outputs, y):
+        return np.abs(outputs - y).max(axis=(1, 2))
+
+    found = objective(NET, X, Y, loss=largest)(PARTICLES)
+    np.testing.assert_allclose(found.ravel(), largest(cbk.reference.forward(NET, flat, X), Y), rtol=1e-12)
+
+    def wrong(outputs, labels):
+        return (outputs.argmax(axis=2) != labels).mean(axis=1)
+
+    found = objective(NET, X, LABELS, loss=wrong)(PARTICLES)
+    np.testing.assert_array_equal(found, objective(NET, X, LABELS, loss="zero_one")(PARTICLES))

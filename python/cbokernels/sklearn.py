@@ -18,11 +18,12 @@ import numpy as np
 from . import _extras
 from ._arrays import Array
 from ._checks import choice, integer
+from ._kinds import Loss, is_own, loss_of, loss_text, takes_labels
 from .methods import CBO, Adam, ConsensusHopping, Hybrid
 from .methods.base import Method
 from .network import TwoLayer
 from .result import State
-from .risk import forward, risk
+from .risk import check_weights, forward, risk
 from .schedules import Exponential
 from .training import train
 
@@ -32,8 +33,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin  # noqa:
 from sklearn.model_selection import train_test_split  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 from sklearn.utils import check_random_state, column_or_1d  # noqa: E402
+from sklearn.utils.metaestimators import available_if  # noqa: E402
 from sklearn.utils.multiclass import check_classification_targets  # noqa: E402
-from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402
+from sklearn.utils.validation import (  # noqa: E402
+    _check_sample_weight,
+    check_is_fitted,
+    validate_data,
+)
 
 _BLOCK = 2**22  # outputs of all networks that are computed at a time
 
@@ -69,6 +75,7 @@ class _Networks(BaseEstimator):  # type: ignore[misc]
         *,
         width: int = 100,
         activation: str = "relu",
+        loss: Loss = None,
         ensemble: int = 1,
         epochs: int | None = None,
         batch_size: Any = "auto",
@@ -83,6 +90,7 @@ class _Networks(BaseEstimator):  # type: ignore[misc]
         self.method = method
         self.width = width
         self.activation = activation
+        self.loss = loss
         self.ensemble = ensemble
         self.epochs = epochs
         self.batch_size = batch_size
@@ -126,28 +134,52 @@ class _Networks(BaseEstimator):  # type: ignore[misc]
             )
         return method, _RECIPES[name]
 
-    def _train(self, x: Array, y: Array, outputs: int, loss: str) -> None:
+    def _told_loss(self, outputs: int, labels: bool, usual: str) -> Loss:
+        """The loss that was asked for; ValueError for one that compares with another kind of targets."""
+        if self.loss is None:
+            return usual
+        told = loss_of(self.loss, outputs)
+        if not is_own(told) and takes_labels(told) != labels:
+            kinds = ("values", "labels")
+            raise ValueError(
+                f"loss must be one of {kinds[labels]} for {type(self).__name__}, such as {usual!r}, got "
+                f"{loss_text(told)!r}, which is of {kinds[not labels]}"
+            )
+        return self.loss
+
+    def _weights(self, sample_weight: Any, x: Array) -> Array | None:
+        """Weights [S], checked; None where there are none."""
+        if sample_weight is None:
+            return None
+        weights: Array = _check_sample_weight(sample_weight, x, dtype=np.float64)
+        check_weights(weights)
+        return weights
+
+    def _train(self, x: Array, y: Array, outputs: int, loss: Loss, weights: Array | None) -> None:
         """Fit to inputs and float targets [S, C] or labels [S]."""
         method, recipe = self._chosen()
-        self.scaler_ = StandardScaler().fit(x)
+        self.scaler_ = StandardScaler().fit(x, sample_weight=weights)
         x = self.scaler_.transform(x).astype(np.float32)
         seed = int(check_random_state(self.random_state).randint(2**31))
         best = None
         if self.early_stopping:
-            labels = y if loss == "cross_entropy" else None
-            x, held, y, expected = train_test_split(
-                x, y, test_size=self.validation_fraction, random_state=seed, stratify=labels
-            )
+            own = np.ones(len(x)) if weights is None else weights
+            x, held, y, expected, own, of_held = train_test_split(
+                x, y, own, test_size=self.validation_fraction, random_state=seed,
+                stratify=y if y.ndim == 1 else None,
+            )  # fmt: skip
+            weights, of_held = (None, None) if weights is None else (own, of_held)
         linear = recipe.linear
         scaling = "none" if linear else "mean"
         net = TwoLayer(x.shape[1], self.width, outputs, self.activation, scaling=scaling, output_bias=linear)
         if self.early_stopping:
-            best = _Best(net, held, expected, loss, self)
+            best = _Best(net, held, expected, of_held, loss, self)
         batch = recipe.batch_size if self.batch_size == "auto" else self.batch_size
         result = train(
             net, x, y, method,
             loss=loss, epochs=recipe.epochs if self.epochs is None else self.epochs,
-            batch_size=batch, seed=seed, callback=best, device=self.device, num_threads=self.num_threads,
+            batch_size=batch, seed=seed, callback=best, sample_weight=weights, device=self.device,
+            num_threads=self.num_threads,
         )  # fmt: skip
         self.net_ = net
         # In float64, so that a prediction does not depend on the samples beside it.
@@ -183,9 +215,14 @@ class _Best:
     more. The networks of an ensemble are independent: each is kept from the epoch that was its best.
     """
 
-    def __init__(self, net: TwoLayer, x: Array, y: Array, loss: str, estimator: _Networks) -> None:
-        self._net, self._x, self._loss, self._threads = net, x, loss, estimator.num_threads
-        self._y = y if loss == "cross_entropy" else y.astype(np.float32)
+    def __init__(
+        self, net: TwoLayer, x: Array, y: Array, weights: Array | None, loss: Loss, estimator: _Networks
+    ) -> None:
+        self._net, self._x = net, x
+        self._y = y if y.ndim == 1 else y.astype(np.float32)
+        self._told: dict[str, Any] = {"loss": loss, "num_threads": estimator.num_threads}
+        if weights is not None and weights.any():
+            self._told["sample_weight"] = weights.astype(np.float32)
         self._patience = integer(estimator.n_iter_no_change, "n_iter_no_change", 1, 2**31)
         self._tol = estimator.tol
         self._risks: Array | None = None
@@ -196,7 +233,7 @@ class _Best:
     def __call__(self, state: State) -> bool:
         alone = np.isnan(np.mean(state.ess))  # networks on their own have no consensus
         theta = state.particles if alone else state.point[None]
-        risks = risk(self._net, theta, self._x, self._y, loss=self._loss, num_threads=self._threads)
+        risks = risk(self._net, theta, self._x, self._y, **self._told)
         if self._risks is None:
             self._risks, self.theta = risks, theta.copy()
         better = risks < self._risks
@@ -211,13 +248,15 @@ class _Best:
 class CBORegressor(RegressorMixin, _Networks):  # type: ignore[misc]
     """Regression by a two-layer network, or by an ensemble of them; y [S] or [S, K].
 
-    Inputs and targets are standardised inside, and predictions are in the targets' units. The loss is the
-    squared error.
+    Inputs and targets are standardised inside, and predictions are in the targets' units.
 
     method: "adam", or without gradients "hopping" (`ConsensusHopping`, neuron by neuron) and "cbo" (for small
         problems), or "hybrid" (`Hybrid`, both); or an `Adam`, `ConsensusHopping`, `CBO` or `Hybrid` of one's
         own, whose parameters are then also `method__alpha` and so on.
     width: hidden neurons. activation: as in `TwoLayer`.
+    loss: None is the squared error; others of values are as in `cbokernels.risk`, in units of the targets'
+        standard deviation: "mae", `Huber(delta)`, `Pinball(quantile)` for a quantile of y, or a function of
+        one's own for "hopping" and "cbo".
     ensemble: independent networks that "adam" trains at once, on the same batches, from different starts.
     epochs: None is what suits the method: 50, 30, 200 and 20 in the order above. batch_size: "auto" is
         64, for "cbo" all; None is all.
@@ -231,13 +270,16 @@ class CBORegressor(RegressorMixin, _Networks):  # type: ignore[misc]
     With y standardised, sums over outputs weigh all of them alike.
     """
 
-    def fit(self, X: Any, y: Any) -> CBORegressor:
-        """Fit to X [S, d] and y [S] or [S, K]; ValueError for data or parameters that it cannot take."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> CBORegressor:
+        """Fit to X [S, d] and y [S] or [S, K], with weights [S]; ValueError for data, weights or parameters
+        that it cannot take."""
         x, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        weights = self._weights(sample_weight, x)
         self._columns = y.ndim > 1
         targets = np.asarray(y, np.float64).reshape(len(x), -1)
-        self.target_scaler_ = StandardScaler().fit(targets)
-        self._train(x, self.target_scaler_.transform(targets), targets.shape[1], "mse")
+        loss = self._told_loss(targets.shape[1], False, "mse")
+        self.target_scaler_ = StandardScaler().fit(targets, sample_weight=weights)
+        self._train(x, self.target_scaler_.transform(targets), targets.shape[1], loss, weights)
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
@@ -260,26 +302,37 @@ class CBORegressor(RegressorMixin, _Networks):  # type: ignore[misc]
         return tags
 
 
+def _has_probabilities(model: Any) -> bool:
+    return model.loss not in ("hinge", "zero_one")
+
+
 class CBOClassifier(ClassifierMixin, _Networks):  # type: ignore[misc]
     """Classification by a two-layer network, or by an ensemble of them; y [S] of integers, booleans, strings.
 
-    Inputs are standardised inside. The loss is the cross entropy; there is an output for each class, also of
-    two. Probabilities are means over the networks of an ensemble.
+    Inputs are standardised inside. There is an output for each class, also of two. Probabilities are means
+    over the networks of an ensemble.
 
-    Parameters and attributes are those of `CBORegressor`; also classes_, the labels in order.
+    loss: None is the cross entropy; or "hinge", or without gradients "zero_one" or a function of one's own.
+        "hinge" and "zero_one" know no probabilities, and `predict_proba` is not there with them.
+
+    Other parameters and attributes are those of `CBORegressor`; also classes_, the labels in order.
     """
 
-    def fit(self, X: Any, y: Any) -> CBOClassifier:
-        """Fit to X [S, d] and labels y [S]; ValueError for data or parameters that it cannot take."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> CBOClassifier:
+        """Fit to X [S, d] and labels y [S], with weights [S]; ValueError for data, weights or parameters that
+        it cannot take."""
         x, y = validate_data(self, X, y, dtype=np.float64, multi_output=True)
+        weights = self._weights(sample_weight, x)
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y must have at least two classes, got one class: {self.classes_[0]!r}")
-        self._train(x, labels, len(self.classes_), "cross_entropy")
+        loss = self._told_loss(len(self.classes_), True, "cross_entropy")
+        self._train(x, labels, len(self.classes_), loss, weights)
         return self
 
+    @available_if(_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any, return_std: bool = False) -> Any:
         """Probabilities [S, C] of the classes, in the order of `classes_`.
 
@@ -290,7 +343,7 @@ class CBOClassifier(ClassifierMixin, _Networks):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Array:
         """The most probable labels [S]."""
-        most = self.predict_proba(X).argmax(axis=1)
+        most = self._outputs(X)[0].argmax(axis=1)
         labels: Array = self.classes_[most]
         return labels
 
