@@ -90,7 +90,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 class _Experiment(argparse.ArgumentParser):
     """Of what stands behind an experiment's name: what it does not know is told with its own usage."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")

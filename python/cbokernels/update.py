@@ -111,13 +111,14 @@ def adam_update(
     gradients, changed = _descent(call, particles, gradient, first, second, out)
     step, decays = _decays(step, beta1, beta2, delta)
     rates = None
-    if getattr(lr, "ndim", 0) > 0:
+    if hasattr(lr, "__dlpack__") or hasattr(lr, "__cuda_array_interface__"):
         rates = call.array(lr, "lr", (np.dtype(np.float64),), (len(particles),))
         for n, rate in enumerate([] if call.on_device else call.host(rates)):
             real(float(rate), f"lr[{n}]", 0.0)
     descent, run = (real(lr, "lr", 0.0) if rates is None else 0.0, *decays, step), call.run(num_threads)
     s, r, target = (a.work for a in changed)
     particles, gradients = (call.apart_or_same(call.apart(a, s, r), target) for a in (particles, gradients))
+    rates = None if rates is None else call.apart(rates, s, r, target)
     call.kernels.adam_update(particles, gradients, s, r, descent, rates, target, run)
     for a in changed:
         a.finish()
