@@ -309,7 +309,7 @@ CALLS = {
         ({"loss": "hinge"}, TypeError, ["y", "integers", "float32"]),
         ({"loss": "hinge", "y": LABELS + 2}, ValueError, ["y", "[0, 2)", "2 at"]),
         ({"loss": "mae", "y": LABELS}, TypeError, ["y", "float32", "int64"]),
-        ({"loss": cbk.Huber}, TypeError, ["loss", "string"]),
+        ({"loss": cbk.Huber}, TypeError, ["loss", "got the class Huber"]),
     ],
 )
 def test_wrong_arguments_are_named(function, change, error_type, words):
