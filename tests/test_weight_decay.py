@@ -9,6 +9,7 @@ import pytest
 
 import cbokernels as cbk
 from cbokernels import reference
+from cbokernels._ranks import Ranks
 
 NET = cbk.TwoLayer(3, 6, 1, "tanh")
 RNG = np.random.default_rng(0)
@@ -109,6 +110,21 @@ def test_mean_field_dynamics(friction):
         expected = THETA * (1 - 0.1 * 0.4) - 0.1 * NET.width * gradient
         method = cbk.GradientFlow(temperature=0.0, dt=0.1)
     np.testing.assert_allclose(run(method, weight_decay=0.4), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_hybrid_on_several_ranks_decays_as_on_one():
+    class Apart(Ranks):
+        alone = False
+
+        def merge(self, leaf, combine, rows=None):
+            return leaf(0, self.total)
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 2)), rng.normal(size=30)
+    run = {"epochs": 3, "batch_size": 10, "weight_decay": 0.5, "dtype": "float64"}
+    method = cbk.Hybrid(particles=6, alpha=10)
+    one, several = (cbk.train(cbk.TwoLayer(2, 5), x, y, method, comm=comm, **run) for comm in (None, Apart()))
+    np.testing.assert_allclose(several.particles, one.particles, rtol=1e-8)
 
 
 def test_wrong_decays():

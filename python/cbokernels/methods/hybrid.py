@@ -106,6 +106,7 @@ class HybridStepper(ConsensusStepper):
         now, state, mix = self._now, self._state, self._now["mix"]
         batch.gradient(self.particles, self._risk[:, 0], self._gradient)
         nonfinite = self._gather(self.particles)
+        self._shrink(self.particles)
         _cpu.hybrid_update(
             self.particles, self._points, None, self._gradient, state["first"], state["second"],
             self._law(now, 1 - mix), descent(now, mix * now["dt"], step), self._key(step), self.particles,
