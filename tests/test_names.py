@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import cbokernels as cbk
 from cbokernels import _cpu
+from cbokernels.methods import base
 
 
 def update(noise):
@@ -67,3 +69,13 @@ def test_read_only_results_are_refused():
 def test_costs_that_are_not_finite(wrong):
     with pytest.raises(ValueError, match="costs must be finite"):
         _cpu.assign_matrix(np.full((3, 3), wrong), np.empty(3, np.int32))
+
+
+def test_help_of_train_names_every_method_and_shows_a_call():
+    shown = cbk.train.__doc__
+    assert "cbk.train(net, x, y, cbk.ConsensusHopping()" in shown
+    kinds = [base.Method]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    for kind in kinds[1:]:
+        assert f"`{kind.__name__}`" in shown
