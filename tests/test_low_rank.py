@@ -7,19 +7,10 @@ import warnings
 
 import numpy as np
 import pytest
+from low_rank import KEY, explicit, problem
 
 import cbokernels as cbk
 from cbokernels import _cpu, reference
-
-KEY = (5, 0, 7, 0)
-
-
-def problem(inputs, width, outputs, samples, dtype="float64", **more):
-    rng = np.random.default_rng([inputs, width, outputs, samples])
-    net = cbk.TwoLayer(inputs, width, outputs, **more)
-    x = rng.normal(size=(samples, inputs)).astype(dtype)
-    y = rng.normal(size=(samples, outputs)).astype(dtype)
-    return net, rng.normal(size=net.size).astype(dtype), x, y, rng.integers(0, outputs, samples, np.int32)
 
 
 def risks(net, center, particles, spread, x, y, loss, rank, batch, atoms, mirrored=True, threads=2):
@@ -28,18 +19,6 @@ def risks(net, center, particles, spread, x, y, loss, rank, batch, atoms, mirror
         net._kernel, center, particles, spread, mirrored, KEY, x, y, loss, rank, batch, atoms, out, threads
     )
     return out
-
-
-def explicit(net, center, particles, spread, x, y, loss, rank, batch, atoms, mirrored=True):
-    """The risks of networks that are formed, from the reference's noise."""
-    draws = particles // 2 if mirrored else particles
-    xi = reference.hopping_noise(net, draws, rank=rank, batch=x if batch else None, seed=5, step=7)
-    theta = center + spread * xi
-    if mirrored:
-        theta = np.stack([theta, center - spread * xi], axis=1).reshape(particles, -1)
-    if atoms:
-        return reference.atom_risks(net, center, theta, x, y, loss=loss)
-    return reference.risk(net, theta, x, y, loss=loss)[:, None]
 
 
 def test_the_numbers_of_the_noise():

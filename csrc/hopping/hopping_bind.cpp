@@ -3,6 +3,7 @@
 #include "../risk/risk_bind.hpp"
 #if defined(CBK_CARD)
 #include "hopping_cuda.hpp"
+#include "low_rank_cuda.hpp"
 #else
 #include "low_rank.hpp"
 #endif
@@ -32,13 +33,11 @@ void check_atoms(const std::optional<Input<int32_t>>& atom, int64_t size, int64_
   check_indices("atom", atom->data(), size, atoms);
 }
 
-#if !defined(CBK_CARD)
 LowRank low_rank_of(int64_t rank, bool batch, bool atoms, const Network& net) {
   if (rank < 1 || rank > most_rank) throw py::value_error("rank must be in [1, 65536]");
   if (atoms && net.output_bias) throw py::value_error("atoms expect a network without output_bias");
   return {rank, batch};
 }
-#endif
 
 template <class T>
 void register_typed(py::module_& m) {
@@ -63,6 +62,26 @@ void register_typed(py::module_& m) {
     set_targets(problem, y, loss, false);
     check_shape("out", out, {problem.particles, net.width});
     released(run, [&] { kernels::atom_risks(problem, center.data(), out.data(), run); });
+  });
+  m.def("low_rank_risks", [](const Network& net, const Input<T>& center, int64_t particles, double spread,
+                             bool mirrored, NoiseKey key, const Input<T>& x, const TargetInput& y, Loss loss,
+                             int64_t rank, bool batch, bool atoms, const Output<double>& out, const Execution& run) {
+    const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, key);
+    const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
+    check_shape("out", out, {particles, atoms ? net.width : 1});
+    const LowRank noise = low_rank_of(rank, batch, atoms, net);
+    released(run, [&] { kernels::low_rank_risks(problem, noise, atoms, out.data(), run); });
+  });
+  m.def("low_rank_drift", [](const Network& net, const Input<T>& x, const Input<double>& weights, NoiseKey key,
+                             int64_t rank, bool batch, bool atoms, const Output<double>& out, const Execution& run) {
+    const int64_t draws = rows_of("weights", weights);
+    check_shape("weights", weights, {draws, atoms ? net.width : 1});
+    check_shape("out", out, {net.size()});
+    const Draw<T> draw{nullptr, T(1), false, draws, key};
+    RiskProblem<T> problem = problem_of(net, x);
+    problem.draw = &draw, problem.particles = draws;
+    const LowRank noise = low_rank_of(rank, batch, atoms, net);
+    released(run, [&] { kernels::low_rank_drift(problem, noise, atoms, weights.data(), out.data(), run); });
   });
 #if !defined(CBK_CARD)
   // (ess, alpha, nonfinite) of a step.
@@ -102,15 +121,6 @@ void register_typed(py::module_& m) {
     bool spanned = false;
     released(run, [&] { step = low_rank_gradient(problem, noise, fraction, atoms, gradient.data(), spanned, run); });
     return py::make_tuple(step.ess, step.alpha, step.nonfinite, spanned);
-  });
-  m.def("low_rank_risks", [](const Network& net, const Input<T>& center, int64_t particles, double spread,
-                             bool mirrored, NoiseKey key, const Input<T>& x, const TargetInput& y, Loss loss,
-                             int64_t rank, bool batch, bool atoms, const Output<double>& out, Execution run) {
-    const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, key);
-    const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
-    check_shape("out", out, {particles, atoms ? net.width : 1});
-    const LowRank noise = low_rank_of(rank, batch, atoms, net);
-    released(run, [&] { low_rank_risks(problem, noise, atoms, out.data(), run); });
   });
   m.def("draw_ensemble",
         [](const Input<T>& center, double spread, bool mirrored, NoiseKey key, const Output<T>& out, Execution run) {

@@ -92,5 +92,9 @@ HoppingStep low_rank_gradient(const RiskProblem<T>& problem, const LowRank& nois
 // Its risks [particles, width] or [particles, 1], pairs one after the other.
 template <class T>
 void low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, double* out, int num_threads);
+// out [size] = sum over the problem's draws of weights [draws, width] or [draws, 1] times xi.
+template <class T>
+void low_rank_drift(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, const double* weights, double* out,
+                    int num_threads);
 
 }  // namespace cbk

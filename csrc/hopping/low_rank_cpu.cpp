@@ -318,9 +318,17 @@ void low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool at
   Step<T>(problem, noise, atoms, num_threads).score(*problem.draw, out);
 }
 
+template <class T>
+void low_rank_drift(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, const double* weights, double* out,
+                    int num_threads) {
+  const Draw<T>& draw = *problem.draw;
+  Step<T>(problem, noise, atoms, num_threads).drift(draw, weights, draw.particles / (draw.mirrored ? 2 : 1), out);
+}
+
 #define CBK_INSTANTIATE(T) \
   template HoppingStep low_rank_gradient(const RiskProblem<T>&, const LowRank&, double, bool, T*, bool&, int); \
-  template void low_rank_risks(const RiskProblem<T>&, const LowRank&, bool, double*, int);
+  template void low_rank_risks(const RiskProblem<T>&, const LowRank&, bool, double*, int); \
+  template void low_rank_drift(const RiskProblem<T>&, const LowRank&, bool, const double*, double*, int);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)
 #undef CBK_INSTANTIATE

@@ -1,9 +1,13 @@
 // Steps of consensus hopping on the GPU; the CPU's twins are weigh_blocks (weights_cpu.cpp) and HoppingStepper.
+#include "steps_cuda.hpp"
+
+#include <optional>
+
 #include "../hopping/hopping_cuda.hpp"
+#include "../hopping/spans_cuda.hpp"
 #include "../hopping/weights_cuda.hpp"
 #include "../risk/cuda/risk_cuda.hpp"
 #include "report_cuda.hpp"
-#include "steps_cuda.hpp"
 
 namespace cbk::device {
 namespace {
@@ -35,8 +39,12 @@ add_columns(const double* ess, const double* alphas, int64_t columns, double sha
   for (int64_t c = 0; alphas && c < columns; ++c) mean += alphas[c] / double(columns);
   *alpha = (fresh ? 0 : *alpha) + share * mean;
 }
-CBK_KERNEL(32) mean_ess(const double* shares, const double* squares, int64_t columns, double* ess) {
+// And a step more whose directions were to be in the batch's span and were not, where free_steps counts these.
+CBK_KERNEL(32)
+mean_ess(const double* shares, const double* squares, int64_t columns, double* ess, const int32_t* positive,
+         double* free_steps) {
   if (threadIdx.x != 0) return;
+  if (free_steps && !(positive && *positive)) *free_steps += 1;
   double mean = 0;
   bool weighed = true;
   for (int64_t c = 0; c < columns; ++c) {
@@ -72,6 +80,10 @@ class HoppingSteps final : public Steps<T> {
     risk_ = DeviceBuffer<double>(rows * columns_), weights_ = DeviceBuffer<double>(rows * columns_);
     columns_memory_ = DeviceBuffer<double>(4 * columns_ + 2);
     drift_ = DeviceBuffer<double>(2 * size);
+    if (shape.in_span) {
+      free_steps_ = DeviceBuffer<double>(1);
+      check(cudaMemsetAsync(free_steps_.data(), 0, sizeof(double), stream), "memory of a run");
+    }
     if (!shape.atoms) return;
     const std::vector<int32_t> atom = atoms_of(shape.net);
     atom_ = DeviceBuffer<int32_t>(size);
@@ -84,7 +96,29 @@ class HoppingSteps final : public Steps<T> {
   bool scores_itself() const override { return true; }
   Alphas last_alphas(const Dials<T>*) const override { return {0, alpha(), 0}; }
 
+  // The spans of all batches at once: alone a matrix would leave most of a card idle.
+  void look_ahead(const RiskProblem<T>& first, int64_t samples) override {
+    const auto there_is = [&](int64_t count) { return count > 0 && Span<T>::there_is(noise(), first.net, count); };
+    const int64_t inputs = first.net.inputs, whole = samples / first.samples, left = samples % first.samples;
+    const int64_t count = there_is(first.samples) ? whole : 0, batches = count + there_is(left);
+    step_ = 0;
+    if (spans_.batches() < batches) spans_ = Spans<T>(batches, count > 0 ? first.samples : left);
+    if (count > 0) spans_.find(first.x, inputs, first.samples, 0, count, this->stream_);
+    if (batches > count)
+      spans_.find(first.x + whole * first.samples * inputs, inputs, left, count, 1, this->stream_);
+  }
+  int64_t bytes_ahead() const override {
+    const RunShape& s = this->shape_;
+    const int64_t samples = s.batch ? std::min(s.batch, s.samples) : s.samples;
+    return Span<T>::there_is(noise(), s.net, samples) ? Spans<T>::bytes(samples) : 0;
+  }
+  const double* extras() const override { return free_steps_.data(); }
+  int64_t extra_count() const override { return this->shape_.in_span ? 1 : 0; }
+
   void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
+    std::optional<Span<T>> span;
+    if (Span<T>::there_is(noise(), batch.net, batch.samples)) span = spans_.at(step_++);
+    span_ = span ? &*span : nullptr;
     const unsigned grid = unsigned(blocks_for(this->size_, threads));
     double* sum = drift_.data() + this->size_;
     for (int64_t b = 0; b < blocks_; ++b) {
@@ -98,9 +132,11 @@ class HoppingSteps final : public Steps<T> {
              shares(), squares(), alpha());
     }
     launch(mean_ess, dim3(1), dim3(32), 0, this->stream_, static_cast<const double*>(shares()),
-           static_cast<const double*>(squares()), columns_, place.ess);
+           static_cast<const double*>(squares()), columns_, place.ess,
+           static_cast<const int32_t*>(span ? span->positive : nullptr), free_steps_.data());
     launch(negate<T>, dim3(grid), dim3(threads), 0, this->stream_, static_cast<const double*>(sum), this->size_,
            this->gradient_.data());
+    this->shrink(this->theta(), place);
     adam_update(static_cast<const T*>(this->theta()), this->theta(), int64_t(1), this->size_, this->adam_state(1),
                 this->on(), &place.now->update);
   }
@@ -113,7 +149,9 @@ class HoppingSteps final : public Steps<T> {
     const Draw<T> draw{this->theta(), 0, s.mirrored, rows, {s.seed, 0, 0, uint32_t(first)}, &place.now->draw};
     RiskProblem<T> part = batch;
     part.theta = nullptr, part.draw = &draw, part.particles = rows;
-    if (s.atoms)
+    if (s.rank)
+      low_rank_risks(part, noise(), s.atoms, span_, risk_.data(), this->on());
+    else if (s.atoms)
       atom_risks(part, draw.center, risk_.data(), this->on());
     else
       risk(part, risk_.data(), this->on(), int64_t(1), s.precision);
@@ -125,10 +163,13 @@ class HoppingSteps final : public Steps<T> {
       target = this->target();
     }
     hopping_weights(risk_.data(), rows, columns_, s.mirrored, target, weights_.data(), ess(), alphas(), this->on());
+    if (s.rank)
+      return low_rank_drift(part, noise(), s.atoms, span_, weights_.data(), drift_.data(), this->on());
     noise_drift<T>(weights_.data(), last - first, columns_, atom_.data(), draw.key, this->size_, drift_.data(),
                    this->on(), draw.now);
   }
 
+  LowRank noise() const { return {this->shape_.rank, this->shape_.in_span}; }
   int64_t draws() const { return this->shape_.drawn / fold_; }
   double* ess() const { return columns_memory_.data(); }
   double* alphas() const { return ess() + columns_; }
@@ -138,7 +179,10 @@ class HoppingSteps final : public Steps<T> {
   double* target() const { return alpha() + 1; }
 
   int64_t columns_, fold_, blocks_ = 1;
-  DeviceBuffer<double> risk_, weights_, columns_memory_, drift_;
+  DeviceBuffer<double> risk_, weights_, columns_memory_, drift_, free_steps_;
+  Spans<T> spans_;
+  int64_t step_ = 0;               // of those that look_ahead saw
+  const Span<T>* span_ = nullptr;  // of the step at hand
   DeviceBuffer<int32_t> atom_;
 };
 

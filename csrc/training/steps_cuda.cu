@@ -82,7 +82,32 @@ Dials<T> Steps<T>::dials(uint32_t step) const {
           numbers_.friction * numbers_.dt,
           numbers_.dt,
           numbers_.limit,
+          numbers_.decay,
           step};
+}
+
+namespace {
+
+// theta -= decay theta, rounded as on the CPU; times the row's rate, where rows have rates.
+template <class T>
+CBK_KERNEL(256)
+shrink_rows(T* theta, int64_t count, int64_t size, const int64_t* moving, const double* rates, const Dials<T>* now) {
+  const double decay = now->decay;
+  for (int64_t i = int64_t(blockIdx.x) * 256 + threadIdx.x; decay > 0 && i < count; i += int64_t(gridDim.x) * 256) {
+    const int64_t at = moving ? moving[i / size] * size + i % size : i;
+    theta[at] -= T(rates ? decay * rates[at / size] : decay) * theta[at];
+  }
+}
+
+}  // namespace
+
+template <class T>
+void Steps<T>::shrink(T* theta, const StepPlace<T>& place, const int64_t* moving, int64_t rows,
+                      const double* rates) const {
+  if (!shape_.decays) return;
+  const int64_t count = (moving ? rows : shape_.particles) * size_;
+  launch(shrink_rows<T>, strided_grid(shrink_rows<T>, blocks_for(count, 256), 256), dim3(256), 0, stream_, theta, count,
+         size_, moving, rates, place.now);
 }
 
 namespace {
@@ -122,7 +147,7 @@ class ConsensusSteps : public Steps<T> {
     const RunShape& s = this->shape_;
     const CudaStream on = this->on();
     UpdateProblem<T> update = this->update_problem();
-    const bool small = s.method == Method::cbo && !s.subset && !s.flies && is_small(update, s.tasks);
+    const bool small = s.method == Method::cbo && !s.subset && !s.flies && !s.decays && is_small(update, s.tasks);
     const Chain chain(small && place.chained);
     RiskProblem<T> scored = batch;
     if (s.subset) {
@@ -140,8 +165,9 @@ class ConsensusSteps : public Steps<T> {
                                   &place.now->update);
     consensus(scored.theta, place.risk, s.scored(), this->size_, s.tasks, last_alphas(place.now), this->points_.data(),
               weights_.data(), place.ess, on);
-    if (hybrid()) return hybrid_update(update, s.tasks, this->adam_state(1), on, &place.now->update);
     if (s.subset_moves) update.rows = place.subset, update.row_count = s.subset;
+    this->shrink(this->theta(), place, update.rows, s.subset);
+    if (hybrid()) return hybrid_update(update, s.tasks, this->adam_state(1), on, &place.now->update);
     if (s.flies) update.out = moved_.data();
     cbo_update(update, s.tasks, on, &place.now->update);
     if (!s.flies) return;
@@ -173,6 +199,7 @@ class AdamSteps : public Steps<T> {
   }
   void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
     risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
+    this->shrink(this->theta(), place, nullptr, 0, rates_.data());
     AdamState<T> adam = this->adam_state(1);
     adam.rates = rates_.data();
     adam_update(static_cast<const T*>(this->theta()), this->theta(), this->shape_.particles, this->size_, adam,
@@ -215,6 +242,7 @@ class HeavyBallSteps : public Steps<T> {
     const double width = double(s.net.width);
     const LangevinNumbers<T>* now = &place.now->langevin;
     const NoiseKey key{s.seed, 0, 0, 0};
+    this->shrink(this->theta(), place);
     langevin_drift(this->theta(), velocity_.data(), static_cast<const T*>(this->gradient_.data()), s.particles,
                    this->size_, width, e.friction, e.temperature, e.dt, key, this->on(), now);
     risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
@@ -245,6 +273,7 @@ class GradientFlowSteps : public Steps<T> {
   void step(const RiskProblem<T>& batch, const StepPlace<T>& place) override {
     const RunShape& s = this->shape_;
     risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
+    this->shrink(this->theta(), place);
     langevin_kick(this->theta(), static_cast<const T*>(this->gradient_.data()), s.particles, this->size_,
                   kicks() * double(s.net.width), this->numbers_.dt, this->on(), &place.now->langevin);
     UpdateProblem<T> noise = this->update_problem();

@@ -23,7 +23,7 @@ struct Dials {
   StepNumbers<T> update;
   LangevinNumbers<T> langevin;
   DrawNumbers<T> draw;
-  double alpha, friction_dt, dt, limit;
+  double alpha, friction_dt, dt, limit, decay;
   uint32_t step;
 };
 
@@ -66,6 +66,10 @@ class Steps {
   virtual double kicks() const { return 1; }                       // of langevin_kick, in one
   // A run's first step may need more than the others.
   virtual void open(const RiskProblem<T>&, const StepPlace<T>&) {}
+  // What the steps on batches of `samples` samples in all, the first of which this is, need of their inputs alone; and
+  // how many bytes a step takes for it.
+  virtual void look_ahead(const RiskProblem<T>&, int64_t) {}
+  virtual int64_t bytes_ahead() const { return 0; }
   Dials<T> dials(uint32_t step) const;
 
   T* theta() const { return theta_.data(); }
@@ -87,6 +91,10 @@ class Steps {
   }
   UpdateProblem<T> update_problem() const;
   AdamState<T> adam_state(uint32_t step) const;
+  // Weight decay, if any, of theta (or of its atoms): of all rows of `size`, or of those that move.  rates: of each
+  // row, or nullptr.
+  void shrink(T* theta, const StepPlace<T>& place, const int64_t* moving = nullptr, int64_t rows = 0,
+              const double* rates = nullptr) const;
   CudaStream on() const { return {reinterpret_cast<uintptr_t>(stream_)}; }
 
   RunShape shape_;

@@ -15,7 +15,7 @@ namespace cbk::device {
 namespace {
 
 constexpr int64_t most_steps = 64;                // of a graph, or their parts
-constexpr int64_t most_bytes = int64_t(1) << 30;  // of a graph's gathered samples, or of its risks
+constexpr int64_t most_bytes = int64_t(1) << 30;  // of a graph's gathered samples, of its risks, or what looks ahead
 
 class OwnStream {
  public:
@@ -196,7 +196,8 @@ class TrainingRun final : public Run {
                   targets = shape_.tasks * y_columns();
     const int64_t bytes = batch * (inputs + targets) * int64_t(sizeof(T));
     const int64_t scored = shape_.scored() * shape_.tasks;
-    const int64_t most = std::min(most_bytes / bytes, most_bytes / (scored * int64_t(sizeof(double))));
+    const int64_t needed = std::max({bytes, scored * int64_t(sizeof(double)), steps_->bytes_ahead()});
+    const int64_t most = most_bytes / needed;
     body_.steps = std::clamp(std::min(most, most_steps / steps_->parts()), int64_t(1), epoch_steps_);
     body_.samples = body_.steps * batch;
     tail_.steps = (epoch_steps_ - 1) % body_.steps + 1;
@@ -272,6 +273,7 @@ class TrainingRun final : public Run {
     const UseArena arena(arena_);
     if (shape_.batch) gather_all(part);
     const int64_t scored = shape_.scored() * shape_.tasks;
+    steps_->look_ahead(batch_at(0, std::min(shape_.batch, part.samples)), part.samples);
     for (int64_t j = 0; j < part.steps; ++j) {
       const int64_t first = j * shape_.batch;
       const RiskProblem<T> batch = batch_at(first, std::min(shape_.batch, part.samples - first));

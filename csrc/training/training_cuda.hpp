@@ -19,13 +19,13 @@
 
 namespace cbk::device {
 
-// The methods that a card can run, and what each reads: of an epoch's numbers (EpochNumbers), then of the numbers that
-// only some methods have (RunShape).  make_<name>_steps makes a method's steps (steps_cuda.hpp).
+// The methods that a card can run, and what each reads besides what all do: of an epoch's numbers (EpochNumbers), then
+// of the numbers that only some methods have (RunShape).  make_<name>_steps makes a method's steps (steps_cuda.hpp).
 #define CBK_CARD_METHODS(X) \
   X(cbo, "alpha drift diffusion dt floor radius friction", "subset subset_moves flies") \
   X(adam, "lr beta1 beta2 delta", "rated") \
   X(hybrid, "alpha drift diffusion dt radius lr beta1 beta2 delta", "") \
-  X(hopping, "spread lr beta1 beta2 delta", "drawn mirrored atoms fraction") \
+  X(hopping, "spread lr beta1 beta2 delta", "drawn mirrored atoms fraction rank in_span") \
   X(heavy_ball, "friction temperature dt", "") \
   X(gradient_flow, "drift diffusion dt", "") \
   X(transport, "alpha drift diffusion dt radius", "iterations exact")
@@ -48,12 +48,15 @@ struct RunShape {
   Noise noise;
   bool solve;  // alpha is the effective sample size at which it is to be solved for
   Precision precision;
+  bool decays = false;        // weights do, in every step
   int64_t subset = 0;         // cbo: particles that a step scores, drawn anew for each; 0: all
   bool subset_moves = false;  // and that it moves; else it moves all
   bool flies = false;         // cbo: with friction
   int64_t drawn = 0;          // hopping: particles, and how they are drawn and weighed
   bool mirrored = false, atoms = false;
   double fraction = 0;
+  int64_t rank = 0;      // of the first layer's noise; 0: full
+  bool in_span = false;  // directions in the batch's span
   int64_t iterations = 1;  // transport: of the barycenter in a step
   bool exact = false;      // and whether the row has the variance by distances solved anew
   bool rated = false;      // adam: each network has a learning rate of its own, the array "rates", which lr is not
@@ -61,8 +64,8 @@ struct RunShape {
   int64_t scored() const { return subset ? subset : particles; }
 };
 #define CBK_METHOD_NUMBERS(X) \
-  X(subset) X(subset_moves) X(flies) X(drawn) X(mirrored) X(atoms) X(fraction) X(iterations) X(exact) \
-  X(rated)
+  X(decays) X(subset) X(subset_moves) X(flies) X(drawn) X(mirrored) X(atoms) X(fraction) X(rank) X(in_span) \
+  X(iterations) X(exact) X(rated)
 
 // Where the data lie: float x and y, or int32 labels in y's place; float weights, or 0 for none.
 struct RunData {
@@ -72,12 +75,12 @@ struct RunData {
 };
 
 // An epoch's parameters; those that the method does not have are not looked at.  drift and diffusion come weighted by
-// hybrid's mix, lr is its mix times dt.  A coordinate whose standard deviation over the particles is at most `limit` is
-// frozen.
+// hybrid's mix, lr is its mix times dt.  decay is what a step takes off theta.  A coordinate whose standard deviation
+// over the particles is at most `limit` is frozen.
 #define CBK_EPOCH_NUMBERS(X) \
   X(alpha) \
   X(drift) \
-  X(diffusion) X(dt) X(floor) X(radius) X(lr) X(beta1) X(beta2) X(delta) X(friction) X(temperature) X(spread) X(limit)
+  X(diffusion) X(dt) X(floor) X(radius) X(lr) X(beta1) X(beta2) X(delta) X(friction) X(temperature) X(spread) X(limit) X(decay)
 #define CBK_NUMBER(name) double name;
 struct EpochNumbers {
   CBK_EPOCH_NUMBERS(CBK_NUMBER)
@@ -101,7 +104,7 @@ class Run {
   //   particles, share of frozen coordinates, particles with a risk that is not finite (over the epoch), step and task
   //   that first had no finite risk at all (task -1: atoms were not finite; or -1, -1); then heavy_ball's kinetic
   //   energies and dissipated work [particles] each, or transport's objectives [tasks], variances by the coupling and
-  //   solved anew, atoms moved
+  //   solved anew, atoms moved, or the run's steps so far in which hopping's directions were free and not in_span
   virtual const double* row(int64_t epoch) = 0;
   virtual int64_t columns() const = 0;
   // What the same epoch reports: the points [tasks, size], or particle 0.

@@ -88,7 +88,8 @@ bool has_word(const std::string& words, const std::string& word) {
 
 // What the method has not is NaN.
 EpochNumbers numbers_of(const RunShape& shape, const Numbers& numbers) {
-  const auto is_read = [&, words = reads[size_t(shape.method)].of_an_epoch + std::string(" limit")](const char* name) {
+  const std::string words = reads[size_t(shape.method)].of_an_epoch + std::string(" limit decay");
+  const auto is_read = [&](const char* name) {
     if (name == std::string("radius") && traits_of(shape.noise).reach != Reach::bounded_distance) return false;
     if (name == std::string("friction") && shape.method == Method::cbo && !shape.flies) return false;
     return has_word(words, name);
@@ -102,9 +103,9 @@ EpochNumbers numbers_of(const RunShape& shape, const Numbers& numbers) {
   return to;
 }
 
-// The numbers of a shape that only some methods have.
+// The numbers of a shape that only some methods have, and whether weights decay.
 void set_more(RunShape& shape, const Numbers& more) {
-  const char* const words = reads[size_t(shape.method)].of_a_run;
+  const std::string words = reads[size_t(shape.method)].of_a_run + std::string(" decays");
   Taken take("the method's numbers", more);
 #define CBK_TAKE(name) \
   if (has_word(words, #name)) shape.name = decltype(shape.name)(take(#name));

@@ -151,6 +151,7 @@ class TransportSteps final : public Steps<T> {
     }
     check(cudaMemsetAsync(moved_.data(), 0, sizeof(unsigned long long), stream), "zeros");
     own_partners(moved_.data());
+    this->shrink(atoms_.data(), place);
     transport_update(atoms(), static_cast<const T*>(support_.data()), static_cast<const int32_t*>(partner_.data()),
                      others_.data(), s.particles, count_, this->size_ / count_, s.tasks * count_, 0.0, 0.0, 0.0,
                      {s.seed, 0, 0, 0}, this->on(), &place.now->update);

@@ -114,6 +114,19 @@ class Kernels(Protocol[_A]):
         """Risks of particles drawn around center [D], never stored -> out [N, 1], or [N, M] of its atoms.
         A mirrored pair stands in two rows that follow each other."""
 
+    def low_rank_risks(
+        self, net: Network, center: _A, particles: int, spread: float, mirrored: bool, key: Key, x: _A,
+        y: _A | _Pair[_A], loss: KernelLoss, rank: int, batch: bool, atoms: bool, out: _A, run: Execution, /,
+    ) -> None:  # fmt: skip
+        """`hopping_risk` with a first layer's noise of such a rank, and directions in the batch's span where
+        there is one. On the CPU pairs stand in two rows that follow each other, on a card opposites last."""
+
+    def low_rank_drift(
+        self, net: Network, x: _A, weights: _A, key: Key, rank: int, batch: bool, atoms: bool, out: _A,
+        run: Execution, /,
+    ) -> None:  # fmt: skip
+        """weights [n, M] of each atom's noise, or [n, 1] -> out [D]: sum_n weights[n] xi_n."""
+
     def noise_drift(
         self, weights: _A, atom: _A | None, key: Key, float32: bool, out: _A, run: Execution, /
     ) -> None:
@@ -189,6 +202,8 @@ risk = _both.risk
 risk_gradient = _both.risk_gradient
 atom_risks = _both.atom_risks
 hopping_risk = _both.hopping_risk
+low_rank_risks = _both.low_rank_risks
+low_rank_drift = _both.low_rank_drift
 noise_drift = _both.noise_drift
 consensus = _both.consensus
 cbo_update = _both.cbo_update
@@ -265,13 +280,6 @@ def low_rank_gradient(
 ) -> tuple[float, float, int, bool]:  # fmt: skip
     """`hopping_gradient` with a first layer's noise of such a rank, and directions in the batch's span where
     there is one; last whether there was."""
-
-def low_rank_risks(
-    net: Network, center: npt.NDArray[_T], particles: int, spread: float, mirrored: bool, key: Key,
-    x: npt.NDArray[_T], y: _Targets[Any], loss: KernelLoss, rank: int, batch: bool, atoms: bool,
-    out: _Double, run: Execution, /,
-) -> None:  # fmt: skip
-    """The risks that it weighs -> out [particles, M] or [particles, 1], pairs one after the other."""
 
 def hopping_weights(
     risk: _Double, mirrored: bool, fraction: float, ess: _Double, run: Execution, /

@@ -11,6 +11,7 @@
 #include "../../csrc/consensus/consensus_cuda.hpp"
 #include "../../csrc/cuda/graph.hpp"
 #include "../../csrc/hopping/hopping_cuda.hpp"
+#include "../../csrc/hopping/low_rank_cuda.hpp"
 #include "../../csrc/hopping/weights_cuda.hpp"
 #include "../../csrc/langevin/langevin_cuda.hpp"
 #include "../../csrc/random/random_cuda.hpp"
@@ -230,10 +231,40 @@ std::string captured(CudaStream on) {
   return plain;
 }
 
+// Risks and drifts of noise of low rank: of free directions and in the span, of whole networks and single neurons.
+template <class T>
+std::string low_rank(CudaStream stream, const Network& net, int64_t samples, Loss loss) {
+  constexpr int64_t n = 6;
+  DeviceArray<T> center(numbers<T>(net.size(), 20)), x(numbers<T>(samples * net.inputs, 21)),
+      y(numbers<T>(samples * net.outputs, 22));
+  std::vector<int32_t> classes(static_cast<size_t>(samples));
+  for (int64_t s = 0; s < samples; ++s) classes[size_t(s)] = int32_t(s % net.outputs);
+  DeviceArray<int32_t> labels(classes);
+  const Draw<T> draw{center.data(), T(0.1), true, n, {3, 0, 1, 0}};
+  RiskProblem<T> problem{net, loss, nullptr, n, x.data(), samples, nullptr, nullptr, 1};
+  problem.draw = &draw;
+  if (takes_labels(loss.kind))
+    problem.labels = labels.data();
+  else
+    problem.y = y.data();
+  std::string bytes;
+  for (const bool atoms : {false, true}) {
+    const int64_t columns = atoms ? net.width : 1;
+    DeviceArray<double> out(n * columns), weights(numbers<double>(n / 2 * columns, 23)), drift(net.size());
+    for (const bool batch : {false, true}) {
+      low_rank_risks(problem, {2, batch}, atoms, out.data(), stream);
+      low_rank_drift(problem, {2, batch}, atoms, weights.data(), drift.data(), stream);
+      cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
+      out.append(bytes), drift.append(bytes);
+    }
+  }
+  return bytes;
+}
+
 // A run of four epochs: plain, replayed, and replayed with another law of noise; its steps in a chain where that is.
 template <class T>
-std::string training(Method method, int64_t tasks, bool solve, bool weighted = false) {
-  const Network net{2, 5, 1, Activation::tanh, 0.2, false};
+std::string training(Method method, int64_t tasks, bool solve, bool weighted = false, int64_t rank = 0) {
+  const Network net{rank ? 5 : 2, 5, 1, Activation::tanh, 0.2, false};
   constexpr int64_t samples = 11, particles = 4;
   const std::vector<T> x = numbers<T>(samples * net.inputs, 13), y = numbers<T>(tasks * samples, 14),
                        theta = numbers<T>(particles * net.size(), 15);
@@ -255,6 +286,8 @@ std::string training(Method method, int64_t tasks, bool solve, bool weighted = f
                  solve,
                  Precision::float32};
   shape.drawn = drawn ? 6 : 0, shape.mirrored = true;
+  shape.rank = rank, shape.in_span = shape.atoms = rank > 0;
+  shape.decays = method != Method::cbo || tasks > 1;
   if (method == Method::cbo && tasks > 1) shape.subset = 3, shape.subset_moves = shape.flies = true;
   const RunData data{reinterpret_cast<uintptr_t>(x.data()),
                      reinterpret_cast<uintptr_t>(y.data()),
@@ -266,7 +299,7 @@ std::string training(Method method, int64_t tasks, bool solve, bool weighted = f
   const std::unique_ptr<Run> run = make_run(shape, data, theta.data(), tasks > 1 ? task.data() : nullptr);
   std::vector<int64_t> order(samples);
   const std::vector<int64_t> subsets{0, 1, 3, 1, 2, 3, 0, 2, 3};
-  EpochNumbers numbers_now{solve ? 2.0 : 50.0, 1, 1.2, 0.1, 0, 0, 0.1, 0.9, 0.999, 1e-8, 0.2, 0.1, 0.1, 1e-9};
+  EpochNumbers numbers_now{solve ? 2.0 : 50.0, 1, 1.2, 0.1, 0, 0, 0.1, 0.9, 0.999, 1e-8, 0.2, 0.1, 0.1, 1e-9, 0.02};
   std::string bytes;
   for (uint32_t epoch = 0; epoch < 4; ++epoch) {
     for (int64_t i = 0; i < samples; ++i) order[size_t(i)] = (i * 3 + epoch) % samples;
@@ -289,7 +322,8 @@ std::string runs(float) {
   emulation::machine().options.capability = 9;
 #endif
   return training<float>(Method::cbo, 2, true) + training<float>(Method::cbo, 1, false) +
-         training<float>(Method::hopping, 1, false) + training<float>(Method::transport, 2, true);
+         training<float>(Method::hopping, 1, false) + training<float>(Method::hopping, 1, false, false, 1) +
+         training<float>(Method::transport, 2, true);
 }
 std::string runs(double) {
 #if !defined(__CUDACC__)
@@ -303,8 +337,11 @@ std::string everything(CudaStream stream) {
   const Network line{1, 9, 1, Activation::relu, 1.0 / 9, true}, plane{3, 70, 1, Activation::tanh, 1, false};
   const Network wide{21, 5, 3, Activation::gelu, 0.2, true}, one{2, 150, 2, Activation::softplus, 1.0 / 150, false};
   const Network told{3, 9, 1, Activation::sin, 1, true}, later{17, 20, 3, Activation::silu, 1, false};
+  const Network many{9, 40, 11, Activation::tanh, 0.1, false};
   return runs(T()) + captured<T>(stream) + elementwise<T>(stream) + transport<T>(stream, 2, 11) +
          (sizeof(T) == 4 ? transport<T>(stream, 1, 65) : "") + weighing<T>(stream) +
+         low_rank<T>(stream, {21, 3, 3, Activation::relu, 0.2, false}, 13, LossKind::cross_entropy) +
+         low_rank<T>(stream, many, sizeof(T) == 4 ? 5 : 130, LossKind::mse) +
          risks<T>(stream, line, 2, 530, LossKind::mse) + risks<T>(stream, plane, 3, 12, LossKind::mse) +
          risks<T>(stream, wide, 12, 10, LossKind::cross_entropy) + risks<T>(stream, one, 1, 40, LossKind::mse) +
          risks<T>(stream, wide, 5, 10, LossKind::hinge, true) + risks<T>(stream, one, 3, 40, LossKind::huber) +

@@ -82,6 +82,23 @@ def test_runs_are_the_cpus(cuda, name):
     assert_close(*both(NET, *data(), METHODS[name]))
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_weight_decay_is_the_cpus(cuda, name):
+    assert_close(*both(NET, *data(), METHODS[name], weight_decay=0.4))
+
+
+def test_decayed_steps_are_the_cpus_bits(cuda):
+    result, expected = both(NET, *data(), cbk.CBO(9, alpha=np.inf), dtype="float32", weight_decay=0.4)
+    np.testing.assert_array_equal(result.particles, expected.particles)
+
+
+def test_a_weight_decay_that_is_too_large(cuda):
+    with pytest.raises(
+        ValueError, match=r"weight_decay times the step's rate must be .* 1, got 1\.1 in epoch 1"
+    ):
+        cbk.train(NET, *data(), cbk.CBO(4, dt=0.1), epochs=1, device="cuda", weight_decay=11.0)
+
+
 def test_hopping_sorts_more_risks_than_fit_into_a_block(cuda):
     """Many of which are equal: those of a dead network."""
     net = cbk.TwoLayer(1, 1, 1)

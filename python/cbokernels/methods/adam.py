@@ -84,12 +84,18 @@ class Adam(Method):
 
     def _on_card(self, theta: Array, setting: Setting) -> Plan:
         rates = self._rates(len(theta))
+        _check_decay(rates, setting)
         if rates is None:
             return Plan("adam", state=moments(theta), more={"rated": False})
         return Plan(
             "adam", lambda now: {**now, "lr": 0.0}, state=moments(theta), more={"rated": True},
             arrays={"rates": rates},
         )  # fmt: skip
+
+
+def _check_decay(rates: Array | None, setting: Setting) -> None:
+    if rates is not None and (decay := setting.weight_decay * rates.max()) > 1:
+        raise ValueError(f"weight_decay times the step's rate must be at most 1, got {decay:.3g}")
 
 
 def rates_of(lr: Any) -> tuple[float, ...] | None:
@@ -127,15 +133,13 @@ class AdamStepper(NetworksStepper):
         super().__init__(theta, setting)
         rates = method._rates(setting.ranks.all_of(len(theta)))
         self._rates = None if rates is None else np.ascontiguousarray(setting.ranks.part(rates))
-        if rates is not None and (decay := setting.weight_decay * rates.max()) > 1:
-            raise ValueError(f"weight_decay times the step's rate must be at most 1, got {decay:.3g}")
+        _check_decay(rates, setting)
         self._state.update(first=np.zeros_like(theta), second=np.zeros_like(theta))
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:
         now, state, data = self._now, self._state, problem.minibatches(epoch)
         assert data is not None  # gradients are of networks on data
-        decay = self._decay if self._rates is None else self._weight_decay
         return _cpu.adam_epoch(
             *data, self.particles, self._gradient, state["first"], state["second"],
-            descent(now, now.get("lr", 0.0), step), self._rates, self._risk, decay, self._threads,
+            descent(now, now.get("lr", 0.0), step), self._rates, self._risk, self._decay, self._threads,
         )  # fmt: skip

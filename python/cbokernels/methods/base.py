@@ -34,6 +34,9 @@ fraction: Check = functools.partial(unit, closed=True)
 decay: Check = functools.partial(unit, closed=False)
 
 
+Numbers = dict[str, float]
+
+
 class Problem(Protocol):
     """What a run minimises, in the batches that its steps are scored on."""
 
@@ -89,8 +92,18 @@ class Setting:
         assert self.net is not None
         return self.net
 
-
-Numbers = dict[str, float]
+    def decay(self, values: Numbers, epoch: int) -> float:
+        """The share of the parameters that the weight decay takes off them in each step of an epoch; where
+        networks have rates of their own, which the stepper checks, this is multiplied by them."""
+        rate = values.get("lr", values.get("dt"))
+        if rate is None:
+            return self.weight_decay
+        share = self.weight_decay * rate
+        if not share <= 1:
+            raise ValueError(
+                f"weight_decay times the step's rate must be at most 1, got {share:.3g} in epoch {epoch + 1}"
+            )
+        return share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +125,8 @@ class Plan:
     # which ones, [steps, scored], in the steps from `first` on; None: all
     columns: Callable[[Array, list[float]], dict[str, Any]] = lambda risks, numbers: {}
     # the history's columns that only this method has, from a row's risks and last numbers
+    told: Callable[[list[float]], str] = lambda numbers: ""
+    # what a run warns of once, from a row's last numbers
     check: Callable[[dict[str, Array]], None] = lambda state: None  # ValueError for a state that no run has
     breakdown: str = ""  # how a step fails whose risks are not to blame
 
@@ -136,7 +151,7 @@ class Stepper:
     def __init__(self, theta: Array, setting: Setting) -> None:
         self.particles = theta
         self._seed, self._threads, self._ranks = setting.seed, setting.threads, setting.ranks
-        self._weight_decay, self._decay = setting.weight_decay, 0.0  # and what a step of this epoch takes
+        self._setting, self._decay = setting, 0.0  # what the weight decay takes in a step of this epoch
         self._now: Numbers = {}  # the values of the method's float parameters in this epoch
         self._state: dict[str, Array] = {}
 
@@ -147,12 +162,7 @@ class Stepper:
         step = method._first_step + first * problem.steps_per_epoch
         for epoch in range(first, last):
             values = method._values(epoch, last)
-            self._now, self._decay = values, self._weight_decay * values.get("lr", values.get("dt", 0.0))
-            if not self._decay <= 1:
-                raise ValueError(
-                    f"weight_decay times the step's rate must be at most 1, got {self._decay:.3g} in epoch "
-                    f"{epoch + 1}"
-                )
+            self._now, self._decay = values, self._setting.decay(values, epoch)
             try:
                 nonfinite = self.epoch(problem, epoch, step)
             except ConsensusError as error:

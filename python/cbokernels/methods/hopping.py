@@ -29,6 +29,10 @@ from .hopping_ranks import shared_gradient
 
 _SPREAD = Exponential(0.1, 0.01)
 _MOST_RANK = 65536
+_FREE = (
+    "directions='batch' expects minibatches of fewer samples than inputs, not all 0: directions were free in "
+    "others"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,16 +140,16 @@ class ConsensusHopping(Method):
 
     def _on_card(self, theta: Array, setting: Setting) -> Plan:
         _check_center(theta)
-        if self.rank is not None:
-            raise ValueError(f"rank must be None with device='cuda' in this version, got {self.rank}")
         atoms, fixed = self.scope == "atom", {"beta1": self.beta1, "beta2": self.beta2, "delta": self.delta}
-        if atoms and setting.precision != "float32":
-            raise ValueError(f"precision must be 'float32' for scope='atom', got {setting.precision!r}")
+        if (atoms or self.rank) and setting.precision != "float32":
+            what = "scope='atom'" if atoms else f"rank={self.rank}"
+            raise ValueError(f"precision must be 'float32' for {what}, got {setting.precision!r}")
         drawn, solve = {"drawn": self.particles, "mirrored": self.mirrored}, self._fraction > 0
-        more = {**drawn, "atoms": atoms, "fraction": self._fraction}
+        more = {**drawn, "atoms": atoms, "fraction": self._fraction, "rank": self.rank or 0}
+        more["in_span"] = in_span = self.directions == "batch"
         return Plan(
             "hopping", lambda now: {**now, **fixed}, solve=solve, state=moments(theta), more=more,
-            scored=self.particles,
+            scored=self.particles, told=lambda numbers: _FREE if in_span and numbers[0] > 0 else "",
         )  # fmt: skip
 
     @property
@@ -195,12 +199,7 @@ class HoppingStepper(Stepper):
         self._note(alpha)
         if not spanned and not self._told:
             self._told = True
-            warnings.warn(
-                "directions='batch' expects minibatches of fewer samples than inputs, not all 0: directions "
-                "were free in others",
-                CboWarning,
-                stacklevel=5,  # epoch, epochs, run, the public function, its caller
-            )
+            warnings.warn(_FREE, CboWarning, stacklevel=5)  # epoch, epochs, run, the function, its caller
         return nonfinite
 
     def step(self, batch: Any, step: int) -> int:

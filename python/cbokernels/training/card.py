@@ -4,6 +4,7 @@ at earlier ones."""
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import numpy as np
 from .. import _cpu, cuda
 from .._arrays import Array, Values
 from .._arrays.memory import DeviceArray
-from ..errors import ConsensusError
+from ..errors import CboWarning, ConsensusError
 from ..methods.base import Done, Method, Numbers, Setting, no_consensus
 from ..network import TwoLayer
 from .data import Data, Orders
@@ -97,9 +98,10 @@ class DeviceStepper:
         held = None if evaluation is None else evaluation.training
         if isinstance(held, CardScored):  # they are sent once
             x, y, weights = held.x, held.y, held.weights
+        more = {**plan.more, "decays": setting.weight_decay > 0}
         self._run = module.start(
             setting.network._kernel, plan.kernel, x, y, weights, data.loss, orders.batch_size, theta,
-            plan.task, setting.seed, plan.noise, plan.solve, plan.more, (data, held),
+            plan.task, setting.seed, plan.noise, plan.solve, more, (data, held),
             (*call.on, setting.precision),
         )  # fmt: skip
         for name, values in plan.arrays.items():
@@ -109,6 +111,7 @@ class DeviceStepper:
         self._values: dict[int, Numbers] = {}  # of epochs on their way
         self._limit = frozen_limit(_cpu.variance(theta, setting.threads), theta.shape[1])
         self._frozen = 0.0
+        self._told = False  # what the plan warns of
 
     @property
     def particles(self) -> Array:
@@ -169,7 +172,8 @@ class DeviceStepper:
         self._first = given = first
         for epoch in range(first, last):
             values = method._values(epoch, last)
-            numbers = {**self._plan.numbers(values), "limit": self._limit}
+            decay = self._setting.decay(values, epoch)
+            numbers = {**self._plan.numbers(values), "limit": self._limit, "decay": decay}
             subsets = self._plan.subsets(step, orders.steps_per_epoch)
             self._values[epoch] = values
             self._values.pop(epoch - 2 * self._run.in_flight, None)
@@ -198,6 +202,9 @@ class DeviceStepper:
             where = f" in task {failed_task:.0f}" if tasks > 1 else ""
             what = plan.breakdown if failed_task < 0 else no_consensus(plan.scored, where)
             raise ConsensusError(f"epoch {epoch + 1}, step {failed_step:.0f}: {what}")
+        if not self._told and (message := plan.told(further)):
+            self._told = True
+            warnings.warn(message, CboWarning, stacklevel=6)  # _row, epochs, run, the function, its caller
         row: dict[str, Any] = {"risk": risks[0].item(), "alpha": math.nan, "ess": math.nan, "risks": risks}
         if self._consensus:
             alpha = alphas if plan.solve else values.get("alpha", math.nan)

@@ -123,7 +123,6 @@ def train(
         metrics have no weights.
     weight_decay: every step takes this times its rate (`lr` of `Adam` and `ConsensusHopping`, else `dt`) off
         all parameters, between scoring and moving them [Loshchilov, Hutter 2019]; their product at most 1.
-        0 with device="cuda" in this version.
     standardize: whether the run's inputs are x less their mean, divided by their standard deviation (of the
         training data, column by column; 1 for a constant column). Parameters, of theta, results and states,
         are those for x itself all the same; initial ones that are drawn are for the run's inputs, and
@@ -173,8 +172,6 @@ def train(
     on_card = device == "cuda"
     x, y = readable(x, "x"), readable(y, "y")
     decay = real(weight_decay, "weight_decay", low=0.0)
-    if on_card and decay:
-        raise ValueError(f"weight_decay must be 0 with device='cuda' in this version, got {decay:g}")
     standard = Standard.of(net, x) if boolean(standardize, "standardize") else None
     if standard is not None:
         x = standard.apply(x, "x")

@@ -1,0 +1,18 @@
+// low_rank.hpp on the GPU: the same numbers, risks and drifts summed in another order.  All arrays are device memory.
+#pragma once
+
+#include "../cuda/stream.hpp"
+#include "low_rank.hpp"
+
+namespace cbk::device {
+
+// Risks [particles, width] or [particles, 1] of an ensemble that the problem draws; mirrored: first all c + s xi, then
+// their opposites.
+template <class T>
+void low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, double* out, CudaStream stream);
+// out [size] = sum over the problem's draws of weights [draws, width] or [draws, 1] times xi.
+template <class T>
+void low_rank_drift(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, const double* weights, double* out,
+                    CudaStream stream);
+
+}  // namespace cbk::device
