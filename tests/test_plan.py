@@ -107,3 +107,59 @@ def test_bad_arguments(change, message):
     arguments = {"particles": 3, "samples": 5, **change}
     with pytest.raises(ValueError, match=message):
         cbk.plan(cbk.TwoLayer(1, 2, 1), **arguments)
+
+
+DIGITS = cbk.ConsensusHopping(scope="atom", rank=1, directions="batch")
+
+
+@pytest.mark.parametrize(
+    ("width", "changes", "billions"),
+    [
+        (20, {}, 30),
+        (100, {}, 102),
+        (20, {"scope": "network", "directions": "free"}, 36),
+    ],
+)
+def test_multiply_adds_of_hopping(width, changes, billions):
+    """Those of 2,400 steps that another implementation counted, METHODS' table."""
+    method, net = DIGITS.set_params(**changes), cbk.TwoLayer(784, width, 10)
+    told = cbk.plan(net, 200, 100, loss="cross_entropy", method=method)
+    assert told.path == "low rank"
+    assert 2400 * told.cost.multiply_adds == pytest.approx(billions * 1e9, rel=0.03)
+
+
+@pytest.mark.parametrize(("width", "exponentials"), [(20, 1e10), (100, 4.8e10)])
+def test_exponentials_of_hopping(width, exponentials):
+    net = cbk.TwoLayer(784, width, 10)
+    cost = cbk.plan(net, 200, 100, loss="cross_entropy", method=DIGITS).cost
+    assert 2400 * cost.exponentials == pytest.approx(exponentials, rel=0.05)
+    assert cbk.plan(net, 200, 100, method=DIGITS).cost.exponentials == 0
+
+
+def test_normals_of_hopping():
+    net = cbk.TwoLayer(784, 20, 10)
+    full = cbk.plan(net, 200, 100, method=cbk.ConsensusHopping()).cost
+    assert full.normals == 2 * 100 * net.size  # for the risks, and once more for the drift
+    spanned = cbk.plan(net, 200, 100, method=DIGITS).cost
+    assert spanned.normals == 100 * (100 + 20 * 11)
+    free = cbk.plan(net, 200, 100, method=DIGITS.set_params(directions="free")).cost
+    assert free.normals == 100 * (784 + 20 * 11)
+    assert spanned.multiply_adds < free.multiply_adds < full.multiply_adds / 10
+
+
+def test_the_memory_of_hopping_does_not_grow_with_the_particles():
+    net = cbk.TwoLayer(784, 100, 10)
+    few, many = (cbk.plan(net, n, 100, method=DIGITS).cost.memory for n in (200, 10**9))
+    assert few < 8e6
+    assert many < 2 * few
+
+
+def test_the_reason_names_the_samples_from_which_directions_are_free():
+    net = cbk.TwoLayer(784, 20, 10)
+    assert "directions lie in the span" in cbk.plan(net, 200, 783, method=DIGITS).reason
+    assert "directions are free" in cbk.plan(net, 200, 784, method=DIGITS).reason
+    assert "784" in cbk.plan(net, 200, 100, method=DIGITS).reason
+    with pytest.raises(TypeError, match=r"method must be a cbokernels\.ConsensusHopping"):
+        cbk.plan(net, 200, 100, method=cbk.CBO())
+    with pytest.raises(ValueError, match="scope='atom' expects a network without output_bias"):
+        cbk.plan(cbk.TwoLayer(3, 4, output_bias=True), 200, 100, method=DIGITS)

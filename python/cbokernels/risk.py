@@ -27,6 +27,8 @@ from ._kinds import (
     takes_labels,
 )
 from ._own_losses import Called, Compiled, called_risks, check_item, exact_labels
+from .methods.hopping import ConsensusHopping
+from .methods.hopping_cost import Cost, cost, low_rank_reason
 from .network import TwoLayer, check_network
 
 if TYPE_CHECKING:
@@ -168,12 +170,16 @@ class Plan(NamedTuple):
         (matrix products), or "lists" (products that skip the batch's zeros).
     particles: of one task of a thread. samples: packed at a time.
     reason: why this path, in a sentence that says what would change it.
+    cost: what a step of the method takes, where one is given. Its path is "low rank" (the products of the
+        centre and the inputs are made once for all particles) where its noise is; particles and samples are
+        then a step's.
     """
 
     path: str
     particles: int
     samples: int
     reason: str
+    cost: Cost | None = None
 
 
 def plan(
@@ -185,19 +191,29 @@ def plan(
     tasks: int = 1,
     density: float = 1.0,
     dtype: Any = "float32",
+    method: ConsensusHopping | None = None,
 ) -> Plan:
     """How `risk` would evaluate N = `particles` networks on S = `samples`, with this instruction set.
 
     density: the share of the inputs that are not zero, in [0, 1]; `risk` counts it in x itself. The threads
-    have no say, so results do not depend on them. ValueError for sizes below 1, particles or samples from
-    2^40 and tasks from 2^31 on.
+    have no say, so results do not depend on them. method: how its steps on S samples would be done with so
+    many particles, and what they cost. ValueError for sizes below 1, particles or samples from 2^40 and tasks
+    from 2^31 on, TypeError for a method that is no `ConsensusHopping`.
     """
     n, s = integer(particles, "particles", 1, 2**40), integer(samples, "samples", 1, 2**40)
     t = integer(tasks, "tasks", 1, 2**31)
     name = planned(loss_of(loss, check_network(net).outputs))
     filled = unit(density, "density", closed=True)
     single = float_dtype(dtype) == np.float32
-    return Plan(*_cpu.plan(net._kernel, n, s, t, name, filled, single))
+    if method is None:
+        return Plan(*_cpu.plan(net._kernel, n, s, t, name, filled, single))
+    if not isinstance(method, ConsensusHopping):
+        raise TypeError(f"method must be a cbokernels.ConsensusHopping, got {method!r:.80}")
+    method._for(net)
+    told = cost(method, net, n, s, name, 4 if single else 8)
+    if method.rank is None:
+        return Plan(*_cpu.plan(net._kernel, n, s, t, name, filled, single), told)
+    return Plan("low rank", n, s, low_rank_reason(method, net, s), told)
 
 
 LABELS = "labels of the network's outputs"
