@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from items import PRECISIONS, Workload, workload
 from record import Row, Skip, Steps
 
 import cbokernels as cbk
-from cbokernels import reference
+from cbokernels import _cpu, reference
 
 # of a risk, relative: what rounding the factors of both layers to 24, 11 and 8 bits may cost on average
 BOUND = {"float64": 1e-12, "float32": 1e-6, "tf32": 8e-3, "bf16": 3.5e-2}
@@ -147,6 +148,43 @@ class Checks:
             error = float(np.abs(result / expected - 1).max())
             yield Row("", precision, error, ok=error <= bound)
 
+    def low_rank(self) -> Iterator[Row]:
+        """Noise of low rank: the CPU's bits, and risks beside those of formed networks."""
+        inputs, width, samples, draws = (30, 9, 12, 3) if self._small else (784, 100, 100, 20)
+        net, key, every = cbk.TwoLayer(inputs, width, 10), (7, 0, 3, 0), []
+        labels = np.random.default_rng(4).integers(0, 10, samples, np.int32)
+        for dtype, bound in (("float64", 1e-10), ("float32", 1e-5)):
+            x, center = numbers(samples, inputs, seed=1).astype(dtype), numbers(net.size).astype(dtype)
+            weights = np.zeros((draws, width))
+            weights[-1] = 1  # the sums are that draw's noise
+            out = [self._library.put(np.empty(net.size)), np.empty(net.size)]
+            on = [self._library.put(a) for a in (x, weights)]
+            run, free = (0, 0, "float32"), (1, False, True)
+            self._module.low_rank_drift(net._kernel, *map(array, on), key, *free, array(out[0]), run)
+            _cpu.low_rank_drift(net._kernel, x, weights, key, *free, out[1], 1)
+            every.append(self._same("low rank", f"noise, {dtype}", self._library.host(out[0]), out[1]))
+            yield every[-1]
+            for batch, atoms in itertools.product((False, True), repeat=2):
+                xi = reference.hopping_noise(
+                    net, draws, rank=1, batch=x if batch else None, seed=key[0], step=key[2]
+                )
+                theta = np.concatenate([center + 0.1 * xi, center - 0.1 * xi])
+                options = {"loss": "cross_entropy"}
+                expected = (
+                    reference.atom_risks(net, center, theta, x, labels, **options)
+                    if atoms
+                    else reference.risk(net, theta, x, labels, **options)[:, None]
+                )
+                risks = self._library.put(np.empty_like(expected))
+                c, *data = (array(self._library.put(a)) for a in (center, x, labels))
+                how = ("cross_entropy", 1, batch, atoms, array(risks), run)
+                self._module.low_rank_risks(net._kernel, c, 2 * draws, 0.1, True, key, *data, *how)
+                error = float(np.abs(self._library.host(risks) / expected - 1).max())
+                kind = f"{'span' if batch else 'free'}, {'atoms' if atoms else 'networks'}, {dtype}"
+                every.append(Row("low rank", f"error of risks, {kind}", error, ok=error <= bound))
+                yield every[-1]
+        yield self._all("low rank", "all", every)
+
 
 def square_root(program: Path) -> Iterator[Row]:
     """The normals' own against the correctly rounded one, of every word."""
@@ -164,5 +202,6 @@ def steps(context: Any) -> Steps:
         "updates": checks.updates,
         "NaN": checks.poison,
         "precision": checks.precision,
+        "low rank": checks.low_rank,
         "square root": lambda: square_root(context.program("roots")),
     }

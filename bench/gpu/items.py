@@ -187,6 +187,25 @@ class Ours:
         method = cbk.ConsensusHopping(1000 if self.small else 10_000_000)
         yield from self._large("A, particles in hopping", w, x, y, method)
 
+    def digits(self) -> Iterator[Row]:
+        """Whole runs of 2,400 steps on data of digits' shape: N = 200, single neurons, noise of rank 1."""
+        rng, samples = np.random.default_rng(3), 60 if self.small else 8000
+        x, y = rng.normal(size=(samples, 784)).astype(np.float32), rng.integers(0, 10, samples)
+        method = cbk.ConsensusHopping(
+            20 if self.small else 200, scope="atom", rank=1, directions="batch", spread=0.1,
+            lr=cbk.Exponential(0.1, 0.001),
+        )  # fmt: skip
+        options = {"batch_size": 20 if self.small else 100, "weight_decay": 0.05, **self.device}
+        for width in (3,) if self.small else (20, 100):
+            net, times = cbk.TwoLayer(784, width, 10), []
+            for _ in range(1 if self.small else 3):
+                began = time.perf_counter()
+                result = cbk.train(net, x, y, method, epochs=2 if self.small else 30, **options)
+                times.append(time.perf_counter() - began)
+            good = bool(np.isfinite(result.history["risk"]).all())
+            middle = float(np.median(times))
+            yield Row(f"784-{width}-10, hopping", "cbk.train", middle, "s", min(times), max(times), ok=good)
+
     def _large(self, item: str, w: Workload, x: Any, y: Any, method: Any) -> Iterator[Row]:
         result = cbk.train(w.net, x, y, method, epochs=4, callback=lambda state: False, **self.device)
         times = np.diff(result.history["seconds"]) * 1e6

@@ -24,4 +24,4 @@ def steps(context: Any) -> Steps:
     table: Steps = {"limits": limits, "A step": lambda: ours.steps("A")}
     for name in (*(f"B risk {p}" for p in PRECISIONS), "B update", "B consensus, full read"):
         table[name] = lambda n=name: ours.rows(n)
-    return {**table, "stored": ours.stored, "hopping": ours.hopping}
+    return {**table, "stored": ours.stored, "hopping": ours.hopping, "digits": ours.digits}
