@@ -25,6 +25,14 @@ def sparse():
     return draw.random((60, 200)) * (draw.random((60, 200)) < 0.1), draw.integers(0, 2, 60)
 
 
+BROAD = cbk.TwoLayer(90, 7, 3)  # inputs of more dimensions than there are samples
+
+
+def broad():
+    draw = np.random.default_rng(3)
+    return draw.normal(size=(40, 90)), draw.integers(0, 3, 40)
+
+
 METHODS = {
     "cbo": (NET, X, Y, cbk.CBO(particles=50, alpha=30.0), 100),
     "hopping": (NET, X, Y, cbk.ConsensusHopping(particles=50), 100),
@@ -41,6 +49,13 @@ METHODS = {
     "hybrid": (NET, X, Y, cbk.Hybrid(particles=50, alpha=30.0), 12),
     "atoms": (NET, X, Y, cbk.ConsensusHopping(particles=50, scope="atom", weights=cbk.TargetEss(0.4)), 12),
     "unmirrored": (NET, X, Y, cbk.ConsensusHopping(particles=51, mirrored=False), 12),
+    "low rank": (
+        BROAD,
+        *broad(),
+        cbk.ConsensusHopping(particles=50, scope="atom", rank=2, directions="batch"),
+        12,
+    ),
+    "low rank, free": (BROAD, *broad(), cbk.ConsensusHopping(particles=50, rank=1), 12),
     "blocks": (NET, X, Y, cbk.ConsensusHopping(particles=25_000, scope="atom"), 2),
     "tasks": (NET, X, TASKS, cbk.MultiTaskCBO(particles=50, alpha=30.0), 12),
     "transport": (NET, X, Y, cbk.TransportCBO(particles=50, alpha=cbk.TargetEss(0.3), iterations=3), 12),
@@ -59,7 +74,7 @@ def one(name, comm=WORLD, **options):
     options = {"epochs": epochs, "seed": 5, "callback": lambda state: points.append(state.point), **options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dtype = "float64" if net is WIDE else "float32"
+        dtype = "float32" if net is NET else "float64"
         result = cbk.train(net, x, y, method, comm=comm, dtype=dtype, **options)
     found = {f"history.{n}": column for n, column in result.history.items() if n != "seconds"}
     found.update(points=np.array(points), best=result.best, parameters=result.parameters)

@@ -70,7 +70,9 @@ void register_typed(py::module_& m) {
     const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
     check_shape("out", out, {particles, atoms ? net.width : 1});
     const LowRank noise = low_rank_of(rank, batch, atoms, net);
-    released(run, [&] { kernels::low_rank_risks(problem, noise, atoms, out.data(), run); });
+    bool spanned = false;
+    released(run, [&] { spanned = kernels::low_rank_risks(problem, noise, atoms, out.data(), run); });
+    return spanned;
   });
   m.def("low_rank_drift", [](const Network& net, const Input<T>& x, const Input<double>& weights, NoiseKey key,
                              int64_t rank, bool batch, bool atoms, const Output<double>& out, const Execution& run) {

@@ -89,9 +89,9 @@ struct LowRankKernels {
 template <class T>
 HoppingStep low_rank_gradient(const RiskProblem<T>& problem, const LowRank& noise, double fraction, bool atoms,
                               T* gradient, bool& spanned, int num_threads);
-// Its risks [particles, width] or [particles, 1], pairs one after the other.
+// Its risks [particles, width] or [particles, 1], pairs one after the other; whether directions were in the span.
 template <class T>
-void low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, double* out, int num_threads);
+bool low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, double* out, int num_threads);
 // out [size] = sum over the problem's draws of weights [draws, width] or [draws, 1] times xi.
 template <class T>
 void low_rank_drift(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, const double* weights, double* out,

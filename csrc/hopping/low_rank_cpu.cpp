@@ -314,8 +314,10 @@ HoppingStep low_rank_gradient(const RiskProblem<T>& problem, const LowRank& nois
 }
 
 template <class T>
-void low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, double* out, int num_threads) {
-  Step<T>(problem, noise, atoms, num_threads).score(*problem.draw, out);
+bool low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, double* out, int num_threads) {
+  Step<T> step(problem, noise, atoms, num_threads);
+  step.score(*problem.draw, out);
+  return step.spanned();
 }
 
 template <class T>
@@ -327,7 +329,7 @@ void low_rank_drift(const RiskProblem<T>& problem, const LowRank& noise, bool at
 
 #define CBK_INSTANTIATE(T) \
   template HoppingStep low_rank_gradient(const RiskProblem<T>&, const LowRank&, double, bool, T*, bool&, int); \
-  template void low_rank_risks(const RiskProblem<T>&, const LowRank&, bool, double*, int); \
+  template bool low_rank_risks(const RiskProblem<T>&, const LowRank&, bool, double*, int); \
   template void low_rank_drift(const RiskProblem<T>&, const LowRank&, bool, const double*, double*, int);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

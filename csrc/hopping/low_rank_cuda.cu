@@ -301,23 +301,29 @@ void low_rank_drift(const RiskProblem<T>& problem, const LowRank& noise, bool at
 
 namespace {
 
-// Calls f with the span of the problem's x, or nullptr.
+// Calls f with the span of the problem's x, or nullptr; whether there is one.
 template <class T, class F>
-void with_span(const RiskProblem<T>& problem, const LowRank& noise, cudaStream_t stream, F&& f) {
-  if (!Span<T>::there_is(noise, problem.net, problem.samples)) return f(static_cast<const Span<T>*>(nullptr));
+bool with_span(const RiskProblem<T>& problem, const LowRank& noise, cudaStream_t stream, F&& f) {
+  if (!Span<T>::there_is(noise, problem.net, problem.samples)) {
+    f(static_cast<const Span<T>*>(nullptr));
+    return false;
+  }
   Spans<T> spans(1, problem.samples);
   spans.find(problem.x, problem.net.inputs, problem.samples, 0, 1, stream);
   const Span<T> span = spans.at(0);
   f(&span);
+  int32_t positive = 0;
+  check(cudaMemcpyAsync(&positive, span.positive, sizeof positive, cudaMemcpyDeviceToHost, stream), "span");
   check(cudaStreamSynchronize(stream), "span");  // before its memory goes
+  return positive;
 }
 
 }  // namespace
 
 template <class T>
-void low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, double* out, CudaStream on) {
-  with_span(problem, noise, native(on),
-            [&](const Span<T>* span) { low_rank_risks(problem, noise, atoms, span, out, on); });
+bool low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, double* out, CudaStream on) {
+  return with_span(problem, noise, native(on),
+                   [&](const Span<T>* span) { low_rank_risks(problem, noise, atoms, span, out, on); });
 }
 
 template <class T>
@@ -332,7 +338,7 @@ void low_rank_drift(const RiskProblem<T>& problem, const LowRank& noise, bool at
   template void low_rank_risks(const RiskProblem<T>&, const LowRank&, bool, const Span<T>*, double*, CudaStream); \
   template void low_rank_drift(const RiskProblem<T>&, const LowRank&, bool, const Span<T>*, const double*, double*, \
                                CudaStream); \
-  template void low_rank_risks(const RiskProblem<T>&, const LowRank&, bool, double*, CudaStream); \
+  template bool low_rank_risks(const RiskProblem<T>&, const LowRank&, bool, double*, CudaStream); \
   template void low_rank_drift(const RiskProblem<T>&, const LowRank&, bool, const double*, double*, CudaStream);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

@@ -7,9 +7,9 @@
 namespace cbk::device {
 
 // Risks [particles, width] or [particles, 1] of an ensemble that the problem draws; mirrored: first all c + s xi, then
-// their opposites.
+// their opposites.  Waits, and returns whether directions were in the batch's span.
 template <class T>
-void low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, double* out, CudaStream stream);
+bool low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, double* out, CudaStream stream);
 // out [size] = sum over the problem's draws of weights [draws, width] or [draws, 1] times xi.
 template <class T>
 void low_rank_drift(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, const double* weights, double* out,

@@ -117,9 +117,10 @@ class Kernels(Protocol[_A]):
     def low_rank_risks(
         self, net: Network, center: _A, particles: int, spread: float, mirrored: bool, key: Key, x: _A,
         y: _A | _Pair[_A], loss: KernelLoss, rank: int, batch: bool, atoms: bool, out: _A, run: Execution, /,
-    ) -> None:  # fmt: skip
+    ) -> bool:  # fmt: skip
         """`hopping_risk` with a first layer's noise of such a rank, and directions in the batch's span where
-        there is one. On the CPU pairs stand in two rows that follow each other, on a card opposites last."""
+        there is one, and whether there was. On the CPU pairs stand in two rows that follow each other, on a
+        card opposites come last."""
 
     def low_rank_drift(
         self, net: Network, x: _A, weights: _A, key: Key, rank: int, batch: bool, atoms: bool, out: _A,

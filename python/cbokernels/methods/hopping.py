@@ -174,15 +174,13 @@ class HoppingStepper(Stepper):
 
     def __init__(self, method: ConsensusHopping, theta: Array, setting: Setting) -> None:
         _check_center(theta)
-        if method.rank is not None and not setting.ranks.alone:
-            raise ValueError(f"rank must be None with comm in this version, got {method.rank}")
         super().__init__(theta, setting)
         self.point = theta[0]
         self._method = method
         self._state.update(first=np.zeros_like(theta), second=np.zeros_like(theta))
         self._gradient = np.empty_like(theta)
         self._atoms = setting.net._atom_index if setting.net is not None and method.scope == "atom" else None
-        self._told = False  # that directions were not as asked for
+        self._told = setting.ranks.rank > 0  # that directions were not as asked for
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:
         data, method, now, state = problem.minibatches(epoch), self._method, self._now, self._state
@@ -197,9 +195,8 @@ class HoppingStepper(Stepper):
             self._key(step), how, self._atoms, self._decay, self._threads,
         )  # fmt: skip
         self._note(alpha)
-        if not spanned and not self._told:
-            self._told = True
-            warnings.warn(_FREE, CboWarning, stacklevel=5)  # epoch, epochs, run, the function, its caller
+        if not spanned:
+            self._tell(6)  # itself, epoch, epochs, run, the function, its caller
         return nonfinite
 
     def step(self, batch: Any, step: int) -> int:
@@ -214,7 +211,12 @@ class HoppingStepper(Stepper):
         if self._ranks.alone:
             self.ess, alpha, nonfinite = batch.hopping_gradient(*given)
         else:
-            self.ess, alpha, nonfinite = shared_gradient(self._ranks, batch, *given, self._threads)
+            noise = None if method.rank is None else (method.rank, method.directions == "batch")
+            self.ess, alpha, nonfinite, free = shared_gradient(
+                self._ranks, batch, *given, self._threads, noise
+            )
+            if free:
+                self._tell(9)  # itself, step, two of epoch, epochs, run, the function and its two, its caller
         if self.ess == 0:
             raise common(ConsensusError(no_consensus(method.particles)))
         self._note(alpha)
@@ -224,6 +226,11 @@ class HoppingStepper(Stepper):
             None, self.particles, self._threads,
         )  # fmt: skip
         return int(nonfinite)
+
+    def _tell(self, stacklevel: int) -> None:
+        if not self._told:
+            self._told = True
+            warnings.warn(_FREE, CboWarning, stacklevel=stacklevel)
 
     def _descent(self, step: int) -> tuple[float, float, float, float, int]:
         method = self._method

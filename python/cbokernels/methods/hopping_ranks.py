@@ -22,13 +22,22 @@ _BLOCK, _FEWEST = 2**17, 256  # risks that are weighed together, and particles a
 
 def shared_gradient(
     ranks: Ranks, batch: Any, center: Array, particles: int, spread: float, mirrored: bool, key: Key,
-    atoms: bool, fraction: float, out: Array, threads: int,
-) -> tuple[float, float, int]:  # fmt: skip
-    """As a batch's `hopping_gradient`, of all ranks' particles; key is that of this rank's first draw."""
+    atoms: bool, fraction: float, out: Array, threads: int, noise: tuple[int, bool] | None = None,
+) -> tuple[float, float, int, bool]:  # fmt: skip
+    """As a batch's `hopping_gradient`, of all ranks' particles; key is that of this rank's first draw.
+
+    noise: its rank, and whether directions are to be in the batch's span; None for full noise. Last comes
+    whether they were not.
+    """
     fold, size, index = 2 if mirrored else 1, len(center), batch.atoms_of(atoms)
     columns = 1 if index is None else int(index.max()) + 1
     mine = np.empty(((ranks.last - ranks.first) * fold, columns))
-    batch.hopping_risk(center, len(mine), spread, mirrored, key, atoms, mine)
+    free = False
+    if noise is None:
+        batch.hopping_risk(center, len(mine), spread, mirrored, key, atoms, mine)
+    else:
+        spanned = batch.low_rank_risk(center, len(mine), spread, mirrored, key, noise, atoms, mine)
+        free = noise[1] and not spanned
     risks = ranks.gather(mine.reshape(-1, fold * columns)).reshape(-1, columns)
     blocks = [
         _Block(risks, first, last, mirrored, fraction, threads)
@@ -46,7 +55,10 @@ def shared_gradient(
                 continue
             weights = np.ascontiguousarray(block.weights[low - block.first : high - block.first])
             own = (*key[:3], low)
-            _cpu.noise_drift(weights, index, own, center.dtype == np.float32, drift, threads)
+            if noise is None:
+                _cpu.noise_drift(weights, index, own, center.dtype == np.float32, drift, threads)
+            else:
+                batch.low_rank_drift(weights, own, noise, atoms, drift)
             state[:size] += block.share * drift
             if low == block.first:
                 state[size:] += block.told
@@ -56,7 +68,7 @@ def shared_gradient(
     np.negative(state[:size], out=out, casting="same_kind")
     share, squares, (alpha, nonfinite) = np.split(state[size:], (columns, 2 * columns))
     ess = float((share**2 / squares).mean()) if (share > 0).all() else 0.0
-    return ess, float(alpha), int(nonfinite)
+    return ess, float(alpha), int(nonfinite), free
 
 
 def _blocks(draws: int, fold: int, columns: int) -> list[tuple[int, int]]:

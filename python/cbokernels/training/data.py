@@ -176,6 +176,23 @@ class DataBatch:
             self._threads,
         )  # fmt: skip
 
+    def low_rank_risk(
+        self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, noise: tuple[int, bool],
+        atoms: bool, out: Array,
+    ) -> bool:  # fmt: skip
+        """The same with noise of a rank, and whether directions are to be in the batch's span; whether they
+        were."""
+        return _cpu.low_rank_risks(
+            self.net, center, particles, spread, mirrored, key, self.x, self._first, self._loss, *noise,
+            atoms, out, self._threads,
+        )  # fmt: skip
+
+    def low_rank_drift(
+        self, weights: Array, key: Key, noise: tuple[int, bool], atoms: bool, out: Array
+    ) -> None:
+        """The sum of weights [draws, 1 or M] times that noise, into out [D]."""
+        _cpu.low_rank_drift(self.net, self.x, weights, key, *noise, atoms, out, self._threads)
+
     def atoms_of(self, atoms: bool) -> Array | None:
         """The neuron [D] of each coordinate, where `atoms`."""
         return self._atom_index if atoms else None
