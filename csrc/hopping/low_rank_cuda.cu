@@ -11,8 +11,7 @@ namespace cbk::device {
 namespace {
 
 constexpr int threads = 256;
-constexpr int64_t drawn_numbers = int64_t(1) << 24;  // of draws that are kept at a time
-constexpr int64_t most_draws = 32768;                // of them
+constexpr int64_t most_draws = 32768;  // that are kept at a time
 
 // The Gram matrix of a batch, in float64.
 template <class T>

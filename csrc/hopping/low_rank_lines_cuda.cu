@@ -327,8 +327,9 @@ void launch_atoms(const Lines<T>& k, cudaStream_t stream) {
   const int64_t together = std::clamp(k.draws * width / enough_works, int64_t(1), most_together);
   const int64_t works = blocks_for(k.draws, together) * width;
   const bool entropy = k.loss.kind == LossKind::cross_entropy && !k.weights && outputs <= 10;
+  constexpr int few = sizeof(T) == 4 ? 4 : 10;  // for four outputs in float64 registers are spilled
   if (entropy)
-    return launch(outputs <= 4 ? atom_losses<4, T> : atom_losses<10, T>, dim3(unsigned(works)), dim3(threads), 0,
+    return launch(outputs <= few ? atom_losses<few, T> : atom_losses<10, T>, dim3(unsigned(works)), dim3(threads), 0,
                   stream, k, together, works, static_cast<T*>(nullptr));
   with_outputs(k, works, reinterpret_cast<const void*>(atom_losses<0, T>), stream,
                [&](dim3 grid, size_t shared, T* spilled) {

@@ -10,6 +10,8 @@
 
 namespace cbk::device {
 
+inline int64_t drawn_numbers = int64_t(1) << 24;  // of draws that are kept at a time
+
 // A batch's span.
 template <class T>
 struct Span {

@@ -11,7 +11,7 @@
 #include "../../csrc/consensus/consensus_cuda.hpp"
 #include "../../csrc/cuda/graph.hpp"
 #include "../../csrc/hopping/hopping_cuda.hpp"
-#include "../../csrc/hopping/low_rank_cuda.hpp"
+#include "../../csrc/hopping/spans_cuda.hpp"
 #include "../../csrc/hopping/weights_cuda.hpp"
 #include "../../csrc/langevin/langevin_cuda.hpp"
 #include "../../csrc/random/random_cuda.hpp"
@@ -247,18 +247,27 @@ std::string low_rank(CudaStream stream, const Network& net, int64_t samples, Los
     problem.labels = labels.data();
   else
     problem.y = y.data();
-  std::string bytes;
+  std::string whole, single;
   for (const bool atoms : {false, true}) {
     const int64_t columns = atoms ? net.width : 1;
     DeviceArray<double> out(n * columns), weights(numbers<double>(n / 2 * columns, 23)), drift(net.size());
     for (const bool batch : {false, true}) {
-      low_rank_risks(problem, {2, batch}, atoms, out.data(), stream);
-      low_rank_drift(problem, {2, batch}, atoms, weights.data(), drift.data(), stream);
-      cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
-      out.append(bytes), drift.append(bytes);
+      for (std::string* bytes : {&whole, &single}) {  // all draws at once, and one at a time
+        const int64_t before = std::exchange(drawn_numbers, bytes == &single ? 1 : drawn_numbers);
+        low_rank_risks(problem, {2, batch}, atoms, out.data(), stream);
+        low_rank_drift(problem, {2, batch}, atoms, weights.data(), drift.data(), stream);
+        cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
+        drawn_numbers = before;
+        out.append(*bytes), drift.append(*bytes);
+      }
     }
   }
-  return bytes;
+  for (size_t i = 0; i < whole.size(); i += sizeof(double)) {
+    double a, b;
+    std::memcpy(&a, &whole[i], sizeof a), std::memcpy(&b, &single[i], sizeof b);
+    if (!(std::abs(a - b) < 1e-5)) throw CudaError("draws that are made one at a time give other risks or drifts");
+  }
+  return whole;
 }
 
 // A run of four epochs: plain, replayed, and replayed with another law of noise; its steps in a chain where that is.
