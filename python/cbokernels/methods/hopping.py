@@ -216,7 +216,8 @@ class HoppingStepper(Stepper):
                 self._ranks, batch, *given, self._threads, noise
             )
             if free:
-                self._tell(9)  # itself, step, two of epoch, epochs, run, the function and its two, its caller
+                # itself, step, epoch and its base's, epochs, run, the function and what gives it ranks, its caller
+                self._tell(11)
         if self.ess == 0:
             raise common(ConsensusError(no_consensus(method.particles)))
         self._note(alpha)
