@@ -216,7 +216,7 @@ class HoppingStepper(Stepper):
                 self._ranks, batch, *given, self._threads, noise
             )
             if free:
-                # itself, step, epoch and its base's, epochs, run, the function and what gives it ranks, its caller
+                # itself, step, two epoch, epochs, run, the function, what gives it ranks, and its caller
                 self._tell(11)
         if self.ess == 0:
             raise common(ConsensusError(no_consensus(method.particles)))
