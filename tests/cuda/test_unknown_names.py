@@ -34,14 +34,14 @@ METHODS = {
 def planned(method):
     theta = np.zeros((1 if isinstance(method, cbk.ConsensusHopping) else PARTICLES, NET.size))
     made = method._on_card(theta, Setting(seed=0, threads=0, net=NET))
-    return made, theta, {**made.numbers(method._values(0, 3)), "limit": 0.0}
+    return made, theta, {**made.numbers(method._values(0, 3)), "limit": 0.0, "decay": 0.0}
 
 
 def start(module, made, theta, **changes):
     given = {
         "net": NET._kernel, "method": made.kernel, "x": X, "y": Y[None], "weights": None, "loss": "mse",
         "batch": 3, "theta": theta, "task": made.task, "seed": 0, "noise": made.noise, "solve": False,
-        "more": dict(made.more), "owner": None, "run": ON,
+        "more": {**made.more, "decays": False}, "owner": None, "run": ON,
     }  # fmt: skip
     return module.start(**{**given, **changes})
 
@@ -69,11 +69,12 @@ def test_every_number_of_an_epoch_is_asked_for(emulated, name):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_number_of_a_method_is_asked_for(emulated, name):
     made, theta, _ = planned(METHODS[name])
-    for missing in made.more:
+    more = {**made.more, "decays": True}
+    for missing in more:
         with pytest.raises(ValueError, match=f"lack '{missing}'"):
-            start(emulated.module, made, theta, more={n: v for n, v in made.more.items() if n != missing})
+            start(emulated.module, made, theta, more={n: v for n, v in more.items() if n != missing})
     with pytest.raises(ValueError, match="hold 'memory', which nobody reads"):
-        start(emulated.module, made, theta, more={**made.more, "memory": 1.0})
+        start(emulated.module, made, theta, more={**more, "memory": 1.0})
 
 
 @pytest.mark.parametrize(
