@@ -25,6 +25,7 @@ struct LowRank {
 
 constexpr uint32_t stream_signs = 4, stream_directions = 5;
 constexpr int64_t most_rank = 65536;
+constexpr int64_t draws_together = 32;  // that are scored in one call, whole vectors
 
 // Samples with the centre's values on them, in lines of `padded` samples; what is padded is zero in x.
 template <class T>
@@ -39,7 +40,8 @@ struct CenterLines {
   const int32_t* label;
   T *z, *hidden;        // [width]: w x + b, sigma of it
   T* out;               // [outputs]; of residuals less y
-  T *excess, *highest;  // cross entropy: [outputs] exp(out_k - out_label), 0 at the label; the largest difference
+  // Of cross entropy: [padded][outputs] exp(out_k - out_label), 0 at the label; the largest difference; the loss.
+  T *excess, *highest, *loss_of;
 };
 
 // Some draws.  Rows of factors and directions are of draw and k.
@@ -50,6 +52,7 @@ struct LowRankDraws {
   T spread;
   const T* factor;  // [count][rank][width]: a / sqrt r
   const T* along;   // [count][rank][padded]: X b
+  const T* across;  // the same as [count / lanes][rank][padded][lanes], where cross entropies of atoms want it
   const T* rest;    // [count][rest_size]: normals of theta behind the first layer
   int64_t rest_size;
 };

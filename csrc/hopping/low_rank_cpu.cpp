@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t drawn_numbers = int64_t(1) << 18;  // of draws kept at a time
 constexpr int64_t chunk_bytes = int64_t(2) << 20;    // of a chunk's lines
-constexpr int64_t rows_together = 24, pairs_together = 32;
+constexpr int64_t rows_together = 24;
 
 // X X^T + ridge = U^T U, U = L^T, and what follows from it.
 template <class T>
@@ -103,16 +103,18 @@ class Step {
       if (!span_->positive()) span_.reset();
     }
     length_ = span_ ? problem.samples : net_.inputs;
-    const int64_t lines = net_.inputs + length_ + 2 * net_.width + 3 * net_.outputs + 2;
+    const int64_t lines = net_.inputs + length_ + 2 * net_.width + 3 * net_.outputs + 3;
     chunk_ = std::min(round_up(std::max(chunk_bytes / int64_t(sizeof(T)) / lines, int64_t(1)), panel_),
                       round_up(problem.samples, panel_));
     rest_size_ = net_.size() - net_.biases();
     const int64_t drawn = rank_ * (length_ + chunk_ + net_.width) + rest_size_;
     const int64_t fold = problem.draw->mirrored ? 2 : 1;
     most_ = std::clamp(drawn_numbers / drawn, int64_t(1), divide_up(problem.draw->particles, fold));
-    x_.emplace(chunk_ * net_.inputs), lines_.emplace(chunk_ * (2 * net_.width + 3 * net_.outputs + 2));
+    x_.emplace(chunk_ * net_.inputs), lines_.emplace(chunk_ * (2 * net_.width + 3 * net_.outputs + 3));
     labels_.emplace(chunk_);
     if (span_) along_map_.emplace(chunk_ * length_);
+    if (atoms && problem.loss.kind == LossKind::cross_entropy)
+      across_.emplace(round_up(most_, kernels_.lanes) * rank_ * chunk_);
     numbers_.emplace(most_ * drawn);
     factor_ = numbers_->data(), direction_ = factor_ + most_ * rank_ * net_.width;
     along_ = direction_ + most_ * rank_ * length_, rest_ = along_ + most_ * rank_ * chunk_;
@@ -180,6 +182,7 @@ class Step {
                take(net_.width),
                take(net_.outputs),
                take(net_.outputs),
+               take(1),
                take(1)};
     const Chunk<T> chunk{first, count, x_->data(), y, weights};
     pack_inputs(problem_, panel_, chunk);
@@ -225,11 +228,13 @@ class Step {
       kernels_.product(direction_ + first * length_, length_, std::min(rows_together, rows - first), length_,
                        map + i * panel_ * length_, panel_, along_ + first * padded_ + i * panel_, padded_);
     });
+    if (across_) pack(along_, count, rank_ * padded_, kernels_.lanes, across_->data());
   }
 
   void add_losses(const Draw<T>& block, int64_t count, double* sums) {
-    const LowRankDraws<T> draws{rank_, count, block.mirrored, block.spread, factor_, along_, rest_, rest_size_};
-    const int64_t parts = atoms_ ? divide_up(count, pairs_together) : count,
+    const LowRankDraws<T> draws{rank_, count, block.mirrored, block.spread, factor_, along_,
+                                across_ ? across_->data() : nullptr, rest_, rest_size_};
+    const int64_t parts = atoms_ ? divide_up(count, draws_together) : count,
                   tasks = atoms_ ? net_.width * parts : parts;
     const double work = nanoseconds(0.3, padded_, count, net_.width, atoms_ ? 2 * net_.outputs + rank_ : net_.outputs);
     const int team = threads(tasks, work);
@@ -238,8 +243,8 @@ class Step {
     parallel_for(tasks, team, [&](int64_t task) {
       T* own = scratch.data() + omp_get_thread_num() * size;
       if (!atoms_) return kernels_.network(center_, draws, task, own, sums);
-      const int64_t first = task % parts * pairs_together;
-      kernels_.atom(center_, draws, task / parts, first, std::min(first + pairs_together, count), own, sums);
+      const int64_t first = task % parts * draws_together;
+      kernels_.atom(center_, draws, task / parts, first, std::min(first + draws_together, count), own, sums);
     });
   }
 
@@ -292,7 +297,7 @@ class Step {
   int64_t length_, chunk_, rest_size_, most_, padded_ = 0, prepared_ = -1;
   int64_t drawn_ = 0;
   uint32_t drawn_first_ = 0;
-  std::optional<Buffer<T>> x_, lines_, along_map_, numbers_;
+  std::optional<Buffer<T>> x_, lines_, along_map_, numbers_, across_;
   std::optional<Buffer<int32_t>> labels_;
   T *factor_, *direction_, *along_, *rest_;
   CenterLines<T> center_;

@@ -1,51 +1,16 @@
 // Inner kernels of low_rank.hpp, compiled once per instruction set.
 #include "low_rank.hpp"
 
-#include "../common/loss.hpp"
 #include "../common/philox.hpp"
 #include "../risk/outputs.hpp"
 #include "../risk/products/product.hpp"
+#include "entropies.hpp"
 
 namespace cbk::CBK_ISA {
 namespace {
 
 // The least multiple of `width` that is not below count.
 int64_t vectors_of(int64_t count, int64_t width) { return (count + width - 1) / width * width; }
-
-// 2^r = 1 + r p(r) on [-1/2, 1/2], of least relative error, 1e-7 [fitted by linear programming].
-struct PowerOfTwo {
-  static constexpr float P[5] = {0.001326472032f, 0.009671512991f, 0.05550733954f, 0.2402224243f, 0.6931470037f};
-};
-
-// 2^x where it is a normal number; a relative 2e-7 in float32.
-CBK_INLINE F32 exp2_between(F32 x) {
-  const F32 shift = splat<F32>(12582912.0f), t = x + shift, r = x - (t - shift);
-  const F32 p = mad(horner<PowerOfTwo::P>(r), r, splat<F32>(1));
-  return bits<F32>(bits<I32>(p) + (bits<I32>(t) << 23));
-}
-CBK_INLINE F64 exp2_between(F64 x) { return exp(x * 0.69314718055994530942); }
-
-// table[index] lane by lane, the table being padded to whole tables of `most_shuffled`.
-constexpr int most_shuffled = 16;
-template <class T>
-CBK_INLINE Vector<T> lookup(const T* table, [[maybe_unused]] int64_t entries, const int32_t* index) {
-#if defined(__GNUC__) && !defined(__clang__) && (defined(CBK_AVX512) || defined(CBK_AVX2))
-  if constexpr (2 * lanes<T> >= most_shuffled) {
-    if (entries <= most_shuffled) {
-      Int<Vector<T>> at;
-      if constexpr (sizeof(T) == 4)
-        std::memcpy(&at, index, sizeof at);
-      else
-        at = load_int64(index);
-      if constexpr (lanes<T> >= most_shuffled) return __builtin_shuffle(load(table), at);
-      return __builtin_shuffle(load(table), load(table + lanes<T>), at);
-    }
-  }
-#endif
-  T values[lanes<T>];
-  for (int i = 0; i < lanes<T>; ++i) values[i] = table[index[i]];
-  return load(values);
-}
 
 template <class T>
 void against_label(const CenterLines<T>& lines, int64_t i) {
@@ -55,13 +20,16 @@ void against_label(const CenterLines<T>& lines, int64_t i) {
     T own[lanes<T>];
     for (int j = 0; j < lanes<T>; ++j) own[j] = lines.out[lines.label[s + j] * lines.padded + s + j];
     const V wanted = load(lines.y + s);
-    V highest{};
+    V highest{}, sum{};
     for (int64_t k = 0; k < outputs; ++k) {
       const V difference = load(lines.out + k * lines.padded + s) - load(own);
-      highest = max(highest, difference);
-      store(lines.excess + k * lines.padded + s, wanted == T(k) ? V{} : keep_lanes(exp(difference), lines.samples - s));
+      const V excess = wanted == T(k) ? V{} : exp(difference);
+      highest = max(highest, difference), sum = sum + excess;
+      T each[lanes<T>];
+      store(each, excess);
+      for (int j = 0; j < lanes<T>; ++j) lines.excess[(s + j) * outputs + k] = each[j];
     }
-    store(lines.highest + s, keep_lanes(highest, lines.samples - s));
+    store(lines.highest + s, highest + nan_of(sum)), store(lines.loss_of + s, log1p(sum));
   }
 }
 
@@ -96,74 +64,9 @@ void center(const CenterLines<T>& lines, int64_t i) {
 
 template <class T>
 int64_t scratch_size(const Network& net, int64_t padded, int64_t panel) {
-  const int64_t atom = (2 * net.outputs + 2) * padded + 2 * net.outputs + 3 * vectors_of(net.outputs, most_shuffled);
+  const int64_t atom = (net.outputs + 2) * padded + 2 * net.outputs + Replacements<2, T>::scratch_size(net);
   const int64_t network = net.width * panel + net.outputs * (padded + net.width);
   return (atom > network ? atom : network) + 64;
-}
-
-// One neuron replaced in both networks of a pair.
-template <class T>
-struct Replaced {
-  const T* rest;        // [outputs] lines for cross entropy: (c_label - c_k) h at the centre, times log2 e
-  const T* before;      // the centre's line of hidden values
-  const T* hidden;      // [2] lines
-  const T *c, *powers;  // [2][outputs], scaled; the same times log2 e, [2][outputs padded for `lookup`]
-  T span, noise;        // largest less smallest c of the centre; the same of its noise
-};
-
-// Cross entropy, log1p of t = sum_k exp(out_k - out_label) over other k.  With the centre's exponentials at hand, those
-// of what replacing a neuron adds are left.  (1 + t) (1 + t') = 1 + (t + t' + t t'): a logarithm serves some vectors.
-// False where an exponent may be larger than allows that.
-template <int signs, int together, class T>
-bool entropies(const CenterLines<T>& lines, const Replaced<T>& by, F64 (&total)[2]) {
-  using V = Vector<T>;
-  constexpr T farthest = together > 1 ? 14 : 60;  // log1p is exact up to 1e30
-  const int64_t outputs = lines.net->outputs, padded = lines.padded, end = vectors_of(lines.samples, lanes<T>);
-  const int64_t row = vectors_of(outputs, most_shuffled);
-  Int<V> near = Int<V>{} - 1;
-  V terms[signs] = {};
-  int held = 0;
-  for (int64_t s = 0; s < end; s += lanes<T>) {
-    V h[signs], own[signs], sum[signs] = {};
-    const V before = load(by.before + s), highest = load(lines.highest + s);
-    CBK_UNROLL(2)
-    for (int q = 0; q < signs; ++q) {
-      h[q] = load(by.hidden + q * padded + s);
-      own[q] = lookup(by.powers + q * row, outputs, lines.label + s) * h[q];
-      const V most = mad(splat<V>(by.span), abs(h[q] - before), mad(splat<V>(by.noise), abs(h[q]), highest));
-      near = near & (most <= farthest);
-    }
-    for (int64_t k = 0; k < outputs; ++k) {
-      const V rest = load(by.rest + k * padded + s), excess = load(lines.excess + k * padded + s);
-      CBK_UNROLL(2)
-      for (int q = 0; q < signs; ++q) {
-        const V added = mad(splat<V>(by.powers[q * row + k]), h[q], rest - own[q]);
-        sum[q] = mad(excess, exp2_between(added), sum[q]);
-      }
-    }
-    const bool full = ++held == together || s + lanes<T> >= end;
-    CBK_UNROLL(2)
-    for (int q = 0; q < signs; ++q) {
-      terms[q] = mad(terms[q], sum[q], terms[q] + sum[q]);
-      if (full) {
-        V loss = log1p(terms[q]);
-        if (together == 1 && lines.weights) loss = Counted<T, true>{lines.samples, lines.weights}(loss, s);
-        total[q] = add(total[q], loss), terms[q] = V{};
-      }
-    }
-    if (full) held = 0;
-  }
-  for (int i = 0; i < lanes<T>; ++i)
-    if (near[i] == 0) return false;
-  return true;
-}
-
-// As many vectors together as the numbers allow.
-template <int signs, class T>
-bool entropies_of(const CenterLines<T>& lines, const Replaced<T>& by, F64 (&total)[2]) {
-  if (!lines.weights && entropies<signs, 4>(lines, by, total)) return true;
-  for (F64& each : total) each = F64{};
-  return entropies<signs, 1>(lines, by, total);
 }
 
 // Calls f(law, counted) with the loss and how its samples count.
@@ -175,19 +78,19 @@ CBK_INLINE void with_counted(const CenterLines<T>& lines, F&& f) {
   });
 }
 
-// Of any loss and any numbers.  g: [outputs] lines.
+// Of any loss and any numbers: the sum of the losses with hidden values and c of neuron m replaced.  g: [outputs] lines.
 template <class T>
-F64 losses(const CenterLines<T>& lines, const Replaced<T>& by, int sign, const T* own, T* g) {
+F64 losses(const CenterLines<T>& lines, int64_t m, const T* hidden, const T* before, const T* c, T* g) {
   using V = Vector<T>;
   const int64_t outputs = lines.net->outputs, padded = lines.padded, end = vectors_of(lines.samples, lanes<T>);
+  const T* own = lines.hidden + m * padded;
   F64 total{};
   with_counted(lines, [&](auto law, auto counted) {
     using Law = decltype(law);
     for (int64_t k = 0; k < outputs; ++k) {
-      const V c = splat<V>(by.c[sign * outputs + k]), was = splat<V>(own[k]);
+      const V now = splat<V>(c[k]), was = splat<V>(before[k]);
       for (int64_t s = 0; s < end; s += lanes<T>) {
-        const V rest = load(lines.out + k * padded + s) - was * load(by.before + s);
-        const V out = mad(c, load(by.hidden + sign * padded + s), rest);
+        const V out = mad(now, load(hidden + s), load(lines.out + k * padded + s) - was * load(own + s));
         if constexpr (Law::of_residuals)
           total = law.add(total, out, counted, s);
         else
@@ -197,16 +100,6 @@ F64 losses(const CenterLines<T>& lines, const Replaced<T>& by, int sign, const T
     if constexpr (!Law::of_residuals) total = law.value(total, g, lines.y, outputs, padded, lines.samples, counted);
   });
   return total;
-}
-
-template <class T>
-T range_of(const T* values, int64_t count, int64_t step) {
-  T low = values[0], high = values[0];
-  for (int64_t i = 1; i < count; ++i) {
-    const T value = values[i * step];
-    low = value < low ? value : low, high = value > high ? value : high;
-  }
-  return high - low;
 }
 
 // The hidden values of neuron m in both networks of draw p.
@@ -230,46 +123,53 @@ void replace_hidden(const CenterLines<T>& lines, const LowRankDraws<T>& draws, i
 }
 
 template <class T>
-void atom(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, int64_t first, int64_t last, T* scratch,
-          double* sums) {
-  using V = Vector<T>;
+void atom_of(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, int64_t p, T* scratch,
+             double* sums) {
   const Network& net = *lines.net;
   const int64_t outputs = net.outputs, width = net.width, padded = lines.padded;
-  const int64_t end = vectors_of(lines.samples, lanes<T>);
   const int signs = draws.mirrored ? 2 : 1;
-  const bool entropy = lines.loss.kind == LossKind::cross_entropy;
-  T *rest = scratch, *g = rest + outputs * padded, *hidden = g + outputs * padded, *c = hidden + 2 * padded;
-  const int64_t row = vectors_of(outputs, most_shuffled);
-  T *const powers = c + 2 * outputs, *const before = powers + 2 * row;  // before: c of the centre
-  for (int64_t i = 0; i < 3 * row; ++i) powers[i] = 0;
-  constexpr T log2_e = T(1.44269504088896340736);
-  const T scale = T(net.scale), spread = scale * draws.spread;
-  for (int64_t k = 0; k < outputs; ++k) before[k] = scale * lines.center[net.output_weights() + k * width + m];
-  Replaced<T> by{rest, lines.hidden + m * padded, hidden, c, powers, range_of(before, outputs, 1), 0};
-  for (int64_t s = 0; entropy && s < end; s += lanes<T>) {
-    const V own = lookup(before, outputs, lines.label + s), h = load(by.before + s) * log2_e;
-    for (int64_t k = 0; k < outputs; ++k) store(rest + k * padded + s, (own - before[k]) * h);
+  T *g = scratch, *hidden = g + outputs * padded, *before = hidden + 2 * padded, *c = before + outputs;
+  const T* noise = draws.rest + p * draws.rest_size + width + m;
+  replace_hidden(lines, draws, m, p, hidden);
+  for (int q = 0; q < signs; ++q) {
+    const T spread = T(net.scale) * (q == 0 ? draws.spread : -draws.spread);
+    for (int64_t k = 0; k < outputs; ++k) {
+      before[k] = T(net.scale) * lines.center[net.output_weights() + k * width + m];
+      c[k] = before[k] + spread * noise[k * width];
+    }
+    sums[(p * signs + q) * width + m] += sum(losses(lines, m, hidden + q * padded, before, c, g));
+  }
+}
+
+template <int signs, class T>
+void atom_entropies(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, int64_t first, int64_t last,
+                    T* scratch, double* sums) {
+  Replacements<signs, T> replaced(lines, draws, m, scratch);
+  scratch += Replacements<signs, T>::scratch_size(*lines.net);
+  for (int64_t p = first; p < last; p += lanes<T>) {
+    replaced.score(p);
+    for (int i = 0; i < lanes<T> && p + i < last; ++i) {
+      if (replaced.told(i)) {
+        atom_of(lines, draws, m, p + i, scratch, sums);
+        continue;
+      }
+      for (int q = 0; q < signs; ++q)
+        sums[((p + i) * signs + q) * lines.net->width + m] += replaced.total(q, i);
+    }
+  }
+}
+
+template <class T>
+void atom(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, int64_t first, int64_t last, T* scratch,
+          double* sums) {
+  if (lines.loss.kind == LossKind::cross_entropy) {
+    if (draws.mirrored) return atom_entropies<2>(lines, draws, m, first, last, scratch, sums);
+    return atom_entropies<1>(lines, draws, m, first, last, scratch, sums);
   }
   Paced paced;
   for (int64_t p = first; p < last; ++p) {
-    paced(signs * outputs * end * 10);
-    replace_hidden(lines, draws, m, p, hidden);
-    const T* noise = draws.rest + p * draws.rest_size + width + m;
-    for (int64_t k = 0; k < outputs; ++k) {
-      const T step = spread * noise[k * width];
-      c[k] = before[k] + step, c[outputs + k] = before[k] - step;
-    }
-    for (int64_t i = 0; i < 2 * outputs; ++i) powers[i / outputs * row + i % outputs] = log2_e * c[i];
-    F64 total[2] = {};
-    bool done = false;
-    if (entropy) {
-      by.noise = spread * range_of(noise, outputs, width);
-      done = signs == 2 ? entropies_of<2>(lines, by, total) : entropies_of<1>(lines, by, total);
-    }
-    for (int q = 0; q < signs; ++q) {
-      if (!done) total[q] = losses(lines, by, q, before, g);
-      sums[(p * signs + q) * width + m] += sum(total[q]);
-    }
+    paced(lines.net->outputs * lines.padded * 20);
+    atom_of(lines, draws, m, p, scratch, sums);
   }
 }
 
