@@ -227,14 +227,11 @@ class Replacements {
   template <int degree>
   CBK_INLINE void others(const V (&h)[signs], const T* excess, int64_t label, V (&t)[signs]) {
     V sum[signs] = {};
-    const auto add = [&](int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) {
-        const V e = splat<V>(excess[k]);
-        CBK_UNROLL(2)
-        for (int q = 0; q < signs; ++q) sum[q] = mad(e, power<degree>(added(k, q, h[q])), sum[q]);
-      }
-    };
-    add(0, label), add(label + 1, outputs_);
+    for (int64_t k = 0; k < outputs_; ++k) {  // a loop without the label would be two, whose ends no processor foresees
+      const V e = splat<V>(excess[k]);
+      CBK_UNROLL(2)
+      for (int q = 0; q < signs; ++q) sum[q] = mad(e, power<degree>(added(k, q, h[q])), sum[q]);
+    }
     CBK_UNROLL(2)
     for (int q = 0; q < signs; ++q) t[q] = sum[q] * power<degree>(-added(label, q, h[q]));
   }

@@ -51,12 +51,17 @@ class Span {
     const int64_t inputs = problem.net.inputs, panel = 2 * isa_table().low_rank<double>().lanes;
     const int64_t panels = stride_ / panel;
     Buffer<double> x(stride_ * inputs);
+    Buffer<T> rows(stride_ * inputs);
     std::fill_n(upper_.data(), stride_ * stride_, 0.0);
     const int threads = thread_count(num_threads, panels, nanoseconds(0.05, size_, size_, inputs));
     parallel_for(panels, threads, [&](int64_t i) {
-      double* to = x.data() + i * panel * inputs;
-      for (int64_t s = i * panel; s < (i + 1) * panel; ++s, ++to)
-        for (int64_t k = 0; k < inputs; ++k) to[k * panel] = s < size_ ? double(problem.x[s * inputs + k]) : 0;
+      const int64_t first = i * panel, count = std::clamp(size_ - first, int64_t(0), panel);
+      T* const own = rows.data() + first * inputs;
+      if (count > 0)
+        pack(problem.x + first * inputs, count, inputs, panel, own);
+      else
+        std::fill_n(own, panel * inputs, T(0));
+      std::copy_n(own, panel * inputs, x.data() + first * inputs);
     });
     parallel_for(panels * panels, threads, [&](int64_t task) {
       const int64_t i = task / panels, j = task % panels;
