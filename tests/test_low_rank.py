@@ -288,7 +288,10 @@ def test_it_learns_where_free_directions_are_slow():
     ("arguments", "message"),
     [
         ({"rank": 0}, "rank must be"),
-        ({"directions": "batch"}, r"rank must be given, such as rank=1, for directions='batch', got None"),
+        (
+            {"rank": None, "directions": "batch"},
+            r"rank must be given, such as rank=1, for directions='batch', got None",
+        ),
         ({"rank": 1, "directions": "span"}, "directions must be"),
     ],
 )

@@ -26,7 +26,7 @@ CBK_EVERYWHERE constexpr bool draws(UpdateForm form) { return form != UpdateForm
 
 // f(form), as a constant.
 template <class F>
-CBK_EVERYWHERE void with_form(UpdateForm form, F&& f) {
+inline __attribute__((always_inline)) void with_form(UpdateForm form, F&& f) {
   using Kind = UpdateForm;
   switch (form) { CBK_UPDATE_FORMS(CBK_KIND_CALL) }
 }

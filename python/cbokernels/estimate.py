@@ -85,11 +85,12 @@ def estimate(
     tasks: of `MultiTaskCBO` and `TransportCBO`. The other arguments are those of `train`, as are the errors.
     """
     check_network(net)
-    method = check_method(method)._for(net)
     samples = integer(samples, "samples", 1, 2**40)
     epochs, tasks = integer(epochs, "epochs", 1, WORD), integer(tasks, "tasks", 1, 2**31)
     if batch_size is not None:
         batch_size = integer(batch_size, "batch_size", 1, 2**63)
+    step = samples if batch_size is None else min(batch_size, samples)
+    method = check_method(method)._for(net, step, device == "cpu")
     labels, kind = takes_labels(loss_of(loss, net.outputs)), float_dtype(dtype)
     if tasks > 1 and method._task_axes == ():
         raise ValueError(f"tasks must be 1 for {type(method).__name__}, got {tasks}")
@@ -98,7 +99,6 @@ def estimate(
 
     item, particles = kind.itemsize, method._drawn()
     sample = item * net.inputs + tasks * (4 if labels else item * net.outputs)
-    step = samples if batch_size is None else min(batch_size, samples)
     minibatches = 0 if batch_size is None else 8 * samples + 2 * step * sample
     calls = ((particles, step), (1, samples))  # a step's, the history's
     paths = [plan(net, n, s, loss=loss, tasks=tasks, dtype=kind).path for n, s in calls]

@@ -14,7 +14,7 @@ from ._arrays import Array, contiguous, view
 from ._checks import WORD, boolean, choice, integer, kind, new_array, threads
 from ._checks import seed as check_seed
 from ._ranks import Ranks
-from .methods import CBO
+from .methods import CBO, ConsensusHopping
 from .methods.base import Method, Setting, check_method
 from .result import Result, State
 from .training.arguments import check_callback, own_particles, particles_of
@@ -26,6 +26,8 @@ from .training.stopping import Stopping
 
 if TYPE_CHECKING:
     from ._cpu import Key
+
+_GLOBAL = CBO(alpha=np.inf, diffusion=10**0.5)
 
 
 class FunctionProblem:
@@ -142,7 +144,10 @@ def minimize(
         method's; for `ConsensusHopping` the centre [1, D].
     method: a `CBO`, of any kind of noise, with or without friction, or a `ConsensusHopping` of scope
         "network", whose default lr is Exponential(0.3, 0.003) here (TypeError for methods that need data of
-        a network); None: `CBO()`. An epoch of its schedules is a step here.
+        a network). An epoch of its schedules is a step here. None: CBO(alpha=inf, diffusion=10**0.5), or
+        `ConsensusHopping()` where theta is one point. That ensemble follows its best particle, and its noise
+        is large enough to leave local minima and small enough to contract; `CBO()` freezes far from a minimum
+        in many dimensions.
     steps: number of steps. seed: in [0, 2^64). progress: show a tqdm bar.
     callback: called with a `State` after every step; the run ends there if it returns anything that is true,
         or raises StopIteration.
@@ -167,7 +172,10 @@ def minimize(
     ranks = Ranks() if comm is None else comm
     if not callable(fun):
         raise TypeError(f"fun must be callable, got {kind(fun)}")
-    method = CBO() if method is None else check_method(method)
+    rows = particles_of(theta)
+    if method is None:
+        method = ConsensusHopping() if rows == 1 else _GLOBAL
+    check_method(method)
     if not method._any_function:
         raise TypeError(f"method must be one that needs no network, such as CBO(), got {method!r:.80}")
     seed, cores = check_seed(seed), threads(num_threads)
@@ -178,7 +186,6 @@ def minimize(
     store = check_checkpoint(checkpoint, every, resume)
     method = method._for(None)
     check_alone(ranks, "cpu", on_interrupt)
-    rows = particles_of(theta)
     start = own_particles(ranks.part_of(theta, share(ranks, method, rows)), "D")
     stepper = method._stepper(start, Setting(seed, cores, ranks=ranks))
     if store is not None:

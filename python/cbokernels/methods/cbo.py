@@ -27,8 +27,11 @@ class CBO(Method):
         beta_n ∝ exp(-alpha R_n),   v = Σ beta_n theta_n,
         theta_n <- theta_n - drift dt (theta_n - v) + diffusion sqrt(dt) (theta_n - v) ⊙ xi_n
 
-    The defaults are the paper's for its sine example. Every float parameter takes a number, a schedule
-    (`Tenfold`, `Geometric`, ...) or any callable of (epoch from 0, epochs).
+    The defaults are the paper's for its sine example, and freeze: in many dimensions the ensemble contracts
+    to a point before it has found a minimum. What does not, with alpha=inf: for networks a floor, such as
+    Exponential(0.1, 0.001); for functions diffusion=10**0.5, which `minimize` takes by itself. Every float
+    parameter takes a number, a schedule (`Tenfold`, `Geometric`, ...) or any callable of (epoch from 0,
+    epochs).
 
     particles: N, at least 1 (an ensemble given to `train` or `minimize` brings its own N).
     alpha: in [0, inf], or `TargetEss`; infinity takes the best particle, and the mean of exactly equal best.

@@ -21,46 +21,53 @@ from .._arrays import Array
 from .._checks import boolean, choice, integer, positive
 from .._ranks import common
 from ..errors import CboWarning, ConsensusError
-from ..network import TwoLayer
+from ..network import TwoLayer, check_network
 from ..schedules import Exponential, Parameter, TargetEss
 from .adam import moments
 from .base import Check, Method, Plan, Problem, Setting, Stepper, decay, no_consensus, nonnegative
 from .hopping_ranks import shared_gradient
 
-_SPREAD = Exponential(0.1, 0.01)
 _MOST_RANK = 65536
 _FREE = (
     "directions='batch' expects minibatches of fewer samples than inputs, not all 0: directions were free in "
     "others"
 )
+# The rule of the defaults: inputs and parameters a particle from which on neurons are judged one by one, and
+# inputs from which on noise is of rank 1.
+_ATOM_INPUTS, _ATOM_RATIO, _RANK_INPUTS = 16, 5, 100
 
 
 @dataclasses.dataclass(frozen=True)
 class ConsensusHopping(Method):
     """Consensus hopping; only the centre, two Adam moments and the risks are kept, whatever N is.
 
-    spread and lr take a number, a schedule or any callable of (epoch from 0, epochs).
+    spread and lr take a number, a schedule or any callable of (epoch from 0, epochs). What is "auto" or None
+    is chosen by the shape: d inputs, D parameters, N particles, minibatches of S' samples. `resolved(net,
+    S')` is the method with what is chosen, and so is the `method` of a result.
 
     particles: N, drawn at each step; even where mirrored. Default 200.
-    spread: s, the standard deviation around the centre, above 0. Default Exponential(0.1, 0.01).
-    lr: Adam's step of the centre. None: Exponential(0.3, 0.003), a tenth of it for networks with
-        scaling "none".
+    spread: s, the standard deviation around the centre, above 0. None: Exponential(0.1, 0.01), but 0.1 in
+        scope "atom" and with a rank.
+    lr: Adam's step of the centre. None: Exponential(r, r / 100), and r is 0.3 in scope "network" (with a rank
+        0.1, and 0.05 with directions "batch"), in scope "atom" 0.01 sqrt(S'), at least 0.1 and at most 0.3; a
+        tenth of it for networks with scaling "none".
     weights: "rank" (log N/2 + 1/2 minus log rank, not below 0; equal risks share theirs equally) or
         `TargetEss(fraction)` for Gibbs weights.
     mirrored: draw pairs c ± s xi.
     scope: "network" scores whole particles; "atom" scores the centre with one neuron replaced, neuron
         by neuron, which is for many more parameters than particles (no output bias; only for `train`).
+        "auto": "atom" where d >= 16, D > 5 N and there is no output bias.
     rank: None for independent noise of all parameters; r for a first layer's noise of rank r, (1 / sqrt r)
         sum_k a_k b_k^T with a_k of -1 and 1 [Sarkar et al. 2025], which costs about a d-th for d inputs and
         drifts as well. 1 is enough. Biases and second layer keep independent noise. Only for `train`.
+        "auto": 1 where d >= 100, else None, as it is on a card and with comm.
     directions: "free", or with a rank "batch": the b_k lie in the span of the minibatch's inputs, as the
         gradient does, and the drift's cosine with it is 2 to 3 times as large. Free (and a `CboWarning`)
-        where a batch has d samples or more, or no span: it is for inputs of many dimensions.
+        where a batch has d samples or more, or no span: it is for inputs of many dimensions. "auto": "batch"
+        with a rank where S' < d.
     beta1, beta2, delta: Adam's.
 
-        cbk.train(net, x, y, cbk.ConsensusHopping(
-            scope="atom", rank=1, directions="batch", spread=0.1, lr=cbk.Exponential(0.1, 0.001)
-        ), batch_size=100, epochs=30, weight_decay=0.1)
+        cbk.train(net, x, y, cbk.ConsensusHopping(), batch_size=100, epochs=30, weight_decay=0.1)
 
     trains digits of 784 pixels, centred, as well as Adam does.
 
@@ -75,13 +82,13 @@ class ConsensusHopping(Method):
     """
 
     particles: int = 200
-    spread: Parameter = _SPREAD
+    spread: Parameter | None = None
     lr: Parameter | None = None
     weights: str | TargetEss = "rank"
     mirrored: bool = True
-    scope: str = "network"
-    rank: int | None = None
-    directions: str = "free"
+    scope: str = "auto"
+    rank: int | str | None = "auto"
+    directions: str = "auto"
     beta1: float = 0.9
     beta2: float = 0.999
     delta: float = 1e-12
@@ -96,10 +103,12 @@ class ConsensusHopping(Method):
         if not isinstance(self.weights, TargetEss) and self.weights != "rank":
             wrong = ValueError if isinstance(self.weights, str) else TypeError
             raise wrong(f"weights must be 'rank' or a cbokernels.TargetEss, got {self.weights!r:.80}")
-        choice(self.scope, "scope", ("network", "atom"))
-        if self.rank is not None:
+        choice(self.scope, "scope", ("auto", "network", "atom"))
+        if isinstance(self.rank, str):
+            choice(self.rank, "rank", ("auto",))
+        elif self.rank is not None:
             object.__setattr__(self, "rank", integer(self.rank, "rank", 1, _MOST_RANK + 1))
-        if choice(self.directions, "directions", ("free", "batch")) == "batch" and self.rank is None:
+        if choice(self.directions, "directions", ("auto", "free", "batch")) == "batch" and self.rank is None:
             raise ValueError("rank must be given, such as rank=1, for directions='batch', got None")
         if self.mirrored and self.particles % 2:
             raise ValueError(f"particles must be even where mirrored, got {self.particles}")
@@ -118,16 +127,48 @@ class ConsensusHopping(Method):
         """Particles of a draw."""
         return 2 if self.mirrored else 1
 
-    def _for(self, net: TwoLayer | None) -> ConsensusHopping:
-        """This method with the step size that suits the network's scaling, or a function."""
+    def resolved(self, net: TwoLayer, batch: int | None = None) -> ConsensusHopping:
+        """This method with what it takes for a network and minibatches of so many samples on a CPU.
+
+        batch: None for more samples than inputs. ValueError for a scope that the network does not allow.
+        """
+        return self._for(check_network(net), None if batch is None else integer(batch, "batch", 1, 2**63))
+
+    def _for(self, net: TwoLayer | None, batch: int | None = None, low_rank: bool = True) -> ConsensusHopping:
         if self.scope == "atom" and (net is None or net.output_bias):
             raise ValueError(f"scope='atom' expects a network without output_bias, got {net or 'a function'}")
-        if self.rank is not None and net is None:
-            raise ValueError(f"rank must be None for a function, got {self.rank}: it is of a network's layer")
-        if self.lr is not None:
-            return self
-        tenth = 1.0 if net is None or net.scaling == "mean" else 0.1
-        return dataclasses.replace(self, lr=Exponential(0.3 * tenth, 0.003 * tenth))
+        if net is None:
+            if isinstance(self.rank, int):
+                raise ValueError(
+                    f"rank must be None for a function, got {self.rank}: it is of a network's layer"
+                )
+            if self.directions == "batch":
+                raise ValueError("directions must be 'free' for a function, got 'batch'")
+        scope, rank, directions = self.scope, self.rank, self.directions
+        if scope == "auto":
+            scope = "atom" if net is not None and self._by_atoms(net) else "network"
+        if rank == "auto":
+            wide = net is not None and low_rank and net.inputs >= _RANK_INPUTS
+            rank = 1 if wide or directions == "batch" else None
+        if directions == "auto":
+            span = net is not None and rank is not None and batch is not None and batch < net.inputs
+            directions = "batch" if span else "free"
+        spread, lr = self.spread, self.lr
+        if spread is None:
+            spread = Exponential(0.1, 0.01) if scope == "network" and rank is None else 0.1
+        if lr is None:
+            if scope == "atom":
+                start = 0.3 if batch is None else min(max(0.01 * batch**0.5, 0.1), 0.3)
+            else:
+                start = 0.3 if rank is None else 0.1 if directions == "free" else 0.05
+            if net is not None and net.scaling == "none":
+                start /= 10
+            lr = Exponential(start, start / 100)
+        return dataclasses.replace(self, scope=scope, rank=rank, directions=directions, spread=spread, lr=lr)
+
+    def _by_atoms(self, net: TwoLayer) -> bool:
+        many = net.size > _ATOM_RATIO * self.particles
+        return many and net.inputs >= _ATOM_INPUTS and not net.output_bias
 
     def _drawn(self) -> int:
         return 1
@@ -184,10 +225,12 @@ class HoppingStepper(Stepper):
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:
         data, method, now, state = problem.minibatches(epoch), self._method, self._now, self._state
+        rank = method.rank or 0
+        assert not isinstance(rank, str)  # it is resolved
         if data is None or not self._ranks.alone:
             return super().epoch(problem, epoch, step)
         how = (
-            method.particles, now["spread"], method.mirrored, method.rank or 0, method.directions == "batch",
+            method.particles, now["spread"], method.mirrored, rank, method.directions == "batch",
             method._fraction,
         )  # fmt: skip
         self.ess, alpha, nonfinite, spanned = _cpu.hopping_epoch(

@@ -18,6 +18,7 @@ from .._inputs import readable
 from .._kinds import Loss, check_own, check_slopes, check_smooth, loss_of, loss_text
 from .._ranks import Ranks
 from ..methods.base import Method, Setting, check_method
+from ..methods.hopping import ConsensusHopping
 from ..network import TwoLayer, check_network
 from ..result import Result, State, pack_net
 from .advice import advise, advise_on_folding
@@ -37,7 +38,7 @@ def train(
     net: TwoLayer,
     x: Any,
     y: Any,
-    method: Method,
+    method: Method | None = None,
     *,
     loss: Loss | None = None,
     epochs: int = 1000,
@@ -69,12 +70,13 @@ def train(
     """Train networks on data x [S, d] and y with a method; return a `Result`.
 
         net = cbk.TwoLayer(1, 100, 1)
-        result = cbk.train(net, x, y, cbk.ConsensusHopping(), validation=(x_new, y_new), patience=50)
+        result = cbk.train(net, x, y, validation=(x_new, y_new), patience=50)
         print(result.message, result.best_risk)
         outputs = result.predict(x_new, best=True)
 
     method: `CBO`, `ConsensusHopping`, `MultiTaskCBO`, `TransportCBO`, `Adam`, `Hybrid`, `HeavyBall` or
-        `GradientFlow`.
+        `GradientFlow`. None: `ConsensusHopping()`, which needs no gradient. The result's `method` has what a
+        method chooses by the shape.
 
     x: arrays of any real dtype, lists, or frames of pandas or Polars; y too.
     y: as the loss wants it, values [S] or [S, 1] (C = 1) or [S, C], or labels [S] or [S, 1], which are
@@ -157,8 +159,7 @@ def train(
         return on_ranks(train, locals())
     ranks = Ranks() if comm is None else comm
     check_network(net)
-    check_method(method)
-    method = method._for(net)
+    method = ConsensusHopping() if method is None else check_method(method)
     seed, cores, dtype = check_seed(seed), threads(num_threads), float_dtype(dtype)
     epochs = integer(epochs, "epochs", 1, WORD)
     if batch_size is not None:
@@ -191,6 +192,8 @@ def train(
     if store is not None and not on_card:  # which vouches for them: nobody may change them
         own = (call.apart(data.x, view(x, "x")), call.apart(data.y, view(y, "y")))
         data = dataclasses.replace(data, x=own[0], y=own[1])
+    step = data.samples if batch_size is None else min(batch_size, data.samples)
+    method = method._for(net, step, ranks.alone and not on_card)
     rows = method._drawn() if theta is None else particles_of(theta)
     unit = 1 if ranks.alone else together(net, data, method._evaluated(rows), batch_size, dtype)
     mine = share(ranks, method, rows, unit)
