@@ -56,10 +56,21 @@ def test_parameters_are_the_papers():
     assert methods["Adam"] == cbk.Adam(lr=0.1)
     hopping = methods["consensus hopping"]
     assert (hopping.scope, hopping.spread, hopping.lr) == ("atom", 0.1, cbk.Exponential(0.1, 0.001))
+    assert hopping.rank is None
     assert cbk.TwoLayer(784, 20, 10) == mnist.NET
     runs = mnist.plan(100, 1000, everything=True)
     assert [run.batch_size for run in runs] == [1000, 1000, 1000, 100]
     assert [run.epochs for run in runs] == [100, 100, 100, 30]
+    runs = mnist.plan(100, 200, everything=False)
+    assert [run.epochs for run in runs] == [100, 100, 100, 30, 30, 30]
+    assert [run.decays for run in runs] == [False] * 4 + [True] * 2
+    hopping = runs[4].made.resolved(mnist.NET, 100)
+    assert hopping == cbk.ConsensusHopping().resolved(mnist.NET, 100)  # what it chooses by itself
+    # 30 G multiply-adds in 30 epochs [METHODS, section 8]; a gradient costs 3 passes
+    forward = 200 * 8000 * 20 * 794
+    assert [run.multiply_adds(8000) for run in runs[:4]] == [forward, 3 * forward, 3 * forward / 200, forward]
+    assert 30 * runs[4].multiply_adds(8000) == pytest.approx(30e9, rel=0.1)
+    assert runs[5].multiply_adds(8000) == 3 * forward / 200
 
 
 def test_pixels_and_labels(digits):
@@ -146,8 +157,9 @@ def test_writes_its_files(tmp_path, digits, tiny):
         f"{name}, {digits}"
         for digits, n in (("all digits", 6), ("a fifth held out", 4))
         for name in (f"CBO, N = {n}", f"hybrid, N = {n}", "Adam", "consensus hopping, N = 4")
-    ]
-    assert len(rows) == 8 * 2
+    ] + [f"{name}, a fifth held out" for name in ("hopping, rank 1, decay, N = 4", "Adam, decay")]
+    assert len(rows) == 10 * 2
+    assert all(float(row["multiply_adds"]) > 0 for row in rows)
     assert all((row["held_out_accuracy"] == "") == ("all digits" in row["curve"]) for row in rows)
     for curve in ("Adam, all digits", "consensus hopping, N = 4, all digits"):
         first, last = (row for row in rows if row["curve"] == curve)
@@ -167,7 +179,7 @@ def test_writes_its_files(tmp_path, digits, tiny):
 def test_quick_has_only_runs_with_held_out_digits(tmp_path, digits, tiny):
     EXPERIMENTS["mnist"](Options(epochs=1, seeds=2, data=digits, out=tmp_path, quick=True))
     rows = read(tmp_path / "mnist.csv")
-    assert len(rows) == 4 * 2
+    assert len(rows) == 6 * 2
     assert all(row["held_out_accuracy"] for row in rows)
 
 
@@ -179,11 +191,14 @@ def test_verdicts_can_be_no():
         result = cbk.Result(theta[0], theta, history, mnist.NET)
         return Curve(name, seeds * [result], {"accuracy": rows, "held_out_accuracy": rows})
 
-    def verdicts(*risks, correct=(0.5, 0.99, 0.99, 0.96), epochs=50, seeds=3):
-        curves = [made(*own, epochs, seeds) for own in zip(mnist.methods(), risks, correct, strict=True)]
-        return [row.agrees for row in mnist.findings(curves, curves)]
+    def verdicts(*risks, correct=(0.5, 0.99, 0.99, 0.96), decay=(0.95, 0.954), epochs=50, seeds=3):
+        risks, correct = (*risks, 0.1, 0.1), (*correct, *decay)
+        curves = [made(*own, epochs, seeds) for own in zip(mnist.all_methods(), risks, correct, strict=True)]
+        return [row.agrees for row in mnist.findings(curves[:4], curves)]
 
-    assert verdicts(1.6, 0.1, 0.1, 0.2) == [True] * 6
+    assert verdicts(1.6, 0.1, 0.1, 0.2) == [True] * 7
+    assert verdicts(1.6, 0.1, 0.1, 0.2, decay=(0.94, 0.95))[6] is False
+    assert verdicts(1.6, 0.1, 0.1, 0.2, seeds=2)[6] is None
     assert verdicts(2.5, 0.3, 0.3, 0.2, correct=(0.5, 0.99, 0.99, 0.9)) == [
         False,
         False,
@@ -191,10 +206,31 @@ def test_verdicts_can_be_no():
         True,
         False,
         False,
+        True,
     ]
     assert verdicts(0.2, 0.1, 0.1, 0.2)[3] is False
     assert verdicts(0.2, 0.1, 0.1, 0.2, seeds=1)[3] is None
-    assert verdicts(1.6, 0.1, 0.1, 0.2, epochs=5) == [None] * 6
+    assert verdicts(1.6, 0.1, 0.1, 0.2, epochs=5) == [None] * 7
+
+
+def test_all_four_files(tmp_path, digits):
+    """60,000 digits to learn from, and the 10,000 held out."""
+    for path in digits.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    x, y, learnt = mnist.load_split(tmp_path)
+    assert (len(x), learnt.sum()) == (10000, 8000)
+    rng = np.random.default_rng(7)
+    labels = rng.integers(0, 10, 60000).astype(np.uint8)
+    (tmp_path / mnist.MORE_IMAGES).write_bytes(idx(np.zeros((60000, 28, 28), np.uint8)))
+    (tmp_path / mnist.MORE_LABELS).write_bytes(idx(labels))
+    more_x, more_y, learnt = mnist.load_split(tmp_path)
+    assert more_x.shape == (70000, 784)
+    np.testing.assert_array_equal(more_y[learnt], labels)
+    np.testing.assert_array_equal(more_y[~learnt], y)
+    np.testing.assert_array_equal(more_x[~learnt], x)
+    (tmp_path / mnist.MORE_LABELS).write_bytes(idx(labels[:-1]))
+    with pytest.raises(DataError, match=r"sizes \[60000\]"):
+        mnist.load_split(tmp_path)
 
 
 def test_spikes_are_seen_once_each():
