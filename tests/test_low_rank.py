@@ -131,6 +131,22 @@ def test_risks_of_sure_and_wild_networks(size):
             np.testing.assert_allclose(got[:, m], truth, rtol=1e-5 + 4e-7 * np.abs(outputs).max(), atol=1e-36)
 
 
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("spread", [1e-4, 3e-3, 0.02, 0.06, 0.3, 3.0])
+def test_risks_of_small_and_large_changes(spread, activation, dtype):
+    """Changes of an output from far below to far above what the polynomials are for; a neuron that is 0."""
+    net, center, x, _, labels = problem(30, 6, 5, 70, dtype, activation=activation, scaling="none")
+    center *= 0.3
+    if activation == "relu":
+        net.unpack(center[None])[1][0, 0] = -1e3  # a bias
+    arguments = (net, center, 38, spread, x, labels, "cross_entropy", 1, True, True)
+    got, truth = risks(*arguments), explicit(*arguments)
+    np.testing.assert_allclose(got, truth, rtol=3e-6 if dtype == "float32" else 1e-11)
+    if activation == "relu":
+        np.testing.assert_array_equal(got[:, 0], got[0, 0])  # nothing moves it
+    assert np.ptp(got[:, 1:]) > 0
+
+
 def test_a_particle_that_overflows_spoils_no_other():
     net, center, x, _, labels = problem(30, 6, 4, 20, "float32")
     wild = risks(net, center, 40, 3e38, x, labels, "cross_entropy", 1, True, True)

@@ -85,7 +85,7 @@ template <int signs, class T>
 class Replacements {
  public:
   static int64_t scratch_size(const Network& net) {
-    return (2 + signs * lanes<T>)*row_of(net.outputs) + (samples_together * signs + 1) * lanes<T>;
+    return (2 + signs * lanes<T>)*row_of(net.outputs) + (samples_together * (signs + 1) + 1) * lanes<T>;
   }
 
   Replacements(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, T* scratch)
@@ -97,7 +97,8 @@ class Replacements {
         rest_(before_ + row_of(outputs_)),
         c_(rest_ + row_of(outputs_)),
         noise_(c_ + signs * lanes<T> * row_of(outputs_)),
-        hidden_(noise_ + lanes<T>) {
+        hidden_(noise_ + lanes<T>),
+        bound_(hidden_ + samples_together * signs * lanes<T>) {
     const Network& net = *lines.net;
     for (int64_t k = 0; k < row_of(outputs_); ++k) {
       before_[k] = k < outputs_ ? T(net.scale) * lines.center[net.output_weights() + k * net.width + m] : 0;
@@ -115,7 +116,15 @@ class Replacements {
       const int64_t count = samples - s < stride ? samples - s : stride;
       paced(count * signs * (outputs_ + 4) * lanes<T>);
       make_hidden(first, s, count);
-      for (int64_t i = 0; i < count; ++i) add(s + i, hidden_ + i * signs * lanes<T>);
+      // which samples move is not foreseen: they are listed without a branch
+      int64_t moving[samples_together], listed = 0;
+      for (int64_t i = 0; i < count; ++i) {
+        const bool moves = bound(s + i, i);
+        const T weight = weight_of(s + i);
+        moving[listed] = i, listed += moves;
+        idle_ += moves || weight == 0 ? 0 : double(weight) * double(lines_.loss_of[s + i]);
+      }
+      for (int64_t i = 0; i < listed; ++i) add(s + moving[i], moving[i]);
     }
     if (held_) flush();
   }
@@ -182,16 +191,28 @@ class Replacements {
     activate_array(lines_.net->activation, hidden_, count * signs * lanes<T>);
   }
 
-  CBK_INLINE void add(int64_t s, const T* hidden) {
-    const T was = lines_.hidden[m_ * lines_.padded + s], weight = lines_.weights ? lines_.weights[s] : T(1);
-    if (weight == 0) return;
-    const T highest = lines_.highest[s];
-    V h[signs], most{};
+  T weight_of(int64_t s) const { return lines_.weights ? lines_.weights[s] : T(1); }
+
+  // How far an output of sample s, the i-th of those at hand, moves at most; whether it does.
+  CBK_INLINE bool bound(int64_t s, int64_t i) {
+    const T was = lines_.hidden[m_ * lines_.padded + s];
+    V most{};
     CBK_UNROLL(2)
     for (int q = 0; q < signs; ++q) {
-      h[q] = load(hidden + q * lanes<T>);
-      most = max(mad(splat<V>(most_), abs(h[q] - was), load(noise_) * abs(h[q])), most);
+      const V h = load(hidden_ + (i * signs + q) * lanes<T>);
+      most = max(mad(splat<V>(most_), abs(h - was), load(noise_) * abs(h)), most);
     }
+    store(bound_ + i * lanes<T>, most);
+    return any_above(most, T(0)) || !(lines_.highest[s] <= 60);
+  }
+
+  CBK_INLINE void add(int64_t s, int64_t i) {
+    const T was = lines_.hidden[m_ * lines_.padded + s], weight = weight_of(s), highest = lines_.highest[s];
+    if (weight == 0) return;
+    V h[signs];
+    const V most = load(bound_ + i * lanes<T>);
+    CBK_UNROLL(2)
+    for (int q = 0; q < signs; ++q) h[q] = load(hidden_ + (i * signs + q) * lanes<T>);
     for (int64_t k = 0; k < outputs_; k += lanes<T>) store(rest_ + k, load(before_ + k) * -was);
     const T* excess = lines_.excess + s * outputs_;
     V t[signs];
@@ -202,10 +223,6 @@ class Replacements {
       far_ = far_ | ~(most <= (limit < 30 ? limit : T(30)));
       CBK_UNROLL(2)
       for (int q = 0; q < signs; ++q) total_[q].add(log1p(t[q]), weight);
-      return;
-    }
-    if (!any_above(most, T(0))) {
-      idle_ += double(weight) * double(lines_.loss_of[s]);
       return;
     }
     if constexpr (polynomials) {
@@ -227,7 +244,8 @@ class Replacements {
   template <int degree>
   CBK_INLINE void others(const V (&h)[signs], const T* excess, int64_t label, V (&t)[signs]) {
     V sum[signs] = {};
-    for (int64_t k = 0; k < outputs_; ++k) {  // a loop without the label would be two, whose ends no processor foresees
+    for (int64_t other = 0; other < outputs_ - 1; ++other) {  // two loops' ends would not be foreseen
+      const int64_t k = other + (other >= label);
       const V e = splat<V>(excess[k]);
       CBK_UNROLL(2)
       for (int q = 0; q < signs; ++q) sum[q] = mad(e, power<degree>(added(k, q, h[q])), sum[q]);
@@ -250,7 +268,7 @@ class Replacements {
   T most_ = 0;          // |c| of the centre at most
   T *before_, *rest_;   // [outputs]: c of the centre, scaled as all of them; -c h
   T *c_, *noise_;       // [signs][outputs][lanes]: c of the draws; [lanes]: |c' - c| at most
-  T* hidden_;           // [samples_together][signs][lanes]
+  T *hidden_, *bound_;  // [samples_together][signs][lanes]; [samples_together][lanes]
   LaneSums<T> total_[signs];
   V terms_[signs];      // of `held_` samples
   Int<V> far_;          // lanes that are to be told
