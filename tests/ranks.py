@@ -1,5 +1,6 @@
 """What test_distributed.py has ranks of MPI do: mpiexec -n RANKS python ranks.py NAME [ARGUMENT ...]."""
 
+import hashlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from mpi4py import MPI
 
 import cbokernels as cbk
 from cbokernels.distributed import Communicator, gather
+from cbokernels.training.split import SplitProblem
 
 WORLD = MPI.COMM_WORLD
 NET = cbk.TwoLayer(1, 12, 1)
@@ -65,22 +67,31 @@ METHODS = {
     "gradient flow": (NET, X, Y, cbk.GradientFlow(particles=7, temperature=1e-3), 12),
     "sparse": (WIDE, *sparse(), cbk.CBO(particles=300, alpha=30.0), 12),
 }
+SPLIT = ("cbo", "ess", "batch moves", "hybrid", "hopping", "atoms", "tasks", "transport", "adam")
+WEIGHT = np.random.default_rng(4).random(300) * (np.arange(300) > 140)  # 0 on the first ranks
 
 
 def one(name, comm=WORLD, **options):
     """A run of METHODS; its points after each epoch (which is a step), history and particles, by name."""
     net, x, y, method, epochs = METHODS[name]
     points = []
-    options = {"epochs": epochs, "seed": 5, "callback": lambda state: points.append(state.point), **options}
+    dtype = "float32" if net is NET else "float64"
+    options = {
+        "epochs": epochs,
+        "seed": 5,
+        "dtype": dtype,
+        "callback": lambda state: points.append(state.point),
+        **options,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dtype = "float32" if net is NET else "float64"
-        result = cbk.train(net, x, y, method, comm=comm, dtype=dtype, **options)
+        result = cbk.train(net, x, y, method, comm=comm, **options)
     found = {f"history.{n}": column for n, column in result.history.items() if n != "seconds"}
     found.update(points=np.array(points), best=result.best, parameters=result.parameters)
     hopping = isinstance(method, cbk.ConsensusHopping)
-    whole = result.particles if comm is None or hopping else gather(result.particles, comm)
-    return {**found, "particles": whole}
+    whole = comm is None or hopping or options.get("data") == "split"
+    particles = result.particles if whole else gather(result.particles, comm)
+    return {**found, "particles": particles}
 
 
 def same_everywhere(found):
@@ -126,25 +137,121 @@ def minimum(out):
 
 def counts(out):
     """Collectives a step, from runs that differ by steps alone."""
-    told = {}
-    for name in METHODS:
+    told = {"split": {}}
+    for name, data in [*((name, "replicated") for name in METHODS), *((name, "split") for name in SPLIT)]:
         net, x, y, method, _ = METHODS[name]
         calls = []
         for batch_size in (len(x) // 2, len(x) // 5):  # 2 and 5 steps an epoch
             ranks = Communicator(WORLD)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                cbk.train(net, x, y, method, epochs=4, batch_size=batch_size, comm=ranks)
+                cbk.train(net, x, y, method, epochs=4, batch_size=batch_size, comm=ranks, data=data)
             calls.append(dict(ranks.calls))
         names = set(calls[0]) | set(calls[1])
         each = {n: (calls[1].get(n, 0) - calls[0].get(n, 0)) / 12 for n in names}
-        told[name] = {n: count for n, count in each.items() if count}
+        of = told["split"] if data == "split" else told
+        of[name] = {n: count for n, count in each.items() if count}
     if WORLD.rank == 0:
         with open(out, "w") as file:
             json.dump(told, file)
 
 
-def resumable(out, path, epochs, end, name, at):
+def apart(found, expected):
+    """The largest difference of two runs' points and histories, relative to the size of each."""
+    worst = 0.0
+    for name, values in expected.items():
+        if name != "history.moved" and np.isfinite(values).any():
+            with np.errstate(invalid="ignore"):
+                scale = max(np.nanmax(np.abs(values)), 1e-30)
+                worst = max(worst, float(np.nanmax(np.abs(found[name] - values)) / scale))
+    return worst
+
+
+def split_data(out):
+    """Samples shared out: how far runs are from those of one process, and the bits of ordered sums."""
+    told = {}
+    for name in SPLIT:
+        for batch_size, weight in ((None, None), (37, None), (37, WEIGHT)):
+            options = {"epochs": 2, "batch_size": batch_size, "sample_weight": weight, "dtype": "float64"}
+            key = f"{name}, {batch_size}, {'weighted' if weight is not None else 'even'}"
+            expected = one(name, None, **options) if WORLD.rank == 0 else None
+            far = []
+            for ordered in (False, True):
+                found = one(name, data="split", deterministic=ordered, **options)
+                same_everywhere(found)
+                if expected is not None:
+                    far.append(apart(found, expected))
+            if WORLD.rank == 0:
+                bits = b"".join(found[n].tobytes() for n in sorted(found))
+                told[key] = [far, hashlib.sha256(bits).hexdigest()]
+    if WORLD.rank == 0:
+        with open(out, "w") as file:
+            json.dump(told, file)
+
+
+def mapped(x, y):
+    """Memory-mapped data: each rank has its own rows, where they lie."""
+    x, y = np.load(x, mmap_mode="r"), np.load(y, mmap_mode="r")
+    seen = []
+
+    class Seen(SplitProblem):
+        def __init__(self, net, data, *rest):
+            seen.append((data.x, data.y))
+            super().__init__(net, data, *rest)
+
+    sys.modules["cbokernels.training.train"].SplitProblem = Seen
+    result = cbk.train(NET, x, y, cbk.CBO(particles=8), epochs=2, comm=WORLD, data="split")
+    (own_x, own_y), first = seen[0], len(x) * WORLD.rank // WORLD.size
+    last = len(x) * (WORLD.rank + 1) // WORLD.size
+    assert own_x.shape == (last - first, 1)
+    assert np.shares_memory(own_x, x[first:last])
+    assert np.shares_memory(own_y, y[first:last])
+    assert WORLD.allreduce(len(own_x)) == len(x)
+    same_everywhere({"parameters": result.parameters})
+
+
+def refused():
+    """What split data cannot do, and data that are wrong on one rank."""
+    far = np.full((8, NET.size), 3e38, np.float32)
+    wrong = Y.copy()
+    wrong[len(Y) - 1] = np.nan
+    caught = []
+    for x, y, options in (
+        (X, Y, {"metrics": "r2"}),
+        (X, Y, {"standardize": True}),
+        (X[:2], Y[:2], {}),
+        (X, Y[:9], {}),
+        (X, wrong, {}),
+        (X, Y, {"theta": far}),
+        (X, Y, {"data": "split" if WORLD.rank else "replicated"}),
+    ):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                cbk.train(
+                    NET, x, y, cbk.CBO(particles=8), epochs=2, comm=WORLD, **{"data": "split", **options}
+                )
+        except (ValueError, cbk.CboError) as error:
+            caught.append(f"{type(error).__name__}: {error}")
+    told = WORLD.gather(caught)
+    if WORLD.rank == 0:
+        print(json.dumps(told))
+
+
+def decays():
+    """Weight decay, of runs on several ranks and of one."""
+    told = {}
+    for name in ("cbo", "batch moves", "hybrid", "hopping", "tasks", "transport", "adam", "heavy ball"):
+        options = {"epochs": 3, "weight_decay": 0.2, "dtype": "float64"}
+        found = [one(name, **options, **more) for more in ({}, {"data": "split"})]
+        if WORLD.rank == 0:
+            expected, without = one(name, None, **options), one(name, None, epochs=3, dtype="float64")
+            told[name] = [apart(f, expected) for f in (*found, without)]
+    if WORLD.rank == 0:
+        print(json.dumps(told))
+
+
+def resumable(out, path, epochs, end, name, at, data="replicated"):
     """A run with a checkpoint; a rank ends as `end` says in epoch `at`."""
 
     def callback(state):
@@ -158,8 +265,9 @@ def resumable(out, path, epochs, end, name, at):
             raise RuntimeError("of a callback")
 
     found = one(
-        name, deterministic=True, epochs=int(epochs), checkpoint=path, every=5, resume=True, callback=callback
-    )
+        name, deterministic=True, epochs=int(epochs), checkpoint=path, every=5, resume=True, data=data,
+        callback=callback,
+    )  # fmt: skip
     if WORLD.rank == 0:
         del found["points"]
         np.savez(out, **found)

@@ -86,13 +86,14 @@ class Communicator(Ranks):
 
     # The particles
 
-    def deal(self, total: int, unit: int = 1) -> slice:
+    def deal(self, total: int, unit: int = 1, name: str = "N") -> slice:
         if self.ordered:
             unit *= -(-total // (unit * LEAVES))
         units = -(-total // unit)
         if self.size > units:
             order = ", in a fixed order" if self.ordered else ""
-            raise ValueError(f"comm must have at most {units} ranks for N = {total}{order}, got {self.size}")
+            most = f"at most {units} ranks for {name} = {total}{order}"
+            raise ValueError(f"comm must have {most}, got {self.size}")
         self._edges, self._unit, self._leaves = shares(total, self.size, unit), unit, units
         self.first, self.last, self.total = *self._edges[self.rank : self.rank + 2], total
         return slice(self.first, self.last)
@@ -188,12 +189,21 @@ class Communicator(Ranks):
 
     # The run's beginning and end
 
-    def start(self, arguments: dict[str, str]) -> None:
-        self._started = True
-        told = self._counted("allgather")(arguments)
+    def compare(self, what: R) -> list[R]:
+        told: list[R] = self._counted("allgather")(what)
         for rank, other in enumerate(told):
-            if isinstance(other, str):
+            if isinstance(other, str):  # of `leave`
+                self._started = True
                 raise common(CboError(f"rank {rank} of {self.size} could not begin: {other}"))
+        for rank, other in enumerate(told):
+            if type(other) is not type(told[0]):
+                self._started = True
+                raise common(ValueError(f"data must be the same on all ranks, got another on rank {rank}"))
+        return told
+
+    def start(self, arguments: dict[str, str]) -> None:
+        told = self.compare(arguments)
+        self._started = True
         for rank, other in enumerate(told):
             for name, text in other.items():
                 if text != (first := told[0].get(name)):
@@ -237,18 +247,20 @@ def _type_of(values: Array) -> Any:
     return MPI._typedict[values.dtype.char]
 
 
-def ranks_of(comm: Any, deterministic: bool) -> Ranks:
-    """The ranks of a communicator; of a single one, which exchanges nothing, unless sums are ordered."""
+def ranks_of(comm: Any, deterministic: bool, split: bool = False) -> Ranks:
+    """The ranks of a communicator; of a single one, which exchanges nothing, unless sums are ordered or data
+    are split."""
     if not isinstance(comm, MPI.Intracomm):
         raise TypeError(f"comm must be a communicator of mpi4py such as MPI.COMM_WORLD, got {comm!r:.80}")
-    if comm.Get_size() == 1 and not deterministic:
+    if comm.Get_size() == 1 and not deterministic and not split:
         return Ranks()
     return Communicator(comm, deterministic)
 
 
 def run_on_ranks(function: Callable[..., R], arguments: dict[str, Any]) -> R:
     """`train` or `minimize` with these arguments, whose comm is one of mpi4py's."""
-    ranks = ranks_of(arguments["comm"], arguments["deterministic"])
+    split = arguments.get("data") == "split"
+    ranks = ranks_of(arguments["comm"], arguments["deterministic"], split)
     try:
         with ranks.told_by_one():
             result = function(**{**arguments, "comm": ranks})

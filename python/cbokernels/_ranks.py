@@ -31,10 +31,12 @@ class Ranks:
     rank, size = 0, 1
     alone = True  # whether whole epochs may be done without an exchange
     ordered = False  # whether sums are formed in an order that does not depend on the number of ranks
+    alike = False  # whether the other ranks have the same particles, and meet the same errors
     first = last = total = 0
 
-    def deal(self, total: int, unit: int = 1) -> slice:
-        """Share out so many particles, whole units of them as far as they go; this rank's."""
+    def deal(self, total: int, unit: int = 1, name: str = "N") -> slice:
+        """Share out so many particles (or, by name "S", samples), whole units of them as far as they go; this
+        rank's."""
         self.first, self.last, self.total = 0, total, total
         return slice(0, total)
 
@@ -86,6 +88,10 @@ class Ranks:
         """What each rank says, by rank."""
         return [what]
 
+    def compare(self, what: R) -> list[R]:
+        """As `tell`, before `start`: an error unless all ranks have got here."""
+        return [what]
+
     def start(self, arguments: dict[str, str]) -> None:
         """Before the first step: an error unless all ranks have got here, with the same arguments."""
 
@@ -96,6 +102,15 @@ class Ranks:
     def told_by_one(self) -> Iterator[None]:
         """Only the first rank warns."""
         yield
+
+
+class Replicas(Ranks):
+    """A rank that has all particles, as the others have: what they share out is the data."""
+
+    alike = True
+
+    def merge(self, leaf: Leaf, combine: Combine, rows: Array | None = None) -> Array:
+        return leaf(0, self.total)
 
 
 ALONE = Ranks()

@@ -138,8 +138,20 @@ class AdamStepper(NetworksStepper):
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:
         now, state, data = self._now, self._state, problem.minibatches(epoch)
-        assert data is not None  # gradients are of networks on data
+        if data is None:
+            return super().epoch(problem, epoch, step)
         return _cpu.adam_epoch(
             *data, self.particles, self._gradient, state["first"], state["second"],
             descent(now, now.get("lr", 0.0), step), self._rates, self._risk, self._decay, self._threads,
         )  # fmt: skip
+
+    def step(self, batch: Any, step: int) -> int:
+        # The step of `adam_epoch`, where ranks share the data.
+        now, state = self._now, self._state
+        batch.gradient(self.particles, self._risk, self._gradient)
+        self._shrink(self.particles)
+        _cpu.adam_update(
+            self.particles, self._gradient, state["first"], state["second"], descent(now, now["lr"], step),
+            self.particles, self._threads,
+        )  # fmt: skip
+        return self._nonfinite()

@@ -18,7 +18,7 @@ import numpy as np
 from .. import _cpu
 from .._arrays import Array
 from .._checks import WORD, integer, real, unit
-from .._ranks import ALONE, Ranks
+from .._ranks import ALONE, Ranks, common
 from ..errors import ConsensusError
 from ..network import TwoLayer
 from ..schedules import describe, evaluate, parameter
@@ -166,7 +166,8 @@ class Stepper:
             try:
                 nonfinite = self.epoch(problem, epoch, step)
             except ConsensusError as error:
-                raise ConsensusError(f"epoch {epoch + 1}, {error}") from error
+                failure = ConsensusError(f"epoch {epoch + 1}, {error}")
+                raise (common(failure) if self._ranks.alike else failure) from error
             step += problem.steps_per_epoch
             row = self.report(problem)
             yield Done(
@@ -227,7 +228,7 @@ class Stepper:
 
     def shared(self) -> dict[str, int]:
         """Which of particles and state the ranks have a part of each, and along which axis."""
-        return {"particles": 0, **self._shared}
+        return {} if self._ranks.alike else {"particles": 0, **self._shared}
 
     def finish(self, done: int) -> Iterator[Done]:
         """As `Runner.finish`: an epoch that is interrupted here ends halfway."""
@@ -348,7 +349,7 @@ class Method(abc.ABC):
         """Bytes of the arrays in a row of history."""
         return 0 if self._consensus else 8 * particles
 
-    def _for(self, net: TwoLayer | None, batch: int | None = None, low_rank: bool = True) -> Method:
+    def _for(self, net: TwoLayer | None, batch: int | None = None, low_rank: bool = True, atoms: bool = True) -> Method:
         """This method with what depends on the network (None: a function is minimised), the samples of a
         batch (None: not known) and whether there is noise of low rank filled in."""
         return self

@@ -60,7 +60,7 @@ class ConsensusHopping(Method):
     rank: None for independent noise of all parameters; r for a first layer's noise of rank r, (1 / sqrt r)
         sum_k a_k b_k^T with a_k of -1 and 1 [Sarkar et al. 2025], which costs about a d-th for d inputs and
         drifts as well. 1 is enough. Biases and second layer keep independent noise. Only for `train`.
-        "auto": 1 where d >= 100, else None, as it is on a card and with comm.
+        "auto": 1 where d >= 100, else None, as it is for losses in Python and with data="split".
     directions: "free", or with a rank "batch": the b_k lie in the span of the minibatch's inputs, as the
         gradient does, and the drift's cosine with it is 2 to 3 times as large. Free (and a `CboWarning`)
         where a batch has d samples or more, or no span: it is for inputs of many dimensions. "auto": "batch"
@@ -134,7 +134,9 @@ class ConsensusHopping(Method):
         """
         return self._for(check_network(net), None if batch is None else integer(batch, "batch", 1, 2**63))
 
-    def _for(self, net: TwoLayer | None, batch: int | None = None, low_rank: bool = True) -> ConsensusHopping:
+    def _for(
+        self, net: TwoLayer | None, batch: int | None = None, low_rank: bool = True, atoms: bool = True
+    ) -> ConsensusHopping:
         if self.scope == "atom" and (net is None or net.output_bias):
             raise ValueError(f"scope='atom' expects a network without output_bias, got {net or 'a function'}")
         if net is None:
@@ -146,7 +148,7 @@ class ConsensusHopping(Method):
                 raise ValueError("directions must be 'free' for a function, got 'batch'")
         scope, rank, directions = self.scope, self.rank, self.directions
         if scope == "auto":
-            scope = "atom" if net is not None and self._by_atoms(net) else "network"
+            scope = "atom" if atoms and net is not None and self._by_atoms(net) else "network"
         if rank == "auto":
             wide = net is not None and low_rank and net.inputs >= _RANK_INPUTS
             rank = 1 if wide or directions == "batch" else None
@@ -215,6 +217,8 @@ class HoppingStepper(Stepper):
 
     def __init__(self, method: ConsensusHopping, theta: Array, setting: Setting) -> None:
         _check_center(theta)
+        if method.rank is not None and setting.ranks.alike:
+            raise ValueError(f"rank must be None with data='split', got {method.rank}")
         super().__init__(theta, setting)
         self.point = theta[0]
         self._method = method

@@ -89,10 +89,9 @@ class HybridStepper(ConsensusStepper):
         self._state.update(first=np.zeros_like(theta), second=np.zeros_like(theta))
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:
-        if not self._ranks.alone:
-            return super().epoch(problem, epoch, step)
         now, state, data = self._now, self._state, problem.minibatches(epoch)
-        assert data is not None  # gradients are of networks on data
+        if data is None or not self._ranks.alone:
+            return super().epoch(problem, epoch, step)
         nonfinite = _cpu.hybrid_epoch(
             *data, self.particles, self._gradient, state["first"], state["second"],
             self._law(now, 1 - now["mix"]), descent(now, now["mix"] * now["dt"], step), self._key(step),
@@ -102,7 +101,7 @@ class HybridStepper(ConsensusStepper):
         return nonfinite
 
     def step(self, batch: Any, step: int) -> int:
-        # The step of `hybrid_epoch`, for several ranks.
+        # The step of `hybrid_epoch`, where ranks share the particles or the data.
         now, state, mix = self._now, self._state, self._now["mix"]
         batch.gradient(self.particles, self._risk[:, 0], self._gradient)
         nonfinite = self._gather(self.particles)

@@ -101,7 +101,9 @@ class TransportCBO(Method):
         object.__setattr__(self, "task", kept_task(self.task))
         boolean(self.exact_variance, "exact_variance")
 
-    def _for(self, net: TwoLayer | None, batch: int | None = None, low_rank: bool = True) -> TransportCBO:
+    def _for(
+        self, net: TwoLayer | None, batch: int | None = None, low_rank: bool = True, atoms: bool = True
+    ) -> TransportCBO:
         if net is not None and net.output_bias:
             raise ValueError(f"net must be without output_bias, which belongs to no neuron, got {net}")
         return self

@@ -46,19 +46,24 @@ class Data:
         """S."""
         return self.x.shape[-2]
 
+    def arrays(self) -> dict[str, Values]:
+        """x, y and the weights, by the names that the caller knows."""
+        weights = {} if self.weights is None else {"sample_weight": self.weights}
+        return {"x": self.x, "y": self.y, **weights}
+
     def fingerprints(self) -> dict[str, str]:
         """Text that tells x, y and weights apart from others; brings them to the host for it."""
-        arrays = {"x": self.x, "y": self.y}
-        if self.weights is not None:
-            arrays["sample_weight"] = self.weights
-        return {name: fingerprint(self.call.host(a)) for name, a in arrays.items()}
+        return {name: fingerprint(self.call.host(a)) for name, a in self.arrays().items()}
 
-    def weighted(self, sample_weight: Any) -> Data:
-        """These data with weights [S] of the caller's, which are cast and checked."""
+    def weighted(self, sample_weight: Any, samples: int, part: slice) -> Data:
+        """These data with weights of the caller's, of which there are so many, cast and checked; data that
+        are a part of the samples take that part."""
         name, call = "sample_weight", self.call
         weights = call.floats(readable(sample_weight, name), name, self.x.dtype)
-        check_shape(weights, name, (self.samples,))
+        check_shape(weights, name, (samples,))
         check_weights(call.host(weights))
+        if self.samples < samples:
+            weights = call.view(call.host(weights)[part], name)
         return dataclasses.replace(self, weights=call.copy(weights))
 
 
@@ -77,14 +82,12 @@ def training_data(
     if task_axes != () or x.ndim != 3:
         check_shape(x, of_x, (*own, "S", net.inputs))
     given = call.view(y, of_y)
-    if loss is None:
-        loss = "cross_entropy" if given.dtype.kind in "iub" and net.outputs > 1 else "mse"
-    told = loss_of(loss, net.outputs, given) if is_own(loss) or not isinstance(loss, tuple) else loss
+    told = loss_for(net, given, loss)
     labels = takes_labels(told)
     if task_axes == ():
         _check_one_task(net, x, given, labels, names)
     if task_axes is None:
-        task_axes = own or _axes_shown(net, x, given, labels)
+        task_axes = own or axes_shown(net, x, given, labels)
     cast = given if labels else call.floats(given, of_y, dtype)
     checked = targets(net, cast, of_y, x.shape[:-2] or task_axes, x, told, call)
     if labels and call.on_device:
@@ -96,6 +99,13 @@ def training_data(
     if not labels:
         call.check_finite(cast, of_y)
     return Data(x, checked, told, bool(task_axes), call)
+
+
+def loss_for(net: TwoLayer, y: Any, loss: Loss | KernelLoss | None) -> KernelLoss:
+    """The caller's loss, or that which y suggests."""
+    if loss is None:
+        loss = "cross_entropy" if y.dtype.kind in "iub" and net.outputs > 1 else "mse"
+    return loss_of(loss, net.outputs, y) if is_own(loss) or not isinstance(loss, tuple) else loss
 
 
 def validation_data(
@@ -138,7 +148,7 @@ def _check_one_task(net: TwoLayer, x: Values, y: Values, labels: bool, names: tu
         )
 
 
-def _axes_shown(net: TwoLayer, x: Values, y: Values, labels: bool) -> tuple[str, ...]:
+def axes_shown(net: TwoLayer, x: Values, y: Values, labels: bool) -> tuple[str, ...]:
     """("T",) where y has more axes than one task's. A column [S, 1] of one output's values, or of labels, is
     one task."""
     axes = 2

@@ -34,6 +34,18 @@ def check_alone(ranks: Ranks, device: str, on_interrupt: str) -> None:
         raise ValueError(f"on_interrupt must be 'raise' with comm, got {on_interrupt!r}")
 
 
+def check_split(split: bool, ranks: Ranks, device: str, metrics: Any, standardize: bool) -> None:
+    """ValueError for what data that are split among ranks cannot do."""
+    if not split:
+        return
+    if ranks.alone:
+        raise ValueError("comm must be a communicator for data='split', got None")
+    wrong = {"device": device if device != "cpu" else "", "metrics": metrics, "standardize": standardize}
+    for name, value in wrong.items():
+        if value:
+            raise ValueError(f"{name} must be left at its default with data='split', got {value!r:.80}")
+
+
 def share(ranks: Ranks, method: Method, rows: int, unit: int = 1) -> slice:
     """Share out what a run with a theta of so many rows does; this rank's rows. unit: particles that stay
     together."""

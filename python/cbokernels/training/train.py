@@ -16,7 +16,8 @@ from .._checks import precision as check_precision
 from .._checks import seed as check_seed
 from .._inputs import readable
 from .._kinds import Loss, check_own, check_slopes, check_smooth, loss_of, loss_text
-from .._ranks import Ranks
+from .._own_losses import Called
+from .._ranks import Ranks, Replicas
 from ..methods.base import Method, Setting, check_method
 from ..methods.hopping import ConsensusHopping
 from ..network import TwoLayer, check_network
@@ -29,7 +30,8 @@ from .checkpoint import checkpoint as check_checkpoint
 from .data import Data, DataProblem, Orders, training_data, validation_data
 from .loop import Options, Runner, run
 from .metrics import Scored, checked_metrics, evaluation_of
-from .sharing import check_alone, on_ranks, same_on_all, share, together, whole_start
+from .sharing import check_alone, check_split, on_ranks, same_on_all, share, together, whole_start
+from .split import SplitProblem, fingerprints, own_samples
 from .standard import Standard
 from .stopping import Stopping
 
@@ -66,6 +68,7 @@ def train(
     precision: str = "float32",
     comm: Any = None,
     deterministic: bool = False,
+    data: str = "replicated",
 ) -> Result:
     """Train networks on data x [S, d] and y with a method; return a `Result`.
 
@@ -138,6 +141,10 @@ def train(
         `ConsensusHopping`); all of them make this call with the same arguments. `Result.particles` are then
         those of this rank, and the callback is the first rank's. docs/MPI.md has the rest.
     deterministic: with comm, the bits do not depend on the number of ranks.
+    data: with comm, "replicated" has all samples used by every rank; with "split" the ranks share out the
+        samples instead of the particles, for data that are too many for one: each reads its own part of x and
+        y, which may be memory-mapped, and has all particles. ValueError with metrics, `standardize` or a
+        card.
 
     `CboWarning`, once per run each: risks that are NaN or infinite; particles that overflowed; an ensemble
     that flies apart, most of its coordinates' standard deviations 10^8 times the initial ones; a checkpoint
@@ -158,6 +165,7 @@ def train(
     if comm is not None and not isinstance(comm, Ranks):
         return on_ranks(train, locals())
     ranks = Ranks() if comm is None else comm
+    split = choice(data, "data", ("replicated", "split")) == "split"
     check_network(net)
     method = ConsensusHopping() if method is None else check_method(method)
     seed, cores, dtype = check_seed(seed), threads(num_threads), float_dtype(dtype)
@@ -165,6 +173,7 @@ def train(
     if batch_size is not None:
         batch_size = integer(batch_size, "batch_size", 1, 2**63)
     check_alone(ranks, device, on_interrupt)
+    check_split(split, ranks, device, metrics, standardize)
     check_device_and_precision(device, precision, dtype)
     check_callback(callback)
     stopping = Stopping.of(target, patience, tolerance)
@@ -182,52 +191,63 @@ def train(
     call = call_of(x, "x") if on_card else HOST
     told = None if loss is None else loss_of(loss, net.outputs)
     check_own(told or "mse", device, sample_weight is not None)
-    data = training_data(call, net, x, y, told, dtype, method._task_axes)
+    called = isinstance(told, Called)
+    if called and split:
+        raise ValueError(f"data must be 'replicated' for a loss that is a Python function, got {data!r}")
+    samples, part, owners = 0, slice(0), ranks  # S, this rank's of them, and who shares the particles
+    if split:
+        x, y, samples, part = own_samples(ranks, net, x, y, told, method._task_axes)
+        owners = Replicas()
+    given = training_data(call, net, x, y, told, dtype, method._task_axes)
+    samples, part = (samples, part) if split else (given.samples, slice(given.samples))
     if method._gradients:
         check_smooth(net.activation)
-        check_slopes(data.loss)
+        check_slopes(given.loss)
     if sample_weight is not None:
-        data = data.weighted(sample_weight)
-    advise(data, call.view(y, "y"), net, loss)
+        given = given.weighted(sample_weight, samples, part)
+    advise(given, call.view(y, "y"), net, loss)
     if store is not None and not on_card:  # which vouches for them: nobody may change them
-        own = (call.apart(data.x, view(x, "x")), call.apart(data.y, view(y, "y")))
-        data = dataclasses.replace(data, x=own[0], y=own[1])
-    step = data.samples if batch_size is None else min(batch_size, data.samples)
-    method = method._for(net, step, ranks.alone and not on_card)
+        own = (call.apart(given.x, view(x, "x")), call.apart(given.y, view(y, "y")))
+        given = dataclasses.replace(given, x=own[0], y=own[1])
+    step = samples if batch_size is None else min(batch_size, samples)
+    exact = precision == "float32"
+    method = method._for(net, step, exact and not (split or called), exact)
     rows = method._drawn() if theta is None else particles_of(theta)
-    unit = 1 if ranks.alone else together(net, data, method._evaluated(rows), batch_size, dtype)
-    mine = share(ranks, method, rows, unit)
+    unit = 1 if owners.alone else together(net, given, method._evaluated(rows), batch_size, dtype)
+    mine = share(owners, method, rows, unit)
     if theta is None:
         start = method._initial(net, seed, dtype, num_threads, mine)
     else:
-        start = own_particles(on_host(theta) if on_card else ranks.part_of(theta, mine), net.size, dtype)
+        start = own_particles(on_host(theta) if on_card else owners.part_of(theta, mine), net.size, dtype)
         start = start if standard is None else standard.unfold(start)
-    ensemble = 0 if ranks.alone else method._evaluated(rows)
-    problem = (
-        Orders(data.samples, batch_size, seed)
-        if on_card
-        else DataProblem(net, data, batch_size, seed, cores, ensemble)
-    )
-    other = None if validation is None else validation_data(net, validation, data, on_card, standard)
+    ensemble = 0 if owners.alone else method._evaluated(rows)
+    problem: Orders
+    if on_card:
+        problem = Orders(samples, batch_size, seed)
+    elif split:
+        problem = SplitProblem(net, given, batch_size, seed, cores, ranks)
+    else:
+        problem = DataProblem(net, given, batch_size, seed, cores, ensemble)
+    other = None if validation is None else validation_data(net, validation, given, on_card, standard)
 
     def score(of: Data) -> Scored:
         if on_card:
             return CardScored(net, of, precision, call.on)
         return DataProblem(net, of, None, seed, cores)
 
-    evaluation = evaluation_of(checked_metrics(metrics, net, data.loss), data, other, every_epochs, score)
+    evaluation = evaluation_of(checked_metrics(metrics, net, given.loss), given, other, every_epochs, score)
     if evaluation is not None and evaluation.every > epochs:
         raise ValueError(f"every_epochs must be at most the {epochs} epochs, got {evaluation.every}")
     check_steps(epochs, problem.steps_per_epoch, method._first_step)
     if store is not None:
         store.net = pack_net(net)
-        begun = fingerprint(start) if ranks.alone else whole_start(net, method, rows, seed, dtype, theta)
+        begun = fingerprint(start) if owners.alone else whole_start(net, method, rows, seed, dtype, theta)
         store.configuration = {
             "net": repr(net),
-            **data.fingerprints(),
+            **(fingerprints(given, ranks) if split else given.fingerprints()),
             "method": type(method).__name__,
             **method._description(),
-            "loss": loss_text(data.loss),
+            "loss": loss_text(given.loss),
             "batch_size": repr(batch_size),
             "seed": repr(seed),
             "device": device,
@@ -239,14 +259,17 @@ def train(
             **({"order of sums": "fixed"} if ranks.ordered else {}),
             **({} if evaluation is None else evaluation.description(other)),
         }
-    setting = Setting(seed, cores, net, len(data.y), data.task_axis, precision, ranks, decay)
+    setting = Setting(seed, cores, net, len(given.y), given.task_axis, precision, owners, decay)
     runner: Runner
     if on_card:
-        runner = DeviceStepper(method, start, setting, data, problem, evaluation)
+        runner = DeviceStepper(method, start, setting, given, problem, evaluation)
     else:
         runner = method._stepper(start, setting)
     alike = same_on_all(method, seed, rows, start, store, callback)
-    alike.update(net=repr(net), batch_size=repr(batch_size), data=f"x {data.x.shape}, y {data.y.shape}")
+    alike.update(
+        net=repr(net), batch_size=repr(batch_size), data=data,
+        x=f"{samples} samples, {given.x.ndim} axes", y=f"{len(given.y)} tasks, {given.y.dtype}",
+    )  # fmt: skip
     if standard is not None and callback is not None:
         callback = standard.callback(callback)
     options = Options(
