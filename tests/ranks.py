@@ -1,6 +1,7 @@
 """What test_distributed.py has ranks of MPI do: mpiexec -n RANKS python ranks.py NAME [ARGUMENT ...]."""
 
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -236,6 +237,41 @@ def refused():
     told = WORLD.gather(caught)
     if WORLD.rank == 0:
         print(json.dumps(told))
+
+
+def emulated():
+    """Let the emulation that CBOKERNELS_CUDA_EMULATION names be the CUDA build, if it names one."""
+    if folder := os.environ.get("CBOKERNELS_CUDA_EMULATION"):
+        sys.path.insert(0, folder)
+        module = importlib.import_module("_cuda_emulated")
+        cbk.cuda._module = lambda: module
+
+
+ON_CARDS = ("cbo", "batch moves", "hybrid", "hopping", "atoms", "tasks", "transport", "adam", "heavy ball")
+
+
+def cards(out):
+    """A card for each rank: how far runs are from those of one process on the CPU."""
+    emulated()
+    told = {}
+    for name in ON_CARDS:
+        for options in ({}, {"batch_size": 37, "sample_weight": WEIGHT, "weight_decay": 0.1}):
+            options = {**options, "epochs": 2, "dtype": "float64"}
+            options["validation"] = (X[:40], METHODS[name][2][..., :40])
+            expected = one(name, None, **options) if WORLD.rank == 0 else None
+            found = one(name, device="cuda", **options)
+            same_everywhere(found)
+            if WORLD.rank == 0:
+                told.setdefault(name, []).append(apart(found, expected))
+    caught = []
+    for options in ({"deterministic": True}, {"data": "split"}):
+        try:
+            one("cbo", device="cuda", **options)
+        except ValueError as error:
+            caught.append(str(error))
+    if WORLD.rank == 0:
+        with open(out, "w") as file:
+            json.dump([told, caught], file)
 
 
 def decays():

@@ -112,7 +112,7 @@ class Kernels(Protocol[_A]):
         y: _A | _Pair[_A], loss: KernelLoss, atoms: bool, out: _A, run: Execution, /,
     ) -> None:  # fmt: skip
         """Risks of particles drawn around center [D], never stored -> out [N, 1], or [N, M] of its atoms.
-        A mirrored pair stands in two rows that follow each other."""
+        A mirrored pair stands in two rows that follow each other; on a card in the two halves."""
 
     def low_rank_risks(
         self, net: Network, center: _A, particles: int, spread: float, mirrored: bool, key: Key, x: _A,

@@ -73,6 +73,9 @@ class Communicator(Ranks):
     def __init__(self, comm: Any, ordered: bool = False) -> None:
         self._comm, self.ordered = comm.Dup(), ordered
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        here = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local = here.Get_rank()
+        here.Free()
         self.calls: Counter[str] = Counter()
         self._started = False
         self._types: dict[int, Any] = {}

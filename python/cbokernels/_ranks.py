@@ -29,6 +29,7 @@ class Ranks:
     """
 
     rank, size = 0, 1
+    local = 0  # the rank among those on this machine
     alone = True  # whether whole epochs may be done without an exchange
     ordered = False  # whether sums are formed in an order that does not depend on the number of ranks
     alike = False  # whether the other ranks have the same particles, and meet the same errors

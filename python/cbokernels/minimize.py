@@ -16,6 +16,7 @@ from ._checks import seed as check_seed
 from ._ranks import Ranks
 from .methods import CBO, ConsensusHopping
 from .methods.base import Method, Setting, check_method
+from .methods.hopping_ranks import DrawnOnHost
 from .result import Result, State
 from .training.arguments import check_callback, own_particles, particles_of
 from .training.checkpoint import alone, fingerprint
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _GLOBAL = CBO(alpha=np.inf, diffusion=10**0.5)
 
 
-class FunctionProblem:
+class FunctionProblem(DrawnOnHost):
     """A function of an ensemble as the only batch of every epoch."""
 
     steps_per_epoch = 1

@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 _BLOCK, _FEWEST = 2**17, 256  # risks that are weighed together, and particles at least
 
 
+class DrawnOnHost:
+    """A batch whose draws' noise the host sums."""
+
+    @staticmethod
+    def noise_drift(
+        weights: Array, atom: Array | None, key: Key, single: bool, out: Array, threads: int
+    ) -> None:
+        """sum_n weights[n, atom] xi_n of the draws [n] from the key's on -> out [D], float64."""
+        _cpu.noise_drift(weights, atom, key, single, out, threads)
+
+
 def shared_gradient(
     ranks: Ranks, batch: Any, center: Array, particles: int, spread: float, mirrored: bool, key: Key,
     atoms: bool, fraction: float, out: Array, threads: int, noise: tuple[int, bool] | None = None,
@@ -56,7 +67,7 @@ def shared_gradient(
             weights = np.ascontiguousarray(block.weights[low - block.first : high - block.first])
             own = (*key[:3], low)
             if noise is None:
-                _cpu.noise_drift(weights, index, own, center.dtype == np.float32, drift, threads)
+                batch.noise_drift(weights, index, own, center.dtype == np.float32, drift, threads)
             else:
                 batch.low_rank_drift(weights, own, noise, atoms, drift)
             state[:size] += block.share * drift

@@ -33,13 +33,13 @@ class CardScored:
         self.x, self.y = self._there(data.x), self._there(data.y)
         self.weights = None if data.weights is None else self._there(data.weights)  # of a run, not of these
         self._net, self._outputs = net._kernel, (data.samples, net.outputs)
-        self._theta = self._new((1, net.size), data.x.dtype)
-        self._risk = self._new((1,), np.dtype(np.float64))
+        self._theta = self.new((1, net.size), data.x.dtype)
+        self._risk = self.new((1,), np.dtype(np.float64))
         self._run = (*self._on, precision)
         self.targets = data.call.host(data.y).view()
         self.targets.flags.writeable = False
 
-    def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
+    def new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> DeviceArray:
         memory = self._module.Memory(self._on[0], math.prod(shape) * dtype.itemsize)
         return DeviceArray(memory.address, shape, dtype, memory, "a run's array")
 
@@ -47,7 +47,7 @@ class CardScored:
         return a if isinstance(a, DeviceArray) else self._sent(np.ascontiguousarray(a))
 
     def _sent(self, values: Array) -> DeviceArray:
-        a = self._new(values.shape, values.dtype)
+        a = self.new(values.shape, values.dtype)
         self._module.write_memory(a.pointer, values, self._on)
         return a
 
@@ -72,7 +72,7 @@ class CardScored:
     def outputs(self, theta: Array) -> Array:
         """Outputs [T, S, C] of theta [T, D], row t at the inputs of task t."""
         out = np.empty((len(theta), *self._outputs), theta.dtype)
-        on_card = self._new((1, *self._outputs), theta.dtype)
+        on_card = self.new((1, *self._outputs), theta.dtype)
         for t, x in self._tasks(theta):
             self._module.forward(self._net, self._theta, x, on_card, self._run)
             self._read(on_card, out[t])

@@ -16,7 +16,7 @@ from .._kinds import is_own, label_count, loss_of, takes_labels
 from .._own_losses import Called, called_atom_risks, called_risks, drawn
 from .._ranks import Ranks
 from ..methods.base import Minibatches
-from ..methods.hopping_ranks import shared_gradient
+from ..methods.hopping_ranks import DrawnOnHost, shared_gradient
 from ..network import TwoLayer
 from ..risk import LABELS, check_weights
 from ..risk import _targets as targets
@@ -157,7 +157,7 @@ def axes_shown(net: TwoLayer, x: Values, y: Values, labels: bool) -> tuple[str, 
     return ("T",) if y.ndim > axes else ()
 
 
-class DataBatch:
+class DataBatch(DrawnOnHost):
     """Samples to score networks on. Its arrays are filled anew for each minibatch. Unless `ensemble` is 0,
     what is scored is a part of so many particles."""
 

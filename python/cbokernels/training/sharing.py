@@ -28,8 +28,10 @@ def on_ranks(function: Callable[..., Result], arguments: dict[str, Any]) -> Resu
 
 def check_alone(ranks: Ranks, device: str, on_interrupt: str) -> None:
     """ValueError for what several ranks cannot do."""
-    if not ranks.alone and device != "cpu":
-        raise ValueError(f"device must be 'cpu' with comm in this version, got {device!r}")
+    if ranks.ordered and device != "cpu":
+        raise ValueError(
+            f"deterministic must be False with device={device!r}: how a card sums depends on its particles"
+        )
     if not ranks.alone and on_interrupt != "raise":
         raise ValueError(f"on_interrupt must be 'raise' with comm, got {on_interrupt!r}")
 

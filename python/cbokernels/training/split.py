@@ -15,7 +15,7 @@ import numpy as np
 from .._arrays import Array, view
 from .._kinds import takes_labels
 from .._ranks import Ranks, Replicas, add_up
-from ..methods.hopping_ranks import shared_gradient
+from ..methods.hopping_ranks import DrawnOnHost, shared_gradient
 from ..network import TwoLayer
 from .data import Data, DataBatch, Orders, axes_shown, loss_for
 
@@ -61,7 +61,7 @@ def fingerprints(data: Data, ranks: Ranks) -> dict[str, str]:
     return told
 
 
-class SplitBatch:
+class SplitBatch(DrawnOnHost):
     """A batch's samples to score networks on, as `DataBatch`: what it says is of all ranks' samples.
 
     rows: this rank's samples of it, in the batch's order; None: all of them.

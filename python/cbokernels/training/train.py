@@ -25,6 +25,7 @@ from ..result import Result, State, pack_net
 from .advice import advise, advise_on_folding
 from .arguments import check_callback, check_device, on_host, own_particles, particles_of
 from .card import CardScored, DeviceStepper
+from .card_ranks import CardProblem, card_of
 from .checkpoint import alone, fingerprint
 from .checkpoint import checkpoint as check_checkpoint
 from .data import Data, DataProblem, Orders, training_data, validation_data
@@ -140,7 +141,7 @@ def train(
     comm: a communicator of mpi4py, whose ranks share out the particles (or the networks, or the draws of a
         `ConsensusHopping`); all of them make this call with the same arguments. `Result.particles` are then
         those of this rank, and the callback is the first rank's. docs/MPI.md has the rest.
-    deterministic: with comm, the bits do not depend on the number of ranks.
+    deterministic: with comm, the bits do not depend on the number of ranks. Not on cards.
     data: with comm, "replicated" has all samples used by every rank; with "split" the ranks share out the
         samples instead of the particles, for data that are too many for one: each reads its own part of x and
         y, which may be memory-mapped, and has all particles. ValueError with metrics, `standardize` or a
@@ -179,13 +180,16 @@ def train(
     stopping = Stopping.of(target, patience, tolerance)
     returns = choice(on_interrupt, "on_interrupt", ("raise", "return")) == "return"
     store = check_checkpoint(checkpoint, every, resume)
-    on_card = device == "cuda"
+    on_card = device == "cuda" and ranks.alone
+    of_ranks = device == "cuda" and not ranks.alone  # a card for each
     x, y = readable(x, "x"), readable(y, "y")
     decay = real(weight_decay, "weight_decay", low=0.0)
     standard = Standard.of(net, x) if boolean(standardize, "standardize") else None
     if standard is not None:
         x = standard.apply(x, "x")
         advise_on_folding(standard.mean, standard.scale, dtype)
+    if of_ranks and (on_cuda(x) or on_cuda(y)):
+        raise TypeError("x and y must lie in host memory with comm, got an array in CUDA memory")
     if not on_card and on_cuda(x) and cuda.is_available():
         raise TypeError("x lies in CUDA memory: train on it with device='cuda'")
     call = call_of(x, "x") if on_card else HOST
@@ -218,12 +222,15 @@ def train(
     if theta is None:
         start = method._initial(net, seed, dtype, num_threads, mine)
     else:
-        start = own_particles(on_host(theta) if on_card else owners.part_of(theta, mine), net.size, dtype)
+        theirs = on_host(theta) if device == "cuda" else theta
+        start = own_particles(owners.part_of(theirs, mine), net.size, dtype)
         start = start if standard is None else standard.unfold(start)
     ensemble = 0 if owners.alone else method._evaluated(rows)
     problem: Orders
     if on_card:
         problem = Orders(samples, batch_size, seed)
+    elif of_ranks:
+        problem = CardProblem(net, given, batch_size, seed, precision, card_of(ranks))
     elif split:
         problem = SplitProblem(net, given, batch_size, seed, cores, ranks)
     else:
@@ -231,8 +238,8 @@ def train(
     other = None if validation is None else validation_data(net, validation, given, on_card, standard)
 
     def score(of: Data) -> Scored:
-        if on_card:
-            return CardScored(net, of, precision, call.on)
+        if on_card or of_ranks:
+            return CardScored(net, of, precision, card_of(ranks) if of_ranks else call.on)
         return DataProblem(net, of, None, seed, cores)
 
     evaluation = evaluation_of(checked_metrics(metrics, net, given.loss), given, other, every_epochs, score)
