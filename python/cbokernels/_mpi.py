@@ -47,16 +47,6 @@ def _combine(other: Any, into: Any, kind: Any) -> None:
 _OP = MPI.Op.Create(_combine, commute=True)
 
 
-@contextlib.contextmanager
-def _combining(combine: Combine) -> Iterator[Any]:
-    """MPI's operation for a combination of states."""
-    _combines.append(combine)
-    try:
-        yield _OP
-    finally:
-        _combines.pop()
-
-
 LEAVES = 64  # that the particles are divided into for sums in a fixed order
 
 
@@ -166,8 +156,11 @@ class Communicator(Ranks):
         kind = self._types.get(len(own))
         if kind is None:  # one item, which MPI never divides
             kind = self._types[len(own)] = MPI.DOUBLE.Create_contiguous(len(own)).Commit()
-        with _combining(combine) as op:
-            self._counted("Allreduce")([own, 1, kind], [out, 1, kind], op)
+        _combines.append(combine)
+        try:
+            self._counted("Allreduce")([own, 1, kind], [out, 1, kind], _OP)
+        finally:
+            _combines.pop()
         return out
 
     def _in_order(self, leaf: Leaf, combine: Combine, rows: Array | None) -> Array:

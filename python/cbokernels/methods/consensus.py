@@ -107,7 +107,8 @@ class ConsensusStepper(Stepper):
         if size:
             with np.errstate(over="ignore"):  # the loop warns of an ensemble that overflows
                 np.divide(found.sums, found.total[:, None], out=self._points, casting="same_kind")
-        self._weights[: len(scored)] = unnormalised(risk, found.least, alpha) / found.total
+        else:  # of transport
+            self._weights[:] = unnormalised(risk, found.least, alpha) / found.total
         self._known = float(found.least[0]) if found.weighted[0] == 1 else None
         self._note()
         return int(found.nonfinite[0])

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._arrays import Array, view
 from .._kinds import takes_labels
-from .._ranks import Ranks, Replicas, add_up
+from .._ranks import Combine, Ranks, Replicas, add_up
 from ..methods.hopping_ranks import DrawnOnHost, shared_gradient
 from ..network import TwoLayer
 from .data import Data, DataBatch, Orders, axes_shown, loss_for
@@ -61,6 +61,12 @@ def fingerprints(data: Data, ranks: Ranks) -> dict[str, str]:
     return told
 
 
+def _add(other: Array, into: Array) -> None:
+    """`add_up` that sums all numbers over ranks in the same order, which MPI's own sum does not promise:
+    risks that are equal, of which the ranks in hopping know, stay equal."""
+    into += other
+
+
 class SplitBatch(DrawnOnHost):
     """A batch's samples to score networks on, as `DataBatch`: what it says is of all ranks' samples.
 
@@ -81,7 +87,7 @@ class SplitBatch(DrawnOnHost):
             self._parts[a, b] = None if empty else self._problem.part(rows)
         return self._parts[a, b]
 
-    def _sum(self, size: int, score: Callable[[DataBatch, Array], None]) -> Array:
+    def _sum(self, size: int, score: Callable[[DataBatch, Array], None], add: Combine = _add) -> Array:
         """The mean over all samples of what score(samples, out [size]) says of some."""
 
         def leaf(a: int, b: int) -> Array:
@@ -93,7 +99,7 @@ class SplitBatch(DrawnOnHost):
             return state
 
         with np.errstate(over="ignore", invalid="ignore"):  # risks that are not finite
-            state = self._problem.ranks.merge(leaf, add_up)
+            state = self._problem.ranks.merge(leaf, add)
             mean: Array = state[:size] / (state[size] or 1.0)
         return mean
 
@@ -122,7 +128,7 @@ class SplitBatch(DrawnOnHost):
             part.gradient(theta, to[: len(out)], own)
             to[len(out) :] = own.ravel()
 
-        found = self._sum(out.size + gradient.size, score)
+        found = self._sum(out.size + gradient.size, score, add_up)
         out[:] = found[: len(out)]
         with np.errstate(over="ignore"):  # the loop warns of particles that overflow
             gradient[:] = found[len(out) :].reshape(gradient.shape)
