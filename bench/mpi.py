@@ -1,26 +1,35 @@
 """Measures messages and steps of ensembles on ranks of MPI, and predicts from them the speed on 1 to 4,096.
 
-    mpiexec -n 1 python bench/mpi.py measure mpi.json       # one thread a rank: OMP_NUM_THREADS=1
-    mpiexec -n 2 python bench/mpi.py measure mpi.json       # adds to the same file; -n 4, ... likewise
-    python bench/mpi.py predict mpi.json --out docs [--latency 2e-6 --bandwidth 1e10]
+    python bench/mpi.py study              # all of it, in about four minutes on two cores that are quiet
+
+measures with 1 and 2 ranks of one thread each, then predicts. It writes docs/mpi-scaling.png, and its tables
+into docs/MPI.md between the lines that name this file. The parts:
+
+    mpiexec -n 2 python bench/mpi.py measure mpi.json       # adds to the same file; OMP_NUM_THREADS=1
+    python bench/mpi.py predict mpi.json --out docs [--latency 2e-6 --bandwidth 1.25e10]
 
 `measure` times, for workloads A, B and C (bench/README.md) and for hopping, a step of all particles and of a
 quarter of them, and allreduces of 8 bytes to 8 MB, as MPI sums them and as states are combined. With one rank
 it also times the same run without comm, by turns.
 
 `predict` fits a latency and a time per byte to the messages, and to each step a part that each rank has and
-one per particle. A message goes through log2 P stages. --latency (seconds) and --bandwidth (bytes a second)
-replace the measured ones, which are those of one machine's memory, by a network's. It prints measured
-speedups and a table, and writes mpi.png: speedups at a fixed N (strong) and the efficiency with N particles a
-rank (weak).
+one per particle. A message goes through log2 P stages. Between machines a stage takes --latency seconds, and
+--bandwidth is in bytes a second. Their defaults are assumptions, typical of a cluster with a network of 100
+Gbit/s: 2 us and 12.5 GB/s. A message in one machine's memory, --latency 0 --bandwidth 0, is as measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import math
+import os
+import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +46,8 @@ SIZES = [8 * 4**i for i in range(11)]  # bytes, of messages
 BLOCK = 2**17  # particles that hopping weighs together
 BATCHES = 10  # of an epoch: the history's row is a small part of it
 RANKS = [2**i for i in range(13)]
+SHOWN = RANKS[::2]
+BEGINS, ENDS = "<!-- bench/mpi.py writes this -->", "<!-- up to here -->"
 PAYS = 0.5  # efficiency below which more ranks are not worth it
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 
@@ -84,6 +95,15 @@ LARGE = Case("large hopping", 64, 1250, 98, 1, 100, "relu", hopping=True, steps=
 LARGE_PARTICLES, LARGE_SIZE = 10**8, 10**6
 
 
+def machine() -> str:
+    """The processor's name, and how many cores."""
+    path, name = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
+    if path.exists():
+        names = [line.partition(":")[2] for line in path.read_text().splitlines() if "model name" in line]
+        name = " ".join(names[0].split()) if names else name
+    return f"{name}, {os.cpu_count()} cores"
+
+
 def step_seconds(case: Case, particles: int, comm: Any) -> float:
     """Of one step: runs of two lengths on the same data, whose difference has neither beginning nor end."""
     x, y = case.data()
@@ -118,6 +138,7 @@ def measure(path: Path, repeats: int) -> None:
     warnings.simplefilter("ignore", cbk.CboWarning)
     comm = MPI.COMM_WORLD
     found: dict[str, Any] = {"isa": cbk.isa(), "steps": {}, "without comm": {}, "messages": {}}
+    found.update(machine=machine(), date=str(datetime.date.today()), mpi=MPI.Get_library_version()[:40])
 
     def median(of: Callable[[], float]) -> float:
         times = []
@@ -213,6 +234,10 @@ class Model:
     states: Messages
     weight: float
 
+    @property
+    def label(self) -> str:
+        return f"{self.name}: N = {self.particles:.2g}, D = {self.size:.2g}"
+
     def seconds(self, ranks: int, particles: float | None = None) -> float:
         n = self.particles if particles is None else particles
         work = self.fixed + self.each * n / ranks
@@ -226,7 +251,7 @@ class Model:
         return self.seconds(1) / ranks / self.seconds(ranks)
 
 
-def models(known: dict[str, Any], latency: float | None, bandwidth: float | None) -> list[Model]:
+def models(known: dict[str, Any], latency: float, bandwidth: float) -> list[Model]:
     """From what was measured; with one rank, and messages with the most."""
     most = known[max((n for n in known if n != "1"), key=int)]
     stages = math.ceil(math.log2(int(max((n for n in known if n != "1"), key=int))))
@@ -238,9 +263,8 @@ def models(known: dict[str, Any], latency: float | None, bandwidth: float | None
     # The combination of states is the rank's own work, whatever the network is.
     merging = max(kinds["states"].byte - kinds["sum"].byte, 0.0)
     calling = max(kinds["states"].latency - kinds["sum"].latency, 0.0)
-    if latency is not None or bandwidth is not None:
-        a = kinds["sum"].latency if latency is None else latency
-        b = kinds["sum"].byte if bandwidth is None else 1 / bandwidth
+    if latency or bandwidth:
+        a, b = latency or kinds["sum"].latency, 1 / bandwidth if bandwidth else kinds["sum"].byte
         kinds = {"sum": Messages(a, b), "states": Messages(a + calling, b + merging)}
     made, weight = [], known["1"]["weights"]
     for case in [*CASES, LARGE]:
@@ -253,52 +277,86 @@ def models(known: dict[str, Any], latency: float | None, bandwidth: float | None
     return made
 
 
-def predict(path: Path, out: Path, latency: float | None, bandwidth: float | None) -> None:
+def tables(known: dict[str, Any], all_of: list[Model], network: str) -> str:
+    """What was measured, and what is predicted, in Markdown."""
+    counts, one = sorted(known, key=int), known["1"]
+    lines = [
+        f"Measured on {one['machine']}, {one['isa']}, one thread a rank, {one['date']}: milliseconds of a "
+        "step, and how many times one rank's speed. Last what `comm` with one rank adds.",
+        "",
+        "| workload, particles | " + " | ".join(f"{n} rank" + "s" * (n != "1") for n in counts) + " | comm |",
+        "|---" * (len(counts) + 2) + "|",
+    ]
+    for key, base in one["steps"].items():
+        times = [known[n]["steps"][key] for n in counts]
+        cells = [f"{1e3 * t:.3g}" + (f" ({base / t:.2f})" if t is not base else "") for t in times]
+        lines.append(
+            f"| {key} | {' | '.join(cells)} | {100 * (base / one['without comm'][key] - 1):+.1f} % |"
+        )
+    lines += [
+        "",
+        f"Predicted from these: times one rank's speed, {network}. Last the ranks up to which at least "
+        f"{PAYS:.0%} of them are gained.",
+        "",
+        "| workload | " + " | ".join(f"{ranks:,}" for ranks in SHOWN) + " | pays up to |",
+        "|---" * (len(SHOWN) + 2) + "|",
+    ]
+    for model in all_of:
+        cells = [f"{model.seconds(1) / model.seconds(ranks):.3g}" for ranks in SHOWN]
+        pays = max(ranks for ranks in RANKS if model.efficiency(ranks) >= PAYS)
+        lines.append(f"| {model.label} | {' | '.join(cells)} | {pays:,} |")
+    return "\n".join(lines)
+
+
+def predict(path: Path, out: Path, latency: float, bandwidth: float) -> None:
     known = json.loads(path.read_text())
     if "1" not in known or len(known) < 2:
         raise SystemExit(f"{path} must have measurements with one rank and with more, got {sorted(known)}")
-    print(
-        "| measured: seconds of a step | "
-        + " | ".join(f"{n} ranks" for n in sorted(known, key=int))
-        + " | comm of one rank |"
-    )
-    print("|---" * (len(known) + 2) + "|")
-    for key, base in known["1"]["steps"].items():
-        cells = [
-            f"{known[n]['steps'][key]:.3g} ({base / known[n]['steps'][key]:.2f})"
-            for n in sorted(known, key=int)
-        ]
-        print(
-            f"| {key} | "
-            + " | ".join(cells)
-            + f" | {100 * (base / known['1']['without comm'][key] - 1):+.1f} % |"
-        )
     all_of = models(known, latency, bandwidth)
-    print(
-        "\n| predicted: speedup | " + " | ".join(map(str, RANKS)) + f" | efficiency above {PAYS:.0%} up to |"
-    )
-    print("|---" * (len(RANKS) + 2) + "|")
-    for model in all_of:
-        cells = [f"{model.seconds(1) / model.seconds(ranks):.3g}" for ranks in RANKS]
-        pays = max(ranks for ranks in RANKS if model.efficiency(ranks) >= PAYS)
-        print(
-            f"| {model.name}, N = {model.particles:.3g}, D = {model.size:.3g} | "
-            + " | ".join(cells)
-            + f" | {pays} |"
-        )
-    draw(all_of, out / "mpi.png")
+    network = "in one machine's memory, as measured"
+    if latency and bandwidth:
+        network = f"with a network assumed to have {latency * 1e6:.3g} us and {bandwidth / 1e9:.3g} GB/s"
+    text = tables(known, all_of, network)
+    print(text)
+    page = out / "MPI.md"
+    if page.exists():
+        before, mark, rest = page.read_text().partition(BEGINS)
+        if mark:
+            page.write_text(f"{before}{BEGINS}\n\n{text}\n\n{ENDS}{rest.partition(ENDS)[2]}")
+    draw(all_of, known, network, out / "mpi-scaling.png")
 
 
-def draw(all_of: list[Model], path: Path) -> None:
+def study(out: Path, repeats: int, latency: float, bandwidth: float) -> None:
+    """Measure with 1 and 2 ranks, and predict."""
+    mpiexec = Path(sys.executable).parent / "mpiexec"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mpi.json"
+        for ranks in ("1", "2"):
+            command = [str(mpiexec) if mpiexec.exists() else "mpiexec", "-n", ranks, sys.executable, __file__]
+            arguments = ["measure", str(path), "--repeats", str(repeats)]
+            subprocess.run([*command, *arguments], env=environment, stdout=subprocess.DEVNULL, check=True)
+        predict(path, out, latency, bandwidth)
+
+
+def draw(all_of: list[Model], known: dict[str, Any], network: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.4, 4.0), layout="constrained")
+    one = known["1"]
+    figure = Figure(figsize=(10.4, 4.6), layout="constrained")
+    figure.suptitle(
+        f"Lines: predicted, {network}\nfrom steps (dots) measured on {one['machine']}, {one['date']}",
+        fontsize=9,
+    )
     strong, weak = figure.subplots(1, 2)
     for model, colour in zip(all_of, COLOURS, strict=True):
-        label = f"{model.name}: N = {model.particles:.2g}, D = {model.size:.2g}"
-        strong.plot(RANKS, [model.seconds(1) / model.seconds(p) for p in RANKS], color=colour, label=label)
-        one = [model.seconds(p, model.particles * p) for p in RANKS]
-        weak.plot(RANKS, [one[0] / t for t in one], color=colour, label=label)
+        speeds = [model.seconds(1) / model.seconds(p) for p in RANKS]
+        strong.plot(RANKS, speeds, color=colour, label=model.label)
+        key = f"{model.name} {model.particles:.0f}"
+        dots = {int(n): one["steps"][key] / known[n]["steps"][key] for n in known if key in one["steps"]}
+        strong.plot(list(dots), list(dots.values()), "o", color=colour, markersize=4)
+        first = model.seconds(1, model.particles)
+        weak.plot(RANKS, [first / model.seconds(p, model.particles * p) for p in RANKS], color=colour)
     strong.plot(RANKS, RANKS, color="0.6", linestyle=":", label="ideal")
     strong.set(
         xscale="log", yscale="log", xlabel="ranks", ylabel="speedup", title="Strong: N particles in all"
@@ -315,14 +373,16 @@ def draw(all_of: list[Model], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("measure", "predict"))
-    parser.add_argument("file", type=Path)
+    parser.add_argument("what", choices=("study", "measure", "predict"))
+    parser.add_argument("file", type=Path, nargs="?", default=Path("mpi.json"))
     parser.add_argument("--out", type=Path, default=Path("docs"))
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--latency", type=float, help="seconds of a message between machines")
-    parser.add_argument("--bandwidth", type=float, help="bytes a second between machines")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--latency", type=float, default=2e-6, help="seconds of a message between machines")
+    parser.add_argument("--bandwidth", type=float, default=1.25e10, help="bytes a second between machines")
     given = parser.parse_args()
-    if given.what == "measure":
+    if given.what == "study":
+        study(given.out, given.repeats, given.latency, given.bandwidth)
+    elif given.what == "measure":
         measure(given.file, given.repeats)
     else:
         predict(given.file, given.out, given.latency, given.bandwidth)

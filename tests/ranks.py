@@ -309,13 +309,15 @@ def resumable(out, path, epochs, end, name, at, data="replicated"):
         np.savez(out, **found)
 
 
-def failing(path):
+def failing(path, how):
     """The function fails on the last rank."""
     calls = []
 
     def fun(theta):
         calls.append(1)
         if len(calls) == 8 and WORLD.rank == WORLD.size - 1:
+            if how == "memory":
+                np.empty(2**60, np.int8)
             raise RuntimeError("of a function")
         return values(theta)
 

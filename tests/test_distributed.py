@@ -145,17 +145,18 @@ def test_a_callback_stops_all_ranks(tmp_path):
 
 
 @needs_mpi
-@pytest.mark.parametrize("what", ["function", "callback"])
+@pytest.mark.parametrize("what", ["function", "memory", "callback"])
 def test_a_rank_that_raises_ends_the_job_with_one_message(tmp_path, what):
     path, began = tmp_path / "run.checkpoint", time.monotonic()
-    if what == "function":
-        done = launch(3, "failing", path)
+    if what != "callback":
+        done = launch(3, "failing", path, what)
     else:
         done = launch(3, "resumable", tmp_path / "out", path, 100, "raise", "cbo", 8)
     assert time.monotonic() - began < LONGEST / 4
     assert done.returncode != 0
-    rank, kept = (2, 5) if what == "function" else (0, 5)
-    message = f"cbokernels: rank {rank} of 3 ended the job: RuntimeError: of a {what}; the checkpoint"
+    rank, kept = (0 if what == "callback" else 2), 5
+    reason = f"RuntimeError: of a {what};" if what != "memory" else "MemoryError: Unable to allocate"
+    message = f"cbokernels: rank {rank} of 3 ended the job: {reason}"
     assert done.stderr.count("ended the job") == done.stderr.count(message) == 1, done.stderr
     assert f"has epoch {kept}" in done.stderr
     assert len(cbk.Result.load(path).history["risk"]) == kept
@@ -218,6 +219,15 @@ def test_reproduce_deals_out_its_runs(tmp_path):
             tables.append([{**row, "seconds": ""} for row in csv.DictReader(file)])
         assert len(tables[-1]) == 4 * 2 * 3
     assert tables[0] == tables[1]
+
+
+@needs_mpi
+def test_reproduce_tells_wrong_options_in_a_line():
+    pytest.importorskip("matplotlib")
+    done = launch(2, "reproduce", "sine", "--set", "nosuch=3", "--quick", program=("-m", "cbokernels.cli"))
+    assert done.returncode != 0
+    assert done.stderr.count("ended the job: OptionError: --set nosuch: there is no such parameter") == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_mpi4py_is_asked_for_where_it_is_missing(monkeypatch):

@@ -206,12 +206,12 @@ class Communicator(Ranks):
                     what = f"got {first} on rank 0 and {text} on rank {rank}"
                     raise common(ValueError(f"{name} must be the same on all ranks, {what}"))
 
-    def end(self, error: BaseException, saved: str) -> None:
+    def end(self, error: BaseException, saved: str, trace: bool = True) -> None:
         if is_common(error):
             return
         # Where all ranks fail alike one of them is enough to tell.
         time.sleep(min(0.3 * self.rank, 3.0))
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__)) if trace else ""
         reason = " ".join(str(error).split()) or "no message"
         sys.stderr.write(
             f"{text}cbokernels: rank {self.rank} of {self.size} ended the job: "

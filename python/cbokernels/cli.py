@@ -18,6 +18,9 @@ from .experiments import EXPERIMENTS, Options
 from .experiments._common import job, table
 
 
+_EXPECTED = (CboError, ImportError, OSError)  # told in one line
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with the given arguments (None: those of the process) and return its exit status.
 
@@ -35,9 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 _reproduce(arguments)
             except BaseException as error:
-                job().end(error, "")  # of several processes of MPI the others would wait for this one
+                # Of several processes of MPI the others would wait for this one.
+                job().end(error, "", trace=not isinstance(error, (*_EXPECTED, KeyboardInterrupt)))
                 raise
-    except (CboError, ImportError, OSError) as error:
+    except _EXPECTED as error:
         print(f"cbokernels: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
