@@ -12,10 +12,10 @@ into docs/MPI.md between the lines that name this file. The parts:
 quarter of them, and allreduces of 8 bytes to 8 MB, as MPI sums them and as states are combined. With one rank
 it also times the same run without comm, by turns.
 
-`predict` fits a latency and a time per byte to the messages, and to each step a part that each rank has and
-one per particle. A message goes through log2 P stages. Between machines a stage takes --latency seconds, and
---bandwidth is in bytes a second. Their defaults are assumptions, typical of a cluster with a network of 100
-Gbit/s: 2 us and 12.5 GB/s. A message in one machine's memory, --latency 0 --bandwidth 0, is as measured.
+`predict` fits a latency and a time per byte to the messages, and to each step a part that each rank has, one
+per particle, and one that only several ranks have. A message goes through log2 P stages. Between machines a
+stage takes --latency seconds, and --bandwidth is in bytes a second. Their defaults are assumptions, typical of
+a cluster with a network of 100 Gbit/s: 2 us and 12.5 GB/s. With 0 and 0 they are as measured in one memory.
 """
 
 from __future__ import annotations
@@ -233,6 +233,7 @@ class Model:
     sums: Messages
     states: Messages
     weight: float
+    more: float = 0.0  # that each of several ranks has, such as the Python between kernels
 
     @property
     def label(self) -> str:
@@ -240,7 +241,7 @@ class Model:
 
     def seconds(self, ranks: int, particles: float | None = None) -> float:
         n = self.particles if particles is None else particles
-        work = self.fixed + self.each * n / ranks
+        work = self.fixed + self.each * math.ceil(n / ranks) + (self.more if ranks > 1 else 0.0)
         if self.hopping:
             weighed = max(n / ranks, min(n, BLOCK)) - n / ranks  # on each rank, besides its own share
             work += self.weight * weighed
@@ -253,16 +254,16 @@ class Model:
 
 def models(known: dict[str, Any], latency: float, bandwidth: float) -> list[Model]:
     """From what was measured; with one rank, and messages with the most."""
-    most = known[max((n for n in known if n != "1"), key=int)]
-    stages = math.ceil(math.log2(int(max((n for n in known if n != "1"), key=int))))
-    kinds = {}
-    for kind, times in most["messages"].items():
+    count = max((n for n in known if n != "1"), key=int)
+    kinds, stages = {}, math.ceil(math.log2(int(count)))
+    for kind, times in known[count]["messages"].items():
         a, b = line(SIZES, np.array(times) / stages)
         print(f"a message ({kind}), a stage: {a * 1e6:.2f} us, and {b * 1e9:.3f} ns a byte")
         kinds[kind] = Messages(a, b)
     # The combination of states is the rank's own work, whatever the network is.
     merging = max(kinds["states"].byte - kinds["sum"].byte, 0.0)
     calling = max(kinds["states"].latency - kinds["sum"].latency, 0.0)
+    near = tuple(kinds.values())
     if latency or bandwidth:
         a, b = latency or kinds["sum"].latency, 1 / bandwidth if bandwidth else kinds["sum"].byte
         kinds = {"sum": Messages(a, b), "states": Messages(a + calling, b + merging)}
@@ -271,9 +272,15 @@ def models(known: dict[str, Any], latency: float, bandwidth: float) -> list[Mode
         counts = [case.particles, case.particles // 4]
         fixed, each = line(counts, [known["1"]["steps"][f"{case.name} {n}"] for n in counts])
         particles, size = float(case.particles), float(case.net.size)
+        alone = Model(case.name, particles, size, fixed, each, case.hopping, *near, weight)
+        first = min((n for n in known if n != "1"), key=int)  # what a step of several ranks has besides
+        took = known[first]["steps"][f"{case.name} {counts[1]}"]
+        more = max(took - alone.seconds(int(first), counts[1]), 0.0)
         if case is LARGE:
             particles, each, size = float(LARGE_PARTICLES), each * LARGE_SIZE / size, float(LARGE_SIZE)
-        made.append(Model(case.name, particles, size, fixed, each, case.hopping, *kinds.values(), weight))
+        made.append(
+            Model(case.name, particles, size, fixed, each, case.hopping, *kinds.values(), weight, more)
+        )
     return made
 
 
@@ -322,7 +329,8 @@ def predict(path: Path, out: Path, latency: float, bandwidth: float) -> None:
     if page.exists():
         before, mark, rest = page.read_text().partition(BEGINS)
         if mark:
-            page.write_text(f"{before}{BEGINS}\n\n{text}\n\n{ENDS}{rest.partition(ENDS)[2]}")
+            picture = "![Speed and efficiency by the number of ranks](mpi-scaling.png)"
+            page.write_text(f"{before}{BEGINS}\n\n{text}\n\n{picture}\n\n{ENDS}{rest.partition(ENDS)[2]}")
     draw(all_of, known, network, out / "mpi-scaling.png")
 
 

@@ -97,8 +97,8 @@ class Ranks:
         """Before the first step: an error unless all ranks have got here, with the same arguments."""
 
     def end(self, error: BaseException, saved: str, trace: bool = True) -> None:
-        """The run ends by an exception; where only this rank knows of it the whole job ends here. trace: whether
-        it is told where the error is from."""
+        """The run ends by an exception; where only this rank knows of it the whole job ends here.
+        trace: whether it is told where the error is from."""
 
     @contextlib.contextmanager
     def told_by_one(self) -> Iterator[None]:

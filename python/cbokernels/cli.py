@@ -17,7 +17,6 @@ from .errors import CboError
 from .experiments import EXPERIMENTS, Options
 from .experiments._common import job, table
 
-
 _EXPECTED = (CboError, ImportError, OSError)  # told in one line
 
 
