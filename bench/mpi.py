@@ -15,7 +15,7 @@ it also times the same run without comm, by turns.
 `predict` fits a latency and a time per byte to the messages, and to each step a part that each rank has, one
 per particle, and one that only several ranks have. A message goes through log2 P stages. Between machines a
 stage takes --latency seconds, and --bandwidth is in bytes a second. Their defaults are assumptions, typical
-of a cluster with a network of 100 Gbit/s: 2 us and 12.5 GB/s. With 0 and 0 they are as measured in one memory.
+of a cluster with a network of 100 Gbit/s: 2 us and 12.5 GB/s. With 0 and 0 they are as measured in memory.
 """
 
 from __future__ import annotations
