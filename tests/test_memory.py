@@ -132,6 +132,43 @@ def test_short_memory_is_a_memory_error(threads):
         assert whole, name
 
 
+TEAMS = """
+import resource
+import threading
+import numpy as np
+import cbokernels as cbk
+
+net = cbk.TwoLayer(3, 50, 2)
+theta, x = net.uniform(2000, seed=0), np.ones((500, 3), "f4")
+outputs, page = 2000 * 500 * 2 * 4, resource.getpagesize()
+told = []
+
+def call(extra):
+    used = int(open("/proc/self/statm").read().split()[0]) * page
+    resource.setrlimit(resource.RLIMIT_AS, (used + extra, -1))
+    try:
+        told.append(cbk.forward(net, theta, x, num_threads=64).shape == (2000, 500, 2))
+    except MemoryError:
+        told.append(True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+
+for team in (4, 8, 16, 32):
+    for extra in range(0, 2 << 20, 128 << 10):  # where a team of so many fits, and hardly more
+        thread = threading.Thread(target=call, args=((team - 1) * ((8 << 20) + page) + outputs + extra,))
+        thread.start()  # OpenMP keeps a team for each thread that makes calls
+        thread.join()
+print(len(told), all(told))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+def test_a_team_that_fits_only_just_does_not_end_the_process():
+    """A kernel takes memory between the look whether its threads can start and their start."""
+    done = subprocess.run([sys.executable, "-c", TEAMS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["64", "True"]), done.stderr[-2000:]
+
+
 @pytest.mark.parametrize(
     "call",
     [

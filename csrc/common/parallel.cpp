@@ -57,9 +57,11 @@ bool starts(int count) {
 }
 
 // OpenMP keeps the threads of this one's last team, and ends the process where it cannot start what a larger one lacks.
+// Between this look and that start a kernel takes memory of its own: a quarter more threads must fit, one at least.
 int startable(int threads) {
   thread_local int team = 1;
-  while (threads > team && !starts(threads - team)) threads = std::max(threads / 2, 1);
+  const auto fit = [](int more) { return starts(more + (more + 3) / 4); };
+  while (threads > team && !fit(threads - team)) threads = std::max(threads / 2, 1);
   if (threads > 1) team = threads;
   return threads;
 }
