@@ -7,6 +7,8 @@ overlaps) drawn from (seed, number). Its results must be within rounding of the 
 as from plain contiguous arrays and any number of threads. Wrong arguments must be refused by a TypeError or a
 ValueError. Inputs are left as they were, and one bad particle does not touch the others. The first case that
 breaks this ends the run with status 1, and so does a crash of the interpreter. `--only N` repeats case N.
+
+Every 50th case is a whole run of `train` or `minimize` (fuzz_runs.py).
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from fuzz_calls import Call
 from fuzz_cases import CASES
+from fuzz_runs import RUNS, check_run
 
 import cbokernels as cbk
 from cbokernels import reference
 
+RUN_EVERY = 50
 REFUSED = (TypeError, ValueError)
 BAD_OPTIONS = {
     "num_threads": [0, -1, 1.5, "two"],
@@ -232,6 +236,8 @@ def check_wrong(rng, call):
 def one(seed, number):
     """Runs a case and returns the kernel's name."""
     rng = np.random.default_rng([seed, number])
+    if number % RUN_EVERY == RUN_EVERY - 1:
+        return one_run(rng)
     name = list(CASES)[rng.integers(len(CASES))]
     call: Call = CASES[name](rng)
     with warnings.catch_warnings():
@@ -268,6 +274,16 @@ def one(seed, number):
         except Exception as error:
             raise Disagreement(f"{describe(call)}\n{type(error).__name__}: {error}") from error
     return call.name
+
+
+def one_run(rng):
+    run = RUNS[list(RUNS)[rng.integers(len(RUNS))]](rng)
+    try:
+        check_run(rng, run, layout)
+    except Exception as error:
+        kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+        raise Disagreement(f"{run}\n{kind}{error}") from error
+    return run.name
 
 
 def describe(call):

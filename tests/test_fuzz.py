@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import fuzz
@@ -17,7 +18,7 @@ risk, cbo_update, adam_update, forward = cbk.risk, cbk.cbo_update, cbk.adam_upda
 def test_a_short_run():
     counts = fuzz.fuzz(SEED, range(1500))
     assert sum(counts.values()) == 1500
-    assert set(counts) == set(fuzz.CASES)
+    assert set(counts) == {*fuzz.CASES, *fuzz.RUNS}
 
 
 def inexact(net, theta, x, y, **options):
@@ -87,6 +88,63 @@ def test_planted_faults_are_found(monkeypatch, fault):
     monkeypatch.setattr(fuzz, "CASES", {faulty: fuzz.CASES[faulty]})
     with pytest.raises(fuzz.Disagreement, match=rf"--seed {SEED} --only \d+\n{faulty}\("):
         fuzz.fuzz(SEED, range(1500))
+
+
+train, minimize = cbk.train, cbk.minimize
+
+
+def run_of_threads(*arguments, **options):
+    result = train(*arguments, **options)
+    return dataclasses.replace(result, parameters=result.parameters + (options["num_threads"] != 1))
+
+
+def run_off_the_reference(*arguments, **options):
+    result = train(*arguments, **options)
+    return dataclasses.replace(result, particles=result.particles * (1 + 1e-8))
+
+
+def run_that_writes(net, x, y, **options):
+    result = train(net, x, y, **options)
+    if x.flags.writeable:
+        x[0, 0] += 1
+    return result
+
+
+def run_that_resumes_elsewhere(*arguments, **options):
+    if options.get("resume"):
+        options.pop("checkpoint")
+        options["seed"] += 1
+    return minimize(*arguments, **options)
+
+
+def run_without_a_word(*arguments, **options):
+    result = minimize(*arguments, **options)
+    history = {**result.history, "variance": result.history["variance"] * np.nan}
+    return dataclasses.replace(result, history=history)
+
+
+def run_that_takes_anything(fun, theta, **options):
+    return minimize(fun, theta, **{**options, "steps": 3, "seed": 1, "num_threads": 1, "tolerance": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (run_of_threads, "other bits in parameters"),
+        (run_off_the_reference, "off the reference"),
+        (run_that_writes, "changed"),
+        (run_that_resumes_elsewhere, "resumed after"),
+        (run_without_a_word, "without a word"),
+        (run_that_takes_anything, "taken"),
+    ],
+)
+def test_planted_faults_of_runs_are_found(monkeypatch, fault, words):
+    name = "train" if fault in (run_of_threads, run_off_the_reference, run_that_writes) else "minimize"
+    monkeypatch.setattr(cbk, name, fault)
+    monkeypatch.setattr(fuzz, "RUNS", {name: fuzz.RUNS[name]})
+    numbers = range(fuzz.RUN_EVERY - 1, 2000 * fuzz.RUN_EVERY, fuzz.RUN_EVERY)
+    with pytest.raises(fuzz.Disagreement, match=rf"(?s)--seed {SEED} --only \d+\n{name}\(.*{words}"):
+        fuzz.fuzz(SEED, numbers)
 
 
 def test_a_crash_is_told_with_its_case(tmp_path, monkeypatch, capfd):
