@@ -76,6 +76,48 @@ def test_point_is_the_weighted_mean(particles, size, alpha, dtype):
     assert np.abs(result.point - truth).max() <= POINT_ERROR[dtype] * np.abs(theta).max()
 
 
+@pytest.mark.parametrize(
+    ("particles", "size"), [*[(n, d) for n in (3, 601) for d in (1, 2, 3, 8, 9, 20, 32, 33)], (70_003, 3)]
+)
+def test_rows_side_by_side_do_not_touch(particles, size, dtype):
+    """Short rows are read as whole vectors: what stands beside a row has no part in its sum."""
+    theta, risk = ensemble(particles, size, dtype, tasks=3)
+    risk[:, 1] *= 0.01
+    lost = np.random.default_rng(size).permutation(particles)[: particles // 3]
+    risk[lost], theta[lost] = math.nan, np.tile([math.nan, math.inf], size)[:size]
+    with pytest.warns(cbk.CboWarning, match=f"{len(lost)} of {particles} particles"):
+        result = cbk.consensus(theta, risk, alpha=300.0)
+    theta[lost] = 0
+    for t in range(3):
+        weights = np.exp(-300 * (risk[:, t] - np.nanmin(risk[:, t])))
+        weights = np.where(np.isfinite(weights), weights, 0)
+        weights /= math.fsum(weights)
+        np.testing.assert_allclose(result.weights[:, t], weights, rtol=1e-13, atol=0)
+        assert result.ess[t] == pytest.approx(1 / math.fsum(weights**2), rel=1e-13)
+        truth = [math.fsum(column) for column in (weights[:, None] * theta).T]
+        np.testing.assert_allclose(
+            result.point[t], truth, rtol=0, atol=POINT_ERROR[dtype] * np.abs(theta).max()
+        )
+        if t != 1:
+            continue
+        with pytest.warns(cbk.CboWarning):
+            single = cbk.consensus(theta, risk[:, t].copy(), alpha=300.0)
+        np.testing.assert_array_equal(single.point, result.point[t])
+        np.testing.assert_array_equal(single.weights, result.weights[:, t])
+
+
+def test_weights_down_to_the_smallest_number():
+    """Each exponential to its last digit but one, and below the normal numbers to their smallest step."""
+    exponent = np.concatenate(
+        [[0.0], np.linspace(40, 760, 2011), [708.39, 708.4, 744.4, 745.1, 745.2, 746.0]]
+    )
+    weights = cbk.consensus(np.zeros((len(exponent), 1)), exponent, alpha=1.0).weights
+    expected = np.array([math.exp(-x) for x in exponent])
+    assert math.fsum(expected) == 1  # nothing is lost in a division
+    np.testing.assert_allclose(weights, expected, rtol=3e-16, atol=5e-324)
+    assert (weights[exponent >= 746] == 0).all()
+
+
 def test_is_a_tuple_with_names(dtype):
     theta, risk = ensemble(4, 3, dtype)
     result = cbk.consensus(theta, risk)

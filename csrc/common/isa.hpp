@@ -36,6 +36,7 @@ struct IsaTable {
   const char* name;
   IsaKernels<float> f32;
   IsaKernels<double> f64;
+  WeightKernels weights;
   KnotsKernels knots;
   SinkhornKernels sinkhorn;
 

@@ -26,6 +26,7 @@ LowRankKernels<T> low_rank_kernels();
 template <class T>
 TransportKernels<T> transport_kernels();
 
+WeightKernels weight_kernels();
 KnotsKernels knots_kernels();
 SinkhornKernels sinkhorn_kernels();
 
@@ -39,7 +40,7 @@ IsaKernels<T> all() {
 }  // namespace
 
 void fill_table(IsaTable& table) {
-  table = {CBK_STRING(CBK_ISA), all<float>(), all<double>(), knots_kernels(), sinkhorn_kernels()};
+  table = {CBK_STRING(CBK_ISA), all<float>(), all<double>(), weight_kernels(), knots_kernels(), sinkhorn_kernels()};
 }
 
 }  // namespace cbk::CBK_ISA

@@ -2,11 +2,27 @@
 //
 // Exponents are shifted by the smallest risk, all sums are float64 in a fixed order, and particles of zero weight are
 // never read.  A particle whose risk is not finite has weight 0.  alpha = infinity: equal weights on the exact minima.
+// Sums over risks are eight sums, the i-th risk's part in the i % 8-th: so no order depends on the vectors' length.
 #pragma once
 
 #include <cstdint>
 
 namespace cbk {
+
+constexpr int risk_sums = 8;
+
+// Of unnormalised weights.
+struct WeightSums {
+  double weights[risk_sums] = {}, squares[risk_sums] = {};
+};
+
+struct WeightKernels {
+  // The least finite one of risk[count], or infinity; `not_finite` grows by the number of those that are not.
+  double (*least)(const double* risk, int64_t count, int64_t& not_finite);
+  // weights[i] = exp(-alpha (risk[i] - least)), which may be the risks' own memory; the sums grow by them.
+  void (*weigh)(const double* risk, int64_t count, double least, double alpha, double* weights, WeightSums& sums);
+  void (*scale)(double* weights, int64_t count, double factor);
+};
 
 template <class T>
 struct ConsensusKernels {
@@ -15,15 +31,22 @@ struct ConsensusKernels {
                        int64_t begin, int64_t end, T* out);
   void (*weighted_total)(const T* theta, int64_t stride, const int64_t* rows, const double* weights, int64_t count,
                          int64_t begin, int64_t end, double* out);  // the same, not rounded to T
+  // The same of rows of at most `short_mean` numbers, with weights[n * stride] of every particle n.  Rows of at most 8
+  // numbers are four sums, the n-th row's part in the n % 4-th.
+  void (*short_sum)(const T* theta, int64_t size, int64_t particles, const double* weights, int64_t stride, T* out);
+  void (*short_total)(const T* theta, int64_t size, int64_t particles, const double* weights, int64_t stride,
+                      double* out);
   // sum over i in [begin, end) and particles of (theta - mean over particles)^2
   double (*spread)(const T* theta, int64_t particles, int64_t stride, int64_t begin, int64_t end);
 };
 constexpr int64_t consensus_block = 1024;  // its float64 sums are a quarter of the first cache
-constexpr int64_t longest_block = 8192;    // of points, whose bits do not depend on it: long runs of memory
+constexpr int64_t short_mean = 32;
+constexpr int64_t longest_block = 8192;  // of points, whose bits do not depend on it: long runs of memory
 
 // Weights of one task from risk[n * stride]; returns the effective sample size 1 / sum beta^2, or 0 where no risk is
-// finite (weights are then untouched).
-double gibbs_weights(const double* risk, int64_t particles, int64_t stride, double alpha, double* weights);
+// finite (weights are then untouched).  `not_finite`: where the number of risks that are not finite goes.
+double gibbs_weights(const double* risk, int64_t particles, int64_t stride, double alpha, double* weights,
+                     int64_t* not_finite = nullptr);
 
 // The alpha at which the effective sample size is `ess`, by bisection in log alpha, scaled by the risks' spread;
 // infinity where even the minima alone are more than `ess`.

@@ -14,87 +14,68 @@ namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
-double smallest_finite(const double* risk, int64_t particles, int64_t stride) {
-  double least = infinity;
-  Paced paced;
-  for (int64_t n = 0; n < particles; ++n) {
-    paced(10);
-    if (const double r = risk[n * stride]; r < least && r > -infinity) least = r;  // nor NaN
+constexpr int64_t often = 1 << 16;  // risks between two polls, and that a task's are gathered of
+
+// f(the risks' memory, that of the weights, how many) of risks and weights that are `stride` apart.
+template <class F>
+void for_blocks(const double* risk, int64_t particles, int64_t stride, double* weights, F&& f) {
+  constexpr int64_t gathered = 512;
+  double own[gathered];
+  for (int64_t first = 0, count; first < particles; first += count) {
+    count = std::min(particles - first, stride == 1 ? often : gathered);
+    if (stride == 1) {
+      poll();
+      f(risk + first, weights ? weights + first : nullptr, count);
+      continue;
+    }
+    for (int64_t i = 0; i < count; ++i) own[i] = risk[(first + i) * stride];
+    f(own, own, count);
+    for (int64_t i = 0; i < count && weights; ++i) weights[(first + i) * stride] = own[i];
   }
-  return least;
 }
 
-// Particles with a risk that is not finite.
+// Particles with a risk that is not finite in some task.
 int64_t count_not_finite(const double* risk, int64_t particles, int64_t tasks) {
-  constexpr int64_t often = 1 << 20;
   int64_t count = 0;
-  if (tasks == 1) {
-    for (int64_t first = 0; first < particles; first += often, poll()) {
-      const int64_t end = std::min(first + often, particles);
-#pragma omp simd reduction(+ : count)
-      for (int64_t n = first; n < end; ++n) count += std::isfinite(risk[n]) ? 0 : 1;
-    }
-    return count;
-  }
   Paced paced;
   for (const double* r = risk; r != risk + particles * tasks; r += tasks, paced(10 * tasks))
     count += !std::all_of(r, r + tasks, [](double x) { return std::isfinite(x); });
   return count;
 }
 
-constexpr double least_exponent = -746;  // below: 0 without libm's slow way there
-
-double unnormalised(double risk, double least, double alpha) {
-  if (!std::isfinite(risk)) return 0;
-  if (alpha == 0 || risk == least) return 1;
-  const double exponent = -alpha * (risk - least);
-  return exponent < least_exponent ? 0 : std::exp(exponent);  // alpha = infinity: 0 too
+double smallest_finite(const double* risk, int64_t particles, int64_t stride, int64_t& not_finite) {
+  double least = infinity;
+  for_blocks(risk, particles, stride, nullptr, [&](const double* r, double*, int64_t count) {
+    least = std::min(least, isa_table().weights.least(r, count, not_finite));
+  });
+  return least;
 }
 
-// weights[n * stride] = unnormalised(risk[n * stride], least, alpha); their sum.
-double unnormalised(const double* risk, int64_t particles, int64_t stride, double least, double alpha,
-                    double* weights) {
-  constexpr int64_t often = 1 << 20;
-  const bool direct = alpha > 0 && alpha < infinity;  // no 0 times infinity but for a risk that is not finite
-  if (direct) {
-    for (int64_t first = 0; first < particles; first += often, poll()) {
-      const int64_t end = std::min(first + often, particles);
-#pragma omp simd
-      for (int64_t n = first; n < end; ++n) weights[n * stride] = -alpha * (risk[n * stride] - least);
-    }
-  }
-  double total = 0;
-  Paced paced;
-  for (int64_t n = 0; n < particles; ++n) {
-    paced(50);
-    double& w = weights[n * stride];
-    if (!direct)
-      w = unnormalised(risk[n * stride], least, alpha);
-    else
-      w = w >= least_exponent && w <= 0 ? std::exp(w) : 0;
-    if (w != 0) total += w;
-  }
-  return total;
+double total_of(const double (&sums)[risk_sums]) {
+  return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
 }
 
 }  // namespace
 
-double gibbs_weights(const double* risk, int64_t particles, int64_t stride, double alpha, double* weights) {
-  const double least = smallest_finite(risk, particles, stride);
+double gibbs_weights(const double* risk, int64_t particles, int64_t stride, double alpha, double* weights,
+                     int64_t* not_finite) {
+  int64_t lost = 0;
+  const double least = smallest_finite(risk, particles, stride, lost);
+  if (not_finite) *not_finite = lost;
   if (least == infinity) return 0;
-  // most are 0 at a large alpha: neither added nor divided
-  const double total = unnormalised(risk, particles, stride, least, alpha, weights);
-  double squares = 0;
-  Paced paced;
-  for (int64_t n = 0; n < particles; ++n) {
-    paced(10);
-    if (double& w = weights[n * stride]; w != 0) w /= total, squares += w * w;
-  }
-  return 1 / squares;
+  const WeightKernels& kernels = isa_table().weights;
+  WeightSums sums;
+  for_blocks(risk, particles, stride, weights,
+             [&](const double* r, double* w, int64_t count) { kernels.weigh(r, count, least, alpha, w, sums); });
+  const double total = total_of(sums.weights);
+  for_blocks(weights, particles, stride, weights,
+             [&](const double*, double* w, int64_t count) { kernels.scale(w, count, 1 / total); });
+  return total * total / total_of(sums.squares);
 }
 
 double alpha_for_ess(const double* risk, int64_t particles, int64_t stride, double ess) {
-  const double least = smallest_finite(risk, particles, stride);
+  int64_t lost = 0;
+  const double least = smallest_finite(risk, particles, stride, lost);
   double most = least;
   Paced paced;
   for (int64_t n = 0; n < particles; ++n) {
@@ -103,14 +84,14 @@ double alpha_for_ess(const double* risk, int64_t particles, int64_t stride, doub
   }
   const double range = most - least;
   if (!(range > 0)) return infinity;  // all equal: every alpha gives the same weights
+  Buffer<double> scratch(std::min(particles, often));
   const auto ess_at = [&](double alpha) {
-    double total = 0, squares = 0;
-    for (int64_t n = 0; n < particles; ++n) {
-      paced(50);
-      const double w = unnormalised(risk[n * stride], least, alpha);
-      total += w, squares += w * w;
-    }
-    return total * total / squares;
+    WeightSums sums;
+    for_blocks(risk, particles, stride, nullptr, [&](const double* r, double*, int64_t count) {
+      isa_table().weights.weigh(r, count, least, alpha, scratch.data(), sums);
+    });
+    const double total = total_of(sums.weights);
+    return total * total / total_of(sums.squares);
   };
   if (ess_at(infinity) >= ess) return infinity;
   if (ess_at(0) <= ess) return 0;
@@ -124,9 +105,31 @@ double alpha_for_ess(const double* risk, int64_t particles, int64_t stride, doub
   return std::exp(0.5 * (low + high)) / range;
 }
 
+namespace {
+
+constexpr int64_t worth_a_region = 50000;  // numbers: reading so many takes about as long as a parallel region
+
+template <class T, class Out>
+void short_means(const T* theta, int64_t particles, int64_t size, const double* weights, int64_t tasks, Out* points,
+                 int num_threads) {
+  const auto sum = [] {
+    if constexpr (std::is_same_v<Out, T>)
+      return isa_table().consensus<T>().short_sum;
+    else
+      return isa_table().consensus<T>().short_total;
+  }();
+  const int threads = particles * tasks * size < worth_a_region
+                          ? 1
+                          : thread_count(num_threads, tasks, nanoseconds(1.5, particles, tasks));
+  parallel_for(tasks, threads, [&](int64_t t) { sum(theta, size, particles, weights + t, tasks, points + t * size); });
+}
+
+}  // namespace
+
 template <class T, class Out>
 void weighted_means(const T* theta, int64_t particles, int64_t size, const double* weights, int64_t tasks, Out* points,
                     int num_threads) {
+  if (size <= short_mean) return short_means(theta, particles, size, weights, tasks, points, num_threads);
   // the particles that count, task after task
   std::vector<int64_t> rows, first{0};
   std::vector<double> w;
@@ -145,9 +148,8 @@ void weighted_means(const T* theta, int64_t particles, int64_t size, const doubl
     else
       return isa_table().consensus<T>().weighted_total;
   }();
-  // a parallel region costs about as much as reading 50,000 numbers
   const int threads =
-      int64_t(rows.size()) * size < 50000
+      int64_t(rows.size()) * size < worth_a_region
           ? 1
           : thread_count(num_threads, divide_up(size, consensus_block) * tasks, nanoseconds(0.3, rows.size(), size));
   const int64_t share = round_up(divide_up(size * tasks, threads), 64);
@@ -165,12 +167,12 @@ namespace {
 template <class T, class Alpha>
 RiskCheck gather(const T* theta, int64_t particles, int64_t size, const double* risk, int64_t tasks, Alpha alpha,
                  T* points, double* weights, double* ess, int num_threads) {
-  const RiskCheck check{count_not_finite(risk, particles, tasks), -1};
+  RiskCheck check{tasks > 1 ? count_not_finite(risk, particles, tasks) : 0, -1};
   constexpr int64_t worth_threads = 4096;  // weights
   const double work = nanoseconds(5, particles, tasks);
   const int threads = tasks > 1 && particles * tasks > worth_threads ? thread_count(num_threads, tasks, work) : 1;
   parallel_for(tasks, threads, [&](int64_t t) {
-    ess[t] = gibbs_weights(risk + t, particles, tasks, alpha(t), weights + t);
+    ess[t] = gibbs_weights(risk + t, particles, tasks, alpha(t), weights + t, tasks > 1 ? nullptr : &check.not_finite);
   }, short_tasks(10 * particles));
   const double* failed = std::find(ess, ess + tasks, 0.0);
   if (failed != ess + tasks) return {check.not_finite, failed - ess};

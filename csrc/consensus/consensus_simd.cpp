@@ -1,6 +1,8 @@
 // Sums over particles for a block of coordinates, compiled once per instruction set.
+#include <limits>
+
 #include "../common/interrupt.hpp"
-#include "../common/simd.hpp"
+#include "../common/math.hpp"
 #include "consensus.hpp"
 
 namespace cbk::CBK_ISA {
@@ -67,6 +69,68 @@ void weighted_sum(const T* theta, int64_t stride, const int64_t* rows, const dou
   for (int64_t i = begin; i < end; ++i) out[i] = Out(total[i - begin]);
 }
 
+// Rows of at most V vectors, their sums in registers: the n-th row goes to the n % S-th of S sums.  Whole vectors are
+// read, and nobody looks at what comes of the numbers behind a row.
+template <int V, int S, class T>
+struct ShortSums {
+  static constexpr int width = V * lanes<double>;
+  F64 sum[S][V] = {};
+
+  CBK_INLINE void add(F64 (&s)[V], double w, const T* x) {
+    CBK_UNROLL(16)
+    for (int v = 0; v < V; ++v) s[v] = mad(splat<F64>(w), load_double(x + v * lanes<double>), s[v]);
+  }
+  // So many rows from a multiple of S on.  There is no call in the loop, so that the sums stay in registers.
+  CBK_INLINE void add_rows(const T* theta, int64_t size, const double* weights, int64_t stride, int64_t rows) {
+    F64 own[S][V];
+    std::memcpy(own, sum, sizeof own);
+    int64_t n = 0;
+    for (; n + S <= rows; n += S) {
+      CBK_UNROLL(4)
+      for (int s = 0; s < S; ++s)
+        if (const double w = weights[(n + s) * stride]; w > 0) add(own[s], w, theta + (n + s) * size);
+    }
+    std::memcpy(sum, own, sizeof own);
+    for (int s = 0; s < rows - n; ++s)
+      if (const double w = weights[(n + s) * stride]; w > 0) add(sum[s], w, theta + (n + s) * size);
+  }
+};
+
+template <int V, int S, class T, class Out>
+void sum_short(const T* theta, int64_t size, int64_t particles, const double* weights, int64_t stride, Out* out) {
+  using Sums = ShortSums<V, S, T>;
+  constexpr int64_t often = 1 << 16;
+  const int64_t spare = particles * size - Sums::width, followed = spare < 0 ? 0 : spare / size + 1;
+  Sums sums;
+  for (int64_t n = 0; n < followed; n += often, poll()) {
+    const int64_t rows = followed - n < often ? followed - n : often;
+    sums.add_rows(theta + n * size, size, weights + n * stride, stride, rows);
+  }
+  for (int64_t n = followed; n < particles; ++n) {  // the last ones have no numbers behind them
+    T row[Sums::width] = {};
+    for (int64_t i = 0; i < size; ++i) row[i] = theta[n * size + i];
+    if (const double w = weights[n * stride]; w > 0) sums.add(sums.sum[n % S], w, row);
+  }
+  double total[S][Sums::width];
+  std::memcpy(total, sums.sum, sizeof total);
+  for (int64_t i = 0; i < size; ++i) {
+    double all = total[0][i];
+    if constexpr (S == 4) all = (all + total[2][i]) + (total[1][i] + total[3][i]);
+    out[i] = Out(all);
+  }
+}
+
+template <class T, class Out, int V = 1>
+void short_sum(const T* theta, int64_t size, int64_t particles, const double* weights, int64_t stride, Out* out) {
+  if constexpr (V * lanes<double> < short_mean)
+    if (size > V * lanes<double>)
+      return short_sum<T, Out, (V < 4 ? V + 1 : V + V / 2)>(theta, size, particles, weights, stride, out);
+  if (size <= 8)
+    sum_short<(V < 8 / lanes<double> ? V : 8 / lanes<double>), 4>(theta, size, particles, weights, stride, out);
+  else
+    sum_short<V, 1>(theta, size, particles, weights, stride, out);
+}
+
 // Means and sums of squared differences from them, of n particles, after R more [Chan, Golub, LeVeque 1983].
 template <int R, class V, class T>
 CBK_INLINE void add_moments(double* mean, double* squares, int64_t n, const T* theta, int64_t stride) {
@@ -89,11 +153,13 @@ CBK_INLINE void add_moments(double* mean, double* squares, int64_t n, const T* t
   std::memcpy(mean, &m, sizeof m), std::memcpy(squares, &q, sizeof q);
 }
 
-// Rows of theta[particles, count], rows `stride` apart, from the n-th on, R at a time.
+// Rows of theta[particles, count], rows `stride` apart, from the n-th on, R at a time; theta has so many numbers in
+// all. Whole vectors are read where numbers follow, and nobody looks at what comes of those behind `count`.
 template <int R, class T>
 CBK_INLINE int64_t add_moments(double* mean, double* squares, int64_t n, const T* theta, int64_t particles,
-                               int64_t stride, int64_t count) {
+                               int64_t stride, int64_t count, int64_t numbers) {
   constexpr int line = 64 / int(sizeof(T));
+  const int64_t padded = (count + lanes<double> - 1) / lanes<double> * lanes<double>;
   Paced paced;
   for (; n + R <= particles; n += R) {
     paced(R * (10 + count));
@@ -106,7 +172,9 @@ CBK_INLINE int64_t add_moments(double* mean, double* squares, int64_t n, const T
       for (int l = 0; l < line; l += lanes<double>)
         add_moments<R, F64>(mean + i + l, squares + i + l, n, x + i + l, stride);
     }
-    for (; i + lanes<double> <= count; i += lanes<double>) add_moments<R, F64>(mean + i, squares + i, n, x + i, stride);
+    const int64_t there = numbers - (n + R - 1) * stride, readable = there < padded ? there : padded;
+    for (; i + lanes<double> <= readable; i += lanes<double>)
+      add_moments<R, F64>(mean + i, squares + i, n, x + i, stride);
     for (; i < count; ++i) add_moments<R, double>(mean + i, squares + i, n, x + i, stride);
   }
   return n;
@@ -116,18 +184,103 @@ template <class T>
 double spread(const T* theta, int64_t particles, int64_t stride, int64_t begin, int64_t end) {
   alignas(64) double mean[consensus_block] = {}, squares[consensus_block] = {};
   const T* x = theta + begin;
-  const int64_t count = end - begin, n = add_moments<together>(mean, squares, 0, x, particles, stride, count);
-  add_moments<1>(mean, squares, n, x, particles, stride, count);
+  const int64_t count = end - begin, numbers = particles * stride - begin;
+  const int64_t n = add_moments<together>(mean, squares, 0, x, particles, stride, count, numbers);
+  add_moments<1>(mean, squares, n, x, particles, stride, count, numbers);
   double total = 0;
   for (int64_t i = 0; i < count; ++i) total += squares[i];
   return total;
 }
 
+constexpr int risk_vectors = risk_sums / lanes<double>;
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+// f(a vector of risks, its place among eight numbers' vectors, where it starts, how many of its lanes are risks) for
+// all of them.  NaN stands for those behind the last.
+template <class F>
+CBK_INLINE void for_risks(const double* risk, int64_t count, F&& f) {
+  int64_t i = 0;
+  for (; i + risk_sums <= count; i += risk_sums) {
+    CBK_UNROLL(4)
+    for (int v = 0; v < risk_vectors; ++v)
+      f(load(risk + i + v * lanes<double>), v, i + v * lanes<double>, lanes<double>);
+  }
+  if (i == count) return;
+  double rest[risk_sums];
+  for (int l = 0; l < risk_sums; ++l) rest[l] = i + l < count ? risk[i + l] : std::numeric_limits<double>::quiet_NaN();
+  for (int v = 0; v < risk_vectors; ++v) {
+    const int64_t at = i + v * lanes<double>, own = count - at;
+    f(load(rest + v * lanes<double>), v, at, own < lanes<double> ? own : lanes<double>);
+  }
+}
+
+double least_risk(const double* risk, int64_t count, int64_t& not_finite) {
+  F64 least[risk_vectors];
+  I64 finite{};
+  for (F64& v : least) v = splat<F64>(infinity);
+  for_risks(risk, count, [&](F64 r, int v, int64_t, int64_t) {
+    const I64 is_finite = r - r == 0;  // -1 where it is
+    finite -= is_finite;
+    const F64 candidate = is_finite ? r : splat<F64>(infinity);
+    least[v] = min(candidate, least[v]);
+  });
+  double all = infinity;
+  for (const F64& v : least)
+    for (int l = 0; l < lanes<double>; ++l) all = v[l] < all ? v[l] : all;
+  not_finite += count;
+  for (int l = 0; l < lanes<double>; ++l) not_finite -= finite[l];
+  return all;
+}
+
+// exp(x) for x in [-746, 0], and 0 below.  2^n is applied in two halves: it may be no normal number.
+CBK_INLINE F64 exp_below_zero(F64 x) {
+  const F64 bound = max(splat<F64>(-746), x);
+  const F64 n = round(bound * 1.44269504088896340736), half = round(n * 0.5);
+  F64 r = mad(n, splat<F64>(-6.93147180369123816490e-01), bound);
+  r = mad(n, splat<F64>(-1.90821492927058770002e-10), r);
+  const F64 e = mad(horner<tables::Table<double>::EXP>(r), r * r, r) + 1.0;
+  const F64 w = e * exp2_integer(half) * exp2_integer(n - half);
+  return x >= -746.0 ? w : F64{};
+}
+
+template <class F>
+CBK_INLINE void weigh_by(const double* risk, int64_t count, double* weights, WeightSums& sums, F&& weight) {
+  F64 total[risk_vectors], squares[risk_vectors];
+  std::memcpy(total, sums.weights, sizeof total), std::memcpy(squares, sums.squares, sizeof squares);
+  for_risks(risk, count, [&](F64 r, int v, int64_t at, int64_t own) {
+    const F64 w = weight(r);
+    total[v] += w, squares[v] += w * w;
+    if (own == lanes<double>)
+      store(weights + at, w);
+    else
+      for (int64_t l = 0; l < own; ++l) weights[at + l] = w[l];
+  });
+  std::memcpy(sums.weights, total, sizeof total), std::memcpy(sums.squares, squares, sizeof squares);
+}
+
+void weigh(const double* risk, int64_t count, double least, double alpha, double* weights, WeightSums& sums) {
+  const F64 one = splat<F64>(1), none{};
+  if (alpha == 0) return weigh_by(risk, count, weights, sums, [&](F64 r) { return r - r == 0 ? one : none; });
+  if (alpha == infinity) return weigh_by(risk, count, weights, sums, [&](F64 r) { return r == least ? one : none; });
+  weigh_by(risk, count, weights, sums, [&](F64 r) {
+    const F64 exponent = (r - least) * -alpha;
+    return exponent <= 0 ? exp_below_zero(exponent) : none;  // NaN, and of a risk of -infinity
+  });
+}
+
+void scale(double* weights, int64_t count, double factor) {
+  int64_t i = 0;
+  for (; i + lanes<double> <= count; i += lanes<double>) store(weights + i, load(weights + i) * factor);
+  for (; i < count; ++i) weights[i] *= factor;
+}
+
 }  // namespace
+
+WeightKernels weight_kernels() { return {least_risk, weigh, scale}; }
 
 template <class T>
 ConsensusKernels<T> consensus_kernels() {
-  return {weighted_sum<T, T>, weighted_sum<T, double>, spread<T>};
+  return {weighted_sum<T, T>, weighted_sum<T, double>, short_sum<T, T>, short_sum<T, double>, spread<T>};
 }
 template ConsensusKernels<float> consensus_kernels();
 template ConsensusKernels<double> consensus_kernels();
