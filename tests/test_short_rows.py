@@ -36,6 +36,17 @@ def results(arrays: Any, task: Any, size: int) -> dict[str, Any]:
         found[f"{noise}, tasks"] = cbk.cbo_update(theta, points, task=task, **noise, **key)
         found[f"{noise}"] = cbk.cbo_update(theta, points[0], num_threads=3, **noise, **key)
     found["hybrid"] = cbk.hybrid_update(theta, points, gradient, first, second, task=task, **key)
+    drawn, drift = (2**63 + 5, 0, 9, 11), np.empty(size)
+    for mirrored in (False, True):
+        ensemble = np.empty((2 * len(theta), size), theta.dtype)
+        _cpu.draw_ensemble(points[0], 0.3, mirrored, drawn, ensemble, 2)
+        found[f"hopping's ensemble, mirrored: {mirrored}"] = ensemble
+    for weights, atom in (
+        (np.arange(len(theta))[:, None] % 3 - 1.0, None),
+        (np.cos(np.arange(2.0 * len(theta))).reshape(-1, 2), np.arange(size, dtype=np.int32) % 2),
+    ):
+        _cpu.noise_drift(weights, atom, drawn, theta.dtype == "f4", drift, 2)
+        found[f"hopping's drift, atoms: {atom is not None}"] = drift[None].copy()
     return {**found, "first moment": first, "second moment": second}
 
 

@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "../common/isa.hpp"
@@ -28,10 +29,39 @@ void draw_rows(const Draw<T>& draw, int64_t first, int64_t count, int64_t size, 
   }
 }
 
+namespace {
+
+// Rows of few numbers: the noise of several is drawn at a time, and c + s xi is formed as of one long row.
+template <class T>
+void draw_short(const Draw<T>& draw, int64_t draws, int64_t size, T* out, int num_threads) {
+  const int64_t together = std::min(rows_drawn(size), draws), groups = divide_up(draws, together);
+  const int64_t length = round_up(together * size, 64);
+  const int threads = thread_count(num_threads, groups, nanoseconds(3, draws, size));
+  Buffer<T> memory((3 + threads) * length);
+  T *const centers = memory.data(), *const plus = centers + length, *const minus = plus + length;
+  for (int64_t i = 0; i < together; ++i) std::copy_n(draw.center, size, centers + i * size);
+  std::fill_n(plus, length, draw.spread), std::fill_n(minus, length, -draw.spread);
+  parallel_for(groups, threads, [&](int64_t group) {
+    const int64_t first = group * together, count = std::min(together, draws - first);
+    T* const noise = minus + (1 + omp_get_thread_num()) * length;
+    uint32_t particle[drawn_blocks];
+    std::iota(particle, particle + count, uint32_t(first));
+    isa_table().random<T>().short_rows(draw.key, particle, count, size, noise);
+    UpdateRow<T> row{};
+    row.theta = row.point = centers, row.end = count * size, row.out = out + first * size;
+    isa_table().update<T>().drawn(UpdateForm::added, row, noise, plus);
+    row.out += draws * size;
+    if (draw.mirrored) isa_table().update<T>().drawn(UpdateForm::added, row, noise, minus);
+  }, short_tasks(together * size));
+}
+
+}  // namespace
+
 template <class T>
 void draw_ensemble(const Draw<T>& draw, int64_t size, T* out, int num_threads) {
   const auto kernel = isa_table().hopping<T>().draw;
   const int64_t draws = draw.mirrored ? draw.particles / 2 : draw.particles;
+  if (size < short_row) return draw_short(draw, draws, size, out, num_threads);
   const auto row = [&](int64_t n) {
     kernel(draw.key, uint32_t(n), draw.center, draw.spread, size, out + n * size,
            draw.mirrored ? out + (draws + n) * size : nullptr);
@@ -78,6 +108,28 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, int
   for (int64_t i = 0; i < problem.particles * net.width; ++i) out[i] /= double(problem.samples);
 }
 
+namespace {
+
+// HoppingKernels::noise_sum of rows of few numbers, the noise of several drawn at a time.
+template <class T>
+void short_noise_sum(NoiseKey key, int64_t first, int64_t last, const double* weights, int64_t atoms,
+                     const int32_t* atom, int64_t size, double* sum) {
+  T noise[4 * drawn_blocks];
+  for (int64_t n = first; n < last;) {
+    uint32_t particle[drawn_blocks];
+    int64_t count = 0;
+    for (; n < last && count < rows_drawn(size); ++n)
+      if (atom || weights[n * atoms] != 0) particle[count++] = uint32_t(n);
+    isa_table().random<T>().short_rows(key, particle, count, size, noise);
+    for (int64_t k = 0; k < count; ++k) {
+      const double* w = weights + particle[k] * atoms;
+      for (int64_t i = 0; i < size; ++i) sum[i] += w[atom ? atom[i] : 0] * double(noise[k * size + i]);
+    }
+  }
+}
+
+}  // namespace
+
 template <class T>
 void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32_t* atom, NoiseKey key, int64_t size,
                  double* out, int num_threads) {
@@ -91,6 +143,9 @@ void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32
   const int threads = thread_count(num_threads, pieces * blocks, nanoseconds(1, rows, size));
   parallel_for(pieces * blocks, threads, [&](int64_t i) {
     const int64_t piece = i / blocks, begin = i % blocks * noise_sum_block;
+    if (size < short_row)
+      return short_noise_sum<T>(key, std::min(piece * length, rows), std::min((piece + 1) * length, rows), weights,
+                                atoms, atom, size, partial.data() + piece * size);
     kernels.noise_sum(key, std::min(piece * length, rows), std::min((piece + 1) * length, rows), weights, atoms, atom,
                       begin, std::min(begin + noise_sum_block, size), partial.data() + piece * size + begin);
   });
