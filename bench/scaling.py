@@ -149,7 +149,16 @@ def row_kernels(size: int, dtype: str) -> dict[str, Callable[[], Any]]:
         "transport_update": partial(
             cbk.transport_update, theta[:, None], point[None], match, out=out[:, None], **one
         ),
+        "langevin_step, force": partial(_cpu.langevin_kick, velocity, gradient, 1.0, 1e-3, 1),
+        "hopping, ensemble": partial(_cpu.draw_ensemble, point, 0.1, False, key, out, 1),
+        "hopping, drift": partial(
+            _cpu.noise_drift, risk[:, None], None, key, dtype == "float32", np.empty(size), 1
+        ),
         "consensus": partial(cbk.consensus, theta, risk, alpha=1.0, **one),
+        "consensus, 3 tasks, a coordinate of one": partial(
+            cbk.consensus, theta, np.ascontiguousarray(np.tile(risk, (3, 1)).T), alpha=1.0, **one
+        ),
+        "ensemble_variance": partial(_cpu.variance, theta, 1),
     }
     return calls
 
