@@ -65,7 +65,7 @@ CBK_INLINE V split_exponent(V x, V& e) {
     e = to_float(exponent);
     return bits<V>(bits<I>(x) - (exponent << 23)) - 1.0f;
   } else {  // no arithmetic 64-bit shift below AVX-512: a logical one of a value made positive
-    const I exponent = bits<I>(bits<U64>(offset + (int64_t(1) << 62)) >> 52) - 1024;
+    const I exponent = bits<I>((bits<U64>(offset) + (uint64_t(1) << 62)) >> 52) - 1024;
     e = to_float(exponent);
     return bits<V>(bits<I>(x) - (exponent << 52)) - 1.0;
   }
