@@ -17,7 +17,8 @@ cbk::py::tuple names() {
 // Each activation, and whether it has a gradient.
 cbk::py::dict activations() {
   cbk::py::dict all;
-  for (const char* name : cbk::Names<cbk::Activation>::all) all[name] = cbk::has_slope(cbk::named<cbk::Activation>(name));
+  for (const char* name : cbk::Names<cbk::Activation>::all)
+    all[name] = cbk::has_slope(cbk::named<cbk::Activation>(name));
   return all;
 }
 

@@ -314,8 +314,8 @@ __attribute__((noinline)) void far_sines(V x, Scalar<V> far, V& sine, V& cosine)
   std::memcpy(&sine, own[1], sizeof x), std::memcpy(&cosine, own[2], sizeof x);
 }
 
-// sin x and cos x, for any x; NaN for infinite ones.  x = n pi/2 + r, with pi/2 in three parts: n times the first one is
-// taken away without rounding.
+// sin x and cos x, for any x; NaN for infinite ones.  x = n pi/2 + r, with pi/2 in three parts: n times the first one
+// is taken away without rounding.
 template <class V>
 CBK_INLINE V sine(V x, V& cosine) {
   using T = Scalar<V>;

@@ -51,14 +51,18 @@ CBK_INLINE F64 power(F64 d) {
 template <class V>
 CBK_INLINE bool any_above(V v, Scalar<V> limit) {
 #if defined(CBK_AVX512)
-  if constexpr (sizeof(limit) == 4) return _mm512_cmp_ps_mask(v, splat<V>(limit), _CMP_NLE_UQ) != 0;
-  else return _mm512_cmp_pd_mask(v, splat<V>(limit), _CMP_NLE_UQ) != 0;
+  if constexpr (sizeof(limit) == 4)
+    return _mm512_cmp_ps_mask(v, splat<V>(limit), _CMP_NLE_UQ) != 0;
+  else
+    return _mm512_cmp_pd_mask(v, splat<V>(limit), _CMP_NLE_UQ) != 0;
 #elif defined(CBK_AVX2)
-  if constexpr (sizeof(limit) == 4) return _mm256_movemask_ps(_mm256_cmp_ps(v, splat<V>(limit), _CMP_NLE_UQ)) != 0;
-  else return _mm256_movemask_pd(_mm256_cmp_pd(v, splat<V>(limit), _CMP_NLE_UQ)) != 0;
+  if constexpr (sizeof(limit) == 4)
+    return _mm256_movemask_ps(_mm256_cmp_ps(v, splat<V>(limit), _CMP_NLE_UQ)) != 0;
+  else
+    return _mm256_movemask_pd(_mm256_cmp_pd(v, splat<V>(limit), _CMP_NLE_UQ)) != 0;
 #else
   bool any = false;
-  for (int i = 0; i < lanes<Scalar<V>>; ++i) any = any || !(v[i] <= limit);
+  for (int i = 0; i < lanes<Scalar<V> >; ++i) any = any || !(v[i] <= limit);
   return any;
 #endif
 }
@@ -173,8 +177,7 @@ class Replacements {
     for (int64_t i = 0; i < own; ++i) step[i] = draws_.spread * draws_.rest[(first + i) * draws_.rest_size + m_];
     const V bias = load(step);
     for (int64_t k = 0; k < rank; ++k, along += padded * lanes<T>) {
-      for (int64_t i = 0; i < own; ++i)
-        step[i] = draws_.spread * draws_.factor[((first + i) * rank + k) * width + m_];
+      for (int64_t i = 0; i < own; ++i) step[i] = draws_.spread * draws_.factor[((first + i) * rank + k) * width + m_];
       const V factor = load(step);
       for (int64_t i = 0; i < count; ++i) {
         T* h = hidden_ + i * signs * lanes<T>;
@@ -270,9 +273,9 @@ class Replacements {
   T *c_, *noise_;       // [signs][outputs][lanes]: c of the draws; [lanes]: |c' - c| at most
   T *hidden_, *bound_;  // [samples_together][signs][lanes]; [samples_together][lanes]
   LaneSums<T> total_[signs];
-  V terms_[signs];      // of `held_` samples
-  Int<V> far_;          // lanes that are to be told
-  double idle_;         // of samples whose losses are the centre's
+  V terms_[signs];  // of `held_` samples
+  Int<V> far_;      // lanes that are to be told
+  double idle_;     // of samples whose losses are the centre's
   int held_;
 };
 

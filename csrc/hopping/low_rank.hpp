@@ -38,8 +38,8 @@ struct CenterLines {
   const T* y;        // [target rows], labels as numbers
   const T* weights;  // of mean 1 over all samples, or nullptr
   const int32_t* label;
-  T *z, *hidden;        // [width]: w x + b, sigma of it
-  T* out;               // [outputs]; of residuals less y
+  T *z, *hidden;  // [width]: w x + b, sigma of it
+  T* out;         // [outputs]; of residuals less y
   // Of cross entropy: [padded][outputs] exp(out_k - out_label), 0 at the label; the largest difference; the loss.
   T *excess, *highest, *loss_of;
 };

@@ -237,8 +237,9 @@ class Step {
   }
 
   void add_losses(const Draw<T>& block, int64_t count, double* sums) {
-    const LowRankDraws<T> draws{rank_, count, block.mirrored, block.spread, factor_, along_,
-                                across_ ? across_->data() : nullptr, rest_, rest_size_};
+    const LowRankDraws<T> draws{
+        rank_, count,     block.mirrored, block.spread, factor_, along_, across_ ? across_->data() : nullptr,
+        rest_, rest_size_};
     const int64_t parts = atoms_ ? divide_up(count, draws_together) : count,
                   tasks = atoms_ ? net_.width * parts : parts;
     const double work = nanoseconds(0.3, padded_, count, net_.width, atoms_ ? 2 * net_.outputs + rank_ : net_.outputs);

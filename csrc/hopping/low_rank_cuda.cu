@@ -1,4 +1,5 @@
-// Noise of low rank on the GPU: spans, draws, risks and drifts; the CPU's twins are low_rank_cpu.cpp, low_rank_simd.cpp.
+// Noise of low rank on the GPU: spans, draws, risks and drifts; the CPU's twins are low_rank_cpu.cpp,
+// low_rank_simd.cpp.
 #include "low_rank_lines_cuda.hpp"
 
 #include "../common/philox.hpp"

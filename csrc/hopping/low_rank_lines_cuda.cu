@@ -11,8 +11,8 @@ namespace cbk::device {
 namespace {
 
 constexpr int threads = 128, warps = threads / 32;
-constexpr int64_t most_together = 16;    // draws that a block takes one after another
-constexpr int64_t enough_works = 1024;   // blocks that fill a card; only shapes enter
+constexpr int64_t most_together = 16;       // draws that a block takes one after another
+constexpr int64_t enough_works = 1024;      // blocks that fill a card; only shapes enter
 constexpr int64_t shared_bytes = 32 << 10;  // of outputs; else these lie in global memory
 
 template <class T>

@@ -26,10 +26,11 @@ struct Lines {
   int64_t samples;
   const T* y;
   const int32_t* labels;
-  const T* weights;   // of mean 1, or nullptr
-  T *z, *hidden;      // [width][samples]: w x + b, sigma of it
-  T* outputs;         // [outputs][samples]
-  T *excess, *highest;  // cross entropy: [outputs][samples] exp(out_k - out_label), 0 at the label; the largest difference
+  const T* weights;  // of mean 1, or nullptr
+  T *z, *hidden;     // [width][samples]: w x + b, sigma of it
+  T* outputs;        // [outputs][samples]
+  T *excess,
+      *highest;  // cross entropy: [outputs][samples] exp(out_k - out_label), 0 at the label; the largest difference
   bool mirrored;
   T spread;
   const DrawNumbers<T>* now;  // or nullptr: `spread`

@@ -78,7 +78,8 @@ CBK_INLINE void with_counted(const CenterLines<T>& lines, F&& f) {
   });
 }
 
-// Of any loss and any numbers: the sum of the losses with hidden values and c of neuron m replaced.  g: [outputs] lines.
+// Of any loss and any numbers: the sum of the losses with hidden values and c of neuron m replaced.  g: [outputs]
+// lines.
 template <class T>
 F64 losses(const CenterLines<T>& lines, int64_t m, const T* hidden, const T* before, const T* c, T* g) {
   using V = Vector<T>;
@@ -153,8 +154,7 @@ void atom_entropies(const CenterLines<T>& lines, const LowRankDraws<T>& draws, i
         atom_of(lines, draws, m, p + i, scratch, sums);
         continue;
       }
-      for (int q = 0; q < signs; ++q)
-        sums[((p + i) * signs + q) * lines.net->width + m] += replaced.total(q, i);
+      for (int q = 0; q < signs; ++q) sums[((p + i) * signs + q) * lines.net->width + m] += replaced.total(q, i);
     }
   }
 }

@@ -104,8 +104,7 @@ class HoppingSteps final : public Steps<T> {
     step_ = 0;
     if (spans_.batches() < batches) spans_ = Spans<T>(batches, count > 0 ? first.samples : left);
     if (count > 0) spans_.find(first.x, inputs, first.samples, 0, count, this->stream_);
-    if (batches > count)
-      spans_.find(first.x + whole * first.samples * inputs, inputs, left, count, 1, this->stream_);
+    if (batches > count) spans_.find(first.x + whole * first.samples * inputs, inputs, left, count, 1, this->stream_);
   }
   int64_t bytes_ahead() const override {
     const RunShape& s = this->shape_;
@@ -163,8 +162,7 @@ class HoppingSteps final : public Steps<T> {
       target = this->target();
     }
     hopping_weights(risk_.data(), rows, columns_, s.mirrored, target, weights_.data(), ess(), alphas(), this->on());
-    if (s.rank)
-      return low_rank_drift(part, noise(), s.atoms, span_, weights_.data(), drift_.data(), this->on());
+    if (s.rank) return low_rank_drift(part, noise(), s.atoms, span_, weights_.data(), drift_.data(), this->on());
     noise_drift<T>(weights_.data(), last - first, columns_, atom_.data(), draw.key, this->size_, drift_.data(),
                    this->on(), draw.now);
   }

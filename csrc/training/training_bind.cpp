@@ -112,11 +112,11 @@ void register_typed(py::module_& m) {
     set_consensus(ensemble, 1, to);
     return run_all(epoch, ensemble, run);
   });
-  m.def("adam_epoch", [](const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
-                         const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta,
-                         const Output<T>& gradient, const Output<T>& first, const Output<T>& second, const Descent& by,
-                         const std::optional<Input<double>>& rates, const Output<double>& risk, double decay,
-                         Execution run) {
+  m.def("adam_epoch",
+        [](const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
+           const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta, const Output<T>& gradient,
+           const Output<T>& first, const Output<T>& second, const Descent& by,
+           const std::optional<Input<double>>& rates, const Output<double>& risk, double decay, Execution run) {
     const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, by.step, decay);
     Ensemble<T> ensemble{};
     ensemble.adam = adam_of(theta, gradient, first, second, by);

@@ -55,8 +55,8 @@ struct RunShape {
   int64_t drawn = 0;          // hopping: particles, and how they are drawn and weighed
   bool mirrored = false, atoms = false;
   double fraction = 0;
-  int64_t rank = 0;      // of the first layer's noise; 0: full
-  bool in_span = false;  // directions in the batch's span
+  int64_t rank = 0;        // of the first layer's noise; 0: full
+  bool in_span = false;    // directions in the batch's span
   int64_t iterations = 1;  // transport: of the barycenter in a step
   bool exact = false;      // and whether the row has the variance by distances solved anew
   bool rated = false;      // adam: each network has a learning rate of its own, the array "rates", which lr is not
@@ -64,8 +64,9 @@ struct RunShape {
   int64_t scored() const { return subset ? subset : particles; }
 };
 #define CBK_METHOD_NUMBERS(X) \
-  X(decays) X(subset) X(subset_moves) X(flies) X(drawn) X(mirrored) X(atoms) X(fraction) X(rank) X(in_span) \
-  X(iterations) X(exact) X(rated)
+  X(decays) \
+  X(subset) X(subset_moves) X(flies) X(drawn) X(mirrored) X(atoms) X(fraction) X(rank) X(in_span) X(iterations) \
+      X(exact) X(rated)
 
 // Where the data lie: float x and y, or int32 labels in y's place; float weights, or 0 for none.
 struct RunData {
@@ -80,7 +81,8 @@ struct RunData {
 #define CBK_EPOCH_NUMBERS(X) \
   X(alpha) \
   X(drift) \
-  X(diffusion) X(dt) X(floor) X(radius) X(lr) X(beta1) X(beta2) X(delta) X(friction) X(temperature) X(spread) X(limit) X(decay)
+  X(diffusion) \
+  X(dt) X(floor) X(radius) X(lr) X(beta1) X(beta2) X(delta) X(friction) X(temperature) X(spread) X(limit) X(decay)
 #define CBK_NUMBER(name) double name;
 struct EpochNumbers {
   CBK_EPOCH_NUMBERS(CBK_NUMBER)
@@ -111,8 +113,8 @@ class Run {
   virtual void point(int64_t epoch, void* host) = 0;
   virtual int64_t point_bytes() const = 0;
 
-  // theta, points, first, second, rates, velocity, gradient, kinetic, dissipated, support, match, prices, partners: those
-  // that the method has.  They wait.
+  // theta, points, first, second, rates, velocity, gradient, kinetic, dissipated, support, match, prices, partners:
+  // those that the method has.  They wait.
   virtual void read(const std::string& name, void* host) = 0;
   virtual void write(const std::string& name, const void* host) = 0;
   virtual int64_t bytes_of(const std::string& name) const = 0;  // 0: it has none

@@ -38,9 +38,9 @@ void register_typed(py::module_& m) {
     const AdamState<T> adam = adam_of(theta, gradient, first, second, by);
     released(run, [&] { kernels::hybrid_update(problem, count_of(point), adam, run); });
   });
-  m.def("adam_update", [](const Input<T>& theta, const Input<T>& gradient, const Output<T>& first,
-                          const Output<T>& second, const Descent& by, const std::optional<Input<double>>& rates,
-                          const Output<T>& out, const Execution& run) {
+  m.def("adam_update",
+        [](const Input<T>& theta, const Input<T>& gradient, const Output<T>& first, const Output<T>& second,
+           const Descent& by, const std::optional<Input<double>>& rates, const Output<T>& out, const Execution& run) {
     AdamState<T> adam = adam_of(theta, gradient, first, second, by);
     set_rates(adam, theta, rates);
     check_shape("out", out, {theta.shape(0), theta.shape(1)});

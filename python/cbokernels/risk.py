@@ -209,7 +209,7 @@ def plan(
         return Plan(*_cpu.plan(net._kernel, n, s, t, name, filled, single))
     if not isinstance(method, ConsensusHopping):
         raise TypeError(f"method must be a cbokernels.ConsensusHopping, got {method!r:.80}")
-    method._for(net)
+    method = method._for(net, s)
     told = cost(method, net, n, s, name, 4 if single else 8)
     if method.rank is None:
         return Plan(*_cpu.plan(net._kernel, n, s, t, name, filled, single), told)

@@ -16,7 +16,8 @@ struct LaneSums {
   T slopes[inputs], slope = 0, weighted = 0;  // of delta x, delta, e h
 
   template <class Sigma>
-  __device__ __forceinline__ void add_tile(Sigma sigma, const T (&w)[inputs], T bias, T c, const T* x, const T* e, int count) {
+  __device__ __forceinline__ void add_tile(Sigma sigma, const T (&w)[inputs], T bias, T c, const T* x, const T* e,
+                                           int count) {
     struct alignas(inputs * sizeof(T) < 16 ? inputs * sizeof(T) : 16) Sample {
       T value[inputs];
     };

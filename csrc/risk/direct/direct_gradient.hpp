@@ -155,8 +155,7 @@ void direct_parts(const Network& net, const DirectKept<T>& kept, int64_t neurons
 template <class T>
 void direct_backward(const Network& net, const DirectKept<T>& kept, int64_t neurons, int64_t s0, const T* x,
                      int64_t count) {
-  with_activation<true>(net.activation,
-                        [&](auto law) { direct_parts<law.value>(net, kept, neurons, s0, x, count); });
+  with_activation<true>(net.activation, [&](auto law) { direct_parts<law.value>(net, kept, neurons, s0, x, count); });
 }
 
 // The sums of the lanes, and the factors that all samples share.

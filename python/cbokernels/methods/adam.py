@@ -152,6 +152,6 @@ class AdamStepper(NetworksStepper):
         self._shrink(self.particles)
         _cpu.adam_update(
             self.particles, self._gradient, state["first"], state["second"], descent(now, now["lr"], step),
-            self.particles, self._threads,
+            self._rates, self.particles, self._threads,
         )  # fmt: skip
         return self._nonfinite()

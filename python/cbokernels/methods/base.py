@@ -349,7 +349,9 @@ class Method(abc.ABC):
         """Bytes of the arrays in a row of history."""
         return 0 if self._consensus else 8 * particles
 
-    def _for(self, net: TwoLayer | None, batch: int | None = None, low_rank: bool = True, atoms: bool = True) -> Method:
+    def _for(
+        self, net: TwoLayer | None, batch: int | None = None, low_rank: bool = True, atoms: bool = True
+    ) -> Method:
         """This method with what depends on the network (None: a function is minimised), the samples of a
         batch (None: not known) and whether there is noise of low rank filled in."""
         return self

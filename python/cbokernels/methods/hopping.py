@@ -188,12 +188,17 @@ class ConsensusHopping(Method):
             what = "scope='atom'" if atoms else f"rank={self.rank}"
             raise ValueError(f"precision must be 'float32' for {what}, got {setting.precision!r}")
         drawn, solve = {"drawn": self.particles, "mirrored": self.mirrored}, self._fraction > 0
-        more = {**drawn, "atoms": atoms, "fraction": self._fraction, "rank": self.rank or 0}
+        more = {**drawn, "atoms": atoms, "fraction": self._fraction, "rank": self._rank}
         more["in_span"] = in_span = self.directions == "batch"
         return Plan(
             "hopping", lambda now: {**now, **fixed}, solve=solve, state=moments(theta), more=more,
             scored=self.particles, told=lambda numbers: _FREE if in_span and numbers[0] > 0 else "",
         )  # fmt: skip
+
+    @property
+    def _rank(self) -> int:
+        """Of the resolved method's noise; 0: full."""
+        return self.rank if isinstance(self.rank, int) else 0
 
     @property
     def _fraction(self) -> float:
@@ -229,12 +234,10 @@ class HoppingStepper(Stepper):
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:
         data, method, now, state = problem.minibatches(epoch), self._method, self._now, self._state
-        rank = method.rank or 0
-        assert not isinstance(rank, str)  # it is resolved
         if data is None or not self._ranks.alone:
             return super().epoch(problem, epoch, step)
         how = (
-            method.particles, now["spread"], method.mirrored, rank, method.directions == "batch",
+            method.particles, now["spread"], method.mirrored, method._rank, method.directions == "batch",
             method._fraction,
         )  # fmt: skip
         self.ess, alpha, nonfinite, spanned = _cpu.hopping_epoch(
@@ -249,7 +252,7 @@ class HoppingStepper(Stepper):
     def step(self, batch: Any, step: int) -> int:
         # The step of `hopping_epoch`, of a function, and where ranks share the draws.
         method = self._method
-        if method.rank is not None:
+        if method.rank is not None and not hasattr(batch, "low_rank_drift"):
             raise ValueError(f"rank must be None for a loss that is a Python function, got {method.rank}")
         given = (
             self.point, method.particles, self._now["spread"], method.mirrored, self._key(step),
@@ -258,7 +261,7 @@ class HoppingStepper(Stepper):
         if self._ranks.alone:
             self.ess, alpha, nonfinite = batch.hopping_gradient(*given)
         else:
-            noise = None if method.rank is None else (method.rank, method.directions == "batch")
+            noise = (method._rank, method.directions == "batch") if method._rank else None
             self.ess, alpha, nonfinite, free = shared_gradient(
                 self._ranks, batch, *given, self._threads, noise
             )

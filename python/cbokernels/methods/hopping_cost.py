@@ -37,7 +37,7 @@ def cost(
 ) -> Cost:
     """Of a step on so many samples, `item` bytes a number."""
     n, s, m, d, c = particles, samples, net.width, net.inputs, net.outputs
-    draws, r, columns = n // method._fold, method.rank or 0, m if method.scope == "atom" else 1
+    draws, r, columns = n // method._fold, method._rank, m if method.scope == "atom" else 1
     exponentials = n * s * columns * c if loss in _EXPONENTIALS else 0
     rows = min(n, max(_BLOCK // columns, _FEWEST))
     weighed = 8 * (rows * columns + 2 * net.size)  # risks, drifts

@@ -281,7 +281,7 @@ class CalledBatch(DataBatch):
         alone = _Alone()
         alone.deal(particles // (2 if mirrored else 1))
         how = particles, spread, mirrored, key, atoms, fraction
-        return shared_gradient(alone, self, center, *how, out, self._threads)
+        return shared_gradient(alone, self, center, *how, out, self._threads)[:3]
 
 
 class _Alone(Ranks):

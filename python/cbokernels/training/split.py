@@ -142,7 +142,7 @@ class SplitBatch(DrawnOnHost):
         return shared_gradient(
             whole, self, center, particles, spread, mirrored, key, atoms, fraction, out,
             self._problem.threads,
-        )  # fmt: skip
+        )[:3]  # fmt: skip
 
 
 def _weight(part: DataBatch) -> float:
