@@ -27,8 +27,7 @@ struct CenterHidden {
   __device__ void put(int64_t m, int64_t s, T sum) const {
     const T z = sum + k.center[k.net.biases() + m];
     k.z[m * k.samples + s] = z;
-    with_activation(k.net.activation,
-                    [&](auto tag) { k.hidden[m * k.samples + s] = activate<decltype(tag)::value>(z); });
+    with_activation(k.net.activation, [&](auto sigma) { k.hidden[m * k.samples + s] = sigma(z); });
   }
 };
 
@@ -75,7 +74,7 @@ __device__ __forceinline__ T weight_of(const Lines<T>& k, int64_t p, T spread, i
 }
 template <class T>
 __device__ __forceinline__ T activated(const Lines<T>& k, T z) {
-  with_activation(k.net.activation, [&](auto tag) { z = activate<decltype(tag)::value>(z); });
+  with_activation(k.net.activation, [&](auto sigma) { z = sigma(z); });
   return z;
 }
 
