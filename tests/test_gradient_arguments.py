@@ -45,7 +45,7 @@ LABELS = np.zeros(6, int)
         ({"y": Y.astype("f8")}, TypeError, ["y", "float32", "float64"]),
         ({"y": LABELS}, TypeError, ["y", "float32", "int64"]),
         ({"loss": "l1"}, ValueError, ["loss", "'mse'", "'cross_entropy'", "'l1'"]),
-        ({"loss": 1}, TypeError, ["loss", "string", "int"]),
+        ({"loss": 1}, TypeError, ["loss", "'mse'", "Huber", "int"]),
         ({"loss": "cross_entropy"}, TypeError, ["y", "integers", "float32"]),
         ({"loss": "cross_entropy", "y": LABELS[1:]}, ValueError, ["y", "[6]", "[5]"]),
         ({"loss": "cross_entropy", "y": LABELS + 2}, ValueError, ["y", "[0, 2)", "2 at [0]"]),

@@ -138,7 +138,7 @@ def test_exponentials_of_hopping(width, exponentials):
 
 def test_normals_of_hopping():
     net = cbk.TwoLayer(784, 20, 10)
-    full = cbk.plan(net, 200, 100, method=cbk.ConsensusHopping()).cost
+    full = cbk.plan(net, 200, 100, method=cbk.ConsensusHopping(scope="network", rank=None)).cost
     assert full.normals == 2 * 100 * net.size  # for the risks, and once more for the drift
     spanned = cbk.plan(net, 200, 100, method=DIGITS).cost
     assert spanned.normals == 100 * (100 + 20 * 11)

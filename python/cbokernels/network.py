@@ -19,7 +19,6 @@ from . import _cpu, _modules
 from ._arrays import Array, like, view
 from ._checks import FLOATS, WORD, boolean, choice, float_dtype, integer, kind, new_array, real, threads
 from ._checks import seed as check_seed
-from ._kinds import ACTIVATIONS
 from ._once import once
 
 SCALINGS = ("mean", "none")
@@ -49,7 +48,7 @@ class TwoLayer:
     def __post_init__(self) -> None:
         for name in ("inputs", "width", "outputs"):
             object.__setattr__(self, name, integer(getattr(self, name), name, 1, 2**31))
-        choice(self.activation, "activation", ACTIVATIONS)
+        choice(self.activation, "activation", tuple(_cpu.ACTIVATIONS))
         choice(self.scaling, "scaling", SCALINGS)
         object.__setattr__(self, "output_bias", boolean(self.output_bias, "output_bias"))
 

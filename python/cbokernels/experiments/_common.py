@@ -77,7 +77,8 @@ class Options:
 def _meant(value: Any, now: Any) -> Any:
     """None, True and False in any case, in the place of a value that is no name."""
     words = {"none": None, "true": True, "false": False}
-    return words.get(value.lower(), value) if isinstance(value, str) and not isinstance(now, str) else value
+    named = isinstance(now, str) and now != "auto"  # a parameter whose values are names
+    return words.get(value.lower(), value) if isinstance(value, str) and not named else value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -252,8 +252,6 @@ class HoppingStepper(Stepper):
     def step(self, batch: Any, step: int) -> int:
         # The step of `hopping_epoch`, of a function, and where ranks share the draws.
         method = self._method
-        if method.rank is not None and not hasattr(batch, "low_rank_drift"):
-            raise ValueError(f"rank must be None for a loss that is a Python function, got {method.rank}")
         given = (
             self.point, method.particles, self._now["spread"], method.mirrored, self._key(step),
             method.scope == "atom", method._fraction, self._gradient[0],

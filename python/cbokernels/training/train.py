@@ -216,6 +216,8 @@ def train(
     step = samples if batch_size is None else min(batch_size, samples)
     exact = precision == "float32"
     method = method._for(net, step, exact and not (split or called), exact)
+    if called and isinstance(method, ConsensusHopping) and method.rank is not None:
+        raise ValueError(f"rank must be None for a loss that is a Python function, got {method.rank}")
     rows = method._drawn() if theta is None else particles_of(theta)
     unit = 1 if owners.alone else together(net, given, method._evaluated(rows), batch_size, dtype)
     mine = share(owners, method, rows, unit)
