@@ -65,7 +65,7 @@ struct OfFunction {
   template <class T, bool weighted>
   CBK_INLINE F64 value(F64 total, const T* g, const T* y, int64_t outputs, int64_t panel, int64_t samples,
                        const Counted<T, weighted>& counted) const {
-    const auto own = reinterpret_cast<OwnLoss<T>>(function);
+    const auto own = reinterpret_cast<OwnLoss<T>>(const_cast<void*>(function));
     total[0] += own_losses(own, g, y, outputs, target_columns(K, outputs), panel, samples,
                            weighted ? counted.weights : nullptr);
     return total;

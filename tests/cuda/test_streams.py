@@ -226,7 +226,7 @@ def test_a_run_keeps_its_data(emulated):
         0,
         "none",
         False,
-        {"rated": False},
+        {"rated": False, "decays": False},
         owner,
         (0, 0, "float32"),
     )

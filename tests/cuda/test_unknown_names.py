@@ -32,6 +32,7 @@ METHODS = {
 
 
 def planned(method):
+    method = method._for(NET)
     theta = np.zeros((1 if isinstance(method, cbk.ConsensusHopping) else PARTICLES, NET.size))
     made = method._on_card(theta, Setting(seed=0, threads=0, net=NET))
     return made, theta, {**made.numbers(method._values(0, 3)), "limit": 0.0, "decay": 0.0}
