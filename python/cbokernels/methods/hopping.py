@@ -42,8 +42,8 @@ class ConsensusHopping(Method):
     """Consensus hopping; only the centre, two Adam moments and the risks are kept, whatever N is.
 
     spread and lr take a number, a schedule or any callable of (epoch from 0, epochs). What is "auto" or None
-    is chosen by the shape: d inputs, D parameters, N particles, minibatches of S' samples. `resolved(net,
-    S')` is the method with what is chosen, and so is the `method` of a result.
+    is chosen by the shape: d inputs, D parameters, N particles, minibatches of S' samples. The method with
+    what is chosen is that of `resolved`, and a result's `method`.
 
     particles: N, drawn at each step; even where mirrored. Default 200.
     spread: s, the standard deviation around the centre, above 0. None: Exponential(0.1, 0.01), but 0.1 in
