@@ -65,8 +65,8 @@ struct RunShape {
 };
 #define CBK_METHOD_NUMBERS(X) \
   X(decays) \
-  X(subset) X(subset_moves) X(flies) X(drawn) X(mirrored) X(atoms) X(fraction) X(rank) X(in_span) X(iterations) \
-      X(exact) X(rated)
+  X(subset) \
+  X(subset_moves) X(flies) X(drawn) X(mirrored) X(atoms) X(fraction) X(rank) X(in_span) X(iterations) X(exact) X(rated)
 
 // Where the data lie: float x and y, or int32 labels in y's place; float weights, or 0 for none.
 struct RunData {
