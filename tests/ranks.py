@@ -64,11 +64,12 @@ METHODS = {
     "transport": (NET, X, Y, cbk.TransportCBO(particles=50, alpha=cbk.TargetEss(0.3), iterations=3), 12),
     "transport of tasks": (NET, X, TASKS, cbk.TransportCBO(particles=50, exact_variance=True), 12),
     "adam": (NET, X, Y, cbk.Adam(particles=7), 12),
+    "rates": (NET, X, Y, cbk.Adam(particles=7, lr=[0.01 * n for n in range(7)]), 12),
     "heavy ball": (NET, X, Y, cbk.HeavyBall(particles=7, temperature=1e-3), 12),
     "gradient flow": (NET, X, Y, cbk.GradientFlow(particles=7, temperature=1e-3), 12),
     "sparse": (WIDE, *sparse(), cbk.CBO(particles=300, alpha=30.0), 12),
 }
-SPLIT = ("cbo", "ess", "batch moves", "hybrid", "hopping", "atoms", "tasks", "transport", "adam")
+SPLIT = ("cbo", "ess", "batch moves", "hybrid", "hopping", "atoms", "tasks", "transport", "adam", "rates")
 WEIGHT = np.random.default_rng(4).random(300) * (np.arange(300) > 140)  # 0 on the first ranks
 
 
@@ -247,7 +248,18 @@ def emulated():
         cbk.cuda._module = lambda: module
 
 
-ON_CARDS = ("cbo", "batch moves", "hybrid", "hopping", "atoms", "tasks", "transport", "adam", "heavy ball")
+ON_CARDS = (
+    "cbo",
+    "batch moves",
+    "hybrid",
+    "hopping",
+    "atoms",
+    "tasks",
+    "transport",
+    "adam",
+    "rates",
+    "heavy ball",
+)
 
 
 def cards(out):
@@ -277,7 +289,17 @@ def cards(out):
 def decays():
     """Weight decay, of runs on several ranks and of one."""
     told = {}
-    for name in ("cbo", "batch moves", "hybrid", "hopping", "tasks", "transport", "adam", "heavy ball"):
+    for name in (
+        "cbo",
+        "batch moves",
+        "hybrid",
+        "hopping",
+        "tasks",
+        "transport",
+        "adam",
+        "rates",
+        "heavy ball",
+    ):
         options = {"epochs": 3, "weight_decay": 0.2, "dtype": "float64"}
         found = [one(name, **options, **more) for more in ({}, {"data": "split"})]
         if WORLD.rank == 0:

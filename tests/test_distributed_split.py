@@ -18,7 +18,7 @@ def test_split_data_give_the_run_of_one_process(tmp_path):
     for ranks in (1, 3):
         succeed(ranks, "split_data", tmp_path / str(ranks))
         told = json.loads((tmp_path / str(ranks)).read_text())
-        assert len(told) == 27
+        assert len(told) == 30
         assert all(max(far) < 1e-10 for far, _ in told.values()), told
         bits.append({name: digest for name, (_, digest) in told.items()})
     assert bits[0] == bits[1]  # of sums in a fixed order

@@ -149,9 +149,9 @@ class AdamStepper(NetworksStepper):
         # The step of `adam_epoch`, where ranks share the data.
         now, state = self._now, self._state
         batch.gradient(self.particles, self._risk, self._gradient)
-        self._shrink(self.particles)
+        self._shrink(self.particles, self._rates)
         _cpu.adam_update(
-            self.particles, self._gradient, state["first"], state["second"], descent(now, now["lr"], step),
+            self.particles, self._gradient, state["first"], state["second"], descent(now, now.get("lr", 0.0), step),
             self._rates, self.particles, self._threads,
         )  # fmt: skip
         return self._nonfinite()

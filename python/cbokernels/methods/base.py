@@ -193,11 +193,12 @@ class Stepper:
         """Of the particles, (1/2N) Σ |theta_n - mean|²."""
         return self._ranks.variance(self.particles, self._threads)
 
-    def _shrink(self, theta: Array) -> None:
-        """The weight decay of a step, between its scores and its move."""
+    def _shrink(self, theta: Array, rates: Array | None = None) -> None:
+        """The weight decay of a step, between its scores and its move; times each row's rate, if any."""
         if self._decay:
+            share = self._decay if rates is None else (self._decay * rates[:, None]).astype(theta.dtype)
             with np.errstate(over="ignore", invalid="ignore"):  # the loop warns of particles that overflow
-                theta -= self._decay * theta
+                theta -= share * theta
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:
         """Do an epoch's steps, the first of which is number `step`; return the number of non-finite risks."""
