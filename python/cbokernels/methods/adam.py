@@ -151,7 +151,7 @@ class AdamStepper(NetworksStepper):
         batch.gradient(self.particles, self._risk, self._gradient)
         self._shrink(self.particles, self._rates)
         _cpu.adam_update(
-            self.particles, self._gradient, state["first"], state["second"], descent(now, now.get("lr", 0.0), step),
-            self._rates, self.particles, self._threads,
+            self.particles, self._gradient, state["first"], state["second"],
+            descent(now, now.get("lr", 0.0), step), self._rates, self.particles, self._threads,
         )  # fmt: skip
         return self._nonfinite()
