@@ -49,6 +49,10 @@ def steps(context: Any) -> Steps:
         return cbk.train(w.net, x, y, method, epochs=20, batch_size=800, device="cuda")
 
     table: Steps = {"A step": lambda: kernels("A, 200 steps", train, 1, library)}
+    for width in (20, 100):
+        name = f"784-{width}-10, 80 steps of hopping"
+        run = lambda _, w=width: ours.hop_digits(w, 1)  # noqa: E731
+        table[name] = lambda n=name, r=run: kernels(n, r, 1, library)
     for name in ours.table:
         table[name] = lambda n=name: kernels(n, ours.table[n]().call, CALLS, library)
     return table
