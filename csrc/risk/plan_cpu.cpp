@@ -71,10 +71,10 @@ struct ListsBalance {
   double density() const { return (product / rows - 40) / inputs; }  // below which it does
 };
 
-int64_t least_on_lists(const RiskShape& shape) { return enough_tasks * list_group(shape); }  // particles
+constexpr int64_t least_on_lists = 32;  // particles that share what it takes to make them
 
 bool lists_pay(const RiskShape& shape) {
-  return shape.particles >= least_on_lists(shape) && ListsBalance(shape).pays(shape.density);
+  return shape.particles >= least_on_lists && ListsBalance(shape).pays(shape.density);
 }
 
 bool fits_registers(const RiskShape& shape) { return shape.net.outputs == 1 && shape.net.inputs <= direct_inputs; }
@@ -93,7 +93,7 @@ template <class T>
 double density(const RiskProblem<T>& problem) {
   constexpr int64_t often = 1 << 20;
   const int64_t inputs = problem.net.inputs, count = problem.samples * inputs;
-  if (planned_particles(problem) < enough_tasks || inputs < 64) return 1;
+  if (planned_particles(problem) < least_on_lists || inputs < 64) return 1;
   int64_t filled = 0;
   for (int64_t first = 0; first < count; first += often) {
     for (int64_t i = first; i < std::min(first + often, count); ++i) filled += problem.x[i] != 0;
@@ -189,8 +189,8 @@ std::string reason_of(const RiskShape& shape, Path path) {
     return "with one output and at most " + std::to_string(direct_inputs) + " inputs, samples stay in registers";
   const double density = ListsBalance(shape).density();
   if (density <= 0) return "for so few inputs or neurons skipping zeros costs more than products";
-  if (shape.particles < least_on_lists(shape))
-    return "skipping zeros costs less than products from " + std::to_string(least_on_lists(shape)) + " particles on";
+  if (shape.particles < least_on_lists)
+    return "skipping zeros costs less than products from " + std::to_string(least_on_lists) + " particles on";
   char share[32];
   std::snprintf(share, sizeof share, "%.3f", density);
   return std::string("skipping zeros costs less than products below a density of ") + share;
