@@ -105,18 +105,14 @@ def machine() -> str:
 
 
 def step_seconds(case: Case, particles: int, comm: Any) -> float:
-    """Of one step: runs of two lengths on the same data, whose difference has neither beginning nor end."""
+    """Of one step: the middle epoch's of a run, of which the first is left out."""
     x, y = case.data()
     rows = np.tile(np.arange(case.samples), BATCHES)
-    epochs, seconds = (1, 1 + max(case.steps // BATCHES, 1)), []
-    for count in epochs:
-        began = time.perf_counter()
-        cbk.train(
-            case.net, x[rows], y[rows], case.method(particles), epochs=count, batch_size=case.samples,
-            loss="cross_entropy" if case.outputs > 1 else "mse", comm=comm,
-        )  # fmt: skip
-        seconds.append(time.perf_counter() - began)
-    return (seconds[1] - seconds[0]) / (BATCHES * (epochs[1] - epochs[0]))
+    result = cbk.train(
+        case.net, x[rows], y[rows], case.method(particles), epochs=2 + max(case.steps // BATCHES, 2),
+        batch_size=case.samples, loss="cross_entropy" if case.outputs > 1 else "mse", comm=comm,
+    )  # fmt: skip
+    return float(np.median(np.diff(result.history["seconds"]))) / BATCHES
 
 
 def weight_seconds() -> float:
@@ -288,7 +284,7 @@ def tables(known: dict[str, Any], all_of: list[Model], network: str) -> str:
     """What was measured, and what is predicted, in Markdown."""
     counts, one = sorted(known, key=int), known["1"]
     lines = [
-        f"Measured on {one['machine']}, {one['isa']}, one thread a rank, {one['date']}: milliseconds of a "
+        f"Measured on {one['machine']}, {one['isa']}, one thread a rank, {one['date']}: milliseconds of a\n"
         "step, and how many times one rank's speed. Last what `comm` with one rank adds.",
         "",
         "| workload, particles | " + " | ".join(f"{n} rank" + "s" * (n != "1") for n in counts) + " | comm |",
@@ -302,7 +298,7 @@ def tables(known: dict[str, Any], all_of: list[Model], network: str) -> str:
         )
     lines += [
         "",
-        f"Predicted from these: times one rank's speed, {network}. Last the ranks up to which at least "
+        f"Predicted from these: times one rank's speed, {network}.\nLast the ranks up to which at least "
         f"{PAYS:.0%} of them are gained.",
         "",
         "| workload | " + " | ".join(f"{ranks:,}" for ranks in SHOWN) + " | pays up to |",
