@@ -103,7 +103,8 @@ void direct_panel(const Network& net, const T* theta, int64_t begin, int64_t neu
   const T *w = theta + begin * net.inputs, *b = theta + net.biases() + begin, *c = theta + net.output_weights() + begin;
   with_activation<keep>(net.activation, [&](auto law) {
     auto run = [&](auto one_input) {
-      const auto tile = [&](auto width, int64_t at) {
+      // a function of its own: beside others the compiler leaves it too few registers
+      const auto tile = [&](auto width, int64_t at) __attribute__((noinline)) {
         direct_tile<law.value, decltype(width)::value, decltype(one_input)::value, keep>(
             net.activation, w, b, c, net.inputs, neurons, x + at, panel, out + at, accumulate,
             keep ? Kept<T>{kept.value + at, kept.slope + at, kept.stride} : kept);
