@@ -95,7 +95,7 @@ double alpha_for_ess(const double* risk, int64_t particles, int64_t stride, doub
   };
   if (ess_at(infinity) >= ess) return infinity;
   if (ess_at(0) <= ess) return 0;
-  // alpha * range: at e^-30 the weights are equal to 1e-13; the upper end is found by doubling the logarithm's step
+  // Bisection in log(alpha * range).  At -30 all weights agree to 1e-13.  The upper end is found in steps that double.
   double low = -30, high = 2;
   for (double step = 4; ess_at(std::exp(high) / range) > ess && high < 600; step *= 2) low = high, high += step;
   for (int i = 0; i < 60 && high - low > 1e-12; ++i) {
@@ -130,7 +130,7 @@ template <class T, class Out>
 void weighted_means(const T* theta, int64_t particles, int64_t size, const double* weights, int64_t tasks, Out* points,
                     int num_threads) {
   if (size <= short_mean) return short_means(theta, particles, size, weights, tasks, points, num_threads);
-  // the particles that count, task after task
+  // the particles with a weight above 0, one task after another
   std::vector<int64_t> rows, first{0};
   std::vector<double> w;
   rows.reserve(size_t(particles * tasks)), w.reserve(size_t(particles * tasks));

@@ -1,17 +1,17 @@
 // Consensus hopping whose noise of the first layer is of low rank [Sarkar et al. 2025, EGGROLL]:
 //
 //   E_p = (1 / sqrt r) sum_k a_pk b_pk^T,  a_pk in {-1, 1}^M,  b_pk in R^d
-//   w x of draw p's particles: W x +- s (1 / sqrt r) sum_k a_pk (b_pk . x),  W x being computed once for all
-// Directions b are free, normal in R^d, or in the batch's span: with X X^T + ridge = L L^T and a normal e in R^S,
+//   first layer's product of draw p:  W x +- s (1 / sqrt r) sum_k a_pk (b_pk . x),  W x computed once for all draws
+// Directions b are free (normal in R^d) or in the batch's span.  For these let X X^T + ridge I = L L^T, e normal in R^S:
 //   b = X^T L^-T e,  X b = (L - ridge L^-T) e,  drift = (sum_p delta_p a_p e_p^T / sqrt r) L^-1 X
 // Such a b is a normal one projected on the rows of X, where the gradient lies too.  The ridge is 1e-6 of the mean
 // diagonal.  Where S >= d, or where the matrix is singular, directions are free.
 //
-// Numbers of draw n, particle n of the key's counters (docs/HOPPING.md):
-//   biases, second layer, output biases   stream 0, the coordinate of theta: those of noise of full rank
+// Random numbers of draw n come from the counters of particle n (docs/HOPPING.md):
+//   biases, second layer, output biases   stream 0, by the coordinate of theta: those of noise of full rank
 //   a   stream 4: bit m % 32 of word k ceil(M / 32) + m / 32 says whether a_k is -1 at neuron m
 //   b or e   stream 5: normal k d + i or k S + i
-// Draws, lines of samples and sums are kept for a few draws and samples at a time; no ensemble is stored.
+// Only a few draws and samples are in memory at a time.  The ensemble is never stored.
 #pragma once
 
 #include "hopping.hpp"
@@ -27,7 +27,7 @@ constexpr uint32_t stream_signs = 4, stream_directions = 5;
 constexpr int64_t most_rank = 65536;
 constexpr int64_t draws_together = 32;  // that are scored in one call, whole vectors
 
-// Samples with the centre's values on them, in lines of `padded` samples; what is padded is zero in x.
+// Samples and the centre's values on them.  Each array has lines of `padded` samples; x is zero in the padding.
 template <class T>
 struct CenterLines {
   const Network* net;
@@ -44,7 +44,7 @@ struct CenterLines {
   T *excess, *highest, *loss_of;
 };
 
-// Some draws.  Rows of factors and directions are of draw and k.
+// Some draws.  factor and along have one row for each (draw, k).
 template <class T>
 struct LowRankDraws {
   int64_t rank, count;
@@ -53,7 +53,7 @@ struct LowRankDraws {
   const T* factor;  // [count][rank][width]: a / sqrt r
   const T* along;   // [count][rank][padded]: X b
   const T* across;  // the same as [count / lanes][rank][padded][lanes], where cross entropies of atoms want it
-  const T* rest;    // [count][rest_size]: normals of theta behind the first layer
+  const T* rest;    // [count][rest_size]: normals of biases, second layer, output biases
   int64_t rest_size;
 };
 
@@ -79,16 +79,17 @@ struct LowRankKernels {
   // sum[j * columns + i] += sum over rows of weights[row * columns + i] values[row * stride + j * columns + i].
   void (*sum_columns)(int64_t rows, const double* weights, int64_t columns, const T* values, int64_t stride,
                       int64_t repeats, double* sum);
-  // A block of X X^T, of 2 double lanes' rows and columns; x and with are panels [inputs][2 lanes].
+  // One block of X X^T, 2 lanes of float64 in rows and columns.  x and with are its panels [inputs][2 lanes].
   void (*gram)(const double* x, const double* with, int64_t inputs, double* block, int64_t stride);
-  // Symmetric, its upper triangle given, to U with U^T U; false where it is not positive.  Rows of whole lanes.
+  // Cholesky in place: the upper triangle of a symmetric A becomes U with U^T U = A.  Returns whether A is positive
+  // definite.  Rows are of whole lanes.
   bool (*cholesky)(double* upper, int64_t size, int64_t stride);
   // row = row L^-1; lower [size][stride].
   void (*solve)(const double* lower, int64_t size, int64_t stride, double* row);
 };
 
-// As hopping_gradient, of an ensemble that the problem draws with the first layer's noise of low rank.  spanned:
-// whether directions were in the batch's span.
+// As hopping_gradient, with noise of low rank in the first layer.  spanned: whether the directions were in the batch's
+// span.
 template <class T>
 HoppingStep low_rank_gradient(const RiskProblem<T>& problem, const LowRank& noise, double fraction, bool atoms,
                               T* gradient, bool& spanned, int num_threads);

@@ -1,7 +1,8 @@
 // The inner kernels of the risks' gradients, compiled once per instruction set.
 //
-//   e_cs = (1/S) dL/dg_c,  delta_ms = s (sum_c c_cm e_cs) sigma'(z_ms)
-//   dR/dc_cm = s sum_s e_cs h_ms,  dR/db_m = sum_s delta_ms,  dR/dw_mk = sum_s delta_ms x_sk,  dR/da_c = sum_s e_cs
+//   e_cs = (1/S) dL/dg_c,  delta_ms = scale (sum_c c_cm e_cs) sigma'(z_ms)
+//   dR/dc_cm = scale sum_s e_cs h_ms,  dR/db_m = sum_s delta_ms,  dR/dw_mk = sum_s delta_ms x_sk,  dR/da_c = sum_s e_cs
+// of output c, neuron m, input k and sample s.
 #include "direct/direct_gradient.hpp"
 #include "lists/list_gradient.hpp"
 #include "products/product_gradient.hpp"

@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t enough_tasks = 32;
 constexpr int64_t packed_bytes = 3 << 20;
 
-// Bounded, so that no number of bytes overflows: a panel of so many is never packed with another.
+// Capped, so that the numbers of bytes below cannot overflow.  A panel of so many is never packed with another.
 int64_t target_rows(const RiskShape& shape) {
   return std::min(target_columns(shape.net, shape.loss) * shape.tasks, int64_t(1) << 40);
 }
@@ -26,9 +26,9 @@ bool has_knots(const RiskShape& shape) {
          net.outputs == 1 && shape.element == sizeof(float) && shape.samples < int64_t(1) << 24;
 }
 
-// What knots cost once, and what each sample then saves, in vector instructions.  A pass takes `pass` a neuron and
-// sample, and three a task.  By knots a neuron costs `knot`, and its products for each task; a sample's share of sort
-// and sums is about 80.
+// In vector instructions: what knots cost once, and what each sample saves against a pass over the samples.  The pass
+// takes `pass` instructions for a neuron and sample, and three for a task.  A knot takes `knot`, and its products for
+// each task.  Sorting and prefix sums take about 80 for a sample.
 struct KnotsBalance {
   double cost, saved;
 
@@ -47,7 +47,7 @@ bool knots_pay(const RiskShape& shape, bool gradients) {
   return balance.cost < double(shape.samples) * balance.saved;
 }
 
-// Particles in a task on lists: those whose neurons fill blocks of lists.hpp best, up to 8 of them.
+// How many particles (1 to 8) a task on lists takes: as many as leave the least of a list_block unused.
 int64_t list_group(const RiskShape& shape) {
   int64_t best = 1;
   const auto waste = [&](int64_t group) {
@@ -59,7 +59,8 @@ int64_t list_group(const RiskShape& shape) {
   return best;
 }
 
-// In cycles a sample and lane: a product takes two vectors of multiply-adds a cycle, a list one, and its ends.
+// Cycles per sample and lane.  A matrix product does two vectors of multiply-adds in a cycle, a list one.  Starting and
+// ending a list costs 40 for a neuron.
 struct ListsBalance {
   double product, rows, inputs;
 
@@ -68,7 +69,7 @@ struct ListsBalance {
     product = double(neurons) * inputs / 2, rows = double(round_up(neurons, shape.list_block));
   }
   bool pays(double density) const { return rows * (inputs * density + 40) < product; }
-  double density() const { return (product / rows - 40) / inputs; }  // below which it does
+  double density() const { return (product / rows - 40) / inputs; }  // below this one lists pay
 };
 
 constexpr int64_t least_on_lists = 32;  // particles that share what it takes to make them
@@ -123,14 +124,14 @@ RiskPlan plan_risk(const RiskShape& shape, Path path) {
   plan.path = path;
   plan.panel = (path == Path::direct ? 4 : 2) * shape.lanes;
 
-  // A particle's weights are read once per panel: as many particles or neurons at a time as L2 holds.
+  // A particle's weights are read once per panel, so a task takes no more particles or neurons than L2 holds.
   const int64_t neuron = net.inputs * shape.element;
   plan.range = std::clamp(weights_bytes / neuron / 256 * 256, int64_t(256), round_up(net.width, 256));
   plan.group = path == Path::lists ? list_group(shape)
                                    : std::clamp(weights_bytes / (net.size() * shape.element), int64_t(1), int64_t(4));
 
-  // Chunks as long as packed inputs and outputs stay within a few MB; shorter where few particles would leave
-  // threads idle.
+  // Chunks are as long as packed inputs and outputs stay within a few MB.  They are shorter where few particles would
+  // leave threads idle.
   const int64_t row = (net.inputs + target_rows(shape)) * shape.element;
   int64_t chunk =
       std::min({packed_bytes / row, outputs_bytes / (plan.group * net.outputs * shape.element), int64_t(8192)});
@@ -145,7 +146,7 @@ RiskPlan plan_risk(const RiskShape& shape, Path path) {
 
 GradientPlan plan_gradient(const RiskShape& shape, Path path) {
   constexpr int64_t streamed_bytes = 4 << 20, partial_bytes = 8 << 20, enough_particles = 16, most_tile = 256;
-  constexpr int64_t block_bytes = 32 << 10;  // of a tile's deltas, which stay in L1
+  constexpr int64_t block_bytes = 32 << 10;  // for a tile's deltas, so that they stay in L1
   const Network& net = shape.net;
   GradientPlan plan;
   plan.path = path;
@@ -153,7 +154,7 @@ GradientPlan plan_gradient(const RiskShape& shape, Path path) {
   plan.group = path == Path::lists ? list_group(shape) : 1;
   plan.forward_direct = path == Path::products && fits_registers(shape);
   plan.panel = (fits_registers(shape) ? 4 : 2) * shape.lanes;
-  // Sums over a chunk's samples run in the particles' type: chunks of at most 1024.
+  // Sums over a chunk's samples are in the particles' type: at most 1024 samples bound their rounding.
   const int64_t row = (2 * net.inputs + target_rows(shape)) * shape.element;
   int64_t chunk = std::min(packed_bytes / row, int64_t(1024));
   if (path == Path::products)  // what is kept of a chunk streams through L2 and stays in L3
@@ -177,7 +178,7 @@ GradientPlan plan_gradient(const RiskShape& shape, Path path) {
 
 namespace {
 
-// Each reason names what would change the path.
+// Each text names the quantity that would select another path if it changed.
 std::string reason_of(const RiskShape& shape, Path path) {
   const KnotsBalance knots(shape, false);
   if (has_knots(shape) && knots.saved > 0) {

@@ -1,11 +1,11 @@
 // Runs on the GPU; the CPU's twin is training.hpp.
 //
-// A run owns its particles and all it needs on the device.  An epoch is submitted without waiting for it: the host
-// brings its order of samples and its parameters, the device gathers the minibatches, steps, scores the result and
-// writes one row of history.  From the second epoch on the steps are replayed as CUDA graphs; what changes from step to
+// A run owns its particles and all it needs on the device.  An epoch is submitted without waiting for it.  The host
+// brings the order of samples and the parameters.  The device gathers the minibatches, steps, scores the result and
+// writes one row of history.  From the second epoch on the steps are replayed as CUDA graphs.  What changes from step to
 // step (the step's number, alpha, scheduled parameters) is read from device memory.  The first submission makes all
-// graphs: later ones copy, launch, and take no memory.  Some epochs may be in flight; the host waits where it wants a
-// row, or an array.
+// graphs.  Later ones copy and launch, and take no memory.  Up to in_flight epochs may be pending.  The host waits where
+// it wants a row or an array.
 //
 // Noise and roundings of the updates are the CPU's; risks are summed in another order.
 #pragma once
@@ -46,11 +46,11 @@ struct RunShape {
   int64_t particles;  // stored
   uint64_t seed;
   Noise noise;
-  bool solve;  // alpha is the effective sample size at which it is to be solved for
+  bool solve;  // alpha holds an effective sample size, and is solved for
   Precision precision;
   bool decays = false;        // weights do, in every step
   int64_t subset = 0;         // cbo: particles that a step scores, drawn anew for each; 0: all
-  bool subset_moves = false;  // and that it moves; else it moves all
+  bool subset_moves = false;  // a step moves only those, else all
   bool flies = false;         // cbo: with friction
   int64_t drawn = 0;          // hopping: particles, and how they are drawn and weighed
   bool mirrored = false, atoms = false;

@@ -12,7 +12,7 @@
 namespace cbk {
 namespace {
 
-// A parallel region costs about as much as so many reduced costs.
+// A parallel region costs about as much as computing so many reduced costs.
 int threads_for(int num_threads, int64_t problems, int64_t count) {
   const int64_t steps = problems * count * (count + 50);
   return steps < 200000 ? 1 : thread_count(num_threads, problems, nanoseconds(0.2, steps));
@@ -32,12 +32,12 @@ class Precision {
   C* duals() { return space_.duals(); }
   int32_t* match() { return space_.match(); }
   AssignTask<T, C> task(const T* atoms, bool cold) {
-    C* apart = solved_ > 0 ? apart_.data() : nullptr;  // worth finding when a second problem has the support
+    C* apart = solved_ > 0 ? apart_.data() : nullptr;  // found only when a second problem has this support
     if (solved_++ == 1) apart[0] = -1;
     return {atoms,        points_.data(), shape_.count, shape_.size, shape_.padded, shape_.tile,
             shape_.scale, duals(),        cold,         apart,       match(),       space_.fresh(shape_.count)};
   }
-  // Prices of the unscaled problem, or nullptr: 0; whether all are.
+  // Starts from prices of the unscaled problem, or from 0 for nullptr.  Returns whether all are 0.
   bool start(const int32_t* match, const double* duals) {
     std::copy_n(match, shape_.count, this->match());
     double least = infinity, most = -infinity;
@@ -65,7 +65,7 @@ class Precision {
       duals[j] = double(this->duals()[j]) / unit / unit;
       finite = finite && std::isfinite(duals[j]);
     }
-    if (!finite) std::fill_n(duals, shape_.count, 0.0);  // prices of squares that float64 does not hold
+    if (!finite) std::fill_n(duals, shape_.count, 0.0);  // the unscaled prices overflow
   }
   void forget() { std::fill_n(duals(), shape_.count, C(0)); }
   void take_identity() { std::iota(match(), match() + shape_.count, 0); }
@@ -75,7 +75,7 @@ class Precision {
       total += squared_distance(atoms + i * shape_.size, support + match()[i] * shape_.size, shape_.size, shape_.scale);
     return total / double(shape_.count);
   }
-  // Whether the prices are small enough beside the pairs' mean cost for their rounding not to matter.
+  // Whether rounding of the prices is negligible beside the pairs' mean cost.
   bool precise(double cost) {
     const auto [least, most] = std::minmax_element(duals(), duals() + shape_.count);
     return std::max(double(*most), -double(*least)) <= 0x1p21 * cost;
@@ -112,8 +112,9 @@ class Solver {
       support_small_ = vanishes(points);
   }
 
-  // match [count]: a guess, then the optimum; duals [count]: of the unscaled problem, then theirs, or nullptr.  Means
-  // over atoms, in units of the problem: the cost, and, where gap is not nullptr, its excess over the dual bound.
+  // match [count]: a guess, which becomes the optimum.  duals [count]: prices of the unscaled problem to start from,
+  // which become the optimum's, or nullptr.  Returns the mean cost over atoms, in units of the problem; gap, where it is
+  // not nullptr, receives the mean excess over the dual bound.
   double solve(const T* atoms, int32_t* match, double* duals, double* gap) {
     if constexpr (narrow_first) {
       if (in_single(atoms, match, duals)) {
@@ -141,8 +142,8 @@ class Solver {
     return least < 0x1p-400;
   }
 
-  // Whether float32's match is as good as float64's but for 4e-6 of the cost; leaves it, or no prices where they were
-  // misleading, as the start of float64's.
+  // Solves in float32.  Returns whether its match is optimal but for 4e-6 of the cost.  What it leaves is the start of
+  // float64's solver: its match and prices, or prices of 0 where these were misleading.
   bool in_single(const T* atoms, int32_t* match, const double* duals) {
     const bool cold = narrow_->start(match, duals), solved = kernels_.single(narrow_->task(atoms, cold));
     if (!solved) return wide().start(match, nullptr), false;
@@ -154,7 +155,7 @@ class Solver {
     return wide().start(match, nullptr), false;
   }
 
-  // From match and duals of p.
+  // Solves in float64, from the match and duals of p.
   template <class U>
   void solve_exactly(Precision<U, double>& p, const TransportKernels<U>& kernels, const U* atoms, const U* support,
                      bool cold, bool gap) {
@@ -173,7 +174,7 @@ class Solver {
     if (gap) gap_ = kernels.gap(p.task(atoms, false)) / double(shape_.count);
   }
 
-  // float64 atoms that their largest coordinate's scale would make vanish: it may be another particle's.
+  // float64 atoms whose squares would underflow at the call's common scale, which may be another particle's.
   double in_own_frame(const T* atoms, int32_t* match, double* duals, double* gap) {
     const Frame<T> frame(atoms, shape_.count, support_, shape_.count, shape_.size);
     const int64_t length = shape_.count * shape_.size;

@@ -1,13 +1,12 @@
 // Outputs of a tile on tensor cores: 256 samples by the neurons of whole particles, 128 at a time.
 //
-// The first layer is a product of tiles (product_cuda.hpp); activations stay in the registers that hold its sums, and
-// the second layer takes them from there, since a tile of sums read as a fragment only permutes the neurons.  A lane's
-// sums (g, 2t), (g, 2t + 1) stand for the fragment's (g, t), (g, t + 4): the output weights are given in the same
-// order. A warp goes past its columns particle by particle: a particle's sums stay in registers and are written as
-// outputs.
+// The first layer is a product of tiles (product_cuda.hpp).  Its sums stay in registers, and become activations there.
+// The second product reads them as a fragment, which only permutes the neurons: a lane's sums (g, 2t), (g, 2t + 1) stand
+// for the fragment's (g, t), (g, t + 4).  The output weights are loaded in the same order.  A warp processes its columns
+// one particle at a time: a particle's sums stay in registers and are written as outputs.
 //
-// N = 1000, M = 20, d = 784, S = 1000 on an H200, by counting: 668 tiles of 6 particles are 6 rounds of 132 blocks,
-// though 5 of them nearly do.  In a stage of 16 inner indices a warp multiplies 32 (bf16), 64 (tf32) or 192 fragments
+// Estimate for N = 1000, M = 20, d = 784, S = 1000 on an H200: 668 tiles of 6 particles take 6 rounds of 132 blocks, the
+// last one nearly empty.  In a stage of 16 inner indices a warp multiplies 32 (bf16), 64 (tf32) or 192 fragments
 // (float32), two warps on each scheduler: 416, 832, 2500 clocks at 62 % of what wgmma reaches.  Meanwhile they issue
 // 300, 520, 1300 instructions and read for 416, 640, 640 clocks from shared memory.  49 stages in 6 rounds at 1.755 GHz
 // are 0.07, 0.14 and 0.42 ms.
@@ -18,7 +17,7 @@
 
 namespace cbk::device {
 
-// Engine: who multiplies, and which rows a warp has then.
+// Engine: the instructions that multiply, and how they assign rows to warps.
 template <Precision precision, class Engine>
 struct Tensor {
   using K = Product;
@@ -62,7 +61,7 @@ struct Tensor {
     CBK_UNROLL(4)
     for (int j = 0; j < part; ++j) bias[j] = *reinterpret_cast<const float2*>(biases + column + 8 * j);
     CBK_UNROLL(4)
-    for (int from = 0; from < K::column_tiles; from += part) {  // an index that varies would put the array into memory
+    for (int from = 0; from < K::column_tiles; from += part) {  // a variable index would move z to memory
       if (from != first) continue;
       CBK_UNROLL(2)
       for (int i = 0; i < K::row_tiles; ++i) {
@@ -92,7 +91,7 @@ struct Tensor {
     });
   }
 
-  // So few outputs take fewer multiply-adds than their numbers' parts take instructions.
+  // For so few outputs, multiply-adds cost less than splitting the numbers for tensor cores.
   static __device__ __forceinline__ bool has_few(const Batch<float>& b) {
     return precision == Precision::float32 && b.net.outputs <= 2;
   }
@@ -115,7 +114,7 @@ struct Tensor {
 
   // sums += the part of a column tile's neurons that are the run's: the `whole` tile, or some.  `first`: the outputs
   // are those whose weights lie in shared memory.
-  // The others' numbers may be NaN, which times 0 is NaN: 0 takes the place of their activations and of their weights.
+  // Columns of other particles may hold NaN, and NaN * 0 is NaN, so 0 replaces both their activations and weights.
   template <bool whole, bool first>
   static __device__ __forceinline__ void add_column_tile(const Batch<float>& b, const Place<float>& p,
                                                          const float* weights, const Run& run, int tile,
@@ -202,7 +201,7 @@ struct Tensor {
   }
 
   static __device__ __forceinline__ void outputs(const Batch<float>& b, Place<float> p, float* shared, float* outs) {
-    // By a shuffle the compiler knows that a warp's threads agree.
+    // The shuffle tells the compiler that a warp's threads agree.
     const bool used = __shfl_sync(~0u, Engine::used(p.valid), 0);
     const int64_t all = p.count * b.net.width, d = b.net.inputs;
     const int width = int(b.net.width), outputs = int(b.net.outputs);
@@ -279,7 +278,7 @@ tensor_risks(Batch<float> b, float* out) {
 template <class Engine>
 constexpr int64_t fixed_shared = Tensor<Precision::float32, Engine>::shared;  // for every precision
 
-// With so much shared memory behind the fixed.
+// behind: shared memory besides the fixed.
 template <class Engine>
 void launch_engine(const Batch<float>& b, int64_t blocks, int64_t behind, Precision precision, float* out,
                    cudaStream_t stream) {

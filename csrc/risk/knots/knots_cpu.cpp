@@ -18,19 +18,19 @@
 namespace cbk {
 namespace {
 
-// In a loop over samples, which are up to 2^24.
+// Polls from time to time in a loop over samples, of which there are up to 2^24.
 void poll_often(int64_t i) {
   if (i % 65536 == 65535) poll();
 }
 
-// Bits that sort as the numbers do.
+// The number's bits as an unsigned integer that sorts as the numbers do.
 uint32_t sortable(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-// The order of x by radix sort, 11 bits at a time; stable.
+// A stable radix sort by digits of 11 bits: order[i] is the index of the i-th smallest x.
 void sort_order(const float* x, int64_t count, uint32_t* order, uint32_t* spare) {
   constexpr int digits = 3, radix = 1 << 11;
   uint32_t histogram[digits][radix] = {};
@@ -50,12 +50,12 @@ void sort_order(const float* x, int64_t count, uint32_t* order, uint32_t* spare)
     }
     std::swap(order, spare);
   }
-  std::copy_n(order, count, spare);  // an odd number of passes: the result is the caller's first buffer again
+  std::copy_n(order, count, spare);  // after three passes the result is in the other buffer
 }
 
 constexpr double tolerance = 2e-7;
 
-// A batch in order.  Invalid where x has no range to divide into cells.
+// A batch sorted by x.  Invalid where x is constant or its range is not finite: there are no cells then.
 class Sorted {
  public:
   explicit Sorted(int64_t samples)
@@ -79,7 +79,7 @@ class Sorted {
 
   const SortedBatch& batch() const { return batch_; }
 
-  // y [tasks][samples] -> cross [samples + 1][2][stride], squares [tasks]; what is beyond the tasks is zero.
+  // y [tasks][samples] -> cross [samples + 1][2][stride], squares [tasks]; columns after the last task are zero.
   template <int64_t stride>
   void sum_targets(const float* y, int64_t tasks, double* cross, double* squares) {
     weights_ ? sum_targets<stride, true>(y, tasks, cross, squares)
@@ -87,7 +87,7 @@ class Sorted {
   }
 
  private:
-  static constexpr int32_t crowded = 16;  // more samples in a cell are not sorted by insertion
+  static constexpr int32_t crowded = 16;  // with more samples in a cell radix sort takes the place of insertion
 
   template <bool weighted>
   double weight(int64_t i) {
@@ -98,7 +98,8 @@ class Sorted {
   void sum_moments(const float* x) {
     const int64_t samples = batch_.samples;
     float* const sorted = x_.data() + 1;
-    sorted[-1] = sorted[samples] = std::numeric_limits<float>::quiet_NaN();  // no knot is behind it, infinite or not
+    // No comparison with NaN is true, so each search ends there.
+    sorted[-1] = sorted[samples] = std::numeric_limits<float>::quiet_NaN();
     double* moments = moments_.data();
     double on_one = 0, on_x = 0, on_xx = 0;
     for (int64_t i = 0;; ++i, moments += 4) {
@@ -114,7 +115,7 @@ class Sorted {
   template <int64_t stride, bool weighted>
   void sum_targets(const float* y, int64_t tasks, double* cross, double* squares) {
     double on_one[stride] = {}, on_x[stride] = {}, square[stride] = {};
-    if (stride == 1) tasks = 1;  // a constant
+    if (stride == 1) tasks = 1;  // lets the compiler see a constant bound
     for (int64_t i = 0;; ++i, cross += 2 * stride) {
       poll_often(i);
       for (int64_t t = 0; t < stride; ++t) cross[t] = on_one[t], cross[stride + t] = on_x[t];
@@ -130,7 +131,7 @@ class Sorted {
   }
 
   bool set_cells(const float* x) {
-    float low[4], high[4];  // four chains
+    float low[4], high[4];  // four independent chains, which hide latency
     std::fill_n(low, 4, x[0]), std::fill_n(high, 4, x[0]);
     bool numbers = true;
     for (int64_t i = 0; i < batch_.samples; ++i) {
@@ -144,7 +145,8 @@ class Sorted {
     return numbers && range > 0 && std::isfinite(range) && std::isfinite(batch_.scale);
   }
 
-  // The cells' first samples, and the samples in the order of their cells; how many the fullest one has.
+  // Fills first_ with each cell's start and puts the samples into the order of the cells.  Returns the size of the
+  // largest cell.
   int32_t fill_cells(const float* x) {
     const int64_t samples = batch_.samples;
     int32_t* const next = first_.data() + 1;
@@ -158,7 +160,7 @@ class Sorted {
     }
     int32_t sum = 0;
     for (int32_t c = 0; c < batch_.cells; ++c) sum += std::exchange(next[c], sum);
-    for (int64_t i = 0; i < samples; ++i) {  // moves each cell's start to the next one's
+    for (int64_t i = 0; i < samples; ++i) {  // afterwards next[c] is where cell c ends
       poll_often(i);
       const int32_t at = next[cell[i]]++;
       order_.data()[at] = uint32_t(i), x_.data()[at + 1] = x[i];
@@ -199,7 +201,7 @@ struct SortedTask {
   bool valid = false;
 };
 
-// Memory of each thread: zeroed scratch, and particles that are drawn, at most `unit` at a time.
+// Each thread's memory: scratch that starts as zeros, and room for `unit` drawn particles.
 class Scratch {
  public:
   Scratch(const RiskProblem<float>& problem, int64_t unit, int64_t scratch_size, int threads)
@@ -207,7 +209,7 @@ class Scratch {
         own_(work_ + (problem.draw ? round_up(unit * problem.net.size() * int64_t(sizeof(float)), 64) : 0)),
         memory_(threads * own_) {}
 
-  char* begin() {  // by its own thread, so that no other one's cache holds it
+  char* begin() {  // each thread zeroes its own part, which is then in its cache
     char* own = memory_.data() + omp_get_thread_num() * own_;
     std::memset(own, 0, size_t(work_));
     return own;
@@ -219,8 +221,8 @@ class Scratch {
   Buffer<char> memory_;
 };
 
-// In a parallel region: work(first, count, theta of the first, scratch) for `unit` particles at a time, an even number,
-// since mirrored pairs are drawn at once.
+// To be called in a parallel region: work(first, count, theta of the first, scratch) for `unit` particles at a time.
+// `unit` is even, because both particles of a mirrored pair are drawn together.
 template <class Work>
 void share_particles(const RiskProblem<float>& problem, int64_t unit, Scratch& scratch, Failure& failure, Work work) {
   const int64_t size = problem.net.size(), units = divide_up(problem.particles, unit);
@@ -249,8 +251,8 @@ void for_particles(const RiskProblem<float>& problem, int64_t unit, int64_t scra
   failure.rethrow();
 }
 
-// Of one task.  Each thread sorts a small batch for itself: that takes no longer than waiting for another one's, and
-// leaves it in its own cache.
+// Risks on one task.  Each thread sorts a small batch for itself: waiting for another one's sort would take as long,
+// and its own copy is in its cache.
 bool one_task(const KnotsKernels& kernels, const RiskProblem<float>& problem, const Wanted<float>& to, bool* exact,
               int num_threads) {
   constexpr int64_t own_samples = 4096, most = 16;
@@ -269,8 +271,8 @@ bool one_task(const KnotsKernels& kernels, const RiskProblem<float>& problem, co
     if (own) failure.guard([&] { batch.sort(problem); });
     share_particles(problem, unit, scratch, failure,
                     [&](int64_t first, int64_t count, const float* theta, char* memory) {
-      if (!batch.valid) return;  // all threads go through the loop
-      double sums[most];         // not written one by one to lines of the cache that two threads share
+      if (!batch.valid) return;  // every thread must reach the loop
+      double sums[most];         // collected here, since two threads may share a line of the cache
       bool good[most];
       Paced paced;
       for (int64_t i = 0; i < count; ++i) {
@@ -286,7 +288,7 @@ bool one_task(const KnotsKernels& kernels, const RiskProblem<float>& problem, co
   return batches[0].valid;
 }
 
-// Of each particle's own task.
+// The risk of each particle on its own task.
 bool own_tasks(const KnotsKernels& kernels, const RiskProblem<float>& problem, double* out, bool* exact,
                int num_threads) {
   const int64_t samples = problem.samples, size = problem.net.size(), table = 2 * (samples + 1);
@@ -308,7 +310,7 @@ bool own_tasks(const KnotsKernels& kernels, const RiskProblem<float>& problem, d
   return true;
 }
 
-// Of all particles on all tasks.
+// The risks of all particles on all tasks.
 bool many_tasks(const KnotsKernels& kernels, const RiskProblem<float>& problem, double* out, bool* exact,
                 int num_threads) {
   const Network& net = problem.net;

@@ -1,4 +1,4 @@
-"""What every method of training and minimisation is: frozen parameters, and a stepper that does its steps.
+"""Base classes of all methods: `Method` holds frozen parameters, `Stepper` does a run's steps.
 
 A method joins the training loop with a frozen dataclass derived from `Method` and a class derived from
 `Stepper`; the loop knows neither's particulars.
@@ -46,11 +46,11 @@ class Problem(Protocol):
         """The epoch's batches in order, as `Stepper.step` takes them."""
 
     def minibatches(self, epoch: int) -> Minibatches | None:
-        """The epoch's batches as compiled epochs take them; None where only `batches` can tell them."""
+        """The epoch's batches as compiled epochs take them; None where only `batches` can provide them."""
 
     def risks(self, theta: Array, ensemble: int = 0) -> Array:
         """Risks [n] of theta [n, D] as the history reports them; with T tasks n is T, row t is for task t.
-        ensemble: of so many particles theta is a part."""
+        ensemble: the number of particles of which theta is a part."""
 
 
 class Minibatches(NamedTuple):
@@ -70,7 +70,7 @@ class Done(NamedTuple):
 
     values: dict[str, float]  # the method's float parameters in it
     nonfinite: int  # risks that were NaN or infinite
-    row: dict[str, Any]  # of the history, by column, but for the epoch's number and the time
+    row: dict[str, Any]  # the history's, by column, without epoch number and time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Plan:
     task: Array | None = None
     state: dict[str, tuple[tuple[int, ...], Any]] = dataclasses.field(default_factory=dict)
     # shapes and dtypes of the arrays that a later step depends on besides particles and points
-    more: Mapping[str, float] = dataclasses.field(default_factory=dict)  # what the compiled run calls so
+    more: Mapping[str, float] = dataclasses.field(default_factory=dict)  # the compiled run's other arguments
     arrays: Mapping[str, Array] = dataclasses.field(default_factory=dict)  # that it is given, once
     points: bool = False  # whether there are consensus points; else the first particle is reported
     scored: int = 0  # particles whose risks a consensus weighs
@@ -128,7 +128,7 @@ class Plan:
     told: Callable[[list[float]], str] = lambda numbers: ""
     # what a run warns of once, from a row's last numbers
     check: Callable[[dict[str, Array]], None] = lambda state: None  # ValueError for a state that no run has
-    breakdown: str = ""  # how a step fails whose risks are not to blame
+    breakdown: str = ""  # the error's text where a step fails although its risks are finite
 
 
 class Stepper:
@@ -186,7 +186,7 @@ class Stepper:
         return self._seed, 0, step, self._ranks.first
 
     def _all_nonfinite(self, count: int) -> int:
-        """All ranks' non-finite risks, where this one's steps met so many."""
+        """Non-finite risks of all ranks; `count` is this one's."""
         return count
 
     def variance(self) -> float:
@@ -275,7 +275,7 @@ class Method(abc.ABC):
     _consensus: ClassVar[bool] = True  # risks are weights, and a particle without one has weight 0
     _gradients: ClassVar[bool] = False  # its steps need those of the loss
     _contracts: ClassVar[bool] = False  # the whole ensemble is drawn to one point and may freeze there
-    _task_axes: ClassVar[tuple[str, ...] | None] = ()  # of y before the samples; None: one for tasks or none
+    _task_axes: ClassVar[tuple[str, ...] | None] = ()  # y's before the samples; None: one of tasks, or none
 
     def __post_init__(self) -> None:
         self._check_count("particles")
@@ -325,11 +325,11 @@ class Method(abc.ABC):
     def _initial(
         self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None, own: slice
     ) -> Array:
-        """Of the particles to start from, where the caller gives none, these."""
+        """The rows `own` of the particles to start from where the caller gives none."""
         return net._uniform(own, -1.0, 1.0, seed, dtype, threads)
 
     def _shares(self, rows: int) -> int:
-        """What the ranks share out where theta has so many rows; 0: theta is whole on each of them."""
+        """How many units the ranks divide among themselves, for a theta of so many rows; 0: each has it whole."""
         return rows
 
     def _evaluated(self, rows: int) -> int:

@@ -43,7 +43,7 @@ class Options:
     warn_collapse: bool = True
     stopping: Stopping = dataclasses.field(default_factory=Stopping)
     evaluation: Evaluation | None = None
-    returns: bool = False  # what there is when Ctrl-C ends the run
+    returns: bool = False  # whether Ctrl-C returns the result of the whole epochs
     unit: str = "epoch"
     state: dict[str, Array] = dataclasses.field(
         default_factory=dict
@@ -62,7 +62,7 @@ class Options:
         return 1 if self.evaluation is None else self.evaluation.every
 
     def holds(self, epoch: int) -> bool:
-        """Whether someone looks at the ensemble as it is after an epoch (from 1)."""
+        """Whether the ensemble must be available after this epoch (from 1)."""
         told = self.stopping.stops and (not self.validated or epoch % self.interval == 0)
         return told or self.callback is not None or epoch == self.epochs or self.saves(epoch)
 
@@ -74,7 +74,7 @@ class Options:
 class Runner(Watched, Protocol):
     """A method at work, on the CPU (`Stepper`) or on a card."""
 
-    finishes: ClassVar[bool]  # whether epochs that were begun end, whatever becomes of the run
+    finishes: ClassVar[bool]  # whether submitted epochs complete even after an error
 
     @property
     def point(self) -> Array:
@@ -103,7 +103,7 @@ class Runner(Watched, Protocol):
         """Take up where another run of the same kind stopped; ValueError for a state that no run has."""
 
     def finish(self, done: int) -> Iterator[Done]:
-        """Where an exception ended the run after `done` epochs: those after them that end all the same."""
+        """Where an exception ended the run after `done` epochs: yield the later epochs that still complete."""
 
 
 def run(problem: Any, method: Method, runner: Runner, options: Options) -> Result:
@@ -203,7 +203,7 @@ def _says_stop(callback: Callable[[State], object], runner: Runner, row: Row, op
     seen = weakref.ref(state)
     del state
     if (kept := seen()) is not None:
-        _ = kept.particles  # who keeps the state may look at them when they are others
+        _ = kept.particles  # the callback kept the state: copy its particles before they change
     return stop
 
 
@@ -299,7 +299,7 @@ class Records:
         """The next epoch begins: keep what it will change, unless a checkpoint has it already."""
         if self._runner.finishes or (self._store is None and not self._options.returns):
             return
-        if not self._options.ranks.alone:  # of which none knows where the others are when it ends
+        if not self._options.ranks.alone:  # a failing rank cannot know how far the others are
             return
         if self._options.returns or (self._store is not None and self._store.epochs < self.epochs):
             arrays = self._arrays()
@@ -325,7 +325,7 @@ class Records:
             self._write(self._store, self._kept_epochs, self._kept)
 
     def saved(self) -> str:
-        """What is told of the checkpoint where the job ends."""
+        """Text about the checkpoint for the error's message."""
         if self._store is None:
             return ""
         done = f"has epoch {self._store.epochs}" if self._store.epochs else "was not written yet"
