@@ -201,7 +201,7 @@ def mapped(x, y):
             seen.append((data.x, data.y))
             super().__init__(net, data, *rest)
 
-    sys.modules["cbokernels.training.train"].SplitProblem = Seen
+    sys.modules["cbokernels.training.places"].SplitProblem = Seen
     result = cbk.train(NET, x, y, cbk.CBO(particles=8), epochs=2, comm=WORLD, data="split")
     (own_x, own_y), first = seen[0], len(x) * WORLD.rank // WORLD.size
     last = len(x) * (WORLD.rank + 1) // WORLD.size

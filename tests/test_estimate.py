@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import cbokernels as cbk
-from cbokernels.methods.base import Setting
+from cbokernels.methods.base import Setting, Shape
 
 SMALL = cbk.TwoLayer(3, 8, 2)
 METHODS = [
@@ -50,7 +50,7 @@ of_methods = pytest.mark.parametrize("method", METHODS, ids=lambda method: type(
     ids=lambda value: getattr(type(value), "__name__", value),
 )
 def test_the_formulas_are_of_the_arrays_that_there_are(method, tasks, dtype):
-    method = method._for(SMALL)
+    method = method._for(Shape(SMALL))
     theta = method._initial(SMALL, 0, np.dtype(dtype), 1, slice(0, method._drawn()))
     held = arrays_of(method._stepper(theta, Setting(0, 1, SMALL, tasks, tasks > 1)))
     told = cbk.estimate(SMALL, method, 10, 2, tasks=tasks, dtype=dtype)

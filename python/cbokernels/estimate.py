@@ -17,7 +17,7 @@ from . import _cpu
 from ._checks import WORD, choice, float_dtype, integer, threads
 from ._kinds import Loss, loss_of, takes_labels
 from .errors import CboWarning
-from .methods.base import Method, check_method
+from .methods.base import Method, Shape, check_method
 from .network import TwoLayer, check_network
 from .result import State
 from .risk import plan
@@ -90,7 +90,7 @@ def estimate(
     if batch_size is not None:
         batch_size = integer(batch_size, "batch_size", 1, 2**63)
     step = samples if batch_size is None else min(batch_size, samples)
-    method = check_method(method)._for(net, step)
+    method = check_method(method)._for(Shape(net, step))
     labels, kind = takes_labels(loss_of(loss, net.outputs)), float_dtype(dtype)
     if tasks > 1 and method._task_axes == ():
         raise ValueError(f"tasks must be 1 for {type(method).__name__}, got {tasks}")

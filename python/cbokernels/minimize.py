@@ -15,13 +15,14 @@ from ._checks import WORD, boolean, choice, integer, kind, new_array, threads
 from ._checks import seed as check_seed
 from ._ranks import Ranks
 from .methods import CBO, ConsensusHopping
-from .methods.base import Method, Setting, check_method
+from .methods.base import Method, Setting, Shape, check_method
 from .methods.hopping_ranks import DrawnOnHost
 from .result import Result, State
 from .training.arguments import check_callback, own_particles, particles_of
 from .training.checkpoint import alone, fingerprint
 from .training.checkpoint import checkpoint as check_checkpoint
-from .training.loop import Options, run
+from .training.loop import run
+from .training.options import Options
 from .training.sharing import check_alone, on_ranks, same_on_all, share
 from .training.stopping import Stopping
 
@@ -185,7 +186,7 @@ def minimize(
     stopping = Stopping.of(target, patience, tolerance)
     returns = choice(on_interrupt, "on_interrupt", ("raise", "return")) == "return"
     store = check_checkpoint(checkpoint, every, resume)
-    method = method._for(None)
+    method = method._for(Shape(None))
     check_alone(ranks, "cpu", on_interrupt)
     start = own_particles(ranks.part_of(theta, share(ranks, method, rows)), "D")
     stepper = method._stepper(start, Setting(seed, cores, ranks=ranks))

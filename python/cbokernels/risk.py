@@ -27,6 +27,7 @@ from ._kinds import (
     takes_labels,
 )
 from ._own_losses import Called, Compiled, called_risks, check_item, exact_labels
+from .methods.base import Shape
 from .methods.hopping import ConsensusHopping
 from .methods.hopping_cost import Cost, cost, low_rank_reason
 from .network import TwoLayer, check_network
@@ -209,7 +210,7 @@ def plan(
         return Plan(*_cpu.plan(net._kernel, n, s, t, name, filled, single))
     if not isinstance(method, ConsensusHopping):
         raise TypeError(f"method must be a cbokernels.ConsensusHopping, got {method!r:.80}")
-    method = method._for(net, s)
+    method = method._for(Shape(net, s))
     told = cost(method, net, n, s, name, 4 if single else 8)
     if method.rank is None:
         return Plan(*_cpu.plan(net._kernel, n, s, t, name, filled, single), told)

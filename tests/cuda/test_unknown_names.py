@@ -10,7 +10,7 @@ from fake_cuda import Array
 from libraries import array
 
 import cbokernels as cbk
-from cbokernels.methods.base import Setting
+from cbokernels.methods.base import Setting, Shape
 
 NET = cbk.TwoLayer(2, 4, 1, "tanh")
 SAMPLES, PARTICLES = 7, 4
@@ -32,7 +32,7 @@ METHODS = {
 
 
 def planned(method):
-    method = method._for(NET)
+    method = method._for(Shape(NET))
     theta = np.zeros((1 if isinstance(method, cbk.ConsensusHopping) else PARTICLES, NET.size))
     made = method._on_card(theta, Setting(seed=0, threads=0, net=NET))
     return made, theta, {**made.numbers(method._values(0, 3)), "limit": 0.0, "decay": 0.0}

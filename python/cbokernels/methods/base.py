@@ -65,6 +65,15 @@ class Minibatches(NamedTuple):
     size: int
 
 
+class Shape(NamedTuple):
+    """What a method may choose its parameters by."""
+
+    net: TwoLayer | None  # None: a function is minimised
+    batch: int | None = None  # samples of a minibatch; None: not known
+    exact: bool = True  # whether matrix products are those of float32 or float64
+    unranked: str = ""  # where there is no noise of low rank, the words that say so
+
+
 class Done(NamedTuple):
     """An epoch that is done."""
 
@@ -329,7 +338,7 @@ class Method(abc.ABC):
         return net._uniform(own, -1.0, 1.0, seed, dtype, threads)
 
     def _shares(self, rows: int) -> int:
-        """How many units the ranks divide among themselves, for a theta of so many rows; 0: each has it whole."""
+        """How many units of a theta of so many rows the ranks share out; 0: none, each has it whole."""
         return rows
 
     def _evaluated(self, rows: int) -> int:
@@ -350,11 +359,8 @@ class Method(abc.ABC):
         """Bytes of the arrays in a row of history."""
         return 0 if self._consensus else 8 * particles
 
-    def _for(
-        self, net: TwoLayer | None, batch: int | None = None, low_rank: bool = True, atoms: bool = True
-    ) -> Method:
-        """This method with what depends on the network (None: a function is minimised), the samples of a
-        batch (None: not known) and whether there is noise of low rank filled in."""
+    def _for(self, shape: Shape) -> Method:
+        """This method with what depends on a run's shape filled in; ValueError for what it cannot have."""
         return self
 
     @abc.abstractmethod

@@ -24,7 +24,7 @@ from ..errors import CboWarning, ConsensusError
 from ..network import TwoLayer, check_network
 from ..schedules import Exponential, Parameter, TargetEss
 from .adam import moments
-from .base import Check, Method, Plan, Problem, Setting, Stepper, decay, no_consensus, nonnegative
+from .base import Check, Method, Plan, Problem, Setting, Shape, Stepper, decay, no_consensus, nonnegative
 from .hopping_ranks import shared_gradient
 
 _MOST_RANK = 65536
@@ -132,11 +132,11 @@ class ConsensusHopping(Method):
 
         batch: None for more samples than inputs. ValueError for a scope that the network does not allow.
         """
-        return self._for(check_network(net), None if batch is None else integer(batch, "batch", 1, 2**63))
+        samples = None if batch is None else integer(batch, "batch", 1, 2**63)
+        return self._for(Shape(check_network(net), samples))
 
-    def _for(
-        self, net: TwoLayer | None, batch: int | None = None, low_rank: bool = True, atoms: bool = True
-    ) -> ConsensusHopping:
+    def _for(self, shape: Shape) -> ConsensusHopping:
+        net, batch, exact, unranked = shape
         if self.scope == "atom" and (net is None or net.output_bias):
             raise ValueError(f"scope='atom' expects a network without output_bias, got {net or 'a function'}")
         if net is None:
@@ -148,10 +148,12 @@ class ConsensusHopping(Method):
                 raise ValueError("directions must be 'free' for a function, got 'batch'")
         scope, rank, directions = self.scope, self.rank, self.directions
         if scope == "auto":
-            scope = "atom" if atoms and net is not None and self._by_atoms(net) else "network"
+            scope = "atom" if exact and net is not None and self._by_atoms(net) else "network"
         if rank == "auto":
-            wide = net is not None and low_rank and net.inputs >= _RANK_INPUTS
+            wide = net is not None and exact and not unranked and net.inputs >= _RANK_INPUTS
             rank = 1 if wide or directions == "batch" else None
+        if rank is not None and unranked:
+            raise ValueError(f"rank must be None {unranked}, got {rank}")
         if directions == "auto":
             span = net is not None and rank is not None and batch is not None and batch < net.inputs
             directions = "batch" if span else "free"
@@ -222,8 +224,6 @@ class HoppingStepper(Stepper):
 
     def __init__(self, method: ConsensusHopping, theta: Array, setting: Setting) -> None:
         _check_center(theta)
-        if method.rank is not None and setting.ranks.alike:
-            raise ValueError(f"rank must be None with data='split', got {method.rank}")
         super().__init__(theta, setting)
         self.point = theta[0]
         self._method = method

@@ -15,7 +15,7 @@ from .._ranks import Leaf, add_up
 from ..errors import ConsensusError
 from ..network import TwoLayer
 from ..schedules import Geometric, Parameter, Tenfold
-from .base import Check, Method, Plan, Problem, Setting, Stepper, nonnegative, weighting
+from .base import Check, Method, Plan, Problem, Setting, Shape, Stepper, nonnegative, weighting
 from .consensus import ConsensusStepper, consensus_plan
 from .multitask import kept_task, own_tasks, tasks_of
 
@@ -101,11 +101,9 @@ class TransportCBO(Method):
         object.__setattr__(self, "task", kept_task(self.task))
         boolean(self.exact_variance, "exact_variance")
 
-    def _for(
-        self, net: TwoLayer | None, batch: int | None = None, low_rank: bool = True, atoms: bool = True
-    ) -> TransportCBO:
-        if net is not None and net.output_bias:
-            raise ValueError(f"net must be without output_bias, which belongs to no neuron, got {net}")
+    def _for(self, shape: Shape) -> TransportCBO:
+        if shape.net is not None and shape.net.output_bias:
+            raise ValueError(f"net must be without output_bias, which belongs to no neuron, got {shape.net}")
         return self
 
     def _kept(self, net: TwoLayer, particles: int, tasks: int, item: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from ..network import TwoLayer
 from ..result import Result
 from .checkpoint import Checkpoint, fingerprint, fingerprint_of
 from .data import Data
+
+if TYPE_CHECKING:
+    from .places import Place
 
 
 def on_ranks(function: Callable[..., Result], arguments: dict[str, Any]) -> Result:
@@ -57,11 +60,11 @@ def share(ranks: Ranks, method: Method, rows: int, unit: int = 1) -> slice:
     return own if count == rows else slice(0, rows)
 
 
-def together(net: TwoLayer, data: Data, particles: int, batch_size: int | None, dtype: np.dtype[Any]) -> int:
+def together(place: Place, data: Data, particles: int, dtype: np.dtype[Any]) -> int:
     """Particles that are scored together and so, to have the same bits everywhere, stay on one rank."""
-    samples = min(batch_size or data.samples, data.samples)
+    samples = min(place.batch_size or data.samples, data.samples)
     path, group, _, _ = _cpu.plan(
-        net._kernel, particles, samples, len(data.y), planned(data.loss), 0.0, dtype == np.float32
+        place.net._kernel, particles, samples, len(data.y), planned(data.loss), 0.0, dtype == np.float32
     )
     return group if path == "lists" else 1
 

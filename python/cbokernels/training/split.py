@@ -27,9 +27,9 @@ _PIECES = 4096  # that the samples are divided into at most, and whole ones deal
 
 def own_samples(
     ranks: Ranks, net: TwoLayer, x: Any, y: Any, loss: KernelLoss | None, task_axes: tuple[str, ...] | None
-) -> tuple[Array, Array, int, slice]:
-    """This rank's part of x and y, of which no more is read, S, and which part; all of them where
-    `training_data` refuses them."""
+) -> tuple[Array, Array]:
+    """This rank's part of x and y, of which no more is read; all of them where `training_data` refuses them.
+    From then on `ranks` has S as its total, and this rank's part."""
     x, y = view(x, "x"), view(y, "y")
     samples = x.shape[-2] if x.ndim > 1 else 0
     if task_axes is None:
@@ -37,9 +37,9 @@ def own_samples(
         task_axes = own or axes_shown(net, x, y, takes_labels(loss_for(net, y, loss)))
     axis = len(task_axes)
     if not samples or y.ndim <= axis or y.shape[axis] != samples:
-        return x, y, samples, slice(samples)
+        return x, y
     part = ranks.deal(samples, -(-samples // _PIECES), "S")
-    return x[..., part, :], y[(slice(None),) * axis + (part,)], samples, part
+    return x[..., part, :], y[(slice(None),) * axis + (part,)]
 
 
 def fingerprints(data: Data, ranks: Ranks) -> dict[str, str]:

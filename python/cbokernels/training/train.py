@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .. import cuda
-from .._arrays import HOST, call_of, on_cuda, view
+from .._arrays import Array
 from .._checks import PRECISIONS, WORD, boolean, choice, float_dtype, integer, real, threads
 from .._checks import precision as check_precision
 from .._checks import seed as check_seed
 from .._inputs import readable
 from .._kinds import Loss, check_own, check_slopes, check_smooth, loss_of, loss_text
 from .._own_losses import Called
-from .._ranks import Ranks, Replicas
-from ..methods.base import Method, Setting, check_method
+from .._ranks import Ranks
+from ..methods.base import Method, Setting, Shape, check_method
 from ..methods.hopping import ConsensusHopping
 from ..network import TwoLayer, check_network
 from ..result import Result, State, pack_net
 from .advice import advise, advise_on_folding
-from .arguments import check_callback, check_device, on_host, own_particles, particles_of
-from .card import CardScored, DeviceStepper
-from .card_ranks import CardProblem, card_of
+from .arguments import check_callback, check_device, own_particles, particles_of
 from .checkpoint import alone, fingerprint
 from .checkpoint import checkpoint as check_checkpoint
-from .data import Data, DataProblem, Orders, training_data, validation_data
-from .loop import Options, Runner, run
-from .metrics import Scored, checked_metrics, evaluation_of
+from .data import Data, training_data
+from .loop import run
+from .metrics import checked_metrics, evaluation_of
+from .options import Options
+from .places import Place, place_of
 from .sharing import check_alone, check_split, on_ranks, same_on_all, share, together, whole_start
-from .split import SplitProblem, fingerprints, own_samples
 from .standard import Standard
 from .stopping import Stopping
 
@@ -180,100 +177,52 @@ def train(
     stopping = Stopping.of(target, patience, tolerance)
     returns = choice(on_interrupt, "on_interrupt", ("raise", "return")) == "return"
     store = check_checkpoint(checkpoint, every, resume)
-    on_card = device == "cuda" and ranks.alone
-    of_ranks = device == "cuda" and not ranks.alone  # a card for each
     x, y = readable(x, "x"), readable(y, "y")
     decay = real(weight_decay, "weight_decay", low=0.0)
     standard = Standard.of(net, x) if boolean(standardize, "standardize") else None
     if standard is not None:
         x = standard.apply(x, "x")
         advise_on_folding(standard.mean, standard.scale, dtype)
-    if of_ranks and (on_cuda(x) or on_cuda(y)):
-        raise TypeError("x and y must lie in host memory with comm, got an array in CUDA memory")
-    if not on_card and on_cuda(x) and cuda.is_available():
-        raise TypeError("x lies in CUDA memory: train on it with device='cuda'")
-    call = call_of(x, "x") if on_card else HOST
+    place = place_of(device, split, ranks)(net, batch_size, seed, cores, precision, ranks)
+    place.check(x, y)
     told = None if loss is None else loss_of(loss, net.outputs)
     check_own(told or "mse", device, sample_weight is not None)
-    called = isinstance(told, Called)
-    if called and split:
+    if split and isinstance(told, Called):
         raise ValueError(f"data must be 'replicated' for a loss that is a Python function, got {data!r}")
-    samples, part, owners = 0, slice(0), ranks  # S, this rank's of them, and who shares the particles
-    if split:
-        x, y, samples, part = own_samples(ranks, net, x, y, told, method._task_axes)
-        owners = Replicas()
-    given = training_data(call, net, x, y, told, dtype, method._task_axes)
-    samples, part = (samples, part) if split else (given.samples, slice(given.samples))
+    x, y = place.own(x, y, told, method._task_axes)
+    given = training_data(place.call, net, x, y, told, dtype, method._task_axes)
+    samples, part = place.samples(given)
     if method._gradients:
         check_smooth(net.activation)
         check_slopes(given.loss)
     if sample_weight is not None:
         given = given.weighted(sample_weight, samples, part)
-    advise(given, call.view(y, "y"), net, loss)
-    if store is not None and not on_card:  # which vouches for them: nobody may change them
-        own = (call.apart(given.x, view(x, "x")), call.apart(given.y, view(y, "y")))
-        given = dataclasses.replace(given, x=own[0], y=own[1])
+    advise(given, place.call.view(y, "y"), net, loss)
+    if store is not None:  # which vouches for them: nobody may change them
+        given = place.apart(given, x, y)
+    unranked = "for a loss that is a Python function" if isinstance(told, Called) else place.unranked
     step = samples if batch_size is None else min(batch_size, samples)
-    exact = precision == "float32"
-    method = method._for(net, step, exact and not (split or called), exact)
-    if called and isinstance(method, ConsensusHopping) and method.rank is not None:
-        raise ValueError(f"rank must be None for a loss that is a Python function, got {method.rank}")
-    rows = method._drawn() if theta is None else particles_of(theta)
-    unit = 1 if owners.alone else together(net, given, method._evaluated(rows), batch_size, dtype)
-    mine = share(owners, method, rows, unit)
-    if theta is None:
-        start = method._initial(net, seed, dtype, num_threads, mine)
-    else:
-        theirs = on_host(theta) if device == "cuda" else theta
-        start = own_particles(owners.part_of(theirs, mine), net.size, dtype)
-        start = start if standard is None else standard.unfold(start)
-    ensemble = 0 if owners.alone else method._evaluated(rows)
-    problem: Orders
-    if on_card:
-        problem = Orders(samples, batch_size, seed)
-    elif of_ranks:
-        problem = CardProblem(net, given, batch_size, seed, precision, card_of(ranks))
-    elif split:
-        problem = SplitProblem(net, given, batch_size, seed, cores, ranks)
-    else:
-        problem = DataProblem(net, given, batch_size, seed, cores, ensemble)
-    other = None if validation is None else validation_data(net, validation, given, on_card, standard)
-
-    def score(of: Data) -> Scored:
-        if on_card or of_ranks:
-            return CardScored(net, of, precision, card_of(ranks) if of_ranks else call.on)
-        return DataProblem(net, of, None, seed, cores)
-
-    evaluation = evaluation_of(checked_metrics(metrics, net, given.loss), given, other, every_epochs, score)
+    method = method._for(Shape(net, step, precision == "float32", unranked))
+    rows, start = _start(place, method, given, theta, dtype, num_threads, standard)
+    problem = place.problem(given, 0 if place.owners.alone else method._evaluated(rows))
+    other = None if validation is None else place.validation(validation, given, standard)
+    named = checked_metrics(metrics, net, given.loss)
+    evaluation = evaluation_of(named, given, other, every_epochs, place.scored)
     if evaluation is not None and evaluation.every > epochs:
         raise ValueError(f"every_epochs must be at most the {epochs} epochs, got {evaluation.every}")
     check_steps(epochs, problem.steps_per_epoch, method._first_step)
     if store is not None:
-        store.net = pack_net(net)
-        begun = fingerprint(start) if owners.alone else whole_start(net, method, rows, seed, dtype, theta)
+        store.net, alone_here = pack_net(net), place.owners.alone
+        begun = fingerprint(start) if alone_here else whole_start(net, method, rows, seed, dtype, theta)
         store.configuration = {
-            "net": repr(net),
-            **(fingerprints(given, ranks) if split else given.fingerprints()),
-            "method": type(method).__name__,
-            **method._description(),
-            "loss": loss_text(given.loss),
-            "batch_size": repr(batch_size),
-            "seed": repr(seed),
-            "device": device,
-            "dtype": str(dtype),
-            "precision": precision,
-            "theta": begun,
+            **_configuration(place, method, given, dtype, begun),
             **({"weight_decay": repr(decay)} if decay else {}),
             **({"standardize": "True"} if standard is not None else {}),
             **({"order of sums": "fixed"} if ranks.ordered else {}),
             **({} if evaluation is None else evaluation.description(other)),
         }
-    setting = Setting(seed, cores, net, len(given.y), given.task_axis, precision, owners, decay)
-    runner: Runner
-    if on_card:
-        runner = DeviceStepper(method, start, setting, given, problem, evaluation)
-    else:
-        runner = method._stepper(start, setting)
+    setting = Setting(seed, cores, net, len(given.y), given.task_axis, precision, place.owners, decay)
+    runner = place.runner(method, start, setting, given, problem, evaluation)
     alike = same_on_all(method, seed, rows, start, store, callback)
     alike.update(
         net=repr(net), batch_size=repr(batch_size), data=data,
@@ -291,6 +240,40 @@ def train(
     return result if standard is None else standard.result(result)
 
 
+def _start(
+    place: Place, method: Method, data: Data, theta: Any, dtype: np.dtype[Any], num_threads: int | None,
+    standard: Standard | None,
+) -> tuple[int, Array]:  # fmt: skip
+    """The rows of theta, the caller's or the one that is drawn, and those of them that this process has."""
+    net, owners = place.net, place.owners
+    rows = method._drawn() if theta is None else particles_of(theta)
+    evaluated = method._evaluated(rows)
+    mine = share(owners, method, rows, 1 if owners.alone else together(place, data, evaluated, dtype))
+    if theta is None:
+        return rows, method._initial(net, place.seed, dtype, num_threads, mine)
+    start = own_particles(owners.part_of(place.start(theta), mine), net.size, dtype)
+    return rows, start if standard is None else standard.unfold(start)
+
+
+def _configuration(
+    place: Place, method: Method, data: Data, dtype: np.dtype[Any], theta: str
+) -> dict[str, str]:
+    """What a checkpoint knows its run by; theta: the fingerprint of the particles that it started with."""
+    return {
+        "net": repr(place.net),
+        **place.fingerprints(data),
+        "method": type(method).__name__,
+        **method._description(),
+        "loss": loss_text(data.loss),
+        "batch_size": repr(place.batch_size),
+        "seed": repr(place.seed),
+        "device": place.device,
+        "dtype": str(dtype),
+        "precision": place.precision,
+        "theta": theta,
+    }
+
+
 def check_steps(epochs: int, steps_per_epoch: int, first: int) -> None:
     """ValueError if the run has more steps than the random numbers have counters, from `first` on."""
     if epochs * steps_per_epoch > WORD - first:
@@ -300,9 +283,6 @@ def check_steps(epochs: int, steps_per_epoch: int, first: int) -> None:
         )
 
 
-__all__ = ["train"]
-
-
 def check_device_and_precision(device: str, precision: str, dtype: np.dtype[Any]) -> None:
     """Errors for what there is not: a card, or a precision on it for a dtype."""
     check_device(device)
@@ -310,3 +290,6 @@ def check_device_and_precision(device: str, precision: str, dtype: np.dtype[Any]
         check_precision(precision)
     elif choice(precision, "precision", PRECISIONS) != "float32" and dtype == np.float64:
         raise ValueError(f"precision must be 'float32' for dtype 'float64', got {precision!r}")
+
+
+__all__ = ["train"]
