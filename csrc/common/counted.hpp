@@ -1,4 +1,5 @@
-// How the samples of a panel count in a sum: in float64 lanes, once each or by their weights, padded samples not at all.
+// How the samples of a panel count in a sum: in float64 lanes, once each or by their weights, padded samples not at
+// all.
 #pragma once
 
 #include <type_traits>

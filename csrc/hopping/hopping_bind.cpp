@@ -40,6 +40,47 @@ LowRank low_rank_of(int64_t rank, bool batch, bool atoms, const Network& net) {
 }
 
 template <class T>
+void register_low_rank(py::module_& m) {
+  m.def("low_rank_risks", [](const Network& net, const Input<T>& center, int64_t particles, double spread,
+                             bool mirrored, NoiseKey key, const Input<T>& x, const TargetInput& y, Loss loss,
+                             int64_t rank, bool batch, bool atoms, const Output<double>& out, const Execution& run) {
+    const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, key);
+    const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
+    check_shape("out", out, {particles, atoms ? net.width : 1});
+    const LowRank noise = low_rank_of(rank, batch, atoms, net);
+    bool spanned = false;
+    released(run, [&] { spanned = kernels::low_rank_risks(problem, noise, atoms, out.data(), run); });
+    return spanned;
+  });
+  m.def("low_rank_drift", [](const Network& net, const Input<T>& x, const Input<double>& weights, NoiseKey key,
+                             int64_t rank, bool batch, bool atoms, const Output<double>& out, const Execution& run) {
+    const int64_t draws = rows_of("weights", weights);
+    check_shape("weights", weights, {draws, atoms ? net.width : 1});
+    check_shape("out", out, {net.size()});
+    const Draw<T> draw{nullptr, T(1), false, draws, key};
+    RiskProblem<T> problem = problem_of(net, x);
+    problem.draw = &draw, problem.particles = draws;
+    const LowRank noise = low_rank_of(rank, batch, atoms, net);
+    released(run, [&] { kernels::low_rank_drift(problem, noise, atoms, weights.data(), out.data(), run); });
+  });
+#if !defined(CBK_CARD)
+  m.def("low_rank_gradient",
+        [](const Network& net, const Input<T>& center, int64_t particles, double spread, bool mirrored, NoiseKey key,
+           const Input<T>& x, const TargetInput& y, Loss loss, int64_t rank, bool batch, bool atoms, double fraction,
+           const Output<T>& gradient, Execution run) {
+    const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, key);
+    const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
+    check_shape("gradient", gradient, {net.size()});
+    const LowRank noise = low_rank_of(rank, batch, atoms, net);
+    HoppingStep step{};
+    bool spanned = false;
+    released(run, [&] { step = low_rank_gradient(problem, noise, fraction, atoms, gradient.data(), spanned, run); });
+    return py::make_tuple(step.ess, step.alpha, step.nonfinite, spanned);
+  });
+#endif
+}
+
+template <class T>
 void register_typed(py::module_& m) {
   m.def("hopping_risk", [](const Network& net, const Input<T>& center, int64_t particles, double spread, bool mirrored,
                            NoiseKey key, const Input<T>& x, const TargetInput& y, Loss loss, bool atoms,
@@ -62,28 +103,6 @@ void register_typed(py::module_& m) {
     set_targets(problem, y, loss, false);
     check_shape("out", out, {problem.particles, net.width});
     released(run, [&] { kernels::atom_risks(problem, center.data(), out.data(), run); });
-  });
-  m.def("low_rank_risks", [](const Network& net, const Input<T>& center, int64_t particles, double spread,
-                             bool mirrored, NoiseKey key, const Input<T>& x, const TargetInput& y, Loss loss,
-                             int64_t rank, bool batch, bool atoms, const Output<double>& out, const Execution& run) {
-    const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, key);
-    const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
-    check_shape("out", out, {particles, atoms ? net.width : 1});
-    const LowRank noise = low_rank_of(rank, batch, atoms, net);
-    bool spanned = false;
-    released(run, [&] { spanned = kernels::low_rank_risks(problem, noise, atoms, out.data(), run); });
-    return spanned;
-  });
-  m.def("low_rank_drift", [](const Network& net, const Input<T>& x, const Input<double>& weights, NoiseKey key,
-                             int64_t rank, bool batch, bool atoms, const Output<double>& out, const Execution& run) {
-    const int64_t draws = rows_of("weights", weights);
-    check_shape("weights", weights, {draws, atoms ? net.width : 1});
-    check_shape("out", out, {net.size()});
-    const Draw<T> draw{nullptr, T(1), false, draws, key};
-    RiskProblem<T> problem = problem_of(net, x);
-    problem.draw = &draw, problem.particles = draws;
-    const LowRank noise = low_rank_of(rank, batch, atoms, net);
-    released(run, [&] { kernels::low_rank_drift(problem, noise, atoms, weights.data(), out.data(), run); });
   });
 #if !defined(CBK_CARD)
   // (ess, alpha, nonfinite) of a step.
@@ -110,19 +129,6 @@ void register_typed(py::module_& m) {
     check_shape("risk", risk, {draw.particles});
     check_shape("gradient", gradient, {size});
     return told(run, [&] { return hopping_gradient(draw, size, risk.data(), fraction, gradient.data(), run); });
-  });
-  m.def("low_rank_gradient",
-        [](const Network& net, const Input<T>& center, int64_t particles, double spread, bool mirrored, NoiseKey key,
-           const Input<T>& x, const TargetInput& y, Loss loss, int64_t rank, bool batch, bool atoms, double fraction,
-           const Output<T>& gradient, Execution run) {
-    const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, key);
-    const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
-    check_shape("gradient", gradient, {net.size()});
-    const LowRank noise = low_rank_of(rank, batch, atoms, net);
-    HoppingStep step{};
-    bool spanned = false;
-    released(run, [&] { step = low_rank_gradient(problem, noise, fraction, atoms, gradient.data(), spanned, run); });
-    return py::make_tuple(step.ess, step.alpha, step.nonfinite, spanned);
   });
   m.def("draw_ensemble",
         [](const Input<T>& center, double spread, bool mirrored, NoiseKey key, const Output<T>& out, Execution run) {
@@ -167,6 +173,8 @@ py::tuple weights(const Output<double>& risk, bool mirrored, double fraction, co
 }  // namespace
 
 void register_hopping(py::module_& m) {
+  register_low_rank<float>(m);
+  register_low_rank<double>(m);
   register_typed<float>(m);
   register_typed<double>(m);
   m.def("noise_drift", &drift);

@@ -17,7 +17,7 @@ template <class T>
 void run(const RiskProblem<T>& problem, const GradientPlan& plan, double* out, T* gradient, int num_threads) {
   const Network& net = problem.net;
   const GradientKernels<T>& kernels = isa_table().gradient<T>();
-  const int64_t strip = 2 * kernels.lanes, target_rows = target_columns(net, problem.loss);
+  const int64_t strip = 2 * kernels.lanes;
   const bool lists = plan.path == Path::lists, products = plan.path == Path::products;
   const int64_t strips = products ? divide_up(net.inputs, strip) : 0, size = net.size();
 
@@ -25,10 +25,9 @@ void run(const RiskProblem<T>& problem, const GradientPlan& plan, double* out, T
   const double work = nanoseconds(0.02, problem.particles, problem.samples, net.width, net.inputs + net.outputs + 4);
   const int threads = thread_count(num_threads, groups * plan.chunks, work);
   const int64_t scratch_size = round_up(kernels.scratch_size(net, plan), 64);
-  const int64_t chunk_size = plan.chunk * (net.inputs + target_rows + (problem.weights ? 1 : 0));
   const int64_t strips_size = plan.chunk * strips * strip;
-  const double scale = problem.weights ? weight_scale(problem) : 0;
-  Buffer<T> packed(plan.chunks * chunk_size), columns(plan.chunks * strips_size), scratch(threads * scratch_size);
+  Chunks<T> batch(problem, plan);
+  Buffer<T> columns(plan.chunks * strips_size), scratch(threads * scratch_size);
   const int64_t range = std::max(list_range_bytes / int64_t(kernels.list_block * sizeof(T)), int64_t(1));
   const int64_t entries = lists ? plan.chunk * net.inputs : 0;
   ListMemory<T> by_sample(lists ? plan.chunk * divide_up(net.inputs, range) + 1 : 0, entries);
@@ -41,24 +40,17 @@ void run(const RiskProblem<T>& problem, const GradientPlan& plan, double* out, T
 
   std::fill_n(out, problem.particles, 0.0);
   Failure failure;
-  for (int64_t wave = 0; wave < problem.samples; wave += plan.chunks * plan.chunk) {
-    const int64_t chunks = std::min(plan.chunks, divide_up(problem.samples - wave, plan.chunk));
-    const auto chunk_at = [&](int64_t i) {
-      const int64_t first = wave + i * plan.chunk;
-      T *x = packed.data() + i * chunk_size, *y = x + plan.chunk * net.inputs;
-      return Chunk<T>{first, std::min(plan.chunk, problem.samples - first), x, y,
-                      problem.weights ? y + plan.chunk * target_rows : nullptr};
-    };
+  for (int64_t wave = 0; wave < problem.samples; wave += batch.wave_samples()) {
+    const int64_t chunks = batch.count(wave);
     std::fill_n(sums.data(), plan.chunks * problem.particles, 0.0);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < chunks; ++i)
         failure.guard([&] {
-          const Chunk<T> chunk = chunk_at(i);
+          const Chunk<T> chunk = batch.at(wave, i);
           const T* x = problem.x + chunk.first * net.inputs;
-          pack_targets(problem, plan.panel, chunk);
-          if (problem.weights) pack_weights(problem, scale, plan.panel, chunk);
+          batch.pack_targets(chunk);
           if (lists) {
             rows = pack_rows(x, chunk.samples, net.inputs, range, by_sample);
             inputs = pack_columns(x, chunk.samples, net.inputs, plan.tile, by_input);
@@ -71,7 +63,7 @@ void run(const RiskProblem<T>& problem, const GradientPlan& plan, double* out, T
       for (int64_t i = 0; i < groups * chunks; ++i)
         failure.guard([&] {
           const int64_t c = i / groups, n = i % groups * plan.group;
-          const Chunk<T> chunk = chunk_at(c);
+          const Chunk<T> chunk = batch.at(wave, c);
           T* into = plan.chunks > 1 ? partial.data() + c * gradients : gradient;
           kernels.evaluate({&net,
                             &plan,

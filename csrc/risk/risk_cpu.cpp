@@ -17,7 +17,7 @@ template <class T>
 void run(const RiskProblem<T>& problem, const RiskPlan& plan, double* sums, T* outputs, int num_threads) {
   const Network& net = problem.net;
   const RiskKernels<T>& kernels = isa_table().risk<T>();
-  const int64_t tasks = problem.tasks, target_rows = target_columns(net, problem.loss) * tasks;
+  const int64_t tasks = problem.tasks;
   const bool lists = plan.path == Path::lists;
 
   const int64_t groups = divide_up(problem.particles, plan.group);
@@ -25,9 +25,8 @@ void run(const RiskProblem<T>& problem, const RiskPlan& plan, double* sums, T* o
   const int threads = thread_count(num_threads, groups * plan.chunks, work);
   const int64_t work_size = round_up(kernels.scratch_size(net, plan), 64);
   const int64_t scratch_size = work_size + (problem.draw ? round_up(plan.group * net.size(), 64) : 0);
-  const int64_t columns = net.inputs + target_rows + (problem.weights ? 1 : 0);
-  const double scale = problem.weights && sums ? weight_scale(problem) : 0;
-  Buffer<T> packed(plan.chunks * plan.chunk * columns), scratch(threads * scratch_size);
+  Chunks<T> batch(problem, plan);
+  Buffer<T> scratch(threads * scratch_size);
   InputLists<T> rows{};
   const int64_t range = std::max(list_range_bytes / int64_t(kernels.list_block * sizeof(T)), int64_t(1));
   ListMemory<T> memory(lists ? plan.chunk * divide_up(net.inputs, range) + 1 : 0, lists ? plan.chunk * net.inputs : 0);
@@ -37,23 +36,16 @@ void run(const RiskProblem<T>& problem, const RiskPlan& plan, double* sums, T* o
 
   Failure failure;
   if (sums) std::fill_n(sums, results, 0.0);
-  for (int64_t wave = 0; wave < problem.samples; wave += plan.chunks * plan.chunk) {
-    const int64_t chunks = std::min(plan.chunks, divide_up(problem.samples - wave, plan.chunk));
-    const auto chunk_at = [&](int64_t i) {
-      const int64_t first = wave + i * plan.chunk;
-      T *x = packed.data() + i * plan.chunk * columns, *y = x + plan.chunk * net.inputs;
-      return Chunk<T>{first, std::min(plan.chunk, problem.samples - first), x, y,
-                      problem.weights ? y + plan.chunk * target_rows : nullptr};
-    };
+  for (int64_t wave = 0; wave < problem.samples; wave += batch.wave_samples()) {
+    const int64_t chunks = batch.count(wave);
     if (plan.chunks > 1) std::fill_n(partial.data(), plan.chunks * results, 0.0);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < chunks; ++i)
         failure.guard([&] {
-          const Chunk<T> chunk = chunk_at(i);
-          pack_targets(problem, plan.panel, chunk);
-          if (problem.weights) pack_weights(problem, scale, plan.panel, chunk);
+          const Chunk<T> chunk = batch.at(wave, i);
+          batch.pack_targets(chunk);
           if (lists)
             rows = pack_rows(problem.x + chunk.first * net.inputs, chunk.samples, net.inputs, range, memory);
           else
@@ -62,7 +54,7 @@ void run(const RiskProblem<T>& problem, const RiskPlan& plan, double* sums, T* o
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < groups * chunks; ++i)
         failure.guard([&] {
-          const Chunk<T> chunk = chunk_at(i / groups);
+          const Chunk<T> chunk = batch.at(wave, i / groups);
           const int64_t first = i % groups * plan.group, count = std::min(plan.group, problem.particles - first);
           T* own = scratch.data() + omp_get_thread_num() * scratch_size;
           const T* theta = problem.draw ? own + work_size : problem.theta + first * net.size();

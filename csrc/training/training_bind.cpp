@@ -84,6 +84,38 @@ int64_t run_all(const Epoch<T>& epoch, const Ensemble<T>& ensemble, Execution ru
 }
 
 template <class T>
+void register_hopping_epoch(py::module_& m) {
+  m.def("hopping_epoch",
+        [](const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
+           const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta, const Output<T>& gradient,
+           const Output<T>& first, const Output<T>& second, const Descent& by, NoiseKey key, const HopsOf& how,
+           const std::optional<Input<int32_t>>& atom, double decay, Execution run) {
+    const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, key.step, decay);
+    const int64_t size = net.size();
+    check_shape("theta", theta, {1, size});
+    if (epoch.data.tasks != 1) throw py::value_error("y must have one task");
+    if (how.particles < 1 || (how.mirrored && how.particles % 2)) throw py::value_error("particles must be pairs");
+    if (how.rank < 0 || how.rank > most_rank || (how.rank > 0 && atom && net.output_bias))
+      throw py::value_error("rank is out of range, or atoms have an output bias");
+    if (atom) {
+      check_shape("atom", *atom, {size});
+      check_indices("atom", atom->data(), size, net.width);
+    }
+    Hops<T> hops{{theta.data(), T(how.spread), how.mirrored, how.particles, key},
+                 data_or_null(atom),
+                 {how.rank, how.batch},
+                 how.fraction,
+                 theta.data(),
+                 gradient.data(),
+                 adam_of(theta, gradient, first, second, by)};
+    Hopped hopped;
+    released(run, [&] { hopped = run_hopping_epoch(epoch, hops, run); });
+    if (hopped.last.ess == 0) raise_no_finite_risk(0, 1, how.particles, "step " + std::to_string(hopped.step) + ": ");
+    return py::make_tuple(hopped.last.ess, hopped.last.alpha, hopped.nonfinite, hopped.spanned);
+  });
+}
+
+template <class T>
 void register_typed(py::module_& m) {
   m.def("cbo_epoch", [](const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
                         const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta,
@@ -128,39 +160,13 @@ void register_typed(py::module_& m) {
     ensemble.gradient = gradient.data();
     return run_all(epoch, ensemble, run);
   });
-  m.def("hopping_epoch",
-        [](const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
-           const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta, const Output<T>& gradient,
-           const Output<T>& first, const Output<T>& second, const Descent& by, NoiseKey key, const HopsOf& how,
-           const std::optional<Input<int32_t>>& atom, double decay, Execution run) {
-    const Epoch<T> epoch = epoch_of(net, x, y, loss, order, batch, key.step, decay);
-    const int64_t size = net.size();
-    check_shape("theta", theta, {1, size});
-    if (epoch.data.tasks != 1) throw py::value_error("y must have one task");
-    if (how.particles < 1 || (how.mirrored && how.particles % 2)) throw py::value_error("particles must be pairs");
-    if (how.rank < 0 || how.rank > most_rank || (how.rank > 0 && atom && net.output_bias))
-      throw py::value_error("rank is out of range, or atoms have an output bias");
-    if (atom) {
-      check_shape("atom", *atom, {size});
-      check_indices("atom", atom->data(), size, net.width);
-    }
-    Hops<T> hops{{theta.data(), T(how.spread), how.mirrored, how.particles, key},
-                 data_or_null(atom),
-                 {how.rank, how.batch},
-                 how.fraction,
-                 theta.data(),
-                 gradient.data(),
-                 adam_of(theta, gradient, first, second, by)};
-    Hopped hopped;
-    released(run, [&] { hopped = run_hopping_epoch(epoch, hops, run); });
-    if (hopped.last.ess == 0) raise_no_finite_risk(0, 1, how.particles, "step " + std::to_string(hopped.step) + ": ");
-    return py::make_tuple(hopped.last.ess, hopped.last.alpha, hopped.nonfinite, hopped.spanned);
-  });
 }
 
 }  // namespace
 
 void register_training(py::module_& m) {
+  register_hopping_epoch<float>(m);
+  register_hopping_epoch<double>(m);
   register_typed<float>(m);
   register_typed<double>(m);
 }
