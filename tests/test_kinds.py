@@ -20,6 +20,7 @@ def test_the_reference_has_every_kind():
     assert list(reference.DERIVATIVES) == sloped
     assert set(ACTIVATIONS) - set(sloped) == {"sign", "step"}
     assert list(reference.LOSSES) == list(LOSSES)
+    assert list(reference.NOISES) == list(NOISES)
     assert list(reference.LOSS_SLOPES) == [loss for loss in LOSSES if _cpu.LOSSES[loss][1]]
 
 

@@ -154,7 +154,7 @@ def called_atom_risks(
 ) -> None:
     """Risks of a centre [D] with only neuron m taken from theta[n], into out [n, M]."""
     alone, y = type(net)(net.inputs, 1, net.outputs, net.activation, scaling="none"), _read_only(y)
-    scale = np.asarray(1 / net.width if net.scaling == "mean" else 1, theta.dtype)
+    scale = np.asarray(net._scale, theta.dtype)
 
     def neurons(networks: Array, first: int, last: int) -> Array:
         """What neurons [first, last) of networks [n, D] add to the outputs, [n, m, S, C]."""

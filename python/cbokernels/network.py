@@ -62,6 +62,11 @@ class TwoLayer:
             self.inputs, self.width, self.outputs, self.activation, self.scaling, self.output_bias
         )
 
+    @property
+    def _scale(self) -> float:
+        """What outputs are multiplied by: 1/M, or 1."""
+        return 1 / self.width if self.scaling == "mean" else 1.0
+
     def _mean_field_width(self) -> int:
         """M, which undoes the mean-field scaling in the force on a neuron; ValueError without it."""
         if self.output_bias or self.scaling != "mean":

@@ -96,8 +96,7 @@ def forward(net: TwoLayer, theta: Any, x: Any) -> Any:
     """Outputs [N, S, C] of networks theta [N, D] on inputs x [S, d]."""
     w, b, c, a = net.unpack(np.asarray(theta, float))
     hidden = ACTIVATIONS[net.activation](np.asarray(x, float) @ np.swapaxes(w, -1, -2) + b[:, None, :])
-    scale = 1 / net.width if net.scaling == "mean" else 1.0
-    out = scale * (hidden @ np.swapaxes(c, -1, -2))
+    out = net._scale * (hidden @ np.swapaxes(c, -1, -2))
     return out if a is None else out + a[:, None, :]
 
 
@@ -133,9 +132,8 @@ def risk_gradient(
     z = x @ np.swapaxes(w, -1, -2) + b[:, None, :]
     hidden, g = ACTIVATIONS[net.activation](z), forward(net, theta, x)
     slope = _law(LOSS_SLOPES, loss, net.outputs)(g, y) * _weights(sample_weight, len(x))[:, None]
-    scale = 1 / net.width if net.scaling == "mean" else 1.0
-    delta = scale * (slope @ c) * DERIVATIVES[net.activation](z)
-    parts = np.swapaxes(delta, -1, -2) @ x, delta.sum(-2), scale * (np.swapaxes(slope, -1, -2) @ hidden)
+    delta = net._scale * (slope @ c) * DERIVATIVES[net.activation](z)
+    parts = np.swapaxes(delta, -1, -2) @ x, delta.sum(-2), net._scale * (np.swapaxes(slope, -1, -2) @ hidden)
     gradient = net.pack(*parts, None if a is None else slope.sum(-2))
     return risk(net, theta, x, y, loss=loss, sample_weight=sample_weight), gradient
 
@@ -209,6 +207,19 @@ def _consensus(theta: Any, risk: Any, alpha: float) -> tuple[Any, Any, float]:
     return weights[read] @ theta[read], weights, float(1 / (weights**2).sum())
 
 
+# What normals are multiplied by, of the difference to the point [..., D], its length [..., 1], diffusion,
+# floor and radius.
+NOISES: dict[str, Callable[..., Any]] = {
+    "anisotropic": lambda away, length, diffusion, floor, radius: (
+        np.hypot(diffusion * away, floor) if floor else diffusion * away
+    ),
+    "isotropic": lambda away, length, diffusion, floor, radius: diffusion * length,
+    "truncated": lambda away, length, diffusion, floor, radius: diffusion * np.minimum(length, radius),
+    "additive": lambda away, length, diffusion, floor, radius: diffusion,
+    "none": lambda away, length, diffusion, floor, radius: 0.0,
+}
+
+
 def cbo_update(
     theta: Any,
     point: Any,
@@ -229,14 +240,7 @@ def cbo_update(
     difference = theta - (point if task is None else point[np.asarray(task)])
     xi = standard_normal(*theta.shape, seed=seed, step=step, first_particle=first_particle)
     length = np.sqrt((difference**2).sum(-1, keepdims=True))
-    if noise == "anisotropic":
-        spread = np.hypot(diffusion * difference, floor) if floor else diffusion * difference
-    elif noise == "isotropic":
-        spread = diffusion * length
-    elif noise == "truncated":
-        spread = diffusion * np.minimum(length, np.asarray(radius))
-    else:
-        spread = np.asarray({"additive": diffusion, "none": 0.0}[noise])
+    spread = NOISES[noise](difference, length, diffusion, floor, radius)
     return theta - drift * dt * difference + spread * math.sqrt(dt) * xi
 
 
