@@ -163,7 +163,7 @@ struct Sigma<Activation::step> {
   }
 };
 
-// Stands for an activation that is told at run time.
+// Stands for an activation that is known only at run time.
 constexpr Activation any_activation = Activation(-1);
 template <>
 struct Sigma<any_activation> {};
@@ -245,7 +245,7 @@ CBK_CALLED ValueAndSlope<T> activate_any(Activation activation, T z) {
 #undef CBK_CALLED
 #endif
 
-// What with_activation calls its function with.
+// The constant that with_activation passes to its function.
 template <Activation A>
 struct Law {
   static constexpr Activation value = A;

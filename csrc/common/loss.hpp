@@ -233,7 +233,7 @@ struct LossLaw<LossKind::cross_entropy> : OfLabels<LossKind::cross_entropy> {
   }
 };
 
-// The first of the largest outputs, as a number, and that output, but for those of the label `without`, a number too.
+// The largest output but that of the label `without`, and the first class that has it, both as numbers.
 template <class V>
 struct Winner {
   V class_, output, nan;  // nan: 0, or NaN where an output is
@@ -302,7 +302,7 @@ struct LossLaw<LossKind::logistic> : OfLabels<LossKind::logistic> {
   }
 };
 
-// Whether the label is another one than the first of the largest outputs', or of one output than its side.
+// 1 where the prediction is not the label.  Predicted is the first class with the largest output, or one output's side.
 template <>
 struct LossLaw<LossKind::zero_one> : OfLabels<LossKind::zero_one> {
   template <class T, class V>

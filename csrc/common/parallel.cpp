@@ -35,7 +35,7 @@ size_t stack_size() {
   }
 }
 
-// Whether the system has so many more threads at the same time: they are started, and ended at once.
+// Whether the system can run so many more threads at once: they are started, and ended again.
 bool starts(int count) {
   std::vector<pthread_t> threads(static_cast<size_t>(count));
   pthread_attr_t attributes;
@@ -56,7 +56,7 @@ bool starts(int count) {
   return started == threads.size();
 }
 
-// OpenMP keeps the threads of this one's last team, and ends the process where it cannot start what a larger one lacks.
+// OpenMP keeps this thread's last team.  It ends the process where it cannot start the threads that a larger one lacks.
 // Between this look and that start a kernel takes memory of its own: a quarter more threads must fit, one at least.
 int startable(int threads) {
   thread_local int team = 1;
@@ -140,7 +140,7 @@ int thread_count(int num_threads, int64_t tasks, double work) {
   if (watched != 0 || forked_after_parallel) return 1;
   int64_t wanted = std::min(num_threads, std::max(64, omp_get_num_procs()));
   if (num_threads == 0) {
-    constexpr double piece = 15000;  // nanoseconds: what the start and the end of a region cost, a few times
+    constexpr double piece = 15000;  // nanoseconds: a few times what a parallel region costs
     static Crowd crowd;
     wanted = int64_t(std::clamp(work / piece, 1.0, double(omp_get_max_threads())));
     if (wanted > 1 && crowd.here()) wanted = 1;

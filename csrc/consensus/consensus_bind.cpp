@@ -6,7 +6,7 @@
 
 namespace cbk::device {
 
-// The host is told of no risk: nothing waits for the card.
+// Risks that are not finite are not counted: to read the count the host would have to wait for the card.
 template <class T>
 RiskCheck consensus(const T* theta, int64_t particles, int64_t size, const double* risk, int64_t tasks, double alpha,
                     T* points, double* weights, double* ess, const Execution& run) {

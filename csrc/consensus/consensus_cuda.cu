@@ -74,7 +74,7 @@ CBK_KERNEL(threads) normalise(Risks k, const Part* parts, double* weights, doubl
 
 // sums[slice][task][i] of the slice's particles; those of weight 0 are never read.  A thread has `width` coordinates,
 // which one access reads of a particle, and eight particles on their way: the list of those that have a weight comes
-// first, so that nothing is in doubt between the reads.
+// first, so that no branch stands between the reads.
 template <class T, int width>
 CBK_KERNEL(threads)
 average_slices(const T* theta, const double* weights, int64_t particles, int64_t size, int64_t tasks, int64_t slice,

@@ -1,4 +1,4 @@
-// consensus.hpp on the GPU, without a word to the host: weights by a two-level sum (blocks, then their partial sums),
+// consensus.hpp on the GPU; the host waits for nothing: weights by a two-level sum (blocks, then their partial sums),
 // points in float64; shapes alone decide the order of the sums.  Where a task has no finite risk, its weights and point
 // are NaN and its effective sample size is 0.
 #pragma once

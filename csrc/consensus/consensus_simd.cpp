@@ -70,7 +70,7 @@ void weighted_sum(const T* theta, int64_t stride, const int64_t* rows, const dou
 }
 
 // Rows of at most V vectors, their sums in registers: the n-th row goes to the n % S-th of S sums.  Whole vectors are
-// read, and nobody looks at what comes of the numbers behind a row.
+// read; what comes of the numbers behind a row is not used.
 template <int V, int S, class T>
 struct ShortSums {
   static constexpr int width = V * lanes<double>;
@@ -154,7 +154,7 @@ CBK_INLINE void add_moments(double* mean, double* squares, int64_t n, const T* t
 }
 
 // Rows of theta[particles, count], rows `stride` apart, from the n-th on, R at a time; theta has so many numbers in
-// all. Whole vectors are read where numbers follow, and nobody looks at what comes of those behind `count`.
+// all. Whole vectors are read where numbers follow; what comes of those behind `count` is not used.
 template <int R, class T>
 CBK_INLINE int64_t add_moments(double* mean, double* squares, int64_t n, const T* theta, int64_t particles,
                                int64_t stride, int64_t count, int64_t numbers) {

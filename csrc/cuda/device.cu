@@ -82,12 +82,12 @@ std::atomic<bool> forked{false};
 }  // namespace
 
 void fail(cudaError_t error, const std::string& what) {
-  cudaGetLastError();  // is forgotten: no other library is to find it
+  cudaGetLastError();  // clears it, so that no other library meets it
   std::string words = what + ": " + cudaGetErrorString(error) + " (" + cudaGetErrorName(error) + ")";
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) words += no_code();
   if (error == cudaErrorInitializationError)
     words += "; CUDA does not survive a fork: start workers with multiprocessing's 'spawn' or 'forkserver'";
-  else if (error >= cudaErrorIllegalAddress && cudaGetLastError() != cudaSuccess)  // not one call's alone
+  else if (error >= cudaErrorIllegalAddress && cudaGetLastError() != cudaSuccess)  // it stays: the context is lost
     words += "; nothing runs on CUDA in this process any more: start a new one";
   throw CudaError(words);
 }
@@ -169,7 +169,7 @@ OnDevice::OnDevice(int device) { enter(device); }
 OnDevice::OnDevice(int device, std::nothrow_t) noexcept {
   try {
     enter(device);
-  } catch (const std::exception&) {  // whoever comes from a destructor can do nothing about it
+  } catch (const std::exception&) {  // destructors call this, and cannot report it
   }
 }
 OnDevice::~OnDevice() {

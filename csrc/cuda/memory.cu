@@ -26,7 +26,7 @@ cudaMemPool_t make_pool(int device) {
   properties.allocType = cudaMemAllocationTypePinned;
   properties.location.type = cudaMemLocationTypeDevice;
   properties.location.id = device;
-  // not part of what the caller may be capturing, and not forbidden by it
+  // the caller may be capturing a stream: this is no part of that, and is not forbidden by it
   cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
   check(cudaThreadExchangeStreamCaptureMode(&mode), "capture");
   cudaMemPool_t pool = nullptr;

@@ -88,7 +88,7 @@ class UseArena {
 
 // Device memory that lives as long as the stream's work on it; those of a scope are nested.  Where the caller captures
 // the stream, both ends become nodes of the graph: the memory is then the graph's, outside of the pool and its bound,
-// for as long as the graph lives.  Our own captures, a run's, take from its arena.
+// for as long as the graph lives.  A run's own captures use its arena instead.
 template <class T>
 class Workspace {
  public:

@@ -5,7 +5,7 @@
 
 namespace cbk::device {
 
-class OwnedMemory {  // both ends of its life wait for the device
+class OwnedMemory {  // taking it and giving it back wait for the device
  public:
   OwnedMemory(int device, int64_t bytes);
   ~OwnedMemory();

@@ -11,7 +11,7 @@ namespace cbk::device {
 
 #if !defined(__CUDACC__)
 
-// Done as late as the wait allows.
+// The emulation copies as late as the wait allows.
 template <int bytes>
 inline void copy_async(void* shared, const void* global, bool valid) {
   emulation::Quiet quiet;

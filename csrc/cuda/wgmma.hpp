@@ -31,7 +31,7 @@ __device__ __forceinline__ uint64_t tile_descriptor(const float* lines) {
 #if !defined(__CUDACC__)
 
 inline void begin_products() {}
-inline void show_to_products() {}  // what is missing here the emulation cannot see
+inline void show_to_products() {}  // where a call of this is missing the emulation does not notice
 inline void multiply_group_tf32(GroupSums& sums, uint64_t a, uint64_t b, bool fresh) {
   emulation::machine().current()->products.push_back({&sums[0][0], a, b, fresh, false});
 }
@@ -39,7 +39,7 @@ inline void multiply_group_bf16(GroupSums& sums, uint64_t a, uint64_t b, bool fr
   emulation::machine().current()->products.push_back({&sums[0][0], a, b, fresh, true});
 }
 inline void commit_products() {}
-// Done as late as this: all that is under way.
+// The emulation does all products here, as late as the wait allows.
 inline void wait_products(CBK_HERE) { emulation::multiply_groups({"wgmma", file, line}); }
 
 #elif defined(__CUDA_ARCH_FEAT_SM90_ALL)

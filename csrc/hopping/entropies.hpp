@@ -111,7 +111,7 @@ class Replacements {
     }
   }
 
-  // Losses of the draws from `first` on are summed in total; lanes whose numbers are too large for that are told.
+  // Losses of the draws from `first` on are summed in total; lanes with numbers too large for that are marked.
   void score(int64_t first) {
     const int64_t samples = lines_.samples, stride = samples_together;
     take(first);
@@ -120,7 +120,7 @@ class Replacements {
       const int64_t count = samples - s < stride ? samples - s : stride;
       paced(count * signs * (outputs_ + 4) * lanes<T>);
       make_hidden(first, s, count);
-      // which samples move is not foreseen: they are listed without a branch
+      // which samples move looks random: they are listed without a branch
       int64_t moving[samples_together], listed = 0;
       for (int64_t i = 0; i < count; ++i) {
         const bool moves = bound(s + i, i);
@@ -247,7 +247,7 @@ class Replacements {
   template <int degree>
   CBK_INLINE void others(const V (&h)[signs], const T* excess, int64_t label, V (&t)[signs]) {
     V sum[signs] = {};
-    for (int64_t other = 0; other < outputs_ - 1; ++other) {  // two loops' ends would not be foreseen
+    for (int64_t other = 0; other < outputs_ - 1; ++other) {  // the ends of two loops would be mispredicted
       const int64_t k = other + (other >= label);
       const V e = splat<V>(excess[k]);
       CBK_UNROLL(2)
@@ -274,7 +274,7 @@ class Replacements {
   T *hidden_, *bound_;  // [samples_together][signs][lanes]; [samples_together][lanes]
   LaneSums<T> total_[signs];
   V terms_[signs];  // of `held_` samples
-  Int<V> far_;      // lanes that are to be told
+  Int<V> far_;      // lanes with numbers that are too large
   double idle_;     // of samples whose losses are the centre's
   int held_;
 };

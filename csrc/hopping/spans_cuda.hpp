@@ -1,8 +1,8 @@
 // Spans of batches, found before the steps that use them, and the steps' kernels.
 //
 // A step's kernels read the number of the step and the spread from device memory where the draw says so, and so they do
-// of a span: whether the Gram matrix was positive is not known on the host, which has no part in directions being free
-// then.  Draws are made where they are needed, some MB of them at a time.
+// of a span: the host does not know whether the Gram matrix was positive.  Where it was not the kernels take free
+// directions by themselves.  Draws are made where they are needed, some MB of them at a time.
 #pragma once
 
 #include "../cuda/gpu.hpp"

@@ -43,7 +43,7 @@ int64_t put_best(Ranked* ranked, int64_t finite, int64_t count) {
 }
 
 // One column by rank: the better half has weights, log_weights of their ranks.  Equal risks share theirs equally: else
-// the order of the draws would move a centre around which all are level.  Returns the ess.
+// the order of the draws would move a centre around which all risks are equal.  Returns the ess.
 double rank_column(double* risk, int64_t rows, int64_t stride, int64_t fold, const double* log_weights,
                    Ranked* ranked) {
   const auto of = [=](int64_t n) -> double& { return risk[(n % (rows / fold) * fold + n / (rows / fold)) * stride]; };
@@ -61,7 +61,7 @@ double rank_column(double* risk, int64_t rows, int64_t stride, int64_t fold, con
     double shared = 0;
     for (end = rank; end < weighed && ranked[end].risk == ranked[rank].risk; ++end)
       if (end < count) shared += log_weights[end];
-    const double weight = shared / total / double(end - rank);  // 1 / rows to the last bit where all are level
+    const double weight = shared / total / double(end - rank);  // exactly 1 / rows where all are equal
     squares += double(end - rank) * weight * weight;
     for (int64_t r = rank; r < end; ++r) of(ranked[r].n) = weight;
   }

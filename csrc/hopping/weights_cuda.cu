@@ -112,7 +112,7 @@ weigh_ranks(Ranked k, int64_t rows, int64_t columns, const int64_t* counts, cons
   double weight = 0;
   if (first < count) {
     const int64_t end = last < count ? last : count;
-    const bool all = first == 0 && end == count;  // 1 / rows to the last bit where all are level
+    const bool all = first == 0 && end == count;  // exactly 1 / rows where all are equal
     weight = (all ? 1 : weight_of_ranks(k.unnormalised, rows, first, end) / totals[column]) / double(last - first);
   }
   weights[row * columns + column] = weight;

@@ -11,8 +11,8 @@ struct Constant {
   static constexpr int value = N;
 };
 
-// Where a panel's hidden values are kept, or the numbers that tell them, and slopes if these do not follow; a neuron's
-// begin `stride` after the last one's.
+// Where a panel's hidden values are kept, or numbers that give them; and slopes, if these do not follow from them.  A
+// neuron's begin `stride` after the last one's.
 template <class T>
 struct Kept {
   T *value, *slope;

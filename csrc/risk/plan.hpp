@@ -1,4 +1,4 @@
-// Which way a risk problem goes, and in which pieces; plan_cpu.cpp has the reasons.
+// Which path a risk problem takes, and in which pieces; plan_cpu.cpp has the reasons.
 #pragma once
 
 #include <algorithm>
@@ -56,8 +56,8 @@ struct Explanation {
 };
 Explanation explain(const RiskShape& shape);
 
-// Takes a problem on its path.  pass(particles, number of the first, their shape, path) goes through the samples.  So
-// go those that knots leave: all particles where the batch has no order, else those whose sums are not exact enough.
+// Takes a problem on its path.  pass(particles, number of the first, their shape, path) goes through the samples.
+// Particles that knots leave pass too: all where the batch has no order, else those whose sums are not exact enough.
 template <class T, class Pass>
 void on_path(const RiskProblem<T>& problem, RiskShape shape, Purpose purpose, const Wanted<T>& to, int num_threads,
              Pass pass) {

@@ -88,7 +88,7 @@ struct RiskKernels {
 struct GradientPlan {
   Path path;            // not knots
   bool wide;            // where direct: too many neurons to keep anything of the first pass
-  bool forward_direct;  // products, but one output and at most direct_inputs: only the way back is by them
+  bool forward_direct;  // products on the way back alone: of one output and at most direct_inputs
   int64_t group;        // particles in a task; 1 unless on lists
   int64_t panel;        // samples in a panel
   int64_t tile;         // samples that go backward together, a multiple of panel

@@ -113,8 +113,8 @@ class Solver {
   }
 
   // match [count]: a guess, which becomes the optimum.  duals [count]: prices of the unscaled problem to start from,
-  // which become the optimum's, or nullptr.  Returns the mean cost over atoms, in units of the problem; gap, where it is
-  // not nullptr, receives the mean excess over the dual bound.
+  // which become the optimum's, or nullptr.  Returns the mean cost over atoms, in units of the problem; gap, where it
+  // is not nullptr, receives the mean excess over the dual bound.
   double solve(const T* atoms, int32_t* match, double* duals, double* gap) {
     if constexpr (narrow_first) {
       if (in_single(atoms, match, duals)) {
@@ -161,7 +161,7 @@ class Solver {
                      bool cold, bool gap) {
     bool solved = kernels.exact(p.task(atoms, cold));
     if (solved) cost_ = p.cost(atoms, support);
-    if (!cold && !(solved && p.precise(cost_))) {  // the start has misled
+    if (!cold && !(solved && p.precise(cost_))) {  // the start was misleading
       p.forget();
       if (!solved) p.take_identity();
       solved = kernels.exact(p.task(atoms, true));

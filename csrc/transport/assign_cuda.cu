@@ -51,7 +51,7 @@ struct Least {
   int index;
 };
 
-// The least value and its lowest index; nobody where no value is finite.
+// The least value and its lowest index, or `nobody` where no value is finite.
 __device__ __forceinline__ Least warp_argmin(Least own) {
   const double least = warp_least(own.value);
   return {least, warp_least(own.value == least && least < infinity ? own.index : nobody)};
@@ -94,7 +94,7 @@ __device__ bool set_prices(const Solver& s, const T* x, const T* y, const double
   return __syncthreads_or(some);
 }
 
-// Whether the prices are small enough beside the pairs' mean cost for their rounding not to matter.
+// Whether rounding of the prices is negligible beside the pairs' mean cost.
 template <class T>
 __device__ bool precise(const Solver& s, const T* x, const T* y) {
   double least = 0, total = 0;
@@ -219,7 +219,7 @@ solve_pairs(Measures<T> m, Assigned to, unsigned char* spilled) {
     };
     if (!warm) forget();
     bool solved = solve(s, x, y, guess);
-    if (warm && solved && !precise(s, x, y)) {  // the start has misled
+    if (warm && solved && !precise(s, x, y)) {  // the start was misleading
       forget();
       solved = solve(s, x, y, guess);
     }
@@ -234,7 +234,7 @@ solve_pairs(Measures<T> m, Assigned to, unsigned char* spilled) {
     total = block_sum(total) / double(m.count);
     finite = block_sum(finite);
     for (int64_t j = threadIdx.x; duals && solved && j < m.count; j += blockDim.x)
-      duals[j] = finite == 0 ? s.price[j] / s.scale / s.scale : 0;  // or prices of squares that float64 does not hold
+      duals[j] = finite == 0 ? s.price[j] / s.scale / s.scale : 0;  // 0 where the unscaled prices overflow
     if (threadIdx.x == 0 && to.cost) to.cost[pair] = solved ? total / s.scale / s.scale : quiet_nan;
     if (to.gap) {
       const double gap = solved ? mean_gap(s, x, y) : quiet_nan;

@@ -50,7 +50,7 @@ CBK_INLINE void update_rest(const UpdateRow<T>& row, int64_t at, const Vector<T>
   }
 }
 
-// row by value: what nobody else sees stays in registers while theta is written
+// row by value: writing theta then cannot change it, and it stays in registers
 template <UpdateForm form, bool adam, class T>
 void update_row(const UpdateRow<T> row, const Counter& counter) {
   constexpr bool noisy = draws(form);

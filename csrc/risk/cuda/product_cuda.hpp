@@ -1,6 +1,6 @@
 // Products of tiles on tensor cores: z = rows times columns transposed, both with their inner index last.
 //
-// 8 warps hold 32 rows by all 128 columns each: what follows on a warp's rows is that warp's own business.  Tiles of 16
+// 8 warps hold 32 rows by all 128 columns each: what follows on a warp's rows needs no other warp.  Tiles of 16
 // inner indices come through shared memory, three in flight, in pieces of 16 bytes; a line's pieces are exchanged by
 // its number, so that the eight lines that are read at once lie in different banks.  Fragments come from there as mma
 // wants them: taken together from other registers they cost more instructions than the products.

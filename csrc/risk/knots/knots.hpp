@@ -6,13 +6,13 @@
 //
 //   sum_s (g - y)^2 = sum_j (b_j^2 n_j + 2 a_j b_j [x]_j + a_j^2 [x^2]_j - 2 a_j [xy]_j - 2 b_j [y]_j) + [y^2]
 //
-// where [.]_j sums over a segment: O(M) beside the one-off sort.  Weighted samples count by their weights, whose mean
-// is
-// 1.  For T tasks sum_j (a_j [xy]_j + b_j [y]_j) is summed over the knots, by what each adds to a and b: 2 T more
+// where [.]_j sums over a segment: O(M) beside the one-off sort.  Samples count by their weights, if any, of mean one.
+// For T tasks sum_j (a_j [xy]_j + b_j [y]_j) is summed over the knots, by what each adds to a and b: 2 T more
 // multiply-adds a neuron.  The gradient's sums over the samples [.]_m that neuron m is active on,
 //
-//   dR/db_m = (2/S) c_m [g - y]_m,  dR/dw_m = (2/S) c_m [(g - y) x]_m,  dR/dc_m = w_m [(g - y) x]_m + b_m [g - y]_m
-//   (2/S),
+//   dR/db_m = (2/S) c_m [g - y]_m
+//   dR/dw_m = (2/S) c_m [(g - y) x]_m
+//   dR/dc_m = (2/S) (w_m [(g - y) x]_m + b_m [g - y]_m)
 //
 // are sums over the segments behind its knot, or before it.  A rounding bound is kept; a particle for which it is not
 // small beside the risk (or which is not finite) is left to the pass over the samples.
