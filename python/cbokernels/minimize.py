@@ -58,7 +58,7 @@ class FunctionProblem(DrawnOnHost):
         self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool,
         fraction: float, out: Array,
     ) -> tuple[float, float, int]:  # fmt: skip
-        """Less the drift of particles drawn around a centre [D], into out [D]; ess, alpha, and the number of
+        """Minus the drift of particles drawn around a centre [D], into out [D]; ess, alpha, and the number of
         non-finite values. The ensemble is stored, because fun is called once for all."""
         theta = new_array((particles, len(center)), center.dtype, "particles")
         _cpu.draw_ensemble(center, spread, mirrored, key, theta, self._threads)

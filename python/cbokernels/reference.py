@@ -165,7 +165,7 @@ def hopping_gradient(
     seed: int,
     step: int = 0,
 ) -> Any:
-    """Less the drift [D] of a step of `ConsensusHopping` with rank weights, around center [D]."""
+    """Minus the drift [D] of a step of `ConsensusHopping` with rank weights, around center [D]."""
     draws = particles // 2 if mirrored else particles
     batch = x if directions == "batch" else None
     xi = hopping_noise(net, draws, rank=rank, batch=batch, seed=seed, step=step)

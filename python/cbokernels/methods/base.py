@@ -97,7 +97,7 @@ class Setting:
 
     @property
     def network(self) -> TwoLayer:
-        """Of the methods that `minimize` refuses."""
+        """The network, which only methods that `minimize` refuses ask for."""
         assert self.net is not None
         return self.net
 
@@ -368,7 +368,7 @@ class Method(abc.ABC):
         """The method at work on theta [N, D], which it takes over."""
 
     def _on_card(self, theta: Array, setting: Setting) -> Plan:
-        """The method's way on a card; ValueError where the CUDA kernels do not have it."""
+        """How the method runs on a card; ValueError where the CUDA kernels do not have it."""
         name = type(self).__name__
         raise ValueError(f"method {name} has no CUDA implementation: train with device='cpu'")
 

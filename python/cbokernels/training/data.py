@@ -190,8 +190,8 @@ class DataBatch(DrawnOnHost):
         self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, noise: tuple[int, bool],
         atoms: bool, out: Array,
     ) -> bool:  # fmt: skip
-        """The same with noise of a rank, and whether directions are to be in the batch's span; whether they
-        were."""
+        """The same with noise of low rank, (rank, whether directions are to lie in the batch's span); whether
+        they do."""
         return _cpu.low_rank_risks(
             self.net, center, particles, spread, mirrored, key, self.x, self._first, self._loss, *noise,
             atoms, out, self._threads,
@@ -229,7 +229,7 @@ class DataBatch(DrawnOnHost):
         self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool,
         fraction: float, out: Array,
     ) -> tuple[float, float, int]:  # fmt: skip
-        """Less the consensus drift of particles drawn around a centre [D], into out [D]; ess, alpha, and the
+        """Minus the consensus drift of particles drawn around a centre [D], into out [D]; ess, alpha, and the
         number of non-finite risks. No particle is stored."""
         return _cpu.hopping_gradient(
             self.net, center, particles, spread, mirrored, key, self.x, self._first, self._loss,
