@@ -66,8 +66,8 @@ def run(problem: Any, method: Method, runner: Runner, options: Options) -> Resul
 
 
 def _agreed(ranks: Ranks, stopped: str, signals: list[int], records: Records) -> str:
-    """After an epoch: why the first rank stops the run. Where one was told to end, it is saved, and all raise
-    SystemExit."""
+    """After an epoch: why the first rank stops the run. Where a rank got a signal, the run is saved, and all
+    raise SystemExit."""
     told = ranks.tell((stopped, max(signals, default=0)))
     if number := max(one for _, one in told):
         records.save()
@@ -77,10 +77,10 @@ def _agreed(ranks: Ranks, stopped: str, signals: list[int], records: Records) ->
 
 @contextlib.contextmanager
 def terminable(checkpoint: Checkpoint | None, ranks: Ranks = ALONE) -> Iterator[list[int]]:
-    """Where there is a checkpoint, SIGTERM is a SystemExit for its run, which is then saved; of several ranks
-    after the epoch, which they save together, and until then the signal is in the list.
+    """Where there is a checkpoint, SIGTERM raises SystemExit, and the run is saved. On several ranks the signal
+    is noted in the list, and they save together after the epoch.
 
-    Not where someone handles it already, nor outside the main thread, which alone can.
+    Not where SIGTERM has a handler already, nor outside the main thread, which alone can set one.
     """
     signals: list[int] = []
     main = threading.current_thread() is threading.main_thread()

@@ -130,7 +130,7 @@ class Watch:
         particles, initial = self._runner.particles, self._initial_variance
         if len(particles) < 2:
             return False
-        # Two particles nearly always tell that there is nothing to tell, at a fraction of the price.
+        # Two particles nearly always suffice to rule it out, at a fraction of the cost.
         apart = np.abs(particles[0] - particles[len(particles) // 2])
         if (apart <= 10 * frozen_limit(initial, particles.shape[1])).mean() < _FROZEN:
             return False
