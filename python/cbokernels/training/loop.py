@@ -77,8 +77,8 @@ def _agreed(ranks: Ranks, stopped: str, signals: list[int], records: Records) ->
 
 @contextlib.contextmanager
 def terminable(checkpoint: Checkpoint | None, ranks: Ranks = ALONE) -> Iterator[list[int]]:
-    """Where there is a checkpoint, SIGTERM raises SystemExit, and the run is saved. On several ranks the signal
-    is noted in the list, and they save together after the epoch.
+    """Where there is a checkpoint, SIGTERM raises SystemExit, and the run is saved. On several ranks the
+    signal is noted in the list, and they save together after the epoch.
 
     Not where SIGTERM has a handler already, nor outside the main thread, which alone can set one.
     """
