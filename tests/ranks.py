@@ -276,9 +276,13 @@ def cards(out):
             if WORLD.rank == 0:
                 told.setdefault(name, []).append(apart(found, expected))
     caught = []
-    for options in ({"deterministic": True}, {"data": "split"}):
+    for name, options in (
+        ("cbo", {"deterministic": True}),
+        ("cbo", {"data": "split"}),
+        ("low rank, free", {}),
+    ):
         try:
-            one("cbo", device="cuda", **options)
+            one(name, device="cuda", **options)
         except ValueError as error:
             caught.append(str(error))
     if WORLD.rank == 0:

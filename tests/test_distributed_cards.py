@@ -22,4 +22,5 @@ def test_ranks_with_cards_give_the_run_of_one_process(tmp_path):
     assert caught == [
         "deterministic must be False with device='cuda': how a card sums depends on its particles",
         "device must be left at its default with data='split', got 'cuda'",
+        "rank must be None with a card for each rank, got 1",
     ]

@@ -145,7 +145,7 @@ class RanksCardPlace(Place):
     """A card for each of several ranks, where its particles are scored. The rest of a step is the host's."""
 
     device = "cuda"
-    unranked = "on a card for each rank"
+    unranked = "with a card for each rank"
 
     def check(self, x: Any, y: Any) -> None:
         if on_cuda(x) or on_cuda(y):
