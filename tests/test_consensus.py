@@ -179,6 +179,24 @@ def test_tasks_are_separate_consensus_points(tasks, dtype):
         assert result.ess[t] == single.ess
 
 
+@pytest.mark.parametrize("alpha", [0.0, 40.0, math.inf])
+@pytest.mark.parametrize("particles", [7, 8, 1002])
+def test_tasks_have_the_bits_of_each_alone(particles, alpha):
+    theta, risk = ensemble(particles, 3, "float64", tasks=7)
+    risk = np.round(risk, 2)  # some are equal
+    risk[::3, 1] = [math.nan, math.inf, -math.inf][particles % 3]
+    with pytest.warns(cbk.CboWarning, match=f"{len(risk[::3])} of {particles} particles"):
+        found = [cbk.consensus(theta, risk, alpha=alpha, num_threads=n) for n in (1, 2, 5)]
+    for t in range(7):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", cbk.CboWarning)
+            single = cbk.consensus(theta, risk[:, t].copy(), alpha=alpha)
+        for result in found:
+            np.testing.assert_array_equal(result.weights[:, t], single.weights)
+            np.testing.assert_array_equal(result.point[t], single.point)
+            assert result.ess[t] == single.ess
+
+
 @pytest.mark.parametrize("shape", [(200, 300), (1000, 1901), (3, 100_003)])
 def test_bits_do_not_depend_on_threads(shape, dtype):
     theta, risk = ensemble(*shape, dtype)

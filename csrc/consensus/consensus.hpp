@@ -16,12 +16,25 @@ struct WeightSums {
   double weights[risk_sums] = {}, squares[risk_sums] = {};
 };
 
+// Risks [particles, tasks] as one line of numbers: in the 8 T of eight particles, one of a task's eight sums belongs to
+// each place.  Places [begin, end) of them, both multiples of 8: threads share them.
+struct RiskTable {
+  const double* risk;
+  int64_t particles, tasks, begin, end;
+};
+
 struct WeightKernels {
   // The least finite one of risk[count], or infinity; `not_finite` grows by the number of those that are not.
   double (*least)(const double* risk, int64_t count, int64_t& not_finite);
   // weights[i] = exp(-alpha (risk[i] - least)), which may be the risks' own memory; the sums grow by them.
   void (*weigh)(const double* risk, int64_t count, double least, double alpha, double* weights, WeightSums& sums);
   void (*scale)(double* weights, int64_t count, double factor);
+  // The same of several tasks, with a least risk, sums and a factor for each place; `least_of` returns how many numbers
+  // are not finite.
+  int64_t (*least_of)(const RiskTable& table, double* least);
+  void (*weigh_of)(const RiskTable& table, const double* least, double alpha, double* weights, double* sums,
+                   double* squares);
+  void (*scale_of)(const RiskTable& table, const double* factor, double* weights);
 };
 
 template <class T>

@@ -1,6 +1,7 @@
 #include "consensus.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <type_traits>
@@ -163,20 +164,62 @@ void weighted_means(const T* theta, int64_t particles, int64_t size, const doubl
 
 namespace {
 
-// With alpha(task) for each task.
-template <class T, class Alpha>
-RiskCheck gather(const T* theta, int64_t particles, int64_t size, const double* risk, int64_t tasks, Alpha alpha,
-                 T* points, double* weights, double* ess, int num_threads) {
-  RiskCheck check{tasks > 1 ? count_not_finite(risk, particles, tasks) : 0, -1};
+// Threads for the weights of several tasks, of so many nanoseconds each.
+int weighing_threads(int num_threads, int64_t particles, int64_t tasks, double each) {
   constexpr int64_t worth_threads = 4096;  // weights
-  const double work = nanoseconds(5, particles, tasks);
-  const int threads = tasks > 1 && particles * tasks > worth_threads ? thread_count(num_threads, tasks, work) : 1;
-  parallel_for(tasks, threads, [&](int64_t t) {
+  if (tasks == 1 || particles * tasks <= worth_threads) return 1;
+  return thread_count(num_threads, tasks, nanoseconds(each, particles, tasks));
+}
+
+// Weights at one alpha, all tasks beside one another: the bits of gibbs_weights task after task.
+RiskCheck weigh_tasks(const double* risk, int64_t particles, int64_t tasks, double alpha, double* weights, double* ess,
+                      int num_threads) {
+  const WeightKernels& kernels = isa_table().weights;
+  const int threads = weighing_threads(num_threads, particles, tasks, 2);
+  const int64_t places = risk_sums * tasks;
+  std::vector<double> least(static_cast<size_t>(places)), sums(least.size()), squares(least.size());
+  const auto share = [&](auto&& f) {
+    parallel_for(threads, threads, [&](int64_t k) {
+      f(RiskTable{risk, particles, tasks, risk_sums * (tasks * k / threads), risk_sums * (tasks * (k + 1) / threads)});
+    });
+  };
+  // f(the places of task t), one after the other
+  const auto for_task = [&](int64_t t, auto&& f) {
+    for (int64_t i = 0; i < risk_sums; ++i) f(size_t(i * tasks + t), i);
+  };
+  std::atomic<int64_t> lost{0};
+  share([&](const RiskTable& table) { lost += kernels.least_of(table, least.data()); });
+  RiskCheck check{lost > 0 ? count_not_finite(risk, particles, tasks) : 0, -1};
+  for (int64_t t = 0; t < tasks; ++t) {
+    double all = infinity;
+    for_task(t, [&](size_t place, int64_t) { all = std::min(all, least[place]); });
+    for_task(t, [&](size_t place, int64_t) { least[place] = all; });
+    if (all == infinity && check.failed < 0) check.failed = t;
+  }
+  if (check.failed >= 0) return check;
+  share([&](const RiskTable& table) {
+    kernels.weigh_of(table, least.data(), alpha, weights, sums.data(), squares.data());
+  });
+  for (int64_t t = 0; t < tasks; ++t) {
+    double own[risk_sums], own_squares[risk_sums];
+    for_task(t, [&](size_t place, int64_t i) { own[i] = sums[place], own_squares[i] = squares[place]; });
+    const double total = total_of(own);
+    for_task(t, [&](size_t place, int64_t) { sums[place] = 1 / total; });
+    ess[t] = total * total / total_of(own_squares);
+  }
+  share([&](const RiskTable& table) { kernels.scale_of(table, sums.data(), weights); });
+  return check;
+}
+
+// Weights with alpha(task) for each task.
+template <class Alpha>
+RiskCheck weigh_each(const double* risk, int64_t particles, int64_t tasks, Alpha alpha, double* weights, double* ess,
+                     int num_threads) {
+  RiskCheck check{tasks > 1 ? count_not_finite(risk, particles, tasks) : 0, -1};
+  parallel_for(tasks, weighing_threads(num_threads, particles, tasks, 5), [&](int64_t t) {
     ess[t] = gibbs_weights(risk + t, particles, tasks, alpha(t), weights + t, tasks > 1 ? nullptr : &check.not_finite);
   }, short_tasks(10 * particles));
-  const double* failed = std::find(ess, ess + tasks, 0.0);
-  if (failed != ess + tasks) return {check.not_finite, failed - ess};
-  weighted_means(theta, particles, size, weights, tasks, points, num_threads);
+  if (const double* failed = std::find(ess, ess + tasks, 0.0); failed != ess + tasks) check.failed = failed - ess;
   return check;
 }
 
@@ -185,14 +228,20 @@ RiskCheck gather(const T* theta, int64_t particles, int64_t size, const double* 
 template <class T>
 RiskCheck consensus(const T* theta, int64_t particles, int64_t size, const double* risk, int64_t tasks, double alpha,
                     T* points, double* weights, double* ess, int num_threads) {
-  return gather(theta, particles, size, risk, tasks, [&](int64_t) { return alpha; }, points, weights, ess, num_threads);
+  const RiskCheck check =
+      tasks > 1 ? weigh_tasks(risk, particles, tasks, alpha, weights, ess, num_threads)
+                : weigh_each(risk, particles, 1, [=](int64_t) { return alpha; }, weights, ess, num_threads);
+  if (check.failed < 0) weighted_means(theta, particles, size, weights, tasks, points, num_threads);
+  return check;
 }
 
 template <class T>
 RiskCheck consensus_at_ess(const T* theta, int64_t particles, int64_t size, const double* risk, int64_t tasks,
                            double target, double* alphas, T* points, double* weights, double* ess, int num_threads) {
   const auto alpha = [&](int64_t t) { return alphas[t] = alpha_for_ess(risk + t, particles, tasks, target); };
-  return gather(theta, particles, size, risk, tasks, alpha, points, weights, ess, num_threads);
+  const RiskCheck check = weigh_each(risk, particles, tasks, alpha, weights, ess, num_threads);
+  if (check.failed < 0) weighted_means(theta, particles, size, weights, tasks, points, num_threads);
+  return check;
 }
 
 template <class T>

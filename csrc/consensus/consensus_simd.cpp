@@ -243,29 +243,34 @@ CBK_INLINE F64 exp_below_zero(F64 x) {
   return x >= -746.0 ? w : F64{};
 }
 
+// f(weight), where weight(risk, least risk) is the law that alpha chooses.
 template <class F>
-CBK_INLINE void weigh_by(const double* risk, int64_t count, double* weights, WeightSums& sums, F&& weight) {
-  F64 total[risk_vectors], squares[risk_vectors];
-  std::memcpy(total, sums.weights, sizeof total), std::memcpy(squares, sums.squares, sizeof squares);
-  for_risks(risk, count, [&](F64 r, int v, int64_t at, int64_t own) {
-    const F64 w = weight(r);
-    total[v] += w, squares[v] += w * w;
-    if (own == lanes<double>)
-      store(weights + at, w);
-    else
-      for (int64_t l = 0; l < own; ++l) weights[at + l] = w[l];
-  });
-  std::memcpy(sums.weights, total, sizeof total), std::memcpy(sums.squares, squares, sizeof squares);
-}
-
-void weigh(const double* risk, int64_t count, double least, double alpha, double* weights, WeightSums& sums) {
+CBK_INLINE void with_weight(double alpha, F&& f) {
   const F64 one = splat<F64>(1), none{};
-  if (alpha == 0) return weigh_by(risk, count, weights, sums, [&](F64 r) { return r - r == 0 ? one : none; });
-  if (alpha == infinity) return weigh_by(risk, count, weights, sums, [&](F64 r) { return r == least ? one : none; });
-  weigh_by(risk, count, weights, sums, [&](F64 r) {
+  if (alpha == 0) return f([=](F64 r, F64) { return r - r == 0 ? one : none; });
+  if (alpha == infinity) return f([=](F64 r, F64 least) { return r == least ? one : none; });
+  f([=](F64 r, F64 least) __attribute__((always_inline)) {
     const F64 exponent = (r - least) * -alpha;
     return exponent <= 0 ? exp_below_zero(exponent) : none;  // NaN, and of a risk of -infinity
   });
+}
+
+CBK_INLINE void store_weights(double* weights, F64 w, int64_t own) {
+  if (own == lanes<double>) return store(weights, w);
+  for (int64_t l = 0; l < own; ++l) weights[l] = w[l];
+}
+
+void weigh(const double* risk, int64_t count, double least, double alpha, double* weights, WeightSums& sums) {
+  F64 total[risk_vectors], squares[risk_vectors];
+  std::memcpy(total, sums.weights, sizeof total), std::memcpy(squares, sums.squares, sizeof squares);
+  with_weight(alpha, [&](auto weight) {
+    for_risks(risk, count, [&](F64 r, int v, int64_t at, int64_t own) {
+      const F64 w = weight(r, splat<F64>(least));
+      total[v] += w, squares[v] += w * w;
+      store_weights(weights + at, w, own);
+    });
+  });
+  std::memcpy(sums.weights, total, sizeof total), std::memcpy(sums.squares, squares, sizeof squares);
 }
 
 void scale(double* weights, int64_t count, double factor) {
@@ -274,9 +279,60 @@ void scale(double* weights, int64_t count, double factor) {
   for (; i < count; ++i) weights[i] *= factor;
 }
 
+// f(a vector of risks, its place, where it starts, how many of its lanes are risks) for the places of a table.  NaN
+// stands for those behind the last.
+template <class F>
+CBK_INLINE void for_table(const RiskTable& table, F&& f) {
+  const int64_t period = risk_sums * table.tasks, numbers = table.particles * table.tasks;
+  Paced paced;
+  int64_t row = 0;
+  for (; row + period <= numbers; row += period, paced(10 * (table.end - table.begin)))
+    for (int64_t place = table.begin; place < table.end; place += lanes<double>)
+      f(load(table.risk + row + place), place, row + place, lanes<double>);
+  for (int64_t place = table.begin; place < table.end && row + place < numbers; place += lanes<double>) {
+    const int64_t at = row + place, own = numbers - at < lanes<double> ? numbers - at : lanes<double>;
+    F64 rest = splat<F64>(std::numeric_limits<double>::quiet_NaN());
+    for (int64_t l = 0; l < own; ++l) rest[l] = table.risk[at + l];
+    f(rest, place, at, own);
+  }
+}
+
+int64_t least_of(const RiskTable& table, double* least) {
+  for (int64_t place = table.begin; place < table.end; ++place) least[place] = infinity;
+  int64_t numbers = 0;
+  I64 finite{};
+  for_table(table, [&](F64 r, int64_t place, int64_t, int64_t own) {
+    const I64 is_finite = r - r == 0;  // -1 where it is
+    finite -= is_finite, numbers += own;
+    const F64 candidate = is_finite ? r : splat<F64>(infinity);
+    store(least + place, min(candidate, load(least + place)));
+  });
+  for (int l = 0; l < lanes<double>; ++l) numbers -= finite[l];
+  return numbers;
+}
+
+void weigh_of(const RiskTable& table, const double* least, double alpha, double* weights, double* sums,
+              double* squares) {
+  with_weight(alpha, [&](auto weight) {
+    for_table(table, [&](F64 r, int64_t place, int64_t at, int64_t own) {
+      const F64 w = weight(r, load(least + place));
+      store(sums + place, load(sums + place) + w);
+      store(squares + place, load(squares + place) + w * w);
+      store_weights(weights + at, w, own);
+    });
+  });
+}
+
+void scale_of(const RiskTable& table, const double* factor, double* weights) {
+  for_table({weights, table.particles, table.tasks, table.begin, table.end},
+            [&](F64 w, int64_t place, int64_t at, int64_t own) {
+              store_weights(weights + at, w * load(factor + place), own);
+            });
+}
+
 }  // namespace
 
-WeightKernels weight_kernels() { return {least_risk, weigh, scale}; }
+WeightKernels weight_kernels() { return {least_risk, weigh, scale, least_of, weigh_of, scale_of}; }
 
 template <class T>
 ConsensusKernels<T> consensus_kernels() {

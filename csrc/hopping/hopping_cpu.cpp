@@ -110,6 +110,31 @@ void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, int
 
 namespace {
 
+// sum[i] += w[atom[i]] noise[k][i], row after row; the sums of at most four coordinates stay in registers.
+template <int few, class T>
+void add_noise(const T* noise, const uint32_t* particle, int64_t count, const double* weights, int64_t atoms,
+               const int32_t* atom, int64_t size, double* sum) {
+  if constexpr (few > 0) {
+    if (size == few) {
+      double own[few];
+      int64_t of[few];
+      for (int i = 0; i < few; ++i) own[i] = sum[i], of[i] = atom ? atom[i] : 0;
+      for (int64_t k = 0; k < count; ++k, noise += few) {
+        const double* w = weights + particle[k] * atoms;
+        for (int i = 0; i < few; ++i) own[i] += w[of[i]] * double(noise[i]);
+      }
+      std::copy_n(own, few, sum);
+      return;
+    }
+    add_noise<few - 1>(noise, particle, count, weights, atoms, atom, size, sum);
+  } else {
+    for (int64_t k = 0; k < count; ++k, noise += size) {
+      const double* w = weights + particle[k] * atoms;
+      for (int64_t i = 0; i < size; ++i) sum[i] += w[atom ? atom[i] : 0] * double(noise[i]);
+    }
+  }
+}
+
 // HoppingKernels::noise_sum of rows of few numbers, the noise of several drawn at a time.
 template <class T>
 void short_noise_sum(NoiseKey key, int64_t first, int64_t last, const double* weights, int64_t atoms,
@@ -121,10 +146,7 @@ void short_noise_sum(NoiseKey key, int64_t first, int64_t last, const double* we
     for (; n < last && count < rows_drawn(size); ++n)
       if (atom || weights[n * atoms] != 0) particle[count++] = uint32_t(n);
     isa_table().random<T>().short_rows(key, particle, count, size, noise);
-    for (int64_t k = 0; k < count; ++k) {
-      const double* w = weights + particle[k] * atoms;
-      for (int64_t i = 0; i < size; ++i) sum[i] += w[atom ? atom[i] : 0] * double(noise[k * size + i]);
-    }
+    add_noise<4>(noise, particle, count, weights, atoms, atom, size, sum);
   }
 }
 
