@@ -138,7 +138,7 @@ def test_a_full_file_system(tmp_path):
 READ_ONLY = """
 import ctypes, os
 import faults
-if os.geteuid() == 0:  # root without its capabilities: permissions bind it, and its own folders stay within reach
+if os.geteuid() == 0:  # root without its capabilities: permissions bind it, its own folders stay reachable
     header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     assert ctypes.CDLL(None).capset(header, none) == 0
 faults.run("cbo", checkpoint="run", callback=lambda state: print("an epoch"))
