@@ -70,7 +70,7 @@ CBK_INLINE bool any_above(V v, Scalar<V> limit) {
 // Numbers of a vector's lanes, summed in float64.
 template <class T>
 struct LaneSums {
-  F64 part[sizeof(double) / sizeof(T)] = {};
+  F64 part[lanes<T> / lanes<double>] = {};
 
   CBK_INLINE void add(F32 v) {
     const Pair64 wide = widen(v);
