@@ -326,8 +326,8 @@ void weigh_of(const RiskTable& table, const double* least, double alpha, double*
 void scale_of(const RiskTable& table, const double* factor, double* weights) {
   for_table({weights, table.particles, table.tasks, table.begin, table.end},
             [&](F64 w, int64_t place, int64_t at, int64_t own) {
-              store_weights(weights + at, w * load(factor + place), own);
-            });
+    store_weights(weights + at, w * load(factor + place), own);
+  });
 }
 
 }  // namespace

@@ -2,7 +2,8 @@
 //
 //   E_p = (1 / sqrt r) sum_k a_pk b_pk^T,  a_pk in {-1, 1}^M,  b_pk in R^d
 //   first layer's product of draw p:  W x +- s (1 / sqrt r) sum_k a_pk (b_pk . x),  W x computed once for all draws
-// Directions b are free (normal in R^d) or in the batch's span.  For these let X X^T + ridge I = L L^T, e normal in R^S:
+// Directions b are free (normal in R^d) or in the batch's span.  For these let X X^T + ridge I = L L^T, e normal in
+// R^S:
 //   b = X^T L^-T e,  X b = (L - ridge L^-T) e,  drift = (sum_p delta_p a_p e_p^T / sqrt r) L^-1 X
 // Such a b is a normal one projected on the rows of X, where the gradient lies too.  The ridge is 1e-6 of the mean
 // diagonal.  Where S >= d, or where the matrix is singular, directions are free.

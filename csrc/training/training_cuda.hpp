@@ -2,10 +2,10 @@
 //
 // A run owns its particles and all it needs on the device.  An epoch is submitted without waiting for it.  The host
 // brings the order of samples and the parameters.  The device gathers the minibatches, steps, scores the result and
-// writes one row of history.  From the second epoch on the steps are replayed as CUDA graphs.  What changes from step to
-// step (the step's number, alpha, scheduled parameters) is read from device memory.  The first submission makes all
-// graphs.  Later ones copy and launch, and take no memory.  Up to in_flight epochs may be pending.  The host waits where
-// it wants a row or an array.
+// writes one row of history.  From the second epoch on the steps are replayed as CUDA graphs.  What changes from step
+// to step (the step's number, alpha, scheduled parameters) is read from device memory.  The first submission makes all
+// graphs.  Later ones copy and launch, and take no memory.  Up to in_flight epochs may be pending.  The host waits
+// where it wants a row or an array.
 //
 // Noise and roundings of the updates are the CPU's; risks are summed in another order.
 #pragma once

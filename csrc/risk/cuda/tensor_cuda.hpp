@@ -1,12 +1,12 @@
 // Outputs of a tile on tensor cores: 256 samples by the neurons of whole particles, 128 at a time.
 //
 // The first layer is a product of tiles (product_cuda.hpp).  Its sums stay in registers, and become activations there.
-// The second product reads them as a fragment, which only permutes the neurons: a lane's sums (g, 2t), (g, 2t + 1) stand
-// for the fragment's (g, t), (g, t + 4).  The output weights are loaded in the same order.  A warp processes its columns
-// one particle at a time: a particle's sums stay in registers and are written as outputs.
+// The second product reads them as a fragment, which only permutes the neurons: a lane's sums (g, 2t), (g, 2t + 1)
+// stand for the fragment's (g, t), (g, t + 4).  The output weights are loaded in the same order.  A warp processes its
+// columns one particle at a time: a particle's sums stay in registers and are written as outputs.
 //
-// Estimate for N = 1000, M = 20, d = 784, S = 1000 on an H200: 668 tiles of 6 particles take 6 rounds of 132 blocks, the
-// last one nearly empty.  In a stage of 16 inner indices a warp multiplies 32 (bf16), 64 (tf32) or 192 fragments
+// Estimate for N = 1000, M = 20, d = 784, S = 1000 on an H200: 668 tiles of 6 particles take 6 rounds of 132 blocks,
+// the last one nearly empty.  In a stage of 16 inner indices a warp multiplies 32 (bf16), 64 (tf32) or 192 fragments
 // (float32), two warps on each scheduler: 416, 832, 2500 clocks at 62 % of what wgmma reaches.  Meanwhile they issue
 // 300, 520, 1300 instructions and read for 416, 640, 640 clocks from shared memory.  49 stages in 6 rounds at 1.755 GHz
 // are 0.07, 0.14 and 0.42 ms.
