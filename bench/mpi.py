@@ -104,13 +104,14 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def step_seconds(case: Case, particles: int, comm: Any) -> float:
+def step_seconds(case: Case, particles: int, comm: Any, device: str = "cpu") -> float:
     """Of one step: the middle epoch's of a run, of which the first is left out."""
     x, y = case.data()
     rows = np.tile(np.arange(case.samples), BATCHES)
     result = cbk.train(
         case.net, x[rows], y[rows], case.method(particles), epochs=2 + max(case.steps // BATCHES, 2),
         batch_size=case.samples, loss="cross_entropy" if case.outputs > 1 else "mse", comm=comm,
+        device=device,
     )  # fmt: skip
     return float(np.median(np.diff(result.history["seconds"]))) / BATCHES
 

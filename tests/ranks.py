@@ -12,6 +12,7 @@ import numpy as np
 from mpi4py import MPI
 
 import cbokernels as cbk
+from cbokernels import _mpi
 from cbokernels.distributed import Communicator, gather
 from cbokernels.training.split import SplitProblem
 
@@ -49,6 +50,7 @@ METHODS = {
         cbk.CBO(particles=50, alpha=cbk.TargetEss(0.4), particle_batch=9, move="batch"),
         12,
     ),
+    "pairs": (NET, X, Y, cbk.CBO(particles=50, alpha=30.0, particle_batch=2, move="batch"), 12),
     "hybrid": (NET, X, Y, cbk.Hybrid(particles=50, alpha=30.0), 12),
     "atoms": (NET, X, Y, cbk.ConsensusHopping(particles=50, scope="atom", weights=cbk.TargetEss(0.4)), 12),
     "unmirrored": (NET, X, Y, cbk.ConsensusHopping(particles=51, mirrored=False), 12),
@@ -250,7 +252,11 @@ def emulated():
 
 ON_CARDS = (
     "cbo",
+    "best",
+    "ess",
+    "flying",
     "batch moves",
+    "pairs",
     "hybrid",
     "hopping",
     "atoms",
@@ -259,14 +265,23 @@ ON_CARDS = (
     "adam",
     "rates",
     "heavy ball",
+    "gradient flow",
 )
+STAYING = [name for name in ON_CARDS if name not in ("hopping", "atoms", "transport")]
 
 
-def cards(out):
+def cuda_aware():
+    """Let MPI be one that takes addresses on a card. Those of the emulation are the host's."""
+    _mpi._takes_device_memory = lambda: True
+
+
+def cards(out, mpi="plain"):
     """A card for each rank: how far runs are from those of one process on the CPU."""
     emulated()
+    if mpi == "aware":
+        cuda_aware()
     told = {}
-    for name in ON_CARDS:
+    for name in ON_CARDS if mpi == "plain" else STAYING:
         for options in ({}, {"batch_size": 37, "sample_weight": WEIGHT, "weight_decay": 0.1}):
             options = {**options, "epochs": 2, "dtype": "float64"}
             options["validation"] = (X[:40], METHODS[name][2][..., :40])
@@ -274,20 +289,111 @@ def cards(out):
             found = one(name, device="cuda", **options)
             same_everywhere(found)
             if WORLD.rank == 0:
+                assert found["particles"].shape == expected["particles"].shape
                 told.setdefault(name, []).append(apart(found, expected))
-    caught = []
+                told[name].append(apart(*({"": run["particles"]} for run in (found, expected))))
+    caught, far = [], np.full((50, NET.size), 3e38, np.float32)
     for name, options in (
         ("cbo", {"deterministic": True}),
         ("cbo", {"data": "split"}),
         ("low rank, free", {}),
+        ("cbo", {"theta": far, "dtype": "float32"}),
     ):
         try:
             one(name, device="cuda", **options)
-        except ValueError as error:
+        except (ValueError, cbk.ConsensusError) as error:
             caught.append(str(error))
     if WORLD.rank == 0:
         with open(out, "w") as file:
             json.dump([told, caught], file)
+
+
+def worthless(out):
+    """Particles whose risks are not finite, all of the last rank's: what a run says of them."""
+    emulated()
+    theta = np.random.default_rng(6).uniform(-1, 1, (50, NET.size)).astype(np.float32)
+    theta[25 if WORLD.size == 2 else 33 :] = 3e38
+    told = []
+    for comm, device in ((WORLD, "cuda"), (None, "cpu")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            method = cbk.CBO(alpha=30.0, noise="none")
+            result = cbk.train(
+                NET, X, Y, method, epochs=3, batch_size=99, theta=theta, comm=comm, device=device
+            )
+        told.append([result.message, result.parameters.tolist()])
+    if WORLD.rank == 0:
+        with open(out, "w") as file:
+            json.dump(told, file)
+
+
+def card_steps(out):
+    """Of a step on cards: collectives, and bytes copied to the card and from it, by the number of particles.
+
+    From runs that differ by steps alone.
+    """
+    emulated()
+    told = {}
+    for aware in (False, True):
+        if aware:
+            cuda_aware()
+        for name in STAYING:
+            net, x, y, method, _ = METHODS[name]
+            for particles in (50, 100):
+                if not isinstance(getattr(method, "lr", 0.0), float):
+                    continue  # as many rates as networks
+                counted = []
+                for batch_size in (len(x) // 2, len(x) // 5):  # 2 and 5 steps an epoch
+                    ranks, before = Communicator(WORLD), np.array(cbk.cuda._module().copied_bytes())
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        cbk.train(
+                            net, x, y, method.set_params(particles=particles), epochs=4,
+                            batch_size=batch_size, comm=ranks, device="cuda",
+                        )  # fmt: skip
+                    copied = np.array(cbk.cuda._module().copied_bytes()) - before
+                    counted.append((dict(ranks.calls), copied))
+                (few, bytes_few), (many, bytes_many) = counted
+                calls = {n: (many.get(n, 0) - few.get(n, 0)) / 12 for n in many}
+                each = [{n: count for n, count in calls.items() if count}, *(bytes_many - bytes_few) / 12]
+                told.setdefault(f"{name}{', aware' if aware else ''}", []).append(each)
+    if WORLD.rank == 0:
+        with open(out, "w") as file:
+            json.dump(told, file)
+
+
+def card_checkpoints(out):
+    """Runs on cards that one process goes on with, and runs of one process that all ranks go on with."""
+    emulated()
+    told = {}
+    for name in ("flying", "hybrid", "rates", "heavy ball"):
+        expected = one(name, None, epochs=6, dtype="float64") if WORLD.rank == 0 else None
+        for first, then in ((WORLD, None), (None, WORLD)):
+            options = {"dtype": "float64", "checkpoint": f"{out}.{name}.{first is None}", "resume": True}
+            options["device"] = "cuda"
+            if WORLD.rank == 0 or first is WORLD:
+                one(name, first, epochs=3, **options)
+            WORLD.Barrier()
+            found = one(name, then, epochs=6, **options) if WORLD.rank == 0 or then is WORLD else None
+            WORLD.Barrier()
+            if WORLD.rank == 0:
+                del found["points"]
+                told.setdefault(name, []).append(apart(found, {n: expected[n] for n in found}))
+    if WORLD.rank == 0:
+        with open(out, "w") as file:
+            json.dump(told, file)
+
+
+def addressed():
+    """Numbers that MPI adds up where they are."""
+    ranks, numbers = Communicator(WORLD), np.arange(5.0) + WORLD.rank
+    ranks.add_on_card(numbers.ctypes.data, len(numbers))
+    expected = WORLD.size * np.arange(5.0) + WORLD.size * (WORLD.size - 1) / 2
+    np.testing.assert_array_equal(numbers, expected)
+    assert ranks.calls == {"Allreduce": 1}
+    assert ranks.cuda_aware is _mpi._takes_device_memory()
+    os.environ["CBOKERNELS_CUDA_AWARE_MPI"] = "0"
+    assert not _mpi._takes_device_memory()
 
 
 def decays():

@@ -32,8 +32,14 @@ __device__ __forceinline__ void normalise_slice(const Risks& k, double least, do
     weights[n * k.tasks + task] = unnormalised(k.risk[n * k.tasks + task], least, alpha) / total;
 }
 
+__device__ __forceinline__ void tell(const Part& of_all, int64_t task, int64_t tasks, double* ess, double* state) {
+  ess[task] = of_all.total > 0 ? of_all.total * of_all.total / of_all.squares : 0;
+  if (!state) return;
+  state[task] = of_all.least, state[tasks + task] = of_all.total, state[2 * tasks + task] = of_all.squares;
+}
+
 // A task's only slice is done with here.
-CBK_KERNEL(threads) weigh_slices(Risks k, Part* parts, double* weights, double* ess) {
+CBK_KERNEL(threads) weigh_slices(Risks k, Part* parts, double* weights, double* ess, double* state) {
   const double alpha = alpha_of(k.alphas, blockIdx.y);
   const int64_t task = blockIdx.y, begin = blockIdx.x * k.slice;
   const int64_t end = begin + k.slice < k.particles ? begin + k.slice : k.particles;
@@ -52,13 +58,13 @@ CBK_KERNEL(threads) weigh_slices(Risks k, Part* parts, double* weights, double* 
   if (gridDim.x == 1) normalise_slice(k, least, total, weights);
   if (threadIdx.x != 0) return;
   if (gridDim.x == 1)
-    ess[task] = total > 0 ? total * total / squares : 0;
+    tell({least, total, squares}, task, k.tasks, ess, state);
   else
     parts[task * gridDim.x + blockIdx.x] = {least, total, squares};
 }
 
 // Every block adds the parts anew, in the same order.
-CBK_KERNEL(threads) normalise(Risks k, const Part* parts, double* weights, double* ess) {
+CBK_KERNEL(threads) normalise(Risks k, const Part* parts, double* weights, double* ess, double* state) {
   const double alpha = alpha_of(k.alphas, blockIdx.y);
   const int64_t task = blockIdx.y;
   parts += task * gridDim.x;
@@ -69,7 +75,7 @@ CBK_KERNEL(threads) normalise(Risks k, const Part* parts, double* weights, doubl
     total += factor * parts[i].total, squares += factor * factor * parts[i].squares;
   }
   normalise_slice(k, least, total, weights);
-  if (blockIdx.x == 0 && threadIdx.x == 0) ess[task] = total > 0 ? total * total / squares : 0;
+  if (blockIdx.x == 0 && threadIdx.x == 0) tell({least, total, squares}, task, k.tasks, ess, state);
 }
 
 // sums[slice][task][i] of the slice's particles; those of weight 0 are never read.  A thread has `width` coordinates,
@@ -122,23 +128,22 @@ average_slices(const T* theta, const double* weights, int64_t particles, int64_t
 }  // namespace
 
 void gibbs_weights(const double* risk, int64_t particles, int64_t tasks, Alphas alphas, double* weights, double* ess,
-                   CudaStream on) {
+                   CudaStream on, double* state) {
   const cudaStream_t stream = native(on);
   const int64_t slice = std::max(blocks_for(particles, weight_parts), int64_t(1024));
   const Risks k{risk, particles, tasks, slice, alphas};
   const dim3 grid(unsigned(blocks_for(particles, slice)), unsigned(tasks));
   Workspace<Part> parts(int64_t(grid.x) * tasks, stream);
-  launch(weigh_slices, grid, dim3(threads), 0, stream, k, parts.data(), weights, ess);
+  launch(weigh_slices, grid, dim3(threads), 0, stream, k, parts.data(), weights, ess, state);
   if (grid.x == 1) return;
-  launch(normalise, grid, dim3(threads), 0, stream, k, static_cast<const Part*>(parts.data()), weights, ess);
+  launch(normalise, grid, dim3(threads), 0, stream, k, static_cast<const Part*>(parts.data()), weights, ess,
+         state);
 }
 
-template <class T>
-void consensus(const T* theta, const double* risk, int64_t particles, int64_t size, int64_t tasks, Alphas alphas,
-               T* point, double* weights, double* ess, CudaStream on) {
+template <class T, class Out>
+void weighted_sums(const T* theta, const double* weights, int64_t particles, int64_t size, int64_t tasks, Out* out,
+                   CudaStream on) {
   const cudaStream_t stream = native(on);
-  gibbs_weights(risk, particles, tasks, alphas, weights, ess, on);
-
   // enough blocks to read at the memory's speed, on any card: of columns as they are where four are read at once
   const auto threads_across = [&](int64_t spans) {
     int64_t across = threads;
@@ -153,20 +158,29 @@ void consensus(const T* theta, const double* risk, int64_t particles, int64_t si
   const int width = access_width(size, theta);
   const int64_t across = threads_across(size / width), columns = blocks_for(size / width, across);
   const auto start = [&](auto kernel) {
-    launch(kernel, dim3(unsigned(columns), unsigned(slices * tasks)), dim3(unsigned(across)), 0, stream, theta,
-           static_cast<const double*>(weights), particles, size, tasks, slice, sums.data());
+    launch(kernel, dim3(unsigned(columns), unsigned(slices * tasks)), dim3(unsigned(across)), 0, stream, theta, weights,
+           particles, size, tasks, slice, sums.data());
   };
   if constexpr (sizeof(T) == 4) {
     if (width == 4) start(average_slices<T, 4>);
   }
   if (width == 2) start(average_slices<T, 2>);
   if (width == 1) start(average_slices<T, 1>);
-  launch_add_parts(sums.data(), slices, tasks * size, 1.0, point, int64_t(1), stream);
+  launch_add_parts(sums.data(), slices, tasks * size, 1.0, out, int64_t(1), stream);
+}
+
+template <class T>
+void consensus(const T* theta, const double* risk, int64_t particles, int64_t size, int64_t tasks, Alphas alphas,
+               T* point, double* weights, double* ess, CudaStream on) {
+  gibbs_weights(risk, particles, tasks, alphas, weights, ess, on);
+  weighted_sums(theta, static_cast<const double*>(weights), particles, size, tasks, point, on);
 }
 
 template void consensus(const float*, const double*, int64_t, int64_t, int64_t, Alphas, float*, double*, double*,
                         CudaStream);
 template void consensus(const double*, const double*, int64_t, int64_t, int64_t, Alphas, double*, double*, double*,
                         CudaStream);
+template void weighted_sums(const float*, const double*, int64_t, int64_t, int64_t, double*, CudaStream);
+template void weighted_sums(const double*, const double*, int64_t, int64_t, int64_t, double*, CudaStream);
 
 }  // namespace cbk::device

@@ -81,9 +81,10 @@ sum_slices(const T* theta, int64_t particles, int64_t size, int64_t slice, doubl
   }
 }
 
+template <class T>
 CBK_KERNEL(threads)
-add_coordinates(const double* sums, int64_t slices, int64_t particles, int64_t size, const double* limit,
-                double* parts) {
+add_coordinates(const T* theta, const double* sums, int64_t slices, int64_t particles, int64_t size,
+                const double* limit, double* parts, double* mean) {
   const double n = double(particles), least = *limit * *limit * n;
   double total = 0, frozen = 0;
   for (int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x; i < size; i += int64_t(gridDim.x) * threads) {
@@ -92,6 +93,7 @@ add_coordinates(const double* sums, int64_t slices, int64_t particles, int64_t s
     const double about = squares - sum * sum / n;  // to the mean
     total += about < 0 ? 0 : about;
     frozen += about <= least;
+    if (mean) mean[i] = double(theta[i]) + sum / n;
   }
   total = block_sum(total), frozen = block_sum(frozen);
   if (threadIdx.x == 0) parts[2 * blockIdx.x] = total, parts[2 * blockIdx.x + 1] = frozen;
@@ -172,7 +174,7 @@ void look_for_troubles(const double* risk, int64_t steps, int64_t particles, int
 }
 
 template <class T>
-int64_t spread(const T* theta, int64_t particles, int64_t size, const double* limit, double* parts,
+int64_t spread(const T* theta, int64_t particles, int64_t size, const double* limit, double* parts, double* mean,
                cudaStream_t stream) {
   const int64_t across = blocks_for(size, columns_of), wanted = std::max(1024 / across, int64_t(1));
   const int64_t slice = std::max(blocks_for(particles, wanted), int64_t(4 * rows_of)),
@@ -181,8 +183,8 @@ int64_t spread(const T* theta, int64_t particles, int64_t size, const double* li
   launch(sum_slices<T>, dim3(unsigned(across), unsigned(slices)), dim3(columns_of, rows_of), 0, stream, theta,
          particles, size, slice, sums.data());
   const unsigned blocks = unsigned(std::min(blocks_for(size, threads), spread_parts));  // which decide the sum's order
-  launch(add_coordinates, dim3(blocks), dim3(threads), 0, stream, static_cast<const double*>(sums.data()), slices,
-         particles, size, limit, parts);
+  launch(add_coordinates<T>, dim3(blocks), dim3(threads), 0, stream, theta, static_cast<const double*>(sums.data()),
+         slices, particles, size, limit, parts, mean);
   return blocks;
 }
 
@@ -205,8 +207,8 @@ CBK_INSTANTIATE(double, double)
 CBK_INSTANTIATE(float, int32_t)
 CBK_INSTANTIATE(double, int32_t)
 #undef CBK_INSTANTIATE
-template int64_t spread(const float*, int64_t, int64_t, const double*, double*, cudaStream_t);
-template int64_t spread(const double*, int64_t, int64_t, const double*, double*, cudaStream_t);
+template int64_t spread(const float*, int64_t, int64_t, const double*, double*, double*, cudaStream_t);
+template int64_t spread(const double*, int64_t, int64_t, const double*, double*, double*, cudaStream_t);
 template int64_t count_not_finite(const float*, int64_t, CudaStream);
 template int64_t count_not_finite(const double*, int64_t, CudaStream);
 

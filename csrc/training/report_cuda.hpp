@@ -36,10 +36,10 @@ void look_for_troubles(const double* risk, int64_t steps, int64_t particles, int
                        const uint32_t* first_step, Troubles* troubles, cudaStream_t stream);
 
 // Sums over coordinates of squared distances to the mean over particles, and the number of coordinates whose standard
-// deviation is at most *limit: [parts][2].
+// deviation is at most *limit: [parts][2].  mean [size]: the mean, or nullptr.
 constexpr int64_t spread_parts = 64;
 template <class T>
-int64_t spread(const T* theta, int64_t particles, int64_t size, const double* limit, double* parts,
+int64_t spread(const T* theta, int64_t particles, int64_t size, const double* limit, double* parts, double* mean,
                cudaStream_t stream);
 
 struct RowSource {

@@ -37,6 +37,17 @@ void Steps<T>::set_task(const int32_t* host) {
 }
 
 template <class T>
+void Steps<T>::share(uint32_t first, Exchange exchange) {
+  first_ = first, exchange_ = std::move(exchange);
+  own("mean", mean_, size_);
+  if (!exchanges()) return;
+  const int64_t tasks = shape_.tasks, item = sizeof(double);
+  own("exchange", exchanged_, tasks * (3 + size_));
+  arrays_["state"] = {exchanged_.data(), 3 * tasks * item};
+  arrays_["sums"] = {exchanged_.data() + 3 * tasks, tasks * size_ * item};
+}
+
+template <class T>
 int Steps<T>::forms() const {
   const NoiseTraits traits = traits_of(shape_.noise);
   return is_noisy() && traits.with != traits.without ? 2 : 1;
@@ -59,7 +70,7 @@ UpdateProblem<T> Steps<T>::update_problem() const {
   problem.point = points_.data(), problem.task = task_.data();
   problem.drift = numbers_.drift, problem.diffusion = numbers_.diffusion, problem.dt = numbers_.dt;
   problem.noise = shape_.noise, problem.floor = numbers_.floor, problem.radius = numbers_.radius;
-  problem.key.seed = shape_.seed;
+  problem.key = key();
   return problem;
 }
 
@@ -130,7 +141,8 @@ template <class T>
 class ConsensusSteps : public Steps<T> {
  public:
   ConsensusSteps(const RunShape& shape, cudaStream_t stream)
-      : Steps<T>(shape, stream), weights_(shape.scored() * shape.tasks), alphas_(shape.tasks) {
+      : Steps<T>(shape, stream), weights_(shape.scored() * shape.tasks) {
+    this->own("alphas", alphas_, shape.tasks);
     this->own("points", this->points_, shape.tasks * this->size_);
     taken_ = DeviceBuffer<T>(shape.subset * this->size_);
     if (shape.flies) {
@@ -147,34 +159,33 @@ class ConsensusSteps : public Steps<T> {
     const RunShape& s = this->shape_;
     const CudaStream on = this->on();
     UpdateProblem<T> update = this->update_problem();
-    const bool small = s.method == Method::cbo && !s.subset && !s.flies && !s.decays && is_small(update, s.tasks);
+    const bool plain = s.method == Method::cbo && !s.subset && !s.flies && !s.decays && !this->exchanges();
+    const bool small = plain && is_small(update, s.tasks);
     const Chain chain(small && place.chained);
     RiskProblem<T> scored = batch;
+    scored.particles = place.scored;
     if (s.subset) {
-      gather(Rows<T>{this->theta(), taken_.data(), 1, this->size_}, Rows<T>{}, place.subset, s.particles, s.subset,
-             s.subset, this->stream_);
-      scored.theta = taken_.data(), scored.particles = s.subset;
+      if (place.scored)
+        gather(Rows<T>{this->theta(), taken_.data(), 1, this->size_}, Rows<T>{}, place.subset, s.particles,
+               place.scored, place.scored, this->stream_);
+      scored.theta = taken_.data();
     }
     if (hybrid())
       risk_gradient(scored, place.risk, this->gradient_.data(), on, s.precision);
-    else
+    else if (place.scored)
       score(scored, s.own_inputs, place.risk, on, s.precision);
+    if (this->exchanges()) {
+      find_points(scored, place);
+      if (s.subset_moves && !place.scored) return;
+      return move(update, place);
+    }
     if (s.solve) solve_alphas(place.risk, s.scored(), s.tasks, &place.now->alpha, alphas_.data(), on);
     if (small)
       return consensus_and_update(update, place.risk, last_alphas(place.now), this->points_.data(), place.ess, on,
                                   &place.now->update);
     consensus(scored.theta, place.risk, s.scored(), this->size_, s.tasks, last_alphas(place.now), this->points_.data(),
               weights_.data(), place.ess, on);
-    if (s.subset_moves) update.rows = place.subset, update.row_count = s.subset;
-    this->shrink(this->theta(), place, update.rows, s.subset);
-    if (hybrid()) return hybrid_update(update, s.tasks, this->adam_state(1), on, &place.now->update);
-    if (s.flies) update.out = moved_.data();
-    cbo_update(update, s.tasks, on, &place.now->update);
-    if (!s.flies) return;
-    const int64_t rows = s.subset_moves ? s.subset : s.particles;
-    const dim3 grid = strided_grid(fly<T>, blocks_for(rows * this->size_, 256), 256);
-    launch(fly<T>, grid, dim3(256), 0, this->stream_, this->theta(), static_cast<const T*>(moved_.data()),
-           velocity_.data(), rows, this->size_, update.rows, place.now);
+    move(update, place);
   }
 
   bool is_noisy() const override { return true; }
@@ -184,6 +195,61 @@ class ConsensusSteps : public Steps<T> {
 
  private:
   bool hybrid() const { return this->shape_.method == Method::hybrid; }
+
+  // The points of all ranks' particles, of which `scored` are this one's.
+  void find_points(const RiskProblem<T>& scored, const StepPlace<T>& place) {
+    const RunShape& s = this->shape_;
+    const int64_t count = scored.particles;
+    const auto ask = [&](const char* what) { return this->exchange_(what, count, place.step); };
+    double *const state = this->exchanged_.data(), *const sums = state + 3 * s.tasks;
+    if (s.solve) {
+      this->arrays_["risk"] = {place.risk, count * s.tasks * int64_t(sizeof(double))};
+      ask("alphas");
+    }
+    if (count > 0) {
+      gibbs_weights(place.risk, count, s.tasks, last_alphas(place.now), weights_.data(), place.ess, this->on(), state);
+      weighted_sums(scored.theta, static_cast<const double*>(weights_.data()), count, this->size_, s.tasks, sums,
+                    this->on());
+    } else {
+      clear(state, s.tasks * (3 + this->size_));
+    }
+    const std::vector<double> factors = ask("weigh");
+    for (int64_t t = 0; t < int64_t(factors.size()); ++t) {
+      double* const of_task = sums + t * this->size_;
+      if (factors[size_t(t)] == 0)  // and may be NaN
+        clear(of_task, this->size_);
+      else
+        launch_add_parts(static_cast<const double*>(of_task), 1, this->size_, 1 / factors[size_t(t)], of_task,
+                         int64_t(1), this->stream_);
+    }
+    ask("sum");
+    launch_add_parts(static_cast<const double*>(sums), 1, s.tasks * this->size_, 1.0, this->points_.data(), int64_t(1),
+                     this->stream_);
+    check(cudaMemcpyAsync(place.ess, state, size_t(s.tasks) * sizeof(double), cudaMemcpyDeviceToDevice, this->stream_),
+          "copy");
+    // What a subset leaves free of the step's risks is no trouble.
+    clear(place.risk + count * s.tasks, (s.scored() - count) * s.tasks);
+  }
+  void clear(double* values, int64_t count) const {
+    if (count > 0) check(cudaMemsetAsync(values, 0, size_t(count) * sizeof(double), this->stream_), "zeros");
+  }
+
+  // The particles to the points.
+  void move(UpdateProblem<T> update, const StepPlace<T>& place) {
+    const RunShape& s = this->shape_;
+    const CudaStream on = this->on();
+    if (s.subset_moves) update.rows = place.subset, update.row_count = place.scored;
+    this->shrink(this->theta(), place, update.rows, place.scored);
+    if (hybrid()) return hybrid_update(update, s.tasks, this->adam_state(1), on, &place.now->update);
+    if (s.flies) update.out = moved_.data();
+    cbo_update(update, s.tasks, on, &place.now->update);
+    if (!s.flies) return;
+    const int64_t rows = s.subset_moves ? place.scored : s.particles;
+    const dim3 grid = strided_grid(fly<T>, blocks_for(rows * this->size_, 256), 256);
+    launch(fly<T>, grid, dim3(256), 0, this->stream_, this->theta(), static_cast<const T*>(moved_.data()),
+           velocity_.data(), rows, this->size_, update.rows, place.now);
+  }
+
   DeviceBuffer<double> weights_, alphas_;
   DeviceBuffer<T> taken_, moved_, velocity_;  // the subset; with friction where the update leads, and how fast
 };
@@ -241,10 +307,9 @@ class HeavyBallSteps : public Steps<T> {
     const EpochNumbers& e = this->numbers_;
     const double width = double(s.net.width);
     const LangevinNumbers<T>* now = &place.now->langevin;
-    const NoiseKey key{s.seed, 0, 0, 0};
     this->shrink(this->theta(), place);
     langevin_drift(this->theta(), velocity_.data(), static_cast<const T*>(this->gradient_.data()), s.particles,
-                   this->size_, width, e.friction, e.temperature, e.dt, key, this->on(), now);
+                   this->size_, width, e.friction, e.temperature, e.dt, this->key(), this->on(), now);
     risk_gradient(batch, place.risk, this->gradient_.data(), this->on(), this->shape_.precision);
     langevin_kick(velocity_.data(), static_cast<const T*>(this->gradient_.data()), s.particles, this->size_, width,
                   e.dt, this->on(), now);

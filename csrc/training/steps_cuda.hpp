@@ -35,6 +35,7 @@ struct StepPlace {
   double* risk;           // [scored, tasks]
   double* ess;            // [tasks]
   const int64_t* subset;  // [scored], where not all particles are
+  int64_t scored;
   bool chained;  // its kernels may start before the ones before them have ended: a kernel comes before the first
   Troubles* troubles;
 };
@@ -51,6 +52,7 @@ class Steps {
   Steps(const RunShape& shape, cudaStream_t stream);
   virtual ~Steps() = default;
   void set_task(const int32_t* host);  // [particles]; without it all follow point 0
+  void share(uint32_t first, Exchange exchange);  // as Run::share
   virtual void step(const RiskProblem<T>& batch, const StepPlace<T>& place) = 0;
 
   // Laws of noise that are kernels of their own: steps that were captured with one cannot be replayed with another.
@@ -73,6 +75,9 @@ class Steps {
   Dials<T> dials(uint32_t step) const;
 
   T* theta() const { return theta_.data(); }
+  double* mean() const { return mean_.data(); }  // nullptr unless ranks share the particles
+  // Whether they exchange something in the middle of a step, which no graph can do.
+  bool exchanges() const { return static_cast<bool>(exchange_); }
   const T* reported() const { return points_.data() ? points_.data() : theta(); }
   virtual Alphas last_alphas(const Dials<T>* last) const { return {0, &last->alpha, 0}; }
   virtual void sum_up() {}  // what only a row tells, after an epoch's last step
@@ -96,11 +101,15 @@ class Steps {
   void shrink(T* theta, const StepPlace<T>& place, const int64_t* moving = nullptr, int64_t rows = 0,
               const double* rates = nullptr) const;
   CudaStream on() const { return {reinterpret_cast<uintptr_t>(stream_)}; }
+  NoiseKey key() const { return {shape_.seed, 0, 0, first_}; }
 
   RunShape shape_;
   int64_t size_;
   cudaStream_t stream_;
   EpochNumbers numbers_{};
+  uint32_t first_ = 0;  // number of the first particle
+  Exchange exchange_;
+  DeviceBuffer<double> mean_, exchanged_;  // where ranks share the particles
   DeviceBuffer<T> theta_, points_, gradient_, first_, second_;
   DeviceBuffer<int32_t> task_;
   std::map<std::string, StateArray> arrays_;

@@ -1,6 +1,7 @@
 // A run's epochs on the GPU: copies, graphs, rows.
 #include "training_cuda.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 
@@ -74,6 +75,11 @@ class TrainingRun final : public Run {
     cudaStreamSynchronize(stream());  // epochs that nobody waited for still read it
   }
 
+  void share(uint32_t first, Exchange exchange) override {
+    const OnDevice here(shape_.device);
+    steps_->share(first, std::move(exchange));
+  }
+
   void submit(const int64_t* order, const int64_t* subsets, uint32_t first_step, const EpochNumbers& numbers) override {
     const OnDevice here(shape_.device);
     Slot& slot = slots_[size_t(submitted_ % in_flight)];
@@ -84,7 +90,8 @@ class TrainingRun final : public Run {
       const Segment& part = epoch_steps_ - step > body_.steps ? body_ : tail_;
       fill(part, given, order + step * shape_.batch, subsets + step * shape_.subset, first_step + uint32_t(step));
       bring(given_, given, part.bytes);
-      if (submitted_ == 0)  // the first epoch finds the memory that the kernels need
+      drawn_ = subsets + step * shape_.subset;
+      if (submitted_ == 0 || steps_->exchanges())  // the first epoch finds the memory that the kernels need
         enqueue(part, first_step + uint32_t(step));
       else
         part.graphs[steps_->form_with(numbers)].launch(stream());
@@ -97,7 +104,7 @@ class TrainingRun final : public Run {
         cudaMemcpyAsync(slot.point.data(), steps_->reported(), size_t(point_bytes()), cudaMemcpyDeviceToHost, stream()),
         "point");
     check(cudaEventRecord(slot.done, stream()), "event");
-    if (submitted_++ == 0) capture(numbers);
+    if (submitted_++ == 0 && !steps_->exchanges()) capture(numbers);
   }
 
   const double* row(int64_t epoch) override {
@@ -123,6 +130,11 @@ class TrainingRun final : public Run {
   void write(const std::string& name, const void* host) override {
     const StateArray& a = steps_->arrays().at(name);
     copy(a.data, host, a.bytes, cudaMemcpyHostToDevice);
+  }
+  void* address(const std::string& name) override {
+    const OnDevice here(shape_.device);
+    check(cudaStreamSynchronize(stream()), "wait");
+    return steps_->arrays().at(name).data;
   }
   int64_t bytes_of(const std::string& name) const override {
     const auto found = steps_->arrays().find(name);
@@ -282,6 +294,7 @@ class TrainingRun final : public Run {
                                risk_.data() + j * scored,
                                ess_.data() + j * shape_.tasks,
                                indices(part.subsets) + j * shape_.subset,
+                               drawn_in(j),
                                chained_ && (shape_.batch || j > 0),
                                troubles_.data()};
       if (place.step == 0) steps_->open(batch, place);
@@ -291,6 +304,13 @@ class TrainingRun final : public Run {
     look_for_troubles(risk_.data(), part.steps, steps_->scores_itself() ? 0 : shape_.scored(), shape_.tasks,
                       points() ? ess_.data() : nullptr, &dials()->step, troubles_.data(), stream());
     if (part.last) report(part);
+  }
+
+  // The particles that step j of a segment scores: all it has room for, unless its ranks share them.
+  int64_t drawn_in(int64_t j) const {
+    if (!shape_.subset || !steps_->exchanges()) return shape_.scored();
+    const int64_t* const drawn = drawn_ + j * shape_.subset;
+    return std::find(drawn, drawn + shape_.subset, -1) - drawn;
   }
 
   void gather_all(const Segment& part) {
@@ -344,7 +364,7 @@ class TrainingRun final : public Run {
     row.ess = points() ? ess_.data() + (part.steps - 1) * shape_.tasks : nullptr;
     row.tasks = shape_.tasks, row.particles = shape_.particles, row.size = shape_.net.size();
     row.parts = spread(static_cast<const T*>(steps_->theta()), shape_.particles, shape_.net.size(), &last->limit,
-                       spread_.data(), stream());
+                       spread_.data(), steps_->mean(), stream());
     row.spread = spread_.data(), row.troubles = troubles_.data();
     row.extras = steps_->extras(), row.extra_count = steps_->extra_count();
     branch_.end(stream());
@@ -366,6 +386,7 @@ class TrainingRun final : public Run {
   DeviceBuffer<Troubles> troubles_;
   std::vector<Slot> slots_;
   Segment body_, tail_;
+  const int64_t* drawn_ = nullptr;  // the subsets of the segment that is enqueued
   int64_t epoch_steps_ = 1, columns_ = 0, submitted_ = 0;
 };
 

@@ -10,6 +10,7 @@
 // Noise and roundings of the updates are the CPU's; risks are summed in another order.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -89,11 +90,24 @@ struct EpochNumbers {
 };
 #undef CBK_NUMBER
 
+// What a step asks of the other ranks, which have the rest of the particles, in its middle: the host answers.
+//   "alphas"  from "risk" [scored, tasks] to "alphas" [tasks], where these are solved for
+//   "weigh"   "exchange" has the "state" of gibbs_weights and then the "sums" [tasks, size], which are this rank's
+//             means; the answer is what to multiply these by, or nothing
+//   "sum"     the sums become all ranks' means, and the first [tasks] numbers of the state their ess
+// scored: this rank's particles in the step.
+using Exchange = std::function<std::vector<double>(const char* what, int64_t scored, uint32_t step)>;
+
 class Run {
  public:
   static constexpr int in_flight = 8;  // epochs
 
   virtual ~Run() = default;
+
+  // To be called before the first epoch where other ranks have particles too: number of this one's first, and how its
+  // steps reach the others, which those do that have points.  There is then the array "mean" [size] of the particles
+  // after an epoch, and where subsets have less than `subset` particles they end with -1.
+  virtual void share(uint32_t first, Exchange exchange) = 0;
 
   // order [samples], a permutation; not looked at for batch 0.  subsets [steps, subset]: each step's particles.  Waits
   // where in_flight epochs are on their way.
@@ -117,6 +131,7 @@ class Run {
   // those that the method has.  They wait.
   virtual void read(const std::string& name, void* host) = 0;
   virtual void write(const std::string& name, const void* host) = 0;
+  virtual void* address(const std::string& name) = 0;
   virtual int64_t bytes_of(const std::string& name) const = 0;  // 0: it has none
 };
 

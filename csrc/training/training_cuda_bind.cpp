@@ -173,6 +173,18 @@ void point(StartedRun& started, int64_t epoch, py::array out) {
   cbk::released([&] { run.point(epoch, to); });
 }
 
+// exchange(run, what, scored, step), for the methods that have points; else None.  It must not keep the run.
+void share(StartedRun& started, uint32_t first, const py::object& exchange) {
+  Exchange ask;
+  if (!exchange.is_none())
+    ask = [&started, exchange](const char* what, int64_t scored, uint32_t step) {
+      const py::gil_scoped_acquire acquire;
+      const py::object run = py::cast(&started, py::return_value_policy::reference);
+      return exchange(run, what, scored, step).cast<std::vector<double>>();
+    };
+  started.run->share(first, std::move(ask));
+}
+
 void check_bytes(const Run& run, const std::string& name, const py::array& array) {
   if (run.bytes_of(name) != array.nbytes() || run.bytes_of(name) == 0)
     throw py::value_error("the run's " + name + " has " + std::to_string(run.bytes_of(name)) + " bytes");
@@ -216,7 +228,13 @@ void register_training(py::module_& m) {
       .def("row", &row)
       .def("point", &point)
       .def("read", &read)
-      .def("write", &write);
+      .def("write", &write)
+      .def("share", &share)
+      .def("address", [](StartedRun& started, const std::string& name) {
+    Address address = 0;
+    cbk::released([&] { address = Address(started.run->address(name)); });
+    return address;
+  });
   device::register_typed<float>(m);
   device::register_typed<double>(m);
   m.def("count_outside", [](const Input<int32_t>& values, int64_t end, const Where& on) {

@@ -33,6 +33,7 @@ class Ranks:
     alone = True  # whether whole epochs may be done without an exchange
     ordered = False  # whether sums are formed in an order that does not depend on the number of ranks
     alike = False  # whether the other ranks have the same particles, and meet the same errors
+    cuda_aware = False  # whether `add_on_card` can be asked for
     first = last = total = 0
 
     def deal(self, total: int, unit: int = 1, name: str = "N") -> slice:
@@ -84,6 +85,10 @@ class Ranks:
     def add(self, values: Array) -> Array:
         """The sum over ranks of a few float64 numbers that are whole, so that their order means nothing."""
         return values
+
+    def add_on_card(self, address: int, count: int) -> None:
+        """Turn so many float64 numbers on this rank's card into their sums over ranks."""
+        raise NotImplementedError
 
     def tell(self, what: R) -> list[R]:
         """What each rank says, by rank."""

@@ -238,9 +238,32 @@ std::string low_rank(CudaStream stream, const Network& net, int64_t samples, Los
   return whole;
 }
 
+// Other ranks that have particles too, all of weight 0.  In every other step the card scales its means itself.
+Exchange alone(const std::unique_ptr<Run>& run, int64_t tasks) {
+  return [&run, tasks](const char* what, int64_t scored, uint32_t step) {
+    std::vector<double> state(size_t(3 * tasks)), factors;
+    if (what[0] == 'a') {
+      std::vector<double> risk(size_t(scored * tasks)), alphas(size_t(tasks), 3.0);
+      run->read("risk", risk.data());
+      run->write("alphas", alphas.data());
+    } else if (what[0] == 'w' && step % 2) {
+      factors = {1.0, 0.0};
+    } else if (what[0] == 's') {
+      run->read("state", state.data());
+      if (scored > 0 && !(state[size_t(tasks)] >= 1)) throw CudaError("the least risk has weight 1 at least");
+      state.assign(size_t(3 * tasks), 1.0);
+      run->write("state", state.data());
+    }
+    factors.resize(std::min(factors.size(), size_t(tasks)));
+    return factors;
+  };
+}
+
 // A run of four epochs: plain, replayed, and replayed with another law of noise; its steps in a chain where that is.
+// shared: among ranks.
 template <class T>
-std::string training(Method method, int64_t tasks, bool solve, bool weighted = false, int64_t rank = 0) {
+std::string training(Method method, int64_t tasks, bool solve, bool weighted = false, int64_t rank = 0,
+                     bool shared = false) {
   const Network net{rank ? 5 : 2, 5, 1, Activation::tanh, 0.2, false};
   constexpr int64_t samples = 11, particles = 4;
   const std::vector<T> x = numbers<T>(samples * net.inputs, 13), y = numbers<T>(tasks * samples, 14),
@@ -275,7 +298,11 @@ std::string training(Method method, int64_t tasks, bool solve, bool weighted = f
   if (method == Method::transport) shape.noise = Noise::additive;
   const std::unique_ptr<Run> run = make_run(shape, data, theta.data(), tasks > 1 ? task.data() : nullptr);
   std::vector<int64_t> order(samples);
-  const std::vector<int64_t> subsets{0, 1, 3, 1, 2, 3, 0, 2, 3};
+  std::vector<int64_t> subsets{0, 1, 3, 1, 2, 3, 0, 2, 3};
+  if (shared) {
+    run->share(9, shape.method == Method::adam ? Exchange() : alone(run, tasks));
+    subsets = {0, 1, 3, 1, 2, -1, -1, -1, -1};
+  }
   EpochNumbers numbers_now{solve ? 2.0 : 50.0, 1, 1.2, 0.1, 0, 0, 0.1, 0.9, 0.999, 1e-8, 0.2, 0.1, 0.1, 1e-9, 0.02};
   std::string bytes;
   for (uint32_t epoch = 0; epoch < 4; ++epoch) {
@@ -300,13 +327,15 @@ std::string runs(float) {
 #endif
   return training<float>(Method::cbo, 2, true) + training<float>(Method::cbo, 1, false) +
          training<float>(Method::hopping, 1, false) + training<float>(Method::hopping, 1, false, false, 1) +
-         training<float>(Method::transport, 2, true);
+         training<float>(Method::transport, 2, true) + training<float>(Method::cbo, 2, true, false, 0, true) +
+         training<float>(Method::adam, 1, false, false, 0, true);
 }
 std::string runs(double) {
 #if !defined(__CUDACC__)
   emulation::machine().options.capability = 8;
 #endif
-  return training<double>(Method::hybrid, 1, false, true) + training<double>(Method::heavy_ball, 1, false);
+  return training<double>(Method::hybrid, 1, false, true) + training<double>(Method::heavy_ball, 1, false) +
+         training<double>(Method::cbo, 1, false, false, 0, true);
 }
 
 template <class T>

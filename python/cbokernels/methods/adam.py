@@ -71,6 +71,15 @@ class Adam(Method):
             raise ValueError(f"lr must have a rate for each of the {networks} networks, got {len(self.lr)}")
         return np.array(self.lr)
 
+    def _own_rates(self, theta: Array, setting: Setting) -> Array | None:
+        """Those of this rank's networks."""
+        ranks, rates = setting.ranks, self._rates(setting.ranks.all_of(len(theta)))
+        if rates is None:
+            return None
+        if (decay := setting.weight_decay * rates.max()) > 1:
+            raise ValueError(f"weight_decay times the step's rate must be at most 1, got {decay:.3g}")
+        return np.ascontiguousarray(ranks.part(rates))
+
     def _initial(
         self, net: TwoLayer, seed: int, dtype: np.dtype[Any], threads: int | None, own: slice
     ) -> Array:
@@ -83,19 +92,13 @@ class Adam(Method):
         return AdamStepper(self, theta, setting)
 
     def _on_card(self, theta: Array, setting: Setting) -> Plan:
-        rates = self._rates(len(theta))
-        _check_decay(rates, setting)
+        rates = self._own_rates(theta, setting)
         if rates is None:
             return Plan("adam", state=moments(theta), more={"rated": False})
         return Plan(
             "adam", lambda now: {**now, "lr": 0.0}, state=moments(theta), more={"rated": True},
             arrays={"rates": rates},
         )  # fmt: skip
-
-
-def _check_decay(rates: Array | None, setting: Setting) -> None:
-    if rates is not None and (decay := setting.weight_decay * rates.max()) > 1:
-        raise ValueError(f"weight_decay times the step's rate must be at most 1, got {decay:.3g}")
 
 
 def rates_of(lr: Any) -> tuple[float, ...] | None:
@@ -131,9 +134,7 @@ class AdamStepper(NetworksStepper):
 
     def __init__(self, method: Adam, theta: Array, setting: Setting) -> None:
         super().__init__(theta, setting)
-        rates = method._rates(setting.ranks.all_of(len(theta)))
-        self._rates = None if rates is None else np.ascontiguousarray(setting.ranks.part(rates))
-        _check_decay(rates, setting)
+        self._rates = method._own_rates(theta, setting)
         self._state.update(first=np.zeros_like(theta), second=np.zeros_like(theta))
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:

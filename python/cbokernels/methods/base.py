@@ -126,6 +126,7 @@ class Plan:
     task: Array | None = None
     state: dict[str, tuple[tuple[int, ...], Any]] = dataclasses.field(default_factory=dict)
     # shapes and dtypes of the arrays that a later step depends on besides particles and points
+    axes: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of particles, where not the first
     more: Mapping[str, float] = dataclasses.field(default_factory=dict)  # the compiled run's other arguments
     arrays: Mapping[str, Array] = dataclasses.field(default_factory=dict)  # that it is given, once
     points: bool = False  # whether there are consensus points; else the first particle is reported
@@ -283,6 +284,7 @@ class Method(abc.ABC):
     _any_function: ClassVar[bool] = False  # minimises functions too, not only the risks of networks
     _consensus: ClassVar[bool] = True  # risks are weights, and a particle without one has weight 0
     _gradients: ClassVar[bool] = False  # its steps need those of the loss
+    _stays_on_card: ClassVar[bool] = True  # what several ranks with a card each have of its particles
     _contracts: ClassVar[bool] = False  # the whole ensemble is drawn to one point and may freeze there
     _task_axes: ClassVar[tuple[str, ...] | None] = ()  # y's before the samples; None: one of tasks, or none
 

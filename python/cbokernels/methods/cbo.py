@@ -109,15 +109,18 @@ class CBO(Method):
         return CBOStepper(self, theta, setting)
 
     def _on_card(self, theta: Array, setting: Setting) -> Plan:
-        particles, scored = len(theta), self._scored(len(theta))
-        flies, subset = self.friction is not None, scored if scored < particles else 0
+        ranks, particles = setting.ranks, setting.ranks.all_of(len(theta))
+        scored, flies = self._scored(particles), self.friction is not None
+        subset = min(scored, len(theta)) if scored < particles else 0
 
         def subsets(first: int, steps: int) -> Array | None:
             if not subset:
                 return None
-            drawn = np.empty((steps, subset), np.int64)
-            for step, rows in enumerate(drawn, first):
+            drawn, rows = np.full((steps, subset), -1), np.empty(scored, np.int64)
+            for step, own in enumerate(drawn, first):
                 _draw_subset(rows, particles, setting.seed, step)
+                mine = ranks.own(rows)
+                own[: len(mine)] = mine
             return drawn
 
         state = {"velocity": (theta.shape, theta.dtype)} if flies else {}

@@ -11,11 +11,9 @@ from .. import _cpu
 from .._arrays import Array
 from .._checks import choice
 from .._kinds import NOISES
-from .._ranks import common
-from ..errors import ConsensusError
 from ..schedules import Parameter, TargetEss
-from .base import Numbers, Plan, Problem, Setting, Stepper, no_consensus
-from .merging import combiner, split, state_of, unnormalised
+from .base import Numbers, Plan, Problem, Setting, Stepper
+from .merging import alphas_for_ess, checked, combiner, split, state_of, unnormalised
 
 
 def check_noise(noise: Any, radius: Parameter | None) -> None:
@@ -89,20 +87,16 @@ class ConsensusStepper(Stepper):
 
     def _merge(self, scored: Array, rows: Array | None, size: int) -> int:
         """The same of the particles of all ranks; size 0: only the weights."""
-        ranks, alpha, tasks = self._ranks, self._alpha, len(self._alpha)
+        ranks, alpha = self._ranks, self._alpha
         risk = self._risk[: len(scored)]
         alpha[:] = self._now["alpha"]
         if (target := self._target()) is not None:
-            every = ranks.gather(risk, rows is not None)
-            alpha[:] = [_cpu.alpha_for_ess(np.ascontiguousarray(column), target) for column in every.T]
+            alpha[:] = alphas_for_ess(ranks, risk, target, rows is not None)
 
         def leaf(a: int, b: int) -> Array:
             return state_of(scored[a:b] if size else None, risk[a:b], alpha, size, self._threads)
 
-        found = split(ranks.merge(leaf, combiner(alpha), rows), tasks)
-        if (found.total == 0).any():
-            where = f" in task {found.total.argmin()}" if tasks > 1 else ""
-            raise common(ConsensusError(no_consensus(self._count, where)))
+        found = checked(split(ranks.merge(leaf, combiner(alpha), rows), len(alpha)), self._count)
         self._ess[:] = found.total**2 / found.squares
         if size:
             with np.errstate(over="ignore"):  # the loop warns of an ensemble that overflows

@@ -65,8 +65,9 @@ class HeavyBall(Method):
         like = (theta.shape, theta.dtype)
         state = {"velocity": like, "gradient": like, "motion": ((2, len(theta)), np.float64)}
         return Plan(
-            "heavy_ball", state=state, columns=lambda risks, n: _columns(risks, *np.split(np.array(n), 2))
-        )
+            "heavy_ball", state=state, axes={"motion": 1},
+            columns=lambda risks, n: _columns(risks, *np.split(np.array(n), 2)),
+        )  # fmt: skip
 
 
 def _columns(risks: Array, kinetic: Array, dissipated: Array) -> dict[str, Any]:

@@ -95,6 +95,7 @@ class ConsensusHopping(Method):
 
     _parameters: ClassVar[dict[str, Check]] = {"spread": positive, "lr": nonnegative}
     _any_function: ClassVar[bool] = True
+    _stays_on_card: ClassVar[bool] = False  # none is stored
 
     def __post_init__(self) -> None:
         super().__post_init__()

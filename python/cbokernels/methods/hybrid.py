@@ -74,7 +74,8 @@ class Hybrid(Method):
             return {n: v for n, v in {**now, **weighted, "lr": mix * now["dt"]}.items() if n != "mix"}
 
         state = moments(theta)
-        return consensus_plan("hybrid", self.alpha, len(theta), mixed, noise=self.noise, state=state)
+        scored = setting.ranks.all_of(len(theta))
+        return consensus_plan("hybrid", self.alpha, scored, mixed, noise=self.noise, state=state)
 
 
 class HybridStepper(ConsensusStepper):

@@ -15,7 +15,9 @@ import numpy as np
 
 from .. import _cpu
 from .._arrays import Array
-from .._ranks import Combine
+from .._ranks import Combine, Ranks, common
+from ..errors import ConsensusError
+from .base import no_consensus
 
 
 class State(NamedTuple):
@@ -66,6 +68,21 @@ def state_of(theta: Array | None, risk: Array, alpha: Array, size: int, threads:
     part.weighted[:] = np.count_nonzero(weights, axis=0)
     if theta is not None and count:
         _cpu.weighted_sums(theta, weights, part.sums, threads)
+    return state
+
+
+def alphas_for_ess(ranks: Ranks, risk: Array, target: float, uneven: bool) -> list[float]:
+    """Each task's alpha at which all ranks' particles have that effective sample size; this one's have the
+    risks [n, T]. uneven: they are some of its particles."""
+    every = ranks.gather(risk, uneven)
+    return [_cpu.alpha_for_ess(np.ascontiguousarray(column), target) for column in every.T]
+
+
+def checked(state: State, particles: int, when: str = "") -> State:
+    """The state of all ranks' particles, so many; an error on all of them where a task has no weight."""
+    if (state.total == 0).any():
+        where = f" in task {state.total.argmin()}" if len(state.total) > 1 else ""
+        raise common(ConsensusError(when + no_consensus(particles, where)))
     return state
 
 

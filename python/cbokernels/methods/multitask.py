@@ -50,7 +50,7 @@ class MultiTaskCBO(CBO):
         return MultiTaskStepper(self, theta, setting, own_tasks(self.task, theta, setting))
 
     def _on_card(self, theta: Array, setting: Setting) -> Plan:
-        task = tasks_of(self.task, len(theta), setting.tasks)
+        task = own_tasks(self.task, theta, setting)
         return dataclasses.replace(super()._on_card(theta, setting), task=task)
 
 

@@ -94,6 +94,7 @@ class TransportCBO(Method):
         "dt": nonnegative,
     }
     _task_axes: ClassVar[tuple[str, ...] | None] = None
+    _stays_on_card: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -86,14 +86,13 @@ class DeviceStepper:
 
     def __init__(
         self, method: Method, theta: Array, setting: Setting, data: Data, orders: Orders,
-        evaluation: Evaluation | None = None,
+        evaluation: Evaluation | None = None, on: tuple[int, int] | None = None,
     ) -> None:  # fmt: skip
         plan = self._plan = method._on_card(theta, setting)
         module = cuda.module()
         self._shape, self._dtype, self._setting = theta.shape, theta.dtype, setting
         self._networks = setting.tasks if method._consensus else len(theta)  # that a row has risks of
         self._consensus = method._consensus
-        call = data.call
         x, y, weights = data.x, data.y, data.weights
         held = None if evaluation is None else evaluation.training
         if isinstance(held, CardScored):  # they are sent once
@@ -102,12 +101,12 @@ class DeviceStepper:
         self._run = module.start(
             setting.network._kernel, plan.kernel, x, y, weights, data.loss, orders.batch_size, theta,
             plan.task, setting.seed, plan.noise, plan.solve, more, (data, held),
-            (*call.on, setting.precision),
+            (*(on or data.call.on), setting.precision),
         )  # fmt: skip
         for name, values in plan.arrays.items():
             self._run.write(name, values)
         self._reported = np.empty((setting.tasks if plan.points else 1, theta.shape[1]), theta.dtype)
-        self._first = self._given = 0  # epochs, from 0: this run's first, and the last that was handed out
+        self._first = 0  # this run's first epoch, from 0
         self._values: dict[int, Numbers] = {}  # of epochs on their way
         self._limit = frozen_limit(_cpu.variance(theta, setting.threads), theta.shape[1])
         self._frozen = 0.0
@@ -130,7 +129,6 @@ class DeviceStepper:
     @property
     def reported(self) -> Array:
         """As `Runner.reported`, in the same memory each time."""
-        self._run.point(self._given - self._first, self._reported)
         return self._reported if self._plan.points and self._setting.task_axis else self._reported[0]
 
     def _read(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -172,8 +170,7 @@ class DeviceStepper:
         self._first = given = first
         for epoch in range(first, last):
             values = method._values(epoch, last)
-            decay = self._setting.decay(values, epoch)
-            numbers = {**self._plan.numbers(values), "limit": self._limit, "decay": decay}
+            numbers = self._numbers(values, epoch)
             subsets = self._plan.subsets(step, orders.steps_per_epoch)
             self._values[epoch] = values
             self._values.pop(epoch - 2 * self._run.in_flight, None)
@@ -184,14 +181,20 @@ class DeviceStepper:
                 yield self._row(given)
                 given += 1
 
+    def _numbers(self, values: Numbers, epoch: int) -> Numbers:
+        """An epoch's, as the compiled run calls them."""
+        decay = self._setting.decay(values, epoch)
+        return {**self._plan.numbers(values), "limit": self._limit, "decay": decay}
+
     def finish(self, done: int) -> Iterator[Done]:
         """As `Runner.finish`: epochs that were submitted cannot be stopped."""
         for epoch in range(done, self._first + self._run.submitted):
             yield self._row(epoch)
 
     def _row(self, epoch: int) -> Done:
-        self._given = epoch
-        return self._done(epoch, self._run.row(epoch - self._first), self._values[epoch])
+        row = self._run.row(epoch - self._first)
+        self._run.point(epoch - self._first, self._reported)
+        return self._done(epoch, row, self._values[epoch])
 
     def _done(self, epoch: int, raw: Array, values: Numbers) -> Done:
         """An epoch's row of history, from the compiled run's."""

@@ -1,6 +1,6 @@
-"""Runs whose ranks have a card each: particles are scored there, the rest of a step is the host's.
+"""Runs whose ranks have a card each and whose steps are the host's: particles are scored on the card.
 
-What ranks exchange lies in host memory, so that any MPI will do.
+So `ConsensusHopping` runs, which draws them there, and `TransportCBO`.
 """
 
 from __future__ import annotations
@@ -40,15 +40,6 @@ class CardBatch:
         there = problem.scratch("risk", out.shape, np.float64)
         problem.call("risk", problem.sent("theta", theta), self.x, self._targets, problem.loss, there)
         problem.read(there, out)
-
-    def gradient(self, theta: Array, out: Array, gradient: Array) -> None:
-        problem = self._problem
-        risk = problem.scratch("risk", out.shape, np.float64)
-        there = problem.scratch("gradient", gradient.shape, gradient.dtype)
-        on_card = problem.sent("theta", theta)
-        problem.call("risk_gradient", on_card, self.x, self._first, problem.loss, risk, there)
-        problem.read(risk, out)
-        problem.read(there, gradient)
 
     def hopping_risk(
         self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool, out: Array

@@ -16,6 +16,7 @@ from ..network import TwoLayer
 from .arguments import on_host
 from .card import CardScored, DeviceStepper
 from .card_ranks import CardProblem, card_of
+from .card_slices import SliceStepper
 from .data import Data, DataProblem, Orders, validation_data
 from .metrics import Evaluation, Scored
 from .options import Runner
@@ -142,7 +143,7 @@ class CardPlace(Place):
 
 
 class RanksCardPlace(Place):
-    """A card for each of several ranks, where its particles are scored. The rest of a step is the host's."""
+    """A card for each of several ranks, where particles are scored. The rest of a step is the host's."""
 
     device = "cuda"
     unranked = "with a card for each rank"
@@ -162,10 +163,25 @@ class RanksCardPlace(Place):
         return CardScored(self.net, data, self.precision, card_of(self.ranks))
 
 
-def place_of(device: str, split: bool, ranks: Ranks) -> type[Place]:
+class SlicePlace(RanksCardPlace):
+    """A card for each of several ranks, where its particles stay."""
+
+    def problem(self, data: Data, ensemble: int) -> Orders:
+        return Orders(data.samples, self.batch_size, self.seed)
+
+    def runner(
+        self, method: Method, start: Array, setting: Setting, data: Data, problem: Orders,
+        evaluation: Evaluation | None,
+    ) -> Runner:  # fmt: skip
+        return SliceStepper(method, start, setting, data, problem, evaluation)
+
+
+def place_of(device: str, split: bool, ranks: Ranks, method: Method) -> type[Place]:
     """The kind of place that a run's arguments, which are checked already, ask for."""
     if split:
         return SplitPlace
     if device == "cpu":
         return Place
-    return CardPlace if ranks.alone else RanksCardPlace
+    if ranks.alone:
+        return CardPlace
+    return SlicePlace if method._stays_on_card else RanksCardPlace

@@ -183,7 +183,7 @@ def train(
     if standard is not None:
         x = standard.apply(x, "x")
         advise_on_folding(standard.mean, standard.scale, dtype)
-    place = place_of(device, split, ranks)(net, batch_size, seed, cores, precision, ranks)
+    place = place_of(device, split, ranks, method)(net, batch_size, seed, cores, precision, ranks)
     place.check(x, y)
     told = None if loss is None else loss_of(loss, net.outputs)
     check_own(told or "mse", device, sample_weight is not None)
