@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 from mpi4py import MPI
@@ -391,9 +392,13 @@ def addressed():
     expected = WORLD.size * np.arange(5.0) + WORLD.size * (WORLD.size - 1) / 2
     np.testing.assert_array_equal(numbers, expected)
     assert ranks.calls == {"Allreduce": 1}
-    assert ranks.cuda_aware is _mpi._takes_device_memory()
-    os.environ["CBOKERNELS_CUDA_AWARE_MPI"] = "0"
-    assert not _mpi._takes_device_memory()
+    for answer, unless, expected in ((1, "", True), (0, "", False), (None, "", False), (1, "0", False)):
+        os.environ["CBOKERNELS_CUDA_AWARE_MPI"] = unless
+        library = {} if answer is None else {"MPIX_Query_cuda_support": lambda answer=answer: answer}
+        _mpi.ctypes = SimpleNamespace(CDLL=lambda path, library=library: SimpleNamespace(**library))
+        assert Communicator(WORLD).cuda_aware is expected
+    _mpi._takes_device_memory = lambda: WORLD.rank > 0  # what one rank's does not take, none is given
+    assert not Communicator(WORLD).cuda_aware
 
 
 def decays():
