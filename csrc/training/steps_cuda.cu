@@ -38,7 +38,7 @@ void Steps<T>::set_task(const int32_t* host) {
 
 template <class T>
 void Steps<T>::share(uint32_t first, Exchange exchange) {
-  first_ = first, exchange_ = std::move(exchange);
+  first_particle_ = first, exchange_ = std::move(exchange);
   own("mean", mean_, size_);
   if (!exchanges()) return;
   const int64_t tasks = shape_.tasks, item = sizeof(double);

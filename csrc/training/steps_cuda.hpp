@@ -101,13 +101,13 @@ class Steps {
   void shrink(T* theta, const StepPlace<T>& place, const int64_t* moving = nullptr, int64_t rows = 0,
               const double* rates = nullptr) const;
   CudaStream on() const { return {reinterpret_cast<uintptr_t>(stream_)}; }
-  NoiseKey key() const { return {shape_.seed, 0, 0, first_}; }
+  NoiseKey key() const { return {shape_.seed, 0, 0, first_particle_}; }
 
   RunShape shape_;
   int64_t size_;
   cudaStream_t stream_;
   EpochNumbers numbers_{};
-  uint32_t first_ = 0;  // number of the first particle
+  uint32_t first_particle_ = 0;
   Exchange exchange_;
   DeviceBuffer<double> mean_, exchanged_;  // where ranks share the particles
   DeviceBuffer<T> theta_, points_, gradient_, first_, second_;

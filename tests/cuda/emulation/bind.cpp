@@ -1,7 +1,7 @@
 // What the Python tests want of the emulation, and ask of it.
 #include "../../../csrc/cuda/bind.hpp"
 #include "../../../csrc/risk/cuda/risk_cuda.hpp"
-#include "runtime.hpp"
+#include "state.hpp"
 
 namespace cbk::device {
 
@@ -33,7 +33,7 @@ void register_emulation(py::module_& m) {
                                          {"copies_to_device", c.copies_to_device},
                                          {"copies_to_host", c.copies_to_host}};
   });
-  m.def("copied_bytes", [] { return std::pair{emulation::counts.bytes_to_device, emulation::counts.bytes_to_host}; });
+  m.def("copied_bytes", [] { return std::pair{emulation::state().bytes_to_device, emulation::state().bytes_to_host}; });
   m.def("ledger", [] {
     const emulation::Ledger& l = emulation::ledger();
     return py::dict(py::arg("system_allocations") = l.system_allocations, py::arg("pools") = l.pools,

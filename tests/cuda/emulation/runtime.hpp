@@ -106,7 +106,7 @@ struct Event {
 // What the program has asked of the runtime, for tests that count; work of replayed graphs too.
 struct Counts {
   size_t allocations = 0, instantiations = 0, graph_launches = 0, graph_nodes = 0, kernels = 0, chained = 0,
-         copies_to_device = 0, copies_to_host = 0, bytes_to_device = 0, bytes_to_host = 0;
+         copies_to_device = 0, copies_to_host = 0;
 };
 inline Counts counts;
 

@@ -26,6 +26,7 @@ struct State {
   std::string failing;                // calls that tests let fail, "" for all, and their error
   cudaError_t injected = cudaSuccess;
   Ledger ledger;
+  size_t bytes_to_device = 0, bytes_to_host = 0;  // that were copied
 };
 State& state();
 
