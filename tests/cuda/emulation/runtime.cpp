@@ -209,8 +209,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   }
   return enqueue(stream, [=] {
     counts.copies_to_device += kind == cudaMemcpyHostToDevice, counts.copies_to_host += kind == cudaMemcpyDeviceToHost;
-    if (kind == cudaMemcpyHostToDevice) state().bytes_to_device += bytes;
-    if (kind == cudaMemcpyDeviceToHost) state().bytes_to_host += bytes;
+    if (on_device(to, bytes) != on_device(from, bytes))
+      (on_device(to, bytes) ? state().bytes_to_device : state().bytes_to_host) += bytes;
     open_device_memory(true);
     std::memmove(to, from, bytes);
     open_device_memory(false);
