@@ -1,9 +1,9 @@
 """Accuracy on held-out digits and seconds: consensus hopping with noise of rank 1 beside Adam, with the same
-weight decay. Networks of signs or steps have no gradient: there the straight-through estimator, which makes
-one up, takes Adam's place.
+weight decay. Networks of signs or steps, and of weights that are rounded, have no gradient: there the
+straight-through estimator, which makes one up, takes Adam's place.
 
     python bench/digits.py --data DIR [--width 20] [--weight-decay 0.1] [--seeds 3] [--held-out first]
-                           [--activation sign] [--device cuda]
+                           [--activation sign] [--weights ternary] [--device cuda]
 
 DIR has MNIST's t10k files (IDX, gzip). 8,000 of the 10,000 digits are learned from, the last or the first
 2,000 are held out; inputs are centred; 30 epochs of minibatches of 100.
@@ -12,16 +12,14 @@ DIR has MNIST's t10k files (IDX, gzip). 8,000 of the 10,000 digits are learned f
 from __future__ import annotations
 
 import argparse
-import functools
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import straight_through
 
 import cbokernels as cbk
+from cbokernels.experiments._straight_through import JUMPS, StraightThrough
 from cbokernels.experiments.mnist import load
 
 EPOCHS, BATCH, HELD_OUT = 30, 100, 2000
@@ -31,30 +29,19 @@ METHODS = {"consensus hopping": HOPPING, "Adam": cbk.Adam(lr=RATE)}
 JUMPING = HOPPING.set_params(spread=cbk.Exponential(0.3, 0.1))  # of jumps less is seen from nearby
 
 
-def methods(net: cbk.TwoLayer, x: Any, y: Any, told: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
-    """By name, a seed's trained parameters."""
-
-    def trained(method: Any) -> Callable[[int], Any]:
-        return lambda seed: cbk.train(
-            net, x, y, method, epochs=EPOCHS, batch_size=BATCH, seed=seed, weight_decay=told.weight_decay,
-            num_threads=told.num_threads, device=told.device,
-        ).parameters  # fmt: skip
-
-    if net.activation not in straight_through.JUMPS:
-        return {name: trained(method) for name, method in METHODS.items()}
-    estimator = functools.partial(
-        straight_through.train,
-        net,
-        x,
-        y,
-        RATE,
-        epochs=EPOCHS,
-        batch_size=BATCH,
-        weight_decay=told.weight_decay,
-    )
+def methods(told: argparse.Namespace) -> dict[str, Any]:
+    """By name."""
+    jumps, weights = told.activation in JUMPS, told.weights
+    if not jumps and weights is None:
+        return METHODS
+    hopping = JUMPING if jumps else HOPPING
+    if weights is not None:  # full noise: what is rounded is formed
+        hopping = hopping.set_params(
+            weights=weights, rank=None, directions="free", spread=cbk.Exponential(0.3, 0.1)
+        )
     return {
-        "consensus hopping": trained(JUMPING),
-        "straight-through estimator": lambda seed: estimator(seed=seed)[0],
+        "consensus hopping": hopping,
+        "straight-through estimator": StraightThrough(lr=RATE, weights=weights),
     }
 
 
@@ -68,6 +55,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--held-out", choices=["last", "first"], default="last")
     parser.add_argument("--activation", default="relu")
+    parser.add_argument("--weights", choices=["ternary", "int8"])
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--num-threads", type=int)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     told = parser.parse_args()
@@ -77,14 +66,22 @@ def main() -> None:
     learned[out] = False
     x = x - x[learned].mean(axis=0)
     # a mean of jumps would be small beside what the weight decay leaves of the second layer
-    scaling = "none" if told.activation in straight_through.JUMPS else "mean"
+    scaling = "none" if told.activation in JUMPS else "mean"
     net = cbk.TwoLayer(x.shape[1], told.width, 10, told.activation, scaling)
     print(f"{net}, weight decay {told.weight_decay}, {cbk.isa()}, held out: {told.held_out}")
-    for name, run in methods(net, x[learned], y[learned], told).items():
+    for name, method in methods(told).items():
         rows = []
+
+        def run(seed: int, method: Any = method) -> Any:
+            return cbk.train(
+                net, x[learned], y[learned], method, epochs=EPOCHS, batch_size=BATCH, seed=seed,
+                weight_decay=told.weight_decay, num_threads=told.num_threads,
+                device="cpu" if isinstance(method, StraightThrough) else told.device,
+            ).parameters  # fmt: skip
+
         if told.device == "cuda":
             run(0)  # what a process does once on a card is none of a run's
-        for seed in range(told.seeds):
+        for seed in range(told.first_seed, told.first_seed + told.seeds):
             began = time.perf_counter()
             theta = run(seed)[None]
             seconds = time.perf_counter() - began

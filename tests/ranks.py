@@ -62,6 +62,13 @@ METHODS = {
         12,
     ),
     "low rank, free": (BROAD, *broad(), cbk.ConsensusHopping(particles=50, rank=1), 12),
+    "rounded": (NET, X, Y, cbk.ConsensusHopping(particles=50, weights="ternary", spread=0.3), 12),
+    "rounded atoms": (
+        BROAD,
+        *broad(),
+        cbk.ConsensusHopping(particles=50, scope="atom", weights="int8"),
+        12,
+    ),
     "blocks": (NET, X, Y, cbk.ConsensusHopping(particles=25_000, scope="atom"), 2),
     "tasks": (NET, X, TASKS, cbk.MultiTaskCBO(particles=50, alpha=30.0), 12),
     "transport": (NET, X, Y, cbk.TransportCBO(particles=50, alpha=cbk.TargetEss(0.3), iterations=3), 12),

@@ -347,7 +347,10 @@ def test_risks_that_are_not_finite():
         ({"spread": -1.0}, "spread"),
         ({"lr": -0.1}, "lr"),
         ({"scope": "layer"}, "scope must be"),
-        ({"weights": "best"}, r"weights must be 'rank' or a cbokernels.TargetEss, got 'best'"),
+        (
+            {"weights": "best"},
+            r"weights must be 'rank', 'ternary', 'int8' or a cbokernels.TargetEss, got 'best'",
+        ),
         ({"beta1": 1.0}, r"beta1 must lie in \[0, 1\), got 1.0"),
         ({"beta2": math.nan}, r"beta2 must lie in \[0, 1\), got nan"),
     ],

@@ -70,6 +70,8 @@ struct HoppingKernels {
   void (*noise_sum)(NoiseKey key, int64_t first, int64_t last, const double* weights, int64_t atoms,
                     const int32_t* atom, int64_t begin, int64_t end, double* sum);
   int64_t (*scratch_size)(const Network& net, int64_t panel);
+  // One row of round_rows.
+  void (*round)(const T* scale, T most, int64_t size, T* row);
   // rank[n] = how many of values[count] are less than values[n], for count whole lanes.
   void (*ranks)(const double* values, int64_t count, int64_t* rank);
   int64_t lanes;
@@ -110,6 +112,11 @@ HoppingStep hopping_gradient(const Draw<T>& draw, int64_t size, const double* ri
 // That ensemble itself, [particles, size].
 template <class T>
 void draw_ensemble(const Draw<T>& draw, int64_t size, T* out, int num_threads);
+
+// theta [rows, size]: coordinate i becomes scale[i] times the nearest of the integers -most .. most, halves to even.
+// It stays where scale[i] < 0, and is 0 where scale[i] is.  NaN, of either, is NaN.
+template <class T>
+void round_rows(const T* scale, T most, int64_t rows, int64_t size, T* theta, int num_threads);
 
 // R[n, m] into out [particles, width].  theta [particles, size], or nullptr: drawn.
 template <class T>

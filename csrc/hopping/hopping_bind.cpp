@@ -137,6 +137,12 @@ void register_typed(py::module_& m) {
     check_shape("out", out, {particles, size});
     released(run, [&] { draw_ensemble(draw, size, out.data(), run); });
   });
+  m.def("round_rows", [](const Output<T>& theta, const Input<T>& scale, int64_t most, Execution run) {
+    const int64_t rows = rows_of("theta", theta), size = scale.size();
+    check_shape("scale", scale, {size});
+    check_shape("theta", theta, {rows, size});
+    released(run, [&] { round_rows(scale.data(), T(most), rows, size, theta.data(), run); });
+  });
 #endif
 }
 

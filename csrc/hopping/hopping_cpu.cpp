@@ -70,6 +70,13 @@ void draw_ensemble(const Draw<T>& draw, int64_t size, T* out, int num_threads) {
 }
 
 template <class T>
+void round_rows(const T* scale, T most, int64_t rows, int64_t size, T* theta, int num_threads) {
+  const auto kernel = isa_table().hopping<T>().round;
+  const auto row = [&](int64_t n) { kernel(scale, most, size, theta + n * size); };
+  parallel_for(rows, thread_count(num_threads, rows, nanoseconds(0.2, rows, size)), row, short_tasks(size / 8));
+}
+
+template <class T>
 void atom_risks(const RiskProblem<T>& problem, const T* center, double* out, int num_threads) {
   const Network& net = problem.net;
   const HoppingKernels<T>& kernels = isa_table().hopping<T>();
@@ -179,6 +186,7 @@ void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32
 #define CBK_INSTANTIATE(T) \
   template void draw_rows(const Draw<T>&, int64_t, int64_t, int64_t, T*); \
   template void draw_ensemble(const Draw<T>&, int64_t, T*, int); \
+  template void round_rows(const T*, T, int64_t, int64_t, T*, int); \
   template void atom_risks(const RiskProblem<T>&, const T*, double*, int); \
   template void noise_drift<T>(const double*, int64_t, int64_t, const int32_t*, NoiseKey, int64_t, double*, int);
 CBK_INSTANTIATE(float)

@@ -167,6 +167,21 @@ void noise_sum(NoiseKey key, int64_t first, int64_t last, const double* weights,
   }
 }
 
+template <class T>
+void round_row(const T* scale, T most, int64_t size, T* row) {
+  constexpr T shift = sizeof(T) == 4 ? T(12582912.0) : T(6755399441055744.0);  // rounds to integers, as simd.hpp's
+  Paced paced;
+  paced(size);
+  for (int64_t i = 0; i < size; ++i) {
+    const T value = row[i], s = scale[i];
+    T level = value / s;
+    level = level < -most ? -most : level;
+    level = level > most ? most : level;
+    const T rounded = s * ((level + shift) - shift);
+    row[i] = s < 0 ? value : s == 0 ? s * value : rounded;
+  }
+}
+
 void ranks(const double* values, int64_t count, int64_t* rank) {
   constexpr int64_t vectors = 4;
   Paced paced;
@@ -189,7 +204,7 @@ void ranks(const double* values, int64_t count, int64_t* rank) {
 
 template <class T>
 HoppingKernels<T> hopping_kernels() {
-  return {draw<T>, rest<T>, atoms<T>, noise_sum<T>, scratch_size<T>, ranks, lanes<T>};
+  return {draw<T>, rest<T>, atoms<T>, noise_sum<T>, scratch_size<T>, round_row<T>, ranks, lanes<T>};
 }
 template HoppingKernels<float> hopping_kernels();
 template HoppingKernels<double> hopping_kernels();

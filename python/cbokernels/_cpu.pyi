@@ -293,6 +293,10 @@ def draw_ensemble(
 ) -> None:
     """c + s xi and, mirrored, in the second half c - s xi -> out [N, D]."""
 
+def round_rows(theta: npt.NDArray[_T], scale: npt.NDArray[_T], most: int, run: Execution, /) -> None:
+    """theta [n, D] in place: scale [D] times the nearest of the integers -most .. most, halves to even; what
+    it is where scale is below 0, 0 where that is 0."""
+
 def cbo_epoch(
     net: Network, x: npt.NDArray[_T], y: _Targets[_T], loss: KernelLoss, order: _Index | None,
     batch: int, theta: npt.NDArray[_T], task: _Labels | None, law: Law, key: Key, risk: _Double,

@@ -74,13 +74,13 @@ class Ranks:
         return _cpu.variance(theta, threads)
 
     def merge(self, leaf: Leaf, combine: Combine, rows: Array | None = None) -> Array:
-        """The combination of all particles' states; not asked for where `alone`.
+        """The combination of all particles' states.
 
         leaf(a, b) is the state of the rows [a, b) of this rank, a float64 vector. combine(other, into) adds
         another to it; combine(a, b) gives the bits of combine(b, a). rows: where not all particles count, the
         numbers of this rank's that do, counted from its first.
         """
-        raise NotImplementedError
+        return leaf(0, self.total)
 
     def add(self, values: Array) -> Array:
         """The sum over ranks of a few float64 numbers that are whole, so that their order means nothing."""
@@ -115,9 +115,6 @@ class Replicas(Ranks):
     """A rank that has all particles, as the others have: what they share out is the data."""
 
     alike = True
-
-    def merge(self, leaf: Leaf, combine: Combine, rows: Array | None = None) -> Array:
-        return leaf(0, self.total)
 
 
 ALONE = Ranks()

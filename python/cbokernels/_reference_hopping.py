@@ -71,3 +71,20 @@ def rank_weights(risk: Any) -> Any:
         _, level, count = np.unique(column, return_inverse=True, return_counts=True)
         own[:] = (np.bincount(level, own) / count)[level]
     return weights / weights.sum(axis=0)
+
+
+def rounded(net: TwoLayer, theta: Any, weights: str, *, center: Any = None) -> Any:
+    """theta [..., D] with each layer's weights as t clip(round(w / t), -q, q), halves to even.
+
+    weights: "ternary", q = 1 and t the mean of |c|, or "int8", q = 127 and t = max |c| / 127, over the same
+    layer of center [D]; None: theta [D] itself. Biases are not rounded.
+    """
+    theta = np.array(theta, float)
+    center = theta if center is None else np.asarray(center, float)
+    for part, of in zip(net.unpack(theta)[::2], net.unpack(center)[::2], strict=True):
+        if weights == "ternary":
+            q, t = 1, np.abs(of).mean()
+        else:
+            q, t = 127, np.abs(of).max() / 127
+        part[...] = t * np.clip(np.round(part / t), -q, q) if t else 0.0
+    return theta

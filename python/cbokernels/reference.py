@@ -18,6 +18,7 @@ from ._kinds import Loss, loss_of, takes_labels
 from ._own_losses import Called
 from ._reference_hopping import hopping_noise as hopping_noise
 from ._reference_hopping import rank_weights as rank_weights
+from ._reference_hopping import rounded as rounded
 from ._reference_losses import LOSS_SLOPES as LOSS_SLOPES
 from ._reference_losses import LOSSES as LOSSES
 from ._reference_random import permutation as permutation

@@ -3,7 +3,7 @@
 A module's `reproduce(options)` writes its table of numbers and its figure and returns findings.
 """
 
-from . import heavy_ball, mean_field, mnist, multitask, sine, square
+from . import binary, heavy_ball, mean_field, mnist, multitask, sine, square
 from ._common import Finding, Options
 
 EXPERIMENTS = {
@@ -13,6 +13,7 @@ EXPERIMENTS = {
     "square": square.reproduce,
     "heavy-ball": heavy_ball.reproduce,
     "mean-field": mean_field.reproduce,
+    "binary": binary.reproduce,
 }
 
 __all__ = ["EXPERIMENTS", "Finding", "Options"]

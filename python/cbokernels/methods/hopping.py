@@ -26,8 +26,10 @@ from ..schedules import Exponential, Parameter, TargetEss
 from .adam import moments
 from .base import Check, Method, Plan, Problem, Setting, Shape, Stepper, decay, no_consensus, nonnegative
 from .hopping_ranks import shared_gradient
+from .rounding import LEVELS, RoundedBatch, network_bytes, rounded
 
 _MOST_RANK = 65536
+FORMED = 2**22  # numbers of particles that are formed at a time (_own_losses.py)
 _FREE = (
     "directions='batch' expects minibatches of fewer samples than inputs, not all 0: directions were free in "
     "others"
@@ -47,12 +49,14 @@ class ConsensusHopping(Method):
 
     particles: N, drawn at each step; even where mirrored. Default 200.
     spread: s, the standard deviation around the centre, above 0. None: Exponential(0.1, 0.01), but 0.1 in
-        scope "atom" and with a rank.
+        scope "atom" and with a rank, and Exponential(0.3, 0.1) for weights that are rounded.
     lr: Adam's step of the centre. None: Exponential(r, r / 100), and r is 0.3 in scope "network" (with a rank
         0.1, and 0.05 with directions "batch"), in scope "atom" 0.01 sqrt(S'), at least 0.1 and at most 0.3; a
         tenth of it for networks with scaling "none".
     weights: "rank" (log N/2 + 1/2 minus log rank, not below 0; equal risks share theirs equally) or
-        `TargetEss(fraction)` for Gibbs weights.
+        `TargetEss(fraction)` for Gibbs weights. "ternary" and "int8" weigh particles by rank too, and are
+        said of the network's weights: each particle is rounded before it is scored, and so are a result's
+        `parameters` (see below).
     mirrored: draw pairs c ± s xi.
     scope: "network" scores whole particles; "atom" scores the centre with one neuron replaced, neuron
         by neuron, which is for many more parameters than particles (no output bias; only for `train`).
@@ -75,9 +79,15 @@ class ConsensusHopping(Method):
     "atom": 2^17 / M, but not below 256), as equal as can be, and the drift is the mean of the blocks' drifts:
     exactly the ensemble's up to that N, and above it as good an estimate. Pairs share a block.
 
+    Rounded weights are t clip(round(w / t), -q, q), halves to even. "ternary" has q = 1, and t is the mean of
+    |c| over the centre's weights in the same layer; "int8" has q = 127 and 127 t the largest |c|. Biases are
+    not rounded. The noise is full: `rank` must be None. Only for `train` on the CPU, without `standardize`,
+    which would scale what is rounded, and without data="split". `network_bytes` tells what it saves.
+
     The result's `particles` is the centre [1, D], as is a theta given to `train` or `minimize`; `parameters`
-    is the centre too. "ess" in the history is of the last step (a mean over atoms), "alpha" that of a
-    `TargetEss` (a mean over blocks and atoms). In `minimize` the function gets all N particles at once.
+    is the centre too, rounded if weights are. "ess" in the history is of the last step (a mean over atoms),
+    "alpha" that of a `TargetEss` (a mean over blocks and atoms). In `minimize` the function gets all N
+    particles at once.
     TypeError for values of another kind and unknown names, ValueError for values out of range.
     """
 
@@ -101,9 +111,12 @@ class ConsensusHopping(Method):
         super().__post_init__()
         self._check_count("particles", 2)
         object.__setattr__(self, "mirrored", boolean(self.mirrored, "mirrored"))
-        if not isinstance(self.weights, TargetEss) and self.weights != "rank":
+        if not isinstance(self.weights, TargetEss) and self.weights not in ("rank", *LEVELS):
             wrong = ValueError if isinstance(self.weights, str) else TypeError
-            raise wrong(f"weights must be 'rank' or a cbokernels.TargetEss, got {self.weights!r:.80}")
+            raise wrong(
+                "weights must be 'rank', 'ternary', 'int8' or a cbokernels.TargetEss, got "
+                f"{self.weights!r:.80}"
+            )
         choice(self.scope, "scope", ("auto", "network", "atom"))
         if isinstance(self.rank, str):
             choice(self.rank, "rank", ("auto",))
@@ -122,6 +135,16 @@ class ConsensusHopping(Method):
 
     def _evaluated(self, rows: int) -> int:
         return self.particles
+
+    @property
+    def _rounding(self) -> str | None:
+        """What the network's weights are rounded to; None: they are not."""
+        return self.weights if isinstance(self.weights, str) and self.weights in LEVELS else None
+
+    def network_bytes(self, net: TwoLayer) -> int:
+        """Bytes of a trained network: weights of 2 bits where ternary (four a byte), of 8 where int8, else of
+        32, as biases and the scale t of each layer are."""
+        return network_bytes(check_network(net), self._rounding)
 
     @property
     def _fold(self) -> int:
@@ -147,11 +170,20 @@ class ConsensusHopping(Method):
                 )
             if self.directions == "batch":
                 raise ValueError("directions must be 'free' for a function, got 'batch'")
+            if self._rounding is not None:
+                raise ValueError(
+                    f"weights must be 'rank' or a TargetEss for a function, got {self.weights!r}"
+                )
         scope, rank, directions = self.scope, self.rank, self.directions
         if scope == "auto":
             scope = "atom" if exact and net is not None and self._by_atoms(net) else "network"
+        if self._rounding is not None and rank != "auto" and rank is not None:
+            raise ValueError(f"rank must be None for weights={self.weights!r}, got {rank}")
+        if self._rounding is not None and directions == "batch":
+            raise ValueError(f"directions must be 'free' for weights={self.weights!r}, got 'batch'")
         if rank == "auto":
-            wide = net is not None and exact and not unranked and net.inputs >= _RANK_INPUTS
+            full = unranked or self._rounding is not None
+            wide = net is not None and exact and not full and net.inputs >= _RANK_INPUTS
             rank = 1 if wide or directions == "batch" else None
         if rank is not None and unranked:
             raise ValueError(f"rank must be None {unranked}, got {rank}")
@@ -159,7 +191,9 @@ class ConsensusHopping(Method):
             span = net is not None and rank is not None and batch is not None and batch < net.inputs
             directions = "batch" if span else "free"
         spread, lr = self.spread, self.lr
-        if spread is None:
+        if spread is None and self._rounding is not None:
+            spread = Exponential(0.3, 0.1)
+        elif spread is None:
             spread = Exponential(0.1, 0.01) if scope == "network" and rank is None else 0.1
         if lr is None:
             if scope == "atom":
@@ -179,10 +213,25 @@ class ConsensusHopping(Method):
         return 1
 
     def _kept(self, net: TwoLayer, particles: int, tasks: int, item: int) -> int:
-        return 3 * item * net.size  # gradient and moments of the centre
+        kept = 3 * item * net.size  # gradient and moments of the centre
+        if self._rounding is not None:  # particles that are formed, scales, and the centre rounded
+            kept += item * (min(self.particles * net.size, FORMED) + 3 * net.size)
+        return kept
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return HoppingStepper(self, theta, setting)
+
+    def _check_rounding(self, on_card: bool, split: bool, standardize: bool) -> None:
+        """ValueError for runs that cannot round."""
+        if self._rounding is None:
+            return
+        for name, expected, given in (
+            ("device", "'cpu'", "'cuda'" if on_card else ""),
+            ("data", "'replicated'", "'split'" if split else ""),
+            ("standardize", "False", "True" if standardize else ""),
+        ):
+            if given:
+                raise ValueError(f"{name} must be {expected} for weights={self.weights!r}, got {given}")
 
     def _on_card(self, theta: Array, setting: Setting) -> Plan:
         _check_center(theta)
@@ -226,8 +275,10 @@ class HoppingStepper(Stepper):
     def __init__(self, method: ConsensusHopping, theta: Array, setting: Setting) -> None:
         _check_center(theta)
         super().__init__(theta, setting)
-        self.point = theta[0]
         self._method = method
+        self.point = theta[0]
+        if method._rounding is not None:
+            self.point = rounded(setting.network, theta[0], method._rounding, setting.threads)
         self._state.update(first=np.zeros_like(theta), second=np.zeros_like(theta))
         self._gradient = np.empty_like(theta)
         self._atoms = setting.net._atom_index if setting.net is not None and method.scope == "atom" else None
@@ -235,7 +286,7 @@ class HoppingStepper(Stepper):
 
     def epoch(self, problem: Problem, epoch: int, step: int) -> int:
         data, method, now, state = problem.minibatches(epoch), self._method, self._now, self._state
-        if data is None or not self._ranks.alone:
+        if data is None or not self._ranks.alone or method._rounding is not None:
             return super().epoch(problem, epoch, step)
         how = (
             method.particles, now["spread"], method.mirrored, method._rank, method.directions == "batch",
@@ -254,10 +305,13 @@ class HoppingStepper(Stepper):
         # The step of `hopping_epoch`, of a function, and where ranks share the draws.
         method = self._method
         given = (
-            self.point, method.particles, self._now["spread"], method.mirrored, self._key(step),
+            self.particles[0], method.particles, self._now["spread"], method.mirrored, self._key(step),
             method.scope == "atom", method._fraction, self._gradient[0],
         )  # fmt: skip
-        if self._ranks.alone:
+        rounding = method._rounding
+        if rounding is not None:
+            batch = RoundedBatch(batch, self._setting.network, rounding)
+        if self._ranks.alone and rounding is None:
             self.ess, alpha, nonfinite = batch.hopping_gradient(*given)
         else:
             noise = (method._rank, method.directions == "batch") if method._rank else None
@@ -275,6 +329,8 @@ class HoppingStepper(Stepper):
             self.particles, self._gradient, self._state["first"], self._state["second"], self._descent(step),
             None, self.particles, self._threads,
         )  # fmt: skip
+        if rounding is not None:
+            self.point[:] = rounded(self._setting.network, self.particles[0], rounding, self._threads)
         return int(nonfinite)
 
     def _tell(self, stacklevel: int) -> None:

@@ -169,7 +169,7 @@ class DataBatch(DrawnOnHost):
         # as the compiled module takes them: all tasks', and the first one's
         self.targets = y if weights is None else (y, weights)
         self._first = y[0] if weights is None else (y[0], weights)
-        self.net, self._threads = net._kernel.part_of(ensemble), threads
+        self.net, self._threads, self._ensemble = net._kernel.part_of(ensemble), threads, ensemble
         self._atom_index, self._columns = net._atom_index, net.outputs
 
     def risk(self, theta: Array, out: Array) -> None:
@@ -185,6 +185,31 @@ class DataBatch(DrawnOnHost):
             self.net, center, particles, spread, mirrored, key, self.x, self._first, self._loss, atoms, out,
             self._threads,
         )  # fmt: skip
+
+    def formed_risk(
+        self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool, out: Array,
+        rounding: tuple[Array, int] | None = None,
+    ) -> None:  # fmt: skip
+        """`hopping_risk` of particles that are formed, some at a time; rounding: as `round_rows` takes it, of
+        the centre too."""
+        samples, base = len(self.x) * self._columns, center[None]
+        if rounding is not None:
+            base = base.copy()
+            _cpu.round_rows(base, *rounding, self._threads)
+        for rows, theta in drawn(center, particles, spread, mirrored, key, samples, self._threads):
+            if rounding is not None:
+                _cpu.round_rows(theta, *rounding, self._threads)
+            risks = np.empty((len(theta), out.shape[1]))
+            self._formed(base[0], theta, atoms, max(particles, self._ensemble), risks)
+            pairs = risks.reshape(2 if mirrored else 1, -1, out.shape[1])
+            out[rows] = np.swapaxes(pairs, 0, 1).reshape(risks.shape)
+
+    def _formed(self, center: Array, theta: Array, atoms: bool, ensemble: int, out: Array) -> None:
+        """Risks of theta [n, D], a part of so many particles, or of a centre with their atoms."""
+        if atoms:
+            _cpu.atom_risks(self.net, center, theta, self.x, self._first, self._loss, out, self._threads)
+        else:
+            _cpu.risk(self.net.part_of(ensemble), theta, self.x, self.targets, self._loss, out, self._threads)
 
     def low_rank_risk(
         self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, noise: tuple[int, bool],
@@ -245,7 +270,7 @@ class CalledBatch(DataBatch):
         ensemble: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(net, x, y, weights, loss, threads, ensemble)
-        self._of, self._called, self._ensemble = net, loss, ensemble
+        self._of, self._called = net, loss
 
     def risk(self, theta: Array, out: Array) -> None:
         shared = self.x.ndim == 2
@@ -263,33 +288,23 @@ class CalledBatch(DataBatch):
     def hopping_risk(
         self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool, out: Array
     ) -> None:
-        samples = len(self.x) * self._columns
-        for rows, theta in drawn(center, particles, spread, mirrored, key, samples, self._threads):
-            risks = np.empty((len(theta), out.shape[1]))
-            given = self._called, self._of
-            if atoms:
-                called_atom_risks(*given, center, theta, self.x, self.y[0], risks, self._threads)
-            else:
-                called_risks(*given, theta, self.x, self.y[:1], risks, self._threads, particles)
-            pairs = risks.reshape(2 if mirrored else 1, -1, out.shape[1])
-            out[rows] = np.swapaxes(pairs, 0, 1).reshape(risks.shape)
+        self.formed_risk(center, particles, spread, mirrored, key, atoms, out)
+
+    def _formed(self, center: Array, theta: Array, atoms: bool, ensemble: int, out: Array) -> None:
+        given = self._called, self._of
+        if atoms:
+            called_atom_risks(*given, center, theta, self.x, self.y[0], out, self._threads)
+        else:
+            called_risks(*given, theta, self.x, self.y[:1], out, self._threads, ensemble)
 
     def hopping_gradient(
         self, center: Array, particles: int, spread: float, mirrored: bool, key: Key, atoms: bool,
         fraction: float, out: Array,
     ) -> tuple[float, float, int]:  # fmt: skip
-        alone = _Alone()
+        alone = Ranks()
         alone.deal(particles // (2 if mirrored else 1))
         how = particles, spread, mirrored, key, atoms, fraction
         return shared_gradient(alone, self, center, *how, out, self._threads)[:3]
-
-
-class _Alone(Ranks):
-    """One process that goes the way of several."""
-
-    def merge(self, leaf: Any, combine: Any, rows: Array | None = None) -> Array:
-        merged: Array = leaf(0, self.total)
-        return merged
 
 
 class Orders:

@@ -203,6 +203,8 @@ def train(
     unranked = "for a loss that is a Python function" if isinstance(told, Called) else place.unranked
     step = samples if batch_size is None else min(batch_size, samples)
     method = method._for(Shape(net, step, precision == "float32", unranked))
+    if isinstance(method, ConsensusHopping):
+        method._check_rounding(device == "cuda", split, standard is not None)
     rows, start = _start(place, method, given, theta, dtype, num_threads, standard)
     problem = place.problem(given, 0 if place.owners.alone else method._evaluated(rows))
     other = None if validation is None else place.validation(validation, given, standard)
