@@ -1,4 +1,4 @@
-"""A card for each rank of MPI. The ranks' side is in ranks.py."""
+"""A card for each rank of MPI. The ranks' side is in ranks_cards.py."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from jobs import needs_mpi, succeed
 
 import cbokernels as cbk
 
+PROGRAM = ("-m", "mpi4py", "ranks_cards.py")
 needs_cards = pytest.mark.skipif(
     not os.environ.get("CBOKERNELS_CUDA_EMULATION") and not cbk.cuda.is_available(),
     reason="needs a card, or the emulation in the folder that CBOKERNELS_CUDA_EMULATION names",
@@ -20,7 +21,7 @@ needs_emulation = pytest.mark.skipif(
 
 
 def told_by(ranks, name, path, *arguments):
-    succeed(ranks, name, path, *arguments)
+    succeed(ranks, name, path, *arguments, program=PROGRAM)
     return json.loads(path.read_text())
 
 
@@ -92,4 +93,4 @@ def test_checkpoints_are_those_of_one_process(tmp_path):
 
 @needs_mpi
 def test_numbers_are_added_where_they_are():
-    succeed(3, "addressed")
+    succeed(3, "addressed", program=PROGRAM)

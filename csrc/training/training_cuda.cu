@@ -1,7 +1,6 @@
 // A run's epochs on the GPU: copies, graphs, rows.
 #include "training_cuda.hpp"
 
-#include <algorithm>
 #include <cstring>
 #include <optional>
 
@@ -132,7 +131,6 @@ class TrainingRun final : public Run {
     copy(a.data, host, a.bytes, cudaMemcpyHostToDevice);
   }
   void* address(const std::string& name) override {
-    const OnDevice here(shape_.device);
     check(cudaStreamSynchronize(stream()), "wait");
     return steps_->arrays().at(name).data;
   }
@@ -309,8 +307,7 @@ class TrainingRun final : public Run {
   // The particles that step j of a segment scores: all it has room for, unless its ranks share them.
   int64_t drawn_in(int64_t j) const {
     if (!shape_.subset || !steps_->exchanges()) return shape_.scored();
-    const int64_t* const drawn = drawn_ + j * shape_.subset;
-    return std::find(drawn, drawn + shape_.subset, -1) - drawn;
+    return std::find(drawn_ + j * shape_.subset, drawn_ + (j + 1) * shape_.subset, -1) - drawn_ - j * shape_.subset;
   }
 
   void gather_all(const Segment& part) {
