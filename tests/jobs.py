@@ -22,7 +22,12 @@ LONGEST = 120  # seconds of a job that is not to end by itself; one that fails e
 def launch(ranks, *arguments, program=("-m", "mpi4py", "ranks.py"), timeout=LONGEST):
     """A job of so many ranks; its process, ended."""
     command = [MPIEXEC, "-n", str(ranks), sys.executable, *program, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CBK_RANKS": str(ranks),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     return subprocess.run(
         command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=Path(__file__).parent
     )

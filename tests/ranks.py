@@ -15,6 +15,8 @@ from cbokernels.distributed import Communicator, gather
 from cbokernels.training.split import SplitProblem
 
 WORLD = MPI.COMM_WORLD
+# an mpiexec of another MPI starts so many jobs of one rank
+assert WORLD.size == int(os.environ.get("CBK_RANKS", WORLD.size)), MPI.Get_library_version()
 NET = cbk.TwoLayer(1, 12, 1)
 WIDE = cbk.TwoLayer(200, 50, 2)  # in float64 risks by lists: particles are scored in groups
 X = np.random.default_rng(1).random((300, 1), np.float32)
