@@ -78,4 +78,5 @@ def test_help_of_train_names_every_method_and_shows_a_call():
     for kind in kinds:
         kinds += kind.__subclasses__()
     for kind in kinds[1:]:
-        assert f"`{kind.__name__}`" in shown
+        if kind.__module__.startswith("cbokernels.methods."):  # experiments have one of their own
+            assert f"`{kind.__name__}`" in shown

@@ -72,10 +72,13 @@ struct ListsBalance {
   double density() const { return (product / rows - 40) / inputs; }  // below this one lists pay
 };
 
-constexpr int64_t least_on_lists = 32;  // particles that share what it takes to make them
+constexpr int64_t fewest_on_lists = 32;  // particles that share what it takes to make them
+
+// And with fewer tasks than these many threads would stand idle, which products by chunks of samples keep busy.
+int64_t least_on_lists(const RiskShape& shape) { return std::max(fewest_on_lists, 8 * list_group(shape)); }
 
 bool lists_pay(const RiskShape& shape) {
-  return shape.particles >= least_on_lists && ListsBalance(shape).pays(shape.density);
+  return shape.particles >= least_on_lists(shape) && ListsBalance(shape).pays(shape.density);
 }
 
 bool fits_registers(const RiskShape& shape) { return shape.net.outputs == 1 && shape.net.inputs <= direct_inputs; }
@@ -94,7 +97,7 @@ template <class T>
 double density(const RiskProblem<T>& problem) {
   constexpr int64_t often = 1 << 20;
   const int64_t inputs = problem.net.inputs, count = problem.samples * inputs;
-  if (planned_particles(problem) < least_on_lists || inputs < 64) return 1;
+  if (planned_particles(problem) < fewest_on_lists || inputs < 64) return 1;
   int64_t filled = 0;
   for (int64_t first = 0; first < count; first += often) {
     for (int64_t i = first; i < std::min(first + often, count); ++i) filled += problem.x[i] != 0;
@@ -136,11 +139,11 @@ RiskPlan plan_risk(const RiskShape& shape, Path path) {
   int64_t chunk =
       std::min({packed_bytes / row, outputs_bytes / (plan.group * net.outputs * shape.element), int64_t(8192)});
   const int64_t groups = divide_up(shape.particles, plan.group);
-  if (groups < enough_tasks)
-    chunk = std::min(chunk, std::max(divide_up(shape.samples * groups, enough_tasks), int64_t(256)));
+  const bool split = groups < enough_tasks && path != Path::lists;  // lists are those of one chunk
+  if (split) chunk = std::min(chunk, std::max(divide_up(shape.samples * groups, enough_tasks), int64_t(256)));
   plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.panel);
   const int64_t all = divide_up(shape.samples, plan.chunk);
-  plan.chunks = groups < enough_tasks ? std::min(all, std::max(packed_bytes / (row * plan.chunk), int64_t(1))) : 1;
+  plan.chunks = split ? std::min(all, std::max(packed_bytes / (row * plan.chunk), int64_t(1))) : 1;
   return plan;
 }
 
@@ -190,8 +193,8 @@ std::string reason_of(const RiskShape& shape, Path path) {
     return "with one output and at most " + std::to_string(direct_inputs) + " inputs, samples stay in registers";
   const double density = ListsBalance(shape).density();
   if (density <= 0) return "for so few inputs or neurons skipping zeros costs more than products";
-  if (shape.particles < least_on_lists)
-    return "skipping zeros costs less than products from " + std::to_string(least_on_lists) + " particles on";
+  if (shape.particles < least_on_lists(shape))
+    return "skipping zeros costs less than products from " + std::to_string(least_on_lists(shape)) + " particles on";
   char share[32];
   std::snprintf(share, sizeof share, "%.3f", density);
   return std::string("skipping zeros costs less than products below a density of ") + share;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import itertools
 import os
 import sys
@@ -19,6 +18,7 @@ import numpy as np
 
 from ._arrays import Array
 from ._extras import extra
+from ._once import once
 from ._ranks import (
     Combine,
     Leaf,
@@ -136,7 +136,7 @@ class Communicator(Ranks):
         self._counted("Allreduce")(values, out, MPI.SUM)
         return out
 
-    @functools.cached_property
+    @once
     def cuda_aware(self) -> bool:  # type: ignore[override]
         return all(self._comm.allgather(_takes_device_memory()))
 
