@@ -78,31 +78,60 @@ def test_weights_of_a_minibatch_are_its_rows(loss, method):
     assert not np.allclose(shuffled.particles, other.particles, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_size": 4}, {"batch_size": 80}, {"standardize": True}], ids=repr
+)
 @pytest.mark.parametrize("method", METHODS)
-def test_samples_without_weight_are_left_out(method):
+def test_samples_without_weight_are_left_out(method, options):
+    # With a batch size there would be minibatches of no weight, in which all particles are alike.
     x, y, w = data("mse", 1)
-    net = cbk.TwoLayer(2, 8, 1, activation="tanh")
+    w *= np.arange(90) % 9 == 0
+    x[1], y[1] = np.nan, np.inf  # of weight 0
+    net, kept = cbk.TwoLayer(2, 8, 1, activation="tanh"), w > 0
+    options = {"epochs": 3, "dtype": "float64", "metrics": "r2", "validation": (x[kept], y[kept]), **options}
+    weighted = cbk.train(net, x, y, METHODS[method], sample_weight=w, **options)
+    left = cbk.train(net, x[kept], y[kept], METHODS[method], sample_weight=w[kept], **options)
+    np.testing.assert_array_equal(weighted.particles, left.particles)
+    for name in ("risk", "r2", "validation_risk"):
+        np.testing.assert_array_equal(weighted.history[name], left.history[name])
+
+
+def test_weights_that_vanish_in_float32_are_0():
+    x, y, w = data("mse", 1)
+    net, w[::2] = cbk.TwoLayer(2, 8, 1), 1e-60
+    weighted = cbk.train(net, x, y, METHODS["Hybrid"], sample_weight=w, epochs=2, batch_size=3)
+    kept = w.astype("f4") > 0
+    left = cbk.train(net, x[kept], y[kept], METHODS["Hybrid"], sample_weight=w[kept], epochs=2, batch_size=3)
+    np.testing.assert_array_equal(weighted.particles, left.particles)
+
+
+def test_samples_without_weight_of_mapped_arrays_and_checkpoints(tmp_path):
+    x, y, w = data("mse", 1)
+    net, kept = cbk.TwoLayer(2, 8, 1), w > 0
+    np.save(tmp_path / "x.npy", x)
+    run = {"batch_size": 4, "checkpoint": tmp_path / "run"}
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    cbk.train(net, mapped, y, METHODS["Adam"], epochs=2, sample_weight=w, **run)
+    later = cbk.train(  # the same run
+        net, x[kept], y[kept], METHODS["Adam"], epochs=4, sample_weight=w[kept], resume=True, **run
+    )
+    whole = cbk.train(net, x, y, METHODS["Adam"], epochs=4, batch_size=4, sample_weight=w)
+    np.testing.assert_array_equal(later.particles, whole.particles)
+
+
+@pytest.mark.parametrize("own_inputs", [False, True])
+@pytest.mark.parametrize("method", ["multitask", "transport", "cross_entropy"])
+def test_samples_without_weight_of_tasks_and_labels(method, own_inputs):
+    x, y, w = data("mse", 1)
     kept = w > 0
-    options = {"epochs": 3, "dtype": "float64"}
-    weighted = cbk.train(net, x, y, METHODS[method], sample_weight=kept, **options)
-    left = cbk.train(net, x[kept], y[kept], METHODS[method], **options)
-    np.testing.assert_allclose(weighted.particles, left.particles, rtol=1e-7, atol=1e-9)
-
-
-def test_a_minibatch_without_weight_has_the_risk_0():
-    net = cbk.TwoLayer(2, 8, 1)
-    x, y, w = data("mse", 1, samples=20)
-    w = np.zeros(20)
-    w[7] = 1.0
-    for method in ("CBO", "Adam", "hopping"):
-        result = cbk.train(net, x, y, METHODS[method], epochs=3, batch_size=2, sample_weight=w)
-        assert np.isfinite(result.history["risk"]).all()
-    theta, zero = net.uniform(3, seed=0), np.zeros(20, "f4")
-    with pytest.raises(ValueError, match="not be 0 everywhere"):
-        cbk.risk(net, theta, x.astype("f4"), y.astype("f4"), sample_weight=zero)
-    rows = cbk.train(net, x, y, cbk.Adam(lr=0.1), epochs=1, batch_size=2, sample_weight=w, theta=theta)
-    # of the ten batches nine have no slope: Adam's moments alone move the networks
-    assert np.isfinite(rows.particles).all()
+    labels = method == "cross_entropy"
+    ys = np.stack([y[:, 0] > 0, y[:, 0] > 0.3]).astype(int) if labels else np.stack([y, -y])
+    inputs = np.stack([x, 2 * x]) if own_inputs else x
+    how = cbk.TransportCBO(particles=10) if method == "transport" else cbk.MultiTaskCBO(particles=30)
+    net, run = cbk.TwoLayer(2, 8, 2 if labels else 1), {"epochs": 2, "batch_size": 3}
+    weighted = cbk.train(net, inputs, ys, how, sample_weight=w, **run)
+    left = cbk.train(net, inputs[..., kept, :], ys[:, kept], how, sample_weight=w[kept], **run)
+    np.testing.assert_array_equal(weighted.particles, left.particles)
 
 
 def test_several_tasks_share_the_weights():

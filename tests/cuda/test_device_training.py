@@ -269,6 +269,18 @@ def test_data_on_the_device(cuda, net):
         np.testing.assert_allclose(result.particles, expected.particles, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("net", [NET, CLASSES], ids=str)
+def test_samples_without_weight_on_the_device(cuda, net):
+    x, y = data(net)
+    w = np.arange(23.0) % 3
+    run = {"epochs": 2, "batch_size": 2, "device": "cuda", "dtype": "float64"}
+    kept = w > 0
+    for on in (np.asarray, put):
+        weighted = cbk.train(net, on(x), on(y), cbk.CBO(4, alpha=5.0), sample_weight=on(w), **run)
+        left = cbk.train(net, x[kept], y[kept], cbk.CBO(4, alpha=5.0), sample_weight=w[kept], **run)
+        np.testing.assert_array_equal(weighted.particles, left.particles)
+
+
 def test_bad_data_on_the_device(cuda):
     x, y = data(CLASSES)
     x[3, 1] = np.nan

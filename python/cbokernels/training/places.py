@@ -17,7 +17,7 @@ from .arguments import on_host
 from .card import CardScored, DeviceStepper
 from .card_ranks import CardProblem, card_of
 from .card_slices import SliceStepper
-from .data import Data, DataProblem, Orders, validation_data
+from .data import Data, DataProblem, Orders, samples_that_count, validation_data
 from .metrics import Evaluation, Scored
 from .options import Runner
 from .split import SplitProblem, fingerprints, own_samples
@@ -49,9 +49,13 @@ class Place:
         if on_cuda(x) and cuda.is_available():
             raise TypeError("x lies in CUDA memory: train on it with device='cuda'")
 
-    def own(self, x: Any, y: Any, loss: Any, task_axes: tuple[str, ...] | None) -> tuple[Any, Any]:
-        """The part of the caller's x and y that this process uses."""
-        return x, y
+    def own(
+        self, x: Any, y: Any, loss: Any, task_axes: tuple[str, ...] | None, rows: Array | None
+    ) -> tuple[Any, Any]:
+        """The part of the caller's x and y that this process uses, of the samples `rows`; None: of all."""
+        if rows is None:
+            return x, y
+        return samples_that_count(self.call, self.net, x, y, loss, task_axes, rows)
 
     def samples(self, data: Data) -> tuple[int, slice]:
         """S, and which of them this process uses."""
@@ -99,8 +103,10 @@ class SplitPlace(Place):
     def owners(self) -> Ranks:
         return Replicas()
 
-    def own(self, x: Any, y: Any, loss: Any, task_axes: tuple[str, ...] | None) -> tuple[Any, Any]:
-        return own_samples(self.ranks, self.net, x, y, loss, task_axes)
+    def own(
+        self, x: Any, y: Any, loss: Any, task_axes: tuple[str, ...] | None, rows: Array | None
+    ) -> tuple[Any, Any]:
+        return own_samples(self.ranks, self.net, x, y, loss, task_axes, rows)
 
     def samples(self, data: Data) -> tuple[int, slice]:
         return self.ranks.total, slice(self.ranks.first, self.ranks.last)

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._arrays import Array, view
-from .._kinds import takes_labels
 from .._ranks import Combine, Ranks, Replicas, add_up
 from ..methods.hopping_ranks import DrawnOnHost, shared_gradient
 from ..network import TwoLayer
-from .data import Data, DataBatch, Orders, axes_shown, loss_for
+from .data import Data, DataBatch, Orders, samples_axis
 
 if TYPE_CHECKING:
     from .._cpu import KernelLoss, Key
@@ -26,19 +25,20 @@ _PIECES = 4096  # that the samples are divided into at most, and whole ones deal
 
 
 def own_samples(
-    ranks: Ranks, net: TwoLayer, x: Any, y: Any, loss: KernelLoss | None, task_axes: tuple[str, ...] | None
-) -> tuple[Array, Array]:
+    ranks: Ranks, net: TwoLayer, x: Any, y: Any, loss: KernelLoss | None, task_axes: tuple[str, ...] | None,
+    rows: Array | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
     """This rank's part of x and y, of which no more is read; all of them where `training_data` refuses them.
-    From then on `ranks` has S as its total, and this rank's part."""
+    From then on `ranks` has S as its total, and this rank's part. rows: the samples that are dealt out; None:
+    all."""
     x, y = view(x, "x"), view(y, "y")
-    samples = x.shape[-2] if x.ndim > 1 else 0
-    if task_axes is None:
-        own = ("T",) if x.ndim == 3 else ()
-        task_axes = own or axes_shown(net, x, y, takes_labels(loss_for(net, y, loss)))
-    axis = len(task_axes)
-    if not samples or y.ndim <= axis or y.shape[axis] != samples:
+    axis = samples_axis(net, x, y, loss, task_axes)
+    if axis is None:
         return x, y
-    part = ranks.deal(samples, -(-samples // _PIECES), "S")
+    samples = x.shape[-2] if rows is None else len(rows)
+    part: Any = ranks.deal(samples, -(-samples // _PIECES), "S")
+    if rows is not None:
+        part = rows[part]
     return x[..., part, :], y[(slice(None),) * axis + (part,)]
 
 

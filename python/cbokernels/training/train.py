@@ -24,7 +24,7 @@ from .advice import advise, advise_on_folding
 from .arguments import check_callback, check_device, own_particles, particles_of
 from .checkpoint import alone, fingerprint
 from .checkpoint import checkpoint as check_checkpoint
-from .data import Data, training_data
+from .data import Data, training_data, weights_that_count
 from .loop import run
 from .metrics import checked_metrics, evaluation_of
 from .options import Options
@@ -122,8 +122,9 @@ def train(
         that is not finite has not fallen. `Result.stopped` and `Result.message` say why a run ended, and
         `Result.best` is the point of the epoch with the lowest watched risk.
     sample_weight: [S], finite, not negative and not all 0, cast to `dtype` once: risks on the data are means
-        with these weights, a minibatch's with those of its samples (0 where these are all 0). Validation and
-        metrics have no weights.
+        with these weights, a minibatch's with those of its samples. A sample of weight 0 is left out before
+        anything else: the run, its minibatches, metrics and checkpoint are those of the other samples.
+        Validation and metrics have no weights.
     weight_decay: every step takes this times its rate (`lr` of `Adam` and `ConsensusHopping`, else `dt`) off
         all parameters, between scoring and moving them [Loshchilov, Hutter 2019]; their product at most 1.
     standardize: whether the run's inputs are x less their mean, divided by their standard deviation (of the
@@ -179,24 +180,27 @@ def train(
     store = check_checkpoint(checkpoint, every, resume)
     x, y = readable(x, "x"), readable(y, "y")
     decay = real(weight_decay, "weight_decay", low=0.0)
-    standard = Standard.of(net, x) if boolean(standardize, "standardize") else None
-    if standard is not None:
-        x = standard.apply(x, "x")
-        advise_on_folding(standard.mean, standard.scale, dtype)
     place = place_of(device, split, ranks, method)(net, batch_size, seed, cores, precision, ranks)
     place.check(x, y)
     told = None if loss is None else loss_of(loss, net.outputs)
     check_own(told or "mse", device, sample_weight is not None)
     if split and isinstance(told, Called):
         raise ValueError(f"data must be 'replicated' for a loss that is a Python function, got {data!r}")
-    x, y = place.own(x, y, told, method._task_axes)
+    weights = rows = None
+    if sample_weight is not None:
+        weights, rows = weights_that_count(place.call, sample_weight, x, dtype)
+    x, y = place.own(x, y, told, method._task_axes, rows)
+    standard = Standard.of(net, x) if boolean(standardize, "standardize") else None
+    if standard is not None:
+        x = standard.apply(x, "x")
+        advise_on_folding(standard.mean, standard.scale, dtype)
     given = training_data(place.call, net, x, y, told, dtype, method._task_axes)
     samples, part = place.samples(given)
     if method._gradients:
         check_smooth(net.activation)
         check_slopes(given.loss)
-    if sample_weight is not None:
-        given = given.weighted(sample_weight, samples, part)
+    if weights is not None:
+        given = given.weighted(weights, part)
     advise(given, place.call.view(y, "y"), net, loss)
     if store is not None:  # which vouches for them: nobody may change them
         given = place.apart(given, x, y)
@@ -205,8 +209,8 @@ def train(
     method = method._for(Shape(net, step, precision == "float32", unranked))
     if isinstance(method, ConsensusHopping):
         method._check_rounding(device == "cuda", split, standard is not None)
-    rows, start = _start(place, method, given, theta, dtype, num_threads, standard)
-    problem = place.problem(given, 0 if place.owners.alone else method._evaluated(rows))
+    particles, start = _start(place, method, given, theta, dtype, num_threads, standard)
+    problem = place.problem(given, 0 if place.owners.alone else method._evaluated(particles))
     other = None if validation is None else place.validation(validation, given, standard)
     named = checked_metrics(metrics, net, given.loss)
     evaluation = evaluation_of(named, given, other, every_epochs, place.scored)
@@ -215,7 +219,7 @@ def train(
     check_steps(epochs, problem.steps_per_epoch, method._first_step)
     if store is not None:
         store.net, alone_here = pack_net(net), place.owners.alone
-        begun = fingerprint(start) if alone_here else whole_start(net, method, rows, seed, dtype, theta)
+        begun = fingerprint(start) if alone_here else whole_start(net, method, particles, seed, dtype, theta)
         store.configuration = {
             **_configuration(place, method, given, dtype, begun),
             **({"weight_decay": repr(decay)} if decay else {}),
@@ -225,7 +229,7 @@ def train(
         }
     setting = Setting(seed, cores, net, len(given.y), given.task_axis, precision, place.owners, decay)
     runner = place.runner(method, start, setting, given, problem, evaluation)
-    alike = same_on_all(method, seed, rows, start, store, callback)
+    alike = same_on_all(method, seed, particles, start, store, callback)
     alike.update(
         net=repr(net), batch_size=repr(batch_size), data=data,
         x=f"{samples} samples, {given.x.ndim} axes", y=f"{len(given.y)} tasks, {given.y.dtype}",
