@@ -40,6 +40,21 @@ def test_warning_of_collapse_comes_once_and_says_what_helps():
     assert caught[0].filename == __file__
 
 
+@pytest.mark.parametrize("shift", [0.0, -10.0])
+def test_collapse_and_flight_are_told_whatever_the_risks_sign(shift):
+    x, y = data()
+
+    def squares(outputs, y):
+        return ((outputs - y) ** 2).mean(axis=(1, 2)) + shift
+
+    with pytest.warns(cbk.CboWarning, match="collapsed"):
+        cbk.train(NET, x, y, cbk.CBO(particles=20, diffusion=0.3), loss=squares, epochs=400)
+    with pytest.warns(cbk.CboWarning, match="flying apart"):
+        theta = np.random.default_rng(0).normal(size=(20, 50))
+        wild = cbk.CBO(noise="isotropic", diffusion=5.0)
+        cbk.minimize(lambda t: np.tanh((t**2).sum(axis=1)) + 0.5 + shift, theta, wild, steps=50)
+
+
 def test_printed_sine_parameters_are_seen_to_freeze():
     """Although a few coordinates keep the variance of that ensemble large."""
     x, y = sine.samples()

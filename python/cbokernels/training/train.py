@@ -148,8 +148,8 @@ def train(
     `CboWarning`, once per run each: risks that are NaN or infinite; particles that overflowed; an ensemble
     that flies apart, most of its coordinates' standard deviations 10^8 times the initial ones; a checkpoint
     that could not be written; an ensemble that collapsed, which is to say that the standard deviation of nine
-    coordinates in ten fell below 1e-6 of the initial one. The last and the third of these only while the risk
-    is above 1e-6 of the first epoch's. Also, before the run: columns of x, or y, of a size that training can
+    coordinates in ten fell below 1e-6 of the initial one. The last and the third of these only while the size
+    of the risk is above 1e-6 of the first epoch's. Also, before the run: columns of x, or y, of a size that training can
     hardly reach; constant columns far from 0; class labels that would be taken as values. `ConsensusError`
     when no particle has a finite risk.
 

@@ -12,7 +12,8 @@ from .._arrays import Array
 from ..errors import CboWarning
 
 # Collapsed: the spread of nine coordinates in ten has fallen by _SPREAD and the risk has not by _RISK. The
-# variance cannot tell: multiplicative noise keeps it large in a few coordinates of a frozen ensemble.
+# variance cannot tell: multiplicative noise keeps it large in a few coordinates of a frozen ensemble. Risks are
+# compared by their sizes, because losses of one's own may be below 0.
 _FROZEN, _SPREAD, _RISK = 0.9, 1e-6, 1e-6
 # Flying apart: the spread of most coordinates has grown by _FLOWN and the risk has not fallen by _RISK.
 _FLOWN, _MOST = 1e8, 0.5
@@ -70,17 +71,18 @@ class Watch:
                 f"epoch {epoch}: {nonfinite} risks were NaN or infinite; "
                 f"{particle if self._consensus else network}"
             )
+        gone = abs(risk) <= _RISK * abs(first_risk)
         if not math.isfinite(variance):
             if self._is_new("overflow"):
                 self._warn_of_overflow(epoch)
-        elif not risk <= _RISK * first_risk and self._flies_apart(variance):
+        elif not gone and self._flies_apart(variance):
             self._notes.append(f"the ensemble was flying apart in epoch {epoch}")
             _warn(
                 f"epoch {epoch}: the ensemble is flying apart, most coordinates spread {_FLOWN:g} times "
                 f"as far as at the start: take a smaller diffusion or dt (isotropic noise needs it the "
                 f"smaller the more coordinates there are)"
             )
-        elif risk > _RISK * first_risk and "collapse" not in self._given and self._collapsed():
+        elif not gone and risk == risk and "collapse" not in self._given and self._collapsed():
             self._given.add("collapse")
             self._notes.append(f"the ensemble had collapsed in epoch {epoch}, at risk {risk:.3g}")
             _warn(
