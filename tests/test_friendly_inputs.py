@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 
 import cbokernels as cbk
 from cbokernels._inputs import readable
+from cbokernels.cbx import objective
 
 RNG = np.random.default_rng(3)
 X = RNG.integers(-3, 4, (24, 3)).astype(float)  # exact in every dtype below
 VALUES = RNG.integers(-2, 3, 24).astype(float)
 LABELS = np.arange(24) % 2
 NET, TWO = cbk.TwoLayer(3, 4, activation="tanh"), cbk.TwoLayer(3, 4, 2, "tanh")
+PAIR = cbk.TwoLayer(2, 3, 2)
 FRAMES = ["pandas", "polars"]
 
 
@@ -153,7 +156,9 @@ def test_columns_are_no_tables_of_targets():
     for y in (VALUES[None], np.stack([VALUES, VALUES], 1)):
         with pytest.raises(ValueError, match=r"y must have shape \[24(, 1)?\], got"):
             trained(NET, X, y)
-    with pytest.raises(ValueError, match=r"y must have shape \[24\], got \[24, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"y must have shape \[24\], got int64 \[24, 2\]: integers are labels"
+    ):
         labelled(X, np.stack([LABELS, LABELS], 1))
 
 
@@ -235,3 +240,56 @@ def test_nothing_is_said_of_columns_that_train(x):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trained(NET, x, VALUES)
+
+
+def test_integers_that_are_no_labels_are_told_of_floats():
+    x, theta = np.random.default_rng(0).random((6, 2)).astype("f4"), PAIR.uniform(3, seed=0)
+    hot = np.eye(2, dtype=int)[[0, 1, 0, 1, 1, 0]]
+
+    def own(outputs, y):
+        return ((outputs - y) ** 2).mean(axis=(1, 2))
+
+    message = (
+        r"y must have shape \[6\], got int64 \[6, 2\]: integers are labels, one a sample, for '{}'; values "
+    )
+    message += "must be floats{}$"
+    usual = message.format("cross_entropy", ", or with loss='mse'")
+    with pytest.raises(ValueError, match=usual):
+        cbk.train(PAIR, x, hot, cbk.CBO(particles=4), epochs=1)
+    with pytest.raises(ValueError, match=usual):
+        cbk.risk(PAIR, theta, x, hot, loss="cross_entropy")
+    for call in (
+        lambda: cbk.train(PAIR, x, hot, cbk.CBO(particles=4), epochs=1, loss=own),
+        lambda: cbk.risk(PAIR, theta, x, hot, loss=own),
+    ):
+        with pytest.raises(ValueError, match=message.format("the Python function .*own", "")):
+            call()
+    cbk.train(PAIR, x, hot, cbk.CBO(particles=4), epochs=1, loss="mse")
+
+
+def test_labels_for_the_squared_error_are_told_of_the_cross_entropy():
+    x, labels = np.random.default_rng(0).random((6, 2)).astype("f4"), np.array([0, 1, 0, 1, 1, 0])
+    message = r"y must have shape \[6, 2\].* got int64 \[6\]: for labels say loss='cross_entropy'"
+    for call in (
+        lambda: cbk.train(PAIR, x, labels, cbk.CBO(particles=4), epochs=1, loss="mse"),
+        lambda: cbk.risk(PAIR, PAIR.uniform(3, seed=0), x, labels),
+        lambda: objective(PAIR, x, labels),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_missing_labels_are_told():
+    x, labels = np.random.default_rng(0).random((6, 2)), [0, 1, math.nan, 1, math.nan, 0]
+    with pytest.raises(
+        ValueError, match=r"got float64 \[6\]: labels with missing values .*\(2 of them NaN\)"
+    ):
+        cbk.train(PAIR, x, labels, cbk.CBO(particles=4), epochs=1)
+
+
+def test_two_classes_of_one_output_are_told_of_the_logistic_loss():
+    x, labels = np.random.default_rng(0).random((6, 2)), np.array([0, 1, 0, 1, 1, 0])
+    with pytest.raises(ValueError, match="y must hold .*for two classes take outputs=2, or loss 'logistic'"):
+        cbk.train(cbk.TwoLayer(2, 3), x, labels, cbk.CBO(particles=4), epochs=1, loss="cross_entropy")
+    with pytest.warns(cbk.CboWarning, match="for classes make them 0 and 1, take outputs=2"):
+        cbk.train(cbk.TwoLayer(2, 3), x, 2 * labels - 1, cbk.CBO(particles=4), epochs=1)

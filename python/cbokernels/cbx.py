@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ._arrays import call_of
 from ._inputs import readable
 from ._kinds import Loss, is_own, loss_of, takes_labels
 from .network import TwoLayer, check_network
-from .risk import risk
+from .risk import check_one_per_sample, risk
 
 
 class Objective:
@@ -29,6 +31,8 @@ class Objective:
         self._labels: bool | None = None  # once y has been looked at
         if not is_own(told := loss_of(loss, net.outputs)):
             self._labels = takes_labels(told)
+        if self._labels is False and isinstance(self._y, np.ndarray):
+            check_one_per_sample(self._y, "y", (len(self._x),), net.outputs)
         self._cast: dict[str, tuple[Any, Any, Any]] = {}  # the data by the dtype that they have been cast to
 
     def __call__(self, particles: Any) -> Any:

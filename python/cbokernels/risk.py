@@ -23,6 +23,7 @@ from ._kinds import (
     is_own,
     label_count,
     loss_of,
+    loss_text,
     planned,
     takes_labels,
 )
@@ -251,6 +252,46 @@ def _by_called(loss: Called, net: TwoLayer, theta: Any, x: Any, ys: Any, out: An
     return None
 
 
+def label_meaning(loss: KernelLoss, outputs: int) -> str:
+    """What labels are, for the message of one out of range."""
+    if outputs == 1 and loss == "cross_entropy":
+        return "labels of the network's one output: for two classes take outputs=2, or loss 'logistic'"
+    return LABELS
+
+
+def check_one_per_sample(y: Values, name: str, shape: tuple[int | str, ...], outputs: int) -> None:
+    """ValueError, with advice, for one value a sample, [S] behind the axes of tasks, where several outputs
+    want as many values."""
+    if outputs == 1 or y.ndim != len(shape):
+        return
+    labels, missing = y.dtype.kind in "iub", 0
+    if isinstance(y, np.ndarray) and y.dtype.kind == "f":
+        missing = int(np.isnan(y).sum())
+    advice = ""
+    if labels:
+        advice = ": for labels say loss='cross_entropy'"
+    elif missing:
+        advice = (
+            f": labels with missing values are no integers ({missing} of them NaN), leave these samples out"
+        )
+    raise ValueError(
+        f"{name} must have shape {text((*shape, outputs))}, or hold integers as labels for 'cross_entropy', "
+        f"got {y.dtype} {text(y.shape)}{advice}"
+    )
+
+
+def _check_labels_shape(
+    y: Values, name: str, shape: tuple[int | str, ...], outputs: int, loss: KernelLoss
+) -> None:
+    """ValueError, with advice, for integers that are values of the outputs, counts or one-hot rows."""
+    if y.ndim == len(shape) + 1 and y.shape[-1] == outputs and y.dtype.kind in "iub":
+        other = "" if is_own(loss) else ", or with loss='mse'"
+        raise ValueError(
+            f"{name} must have shape {text(shape)}, got {y.dtype} {text(y.shape)}: integers are labels, one "
+            f"a sample, for {loss_text(loss)!r}; values must be floats{other}"
+        )
+
+
 def _targets(
     net: TwoLayer, y: Any, name: str, tasks: tuple[int | str, ...], x: Values, loss: KernelLoss, call: Call
 ) -> Values:
@@ -261,21 +302,18 @@ def _targets(
         values = call.view(readable(y, name), name)
         if values.ndim == len(shape) + 1 and values.shape[-1] == 1:
             values = values.reshape(*values.shape[:-1])
+        _check_labels_shape(values, name, shape, net.outputs, loss)
         if isinstance(loss, Compiled):
             check_item(loss, x.dtype)
         if isinstance(loss, (Called, Compiled)):
             check_shape(values, name, shape)
             return exact_labels(call.host(values), name, x.dtype)
         count = label_count(loss, net.outputs)
-        return call.integers(values, name, shape, count, LABELS, "iub")
+        return call.integers(values, name, shape, count, label_meaning(loss, net.outputs), "iub")
     if isinstance(loss, Compiled):
         check_item(loss, x.dtype)
     values = call.view(read_as(y, name, x.dtype), name)
-    if net.outputs > 1 and values.ndim == len(shape) and values.dtype == x.dtype:
-        raise ValueError(
-            f"{name} must have shape {text((*shape, net.outputs))}, or hold integers as labels for "
-            f"'cross_entropy', got {values.dtype} {text(values.shape)}"
-        )
+    check_one_per_sample(values, name, shape, net.outputs)
     if net.outputs > 1 or values.ndim > len(shape):
         shape = (*shape, net.outputs)
     check_array(values, name, (x.dtype,), shape, AS_THETA)

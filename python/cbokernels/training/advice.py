@@ -31,10 +31,11 @@ def advise(data: Data, y: Values, net: TwoLayer, loss: Loss | None) -> None:
         return
     given, x = data.call.host(y), data.call.host(data.x)
     if loss is None and net.outputs == 1 and not data.task_axis and _look_like_classes(given):
+        zero = "make them 0 and 1, " if given.min() < 0 else ""
         _warn(
             f"y holds {'booleans' if given.dtype == bool else 'integers'} that look like class labels, and a "
-            "network of one output takes them as values, with loss 'mse': for classes take outputs=2 (or as "
-            "many as there are) and loss 'cross_entropy', or loss 'logistic'; for values say loss='mse'"
+            f"network of one output takes them as values, with loss 'mse': for classes {zero}take outputs=2 "
+            "(or as many as there are) and loss 'cross_entropy', or 'logistic'; for values say loss='mse'"
         )
     if words := _trouble(x.reshape(-1, x.shape[-1])):
         _warn(f"x {words}: centre its columns and divide them by their standard deviations")

@@ -18,7 +18,7 @@ from .._ranks import Ranks
 from ..methods.base import Minibatches
 from ..methods.hopping_ranks import DrawnOnHost, shared_gradient
 from ..network import TwoLayer
-from ..risk import LABELS, check_weights
+from ..risk import check_one_per_sample, check_weights, label_meaning
 from ..risk import _targets as targets
 from .checkpoint import fingerprint
 
@@ -142,7 +142,7 @@ def training_data(
     cast = given if labels else call.floats(given, of_y, dtype)
     checked = targets(net, cast, of_y, x.shape[:-2] or task_axes, x, told, call)
     if labels and call.on_device:
-        call.check_range(checked, of_y, label_count(told, net.outputs), LABELS)
+        call.check_range(checked, of_y, label_count(told, net.outputs), label_meaning(told, net.outputs))
     elif labels and not is_own(told):
         checked = call.apart(checked, given)  # they are checked once: nobody may change them afterwards
     checked = checked.reshape(-1, x.shape[-2], *(() if labels else (net.outputs,)))
@@ -193,10 +193,7 @@ def _check_one_task(net: TwoLayer, x: Values, y: Values, labels: bool, names: tu
             x_or_y = f"{of_y} must have shape {text(one[0])}, got {text(y.shape)}"
         raise ValueError(f"{x_or_y}: several tasks are for MultiTaskCBO and TransportCBO")
     if not labels and net.outputs > 1 and y.shape == (samples,):
-        raise ValueError(
-            f"{of_y} must have shape {text(one[0])}, or hold integers as labels for 'cross_entropy', got "
-            f"{y.dtype} {text(y.shape)}"
-        )
+        check_one_per_sample(y, of_y, (samples,), net.outputs)
 
 
 def axes_shown(net: TwoLayer, x: Values, y: Values, labels: bool) -> tuple[str, ...]:

@@ -120,7 +120,8 @@ def train(
     patience, tolerance: it stops where the watched risk has not fallen by more than `tolerance` for
         `patience` epochs. The watched risk (several tasks': their mean) is looked at where it is known; one
         that is not finite has not fallen. `Result.stopped` and `Result.message` say why a run ended, and
-        `Result.best` is the point of the epoch with the lowest watched risk.
+        `Result.best` is the point of the epoch with the lowest watched risk. Of networks that train on their
+        own (`Adam`, `HeavyBall`, `GradientFlow`) all of this looks at network 0 alone.
     sample_weight: [S], finite, not negative and not all 0, cast to `dtype` once: risks on the data are means
         with these weights, a minibatch's with those of its samples. A sample of weight 0 is left out before
         anything else: the run, its minibatches, metrics and checkpoint are those of the other samples.
@@ -149,9 +150,9 @@ def train(
     that flies apart, most of its coordinates' standard deviations 10^8 times the initial ones; a checkpoint
     that could not be written; an ensemble that collapsed, which is to say that the standard deviation of nine
     coordinates in ten fell below 1e-6 of the initial one. The last and the third of these only while the size
-    of the risk is above 1e-6 of the first epoch's. Also, before the run: columns of x, or y, of a size that training can
-    hardly reach; constant columns far from 0; class labels that would be taken as values. `ConsensusError`
-    when no particle has a finite risk.
+    of the risk is above 1e-6 of the first epoch's. Also, before the run: columns of x, or y, of a size that
+    training can hardly reach; constant columns far from 0; class labels that would be taken as values.
+    `ConsensusError` when no particle has a finite risk.
 
     On a card ("cuda") data and particles stay there; the noise is the CPU's bit for bit, the risks are summed
     in another order. x, y and theta may be NumPy arrays, which are copied to the first device; or x and y lie

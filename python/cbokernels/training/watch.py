@@ -12,8 +12,8 @@ from .._arrays import Array
 from ..errors import CboWarning
 
 # Collapsed: the spread of nine coordinates in ten has fallen by _SPREAD and the risk has not by _RISK. The
-# variance cannot tell: multiplicative noise keeps it large in a few coordinates of a frozen ensemble. Risks are
-# compared by their sizes, because losses of one's own may be below 0.
+# variance cannot tell: multiplicative noise keeps it large in a few coordinates of a frozen ensemble. What is
+# compared are the risks' sizes, because losses of one's own may be below 0.
 _FROZEN, _SPREAD, _RISK = 0.9, 1e-6, 1e-6
 # Flying apart: the spread of most coordinates has grown by _FLOWN and the risk has not fallen by _RISK.
 _FLOWN, _MOST = 1e8, 0.5
