@@ -289,7 +289,7 @@ def test_missing_labels_are_told():
 
 def test_two_classes_of_one_output_are_told_of_the_logistic_loss():
     x, labels = np.random.default_rng(0).random((6, 2)), np.array([0, 1, 0, 1, 1, 0])
-    with pytest.raises(ValueError, match="y must hold .*for two classes take outputs=2, or loss 'logistic'"):
+    with pytest.raises(ValueError, match=r"y must hold .*for two classes take outputs=2, or loss 'logistic'"):
         cbk.train(cbk.TwoLayer(2, 3), x, labels, cbk.CBO(particles=4), epochs=1, loss="cross_entropy")
     with pytest.warns(cbk.CboWarning, match="for classes make them 0 and 1, take outputs=2"):
         cbk.train(cbk.TwoLayer(2, 3), x, 2 * labels - 1, cbk.CBO(particles=4), epochs=1)

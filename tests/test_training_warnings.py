@@ -49,9 +49,8 @@ def test_collapse_and_flight_are_told_whatever_the_risks_sign(shift):
 
     with pytest.warns(cbk.CboWarning, match="collapsed"):
         cbk.train(NET, x, y, cbk.CBO(particles=20, diffusion=0.3), loss=squares, epochs=400)
+    theta, wild = np.random.default_rng(0).normal(size=(20, 50)), cbk.CBO(noise="isotropic", diffusion=5.0)
     with pytest.warns(cbk.CboWarning, match="flying apart"):
-        theta = np.random.default_rng(0).normal(size=(20, 50))
-        wild = cbk.CBO(noise="isotropic", diffusion=5.0)
         cbk.minimize(lambda t: np.tanh((t**2).sum(axis=1)) + 0.5 + shift, theta, wild, steps=50)
 
 

@@ -18,8 +18,8 @@ from .._ranks import Ranks
 from ..methods.base import Minibatches
 from ..methods.hopping_ranks import DrawnOnHost, shared_gradient
 from ..network import TwoLayer
-from ..risk import check_one_per_sample, check_weights, label_meaning
 from ..risk import _targets as targets
+from ..risk import check_one_per_sample, check_weights, label_meaning
 from .checkpoint import fingerprint
 
 if TYPE_CHECKING:
