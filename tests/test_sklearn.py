@@ -275,7 +275,17 @@ def test_without_early_stopping_all_epochs_are_done():
             ValueError,
             "method must be one of 'adam', 'hopping', 'hybrid', 'cbo', got 'sgd'",
         ),
-        ({"method": 3}, TypeError, "method must be a string"),
+        ({"method": 3}, TypeError, r"method must be a name \('adam', .*\) or a method .*, got 3"),
+        ({"method": None}, TypeError, "method must be a name .* or a method .*, got None"),
+        ({"method": cbk.Adam}, TypeError, "method must be a name .* or a method .*, got the class Adam"),
+        (
+            {"method": cbk.Adam(particles=3), "ensemble": 2},
+            ValueError,
+            "ensemble must be left out .*=3, got 2",
+        ),
+        ({"early_stopping": "yes"}, TypeError, "early_stopping must be True or False, got 'yes'"),
+        ({"tol": "small"}, TypeError, "tol must be a real number, got 'small'"),
+        ({"tol": -1.0}, ValueError, "tol must lie in"),
         ({"method": cbk.GradientFlow()}, ValueError, "method must be one of Adam, .*, got GradientFlow"),
         ({"method": "cbo", "ensemble": 2}, ValueError, "ensemble must be 1 for method 'cbo', got 2"),
         ({"ensemble": 0}, ValueError, "ensemble must be an integer in"),
@@ -304,3 +314,9 @@ def test_activations_are_learned_by_hopping(activation):
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match="y must have at least two classes, got one class"):
         CBOClassifier().fit(np.eye(4), np.ones(4, int))
+
+
+def test_constant_columns_and_one_row_bring_no_advice_to_scale():
+    x = np.full((30, 2), 0.1)  # whose mean is not exact
+    CBORegressor(epochs=2, width=3).fit(x, np.linspace(0, 1, 30))
+    CBORegressor(epochs=2, width=3).fit(np.array([[1e6, 3.0]]), [1.0])

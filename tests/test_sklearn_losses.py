@@ -95,6 +95,7 @@ def test_losses_of_ones_own():
     x, x_new, y, y_new = split(datasets.load_wine)
     model = CBOClassifier("hopping", loss=brier, width=20, epochs=25, random_state=0)
     assert model.fit(x, y).score(x_new, y_new) > 0.8
+    assert not hasattr(model, "predict_proba")
     assert base.clone(model).loss is brier
     model.set_params(epochs=2, early_stopping=True)
     assert len(model.fit(x, y).validation_curve_) == 2
@@ -107,6 +108,7 @@ def test_losses_of_ones_own():
         (CBORegressor(loss="hinge"), ValueError, "loss must be one of values for CBORegressor, .* 'hinge'"),
         (CBORegressor(loss="l1"), ValueError, "loss must be one of 'mse'"),
         (CBORegressor(loss=3), TypeError, "loss must be one of 'mse'.* got 3"),
+        (CBOClassifier(loss="logistic"), ValueError, "loss must be 'cross_entropy' .* the same model"),
         (CBOClassifier(loss="zero_one"), ValueError, "a gradient needs a loss"),
     ],
     ids=repr,

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import _extras
 from ._arrays import Array
-from ._checks import choice, integer
+from ._checks import boolean, choice, integer, real
 from ._kinds import Loss, is_own, loss_of, loss_text, takes_labels
 from .methods import CBO, Adam, ConsensusHopping, Hybrid
 from .methods.base import Method
@@ -124,7 +124,16 @@ class _Networks(BaseEstimator):  # type: ignore[misc]
                 known = ", ".join(cls.__name__ for cls in _NAMES)
                 raise ValueError(f"method must be one of {known}, or a name, got {type(method).__name__}")
             if isinstance(method, Adam) and ensemble > 1:
+                if method.particles not in (1, ensemble):
+                    raise ValueError(
+                        f"ensemble must be left out with a method of particles={method.particles}, "
+                        f"got {ensemble}"
+                    )
                 method = dataclasses.replace(method, particles=ensemble)
+        elif not isinstance(method, str):
+            known = ", ".join(map(repr, _RECIPES))
+            told = f"the class {method.__name__}" if isinstance(method, type) else f"{method!r:.80}"
+            raise TypeError(f"method must be a name ({known}) or a method such as Adam(), got {told}")
         else:
             name = choice(method, "method", tuple(_RECIPES))
             method = _RECIPES[name].method(ensemble)
@@ -138,6 +147,11 @@ class _Networks(BaseEstimator):  # type: ignore[misc]
         """The loss that was asked for; ValueError for one that compares with another kind of targets."""
         if self.loss is None:
             return usual
+        if labels and isinstance(self.loss, str) and self.loss == "logistic":
+            raise ValueError(
+                f"loss must be 'cross_entropy' for {type(self).__name__}, which has an output for each class, "
+                "got 'logistic': with two classes they are the same model"
+            )
         told = loss_of(self.loss, outputs)
         if not is_own(told) and takes_labels(told) != labels:
             kinds = ("values", "labels")
@@ -158,8 +172,11 @@ class _Networks(BaseEstimator):  # type: ignore[misc]
     def _train(self, x: Array, y: Array, outputs: int, loss: Loss, weights: Array | None) -> None:
         """Fit to inputs and float targets [S, C] or labels [S]."""
         method, recipe = self._chosen()
+        boolean(self.early_stopping, "early_stopping")
+        real(self.tol, "tol", 0.0)
         self.scaler_ = StandardScaler().fit(x, sample_weight=weights)
         x = self.scaler_.transform(x).astype(np.float32)
+        x[:, (x == x[0]).all(axis=0)] = 0.0  # of constant columns rounding leaves a little
         seed = int(check_random_state(self.random_state).randint(2**31))
         best = None
         if self.early_stopping:
@@ -303,7 +320,7 @@ class CBORegressor(RegressorMixin, _Networks):  # type: ignore[misc]
 
 
 def _has_probabilities(model: Any) -> bool:
-    return model.loss not in ("hinge", "zero_one")
+    return model.loss is None or (isinstance(model.loss, str) and model.loss == "cross_entropy")
 
 
 class CBOClassifier(ClassifierMixin, _Networks):  # type: ignore[misc]
@@ -313,7 +330,7 @@ class CBOClassifier(ClassifierMixin, _Networks):  # type: ignore[misc]
     over the networks of an ensemble.
 
     loss: None is the cross entropy; or "hinge", or without gradients "zero_one" or a function of one's own.
-        "hinge" and "zero_one" know no probabilities, and `predict_proba` is not there with them.
+        All but the cross entropy know no probabilities, and `predict_proba` is not there with them.
 
     Other parameters and attributes are those of `CBORegressor`; also classes_, the labels in order.
     """

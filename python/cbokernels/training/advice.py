@@ -61,7 +61,7 @@ def _trouble(x: Array) -> str:
     size = _root_mean_square(x)
     if size.max() > _LARGE:
         return f"is not scaled: {_named(size > _LARGE)} of size {size.max():.3g}"
-    if size.max() < _SMALL:
+    if 0 < size.max() < _SMALL:
         return f"is not scaled: no column is larger than {size.max():.3g}"
     mean = x.mean(axis=0, dtype=np.float64)
     spread = np.sqrt(np.maximum(size**2 - mean**2, 0))
