@@ -149,7 +149,7 @@ class _Networks(BaseEstimator):  # type: ignore[misc]
             return usual
         if labels and isinstance(self.loss, str) and self.loss == "logistic":
             raise ValueError(
-                f"loss must be 'cross_entropy' for {type(self).__name__}, which has an output for each class, "
+                f"loss must be 'cross_entropy' for {type(self).__name__}, which has an output a class, "
                 "got 'logistic': with two classes they are the same model"
             )
         told = loss_of(self.loss, outputs)

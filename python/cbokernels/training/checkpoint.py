@@ -23,7 +23,7 @@ from .._arrays import Array
 from .._checks import WORD, boolean, integer
 from .._files import checked_path, naming, nobody_else, reading, sweep, try_writing, write_whole
 from .._ranks import ALONE, Ranks
-from .._records import Columns, Snapshot, pack_run, read, write_record
+from .._records import Columns, Snapshot, is_checkpoint, pack_run, read, write_record
 from .._shards import remove_shards, save_shards
 from .._version import __version__
 from ..errors import CboWarning
@@ -175,7 +175,13 @@ def checkpoint(path: Any, every: Any, resume: Any) -> Checkpoint | None:
         if boolean(resume, "resume"):
             raise ValueError("resume=True expects checkpoint to be a path, got None")
         return None
-    return Checkpoint(checked_path(path, "checkpoint"), every, boolean(resume, "resume"))
+    path, resume = checked_path(path, "checkpoint"), boolean(resume, "resume")
+    if not resume and path.exists() and path.stat().st_size and not is_checkpoint(path):
+        raise ValueError(
+            f"checkpoint must be a new file, or one that a run may write over, got {str(path)!r}, which is no "
+            "checkpoint"
+        )
+    return Checkpoint(path, every, resume)
 
 
 def alone(store: Checkpoint | None) -> contextlib.AbstractContextManager[None]:

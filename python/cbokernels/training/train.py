@@ -98,7 +98,8 @@ def train(
         or raises StopIteration.
     checkpoint: a path, where the run is saved after every `every` epochs, at the end, and as its last whole
         epoch left it when an exception, Ctrl-C or SIGTERM (then a SystemExit; only in the main thread, where
-        nobody handles it) ends it. OSError at once where it cannot be written, `CboError` where another run
+        nobody handles it) ends it. Without `resume` an older checkpoint there is written over; ValueError for
+        another kind of file. OSError at once where it cannot be written, `CboError` where another run
         that has not ended writes it; a save that fails later is a `CboWarning`. A save is whole or does not
         count, and writes as much however long the run is. The run then works on copies of x and y, and of its
         arrays (but data on a card are used where they are).
