@@ -61,6 +61,8 @@ def test_tensors_give_tensors():
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"particles must have shape \[\.\.\., 36\], got \[2, 5, 35\]"):
         objective(NET, X, Y)(PARTICLES[..., 1:])
+    with pytest.raises(TypeError, match="particles must be an array, got list"):
+        objective(NET, X, Y)(PARTICLES.tolist())
     with pytest.raises(ValueError, match="loss must be one of 'mse'"):
         objective(NET, X, Y, loss="square")
     with pytest.raises(TypeError, match="net must be a"):

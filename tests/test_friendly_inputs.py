@@ -293,3 +293,13 @@ def test_two_classes_of_one_output_are_told_of_the_logistic_loss():
         cbk.train(cbk.TwoLayer(2, 3), x, labels, cbk.CBO(particles=4), epochs=1, loss="cross_entropy")
     with pytest.warns(cbk.CboWarning, match="for classes make them 0 and 1, take outputs=2"):
         cbk.train(cbk.TwoLayer(2, 3), x, 2 * labels - 1, cbk.CBO(particles=4), epochs=1)
+
+
+def test_sparse_matrices_and_lazy_frames_are_told_of_their_methods():
+    sparse = pytest.importorskip("scipy.sparse", reason="SciPy is not installed")
+    for x in (sparse.csr_matrix(X), sparse.coo_array(X)):
+        with pytest.raises(TypeError, match=r"x must be an array, got scipy.sparse.*: take x.toarray\(\)"):
+            trained(NET, x, VALUES)
+    lazy = frame_of("polars", {"a": [1.0, 2.0]}).lazy()
+    with pytest.raises(TypeError, match=r"x must be an array, got polars.*LazyFrame: take x.collect\(\)"):
+        trained(NET, lazy, VALUES)

@@ -66,3 +66,8 @@ def test_progress_without_tqdm_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
     with pytest.raises(ImportError, match=r"progress=True needs tqdm: pip install 'cbokernels\[plots\]'"):
         cbk.train(NET, X, Y, cbk.CBO(particles=4), epochs=1, progress=True)
+
+
+def test_without_a_console_there_is_no_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cbk.train(NET, X, Y, cbk.CBO(particles=4), epochs=3, progress=True).nit == 3

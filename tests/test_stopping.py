@@ -112,6 +112,7 @@ def test_patience_counts_epochs_where_some_are_not_evaluated():
             break
     result = train(validation=(X_NEW, Y_NEW), every_epochs=3, patience=4)
     assert (result.nit, result.stopped) == (epoch, "patience")
+    assert result.message.endswith(f"by more than 0.0 for {epoch - since} epochs, since epoch {since}")
     best = min(seen, key=lambda e: seen[e] if e <= epoch else np.inf)
     assert (result.best_risk, result.best_epoch) == (seen[best], best)
     np.testing.assert_array_equal(result.best, train(epochs=best).parameters)
@@ -128,6 +129,30 @@ def test_a_callback_may_raise_stop_iteration():
     assert result.message == "the callback stopped the run after epoch 4"
     np.testing.assert_array_equal(result.particles, train(epochs=4).particles)
     assert cbk.minimize(faults.rastrigin, np.ones((3, 2)), callback=stop).nit == 4
+
+
+def test_a_stop_iteration_of_another_function_is_told():
+    def ended(*_):
+        return next(iter(()))
+
+    for call in (
+        lambda: cbk.minimize(ended, np.ones((3, 2)), steps=2),
+        lambda: train(loss=ended, method=cbk.CBO(particles=4)),
+        lambda: train(method=cbk.CBO(particles=4, dt=ended)),
+    ):
+        with pytest.raises(cbk.CboError, match="schedule raised StopIteration, by which only a callback"):
+            call()
+
+
+def test_a_callback_that_says_neither_is_named():
+    with pytest.raises(TypeError, match=r"callback must return what is true or false, got numpy.ndarray"):
+        train(callback=lambda state: np.ones(3))
+
+
+def test_metrics_and_weight_decay_of_none_are_left_out():
+    result, plain = train(metrics=None, weight_decay=None), train()
+    assert list(result.history) == list(plain.history)
+    np.testing.assert_array_equal(result.particles, plain.particles)
 
 
 @pytest.mark.filterwarnings("ignore:.*overflowed:cbokernels.CboWarning")

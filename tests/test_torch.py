@@ -155,6 +155,17 @@ def test_other_modules_are_refused(wrong, message):
         cbk.TwoLayer.from_torch(wrong)
 
 
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize("at", [None, 0, 1, 2])
+def test_modules_with_hooks_are_refused(hook, at):
+    module = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 1))
+    handle = getattr(module if at is None else module[at], hook)(lambda *_: None)
+    with pytest.raises(ValueError, match="module must have no forward hooks, got"):
+        cbk.TwoLayer.from_torch(module)
+    handle.remove()
+    cbk.TwoLayer.from_torch(module)
+
+
 def test_wrong_parameters_are_named():
     with pytest.raises(
         TypeError, match=r"module must have parameters of float32 or of float64, got .*float16"

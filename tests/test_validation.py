@@ -201,8 +201,8 @@ def test_resumed_runs_have_the_same_columns(tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"validation": X}, TypeError, r"validation must be a pair \(x, y\), got array"),
-        ({"validation": (X,)}, TypeError, r"validation must be a pair"),
+        ({"validation": X}, TypeError, r"validation must be a pair \(x, y\), got numpy.ndarray$"),
+        ({"validation": (X,)}, TypeError, r"validation must be a pair \(x, y\), got tuple of 1$"),
         (
             {"validation": (X[:, :1], Y)},
             ValueError,

@@ -15,14 +15,19 @@ def readable(value: Any, name: str) -> Any:
     """A list, a tuple, or a frame or column of pandas or Polars as a NumPy array, missing values as NaN.
 
     Anything else as it is: whoever takes arrays says what may be one. ValueError for rows of unequal length,
-    TypeError for columns that are no numbers.
+    TypeError for columns that are no numbers, sparse matrices and lazy frames.
     """
+    if isinstance(value, np.ndarray):
+        return value
     if isinstance(value, (list, tuple)):
         try:
             return np.asarray(value)
         except ValueError as error:
             raise ValueError(f"{name} must have rows of equal length, got a ragged {kind(value)}") from error
-    if isinstance(value, np.ndarray) or not hasattr(value, "to_numpy"):
+    if not hasattr(value, "to_numpy"):
+        for start, method in (("scipy.sparse.", "toarray"), ("polars.lazyframe.", "collect")):
+            if kind(value).startswith(start):
+                raise TypeError(f"{name} must be an array, got {kind(value)}: take {name}.{method}()")
         return value
     array = value.to_numpy()
     return array if array.dtype != object else _numbers(value, array, name)

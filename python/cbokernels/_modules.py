@@ -40,6 +40,9 @@ def read(module: Any) -> Layers:
     chain = list(module) if _is(module, nn.Sequential) else []
     if len(chain) != 3 or not (_is(chain[0], nn.Linear) and _is(chain[2], nn.Linear)):
         raise ValueError(f"module must be {_CHAIN}, got {_kinds(module)}")
+    hooked = [type(m).__name__ for m in (module, *chain) if m._forward_hooks or m._forward_pre_hooks]
+    if hooked:
+        raise ValueError(f"module must have no forward hooks, got {hooked[0]} with one")
     first, middle, last = chain
     if last.in_features != first.out_features:
         raise ValueError(

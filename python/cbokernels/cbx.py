@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import call_of
+from ._checks import kind
 from ._inputs import readable
 from ._kinds import Loss, is_own, loss_of, takes_labels
 from .network import TwoLayer, check_network
@@ -37,6 +38,8 @@ class Objective:
 
     def __call__(self, particles: Any) -> Any:
         """Risks [...], float64, of particles [..., D], where these lie and in their array type."""
+        if not hasattr(particles, "shape"):
+            raise TypeError(f"particles must be an array, got {kind(particles)}")
         size, shape = self.net.size, tuple(particles.shape)
         if shape[-1:] != (size,):
             raise ValueError(f"particles must have shape [..., {size}], got {list(shape)}")

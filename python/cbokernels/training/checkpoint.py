@@ -178,8 +178,8 @@ def checkpoint(path: Any, every: Any, resume: Any) -> Checkpoint | None:
     path, resume = checked_path(path, "checkpoint"), boolean(resume, "resume")
     if not resume and path.exists() and path.stat().st_size and not is_checkpoint(path):
         raise ValueError(
-            f"checkpoint must be a new file, or one that a run may write over, got {str(path)!r}, which is no "
-            "checkpoint"
+            f"checkpoint must be a new file, or one that a run may write over, got {str(path)!r}, which is "
+            "no checkpoint"
         )
     return Checkpoint(path, every, resume)
 

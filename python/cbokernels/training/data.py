@@ -11,6 +11,7 @@ import numpy as np
 from .. import _cpu, cuda
 from .._arrays import HOST, Array, Call, Values, call_of, check_shape, view
 from .._arrays.call import text
+from .._checks import kind
 from .._inputs import readable
 from .._kinds import is_own, label_count, loss_of, takes_labels
 from .._own_losses import Called, called_atom_risks, called_risks, drawn
@@ -164,7 +165,8 @@ def validation_data(
 ) -> Data:
     """The caller's pair (x, y), of the same kinds as the training's; copies, unless they lie on a card."""
     if not isinstance(validation, (tuple, list)) or len(validation) != 2:
-        raise TypeError(f"validation must be a pair (x, y), got {validation!r:.80}")
+        length = f" of {len(validation)}" if isinstance(validation, (tuple, list)) else ""
+        raise TypeError(f"validation must be a pair (x, y), got {kind(validation)}{length}")
     x, y = readable(validation[0], "validation[0]"), readable(validation[1], "validation[1]")
     names = ("validation[0]", "validation[1]")
     if standard is not None:

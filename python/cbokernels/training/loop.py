@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -12,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from .._checks import kind
 from .._extras import progress_bar as tqdm_bar
 from .._ranks import ALONE, Ranks, common
+from ..errors import CboError
 from ..methods.base import Method
 from ..result import Result, State
 from .checkpoint import Checkpoint
@@ -59,6 +62,9 @@ def run(problem: Any, method: Method, runner: Runner, options: Options) -> Resul
         except BaseException as error:
             records.rescue(time.perf_counter() - began)
             ranks.end(error, records.saved())
+            if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
+                what = "the loss, fun or a schedule raised StopIteration, by which only a callback ends a run"
+                raise CboError(what) from error.__cause__
             if not (options.returns and isinstance(error, KeyboardInterrupt) and records.whole_epochs):
                 raise
             stopped = "interrupt"
@@ -108,9 +114,13 @@ def _says_stop(callback: Callable[[State], object], runner: Runner, row: Row, op
     fields = {name: own[name] for name in ("epoch", "risk", "alpha", "ess", "variance")}
     state = State._later(lambda: runner.particles, point=runner.point.copy(), metrics=metrics, **fields)
     try:
-        stop = bool(callback(state))
+        said = callback(state)
     except StopIteration:
-        stop = True
+        said = True
+    try:
+        stop = bool(said)
+    except Exception as error:
+        raise TypeError(f"callback must return what is true or false, got {kind(said)}") from error
     seen = weakref.ref(state)
     del state
     if (kept := seen()) is not None:
@@ -121,7 +131,7 @@ def _says_stop(callback: Callable[[State], object], runner: Runner, row: Row, op
 @contextlib.contextmanager
 def progress_bar(options: Options, done: int, steps_per_epoch: int) -> Any:
     """A function to call after each epoch; with progress it moves a tqdm bar."""
-    if not options.progress:
+    if not options.progress or sys.stderr is None:  # as where there is no console
         yield lambda risk, ess: None
         return
     with tqdm_bar("progress=True", total=options.epochs, initial=done, unit="epoch") as bar:

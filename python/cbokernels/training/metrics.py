@@ -68,7 +68,7 @@ NAMED: dict[str, Metric] = {"accuracy": accuracy, "r2": r2, "mae": mae}
 
 def checked_metrics(value: Any, net: TwoLayer, loss: KernelLoss) -> dict[str, Metric]:
     """The caller's metrics by name: a name, a mapping of names to functions, or several of both."""
-    given = [value] if isinstance(value, (str, Mapping)) else value
+    given = [value] if isinstance(value, (str, Mapping)) else () if value is None else value
     if not isinstance(given, (list, tuple)):
         raise TypeError(f"metrics must be names, or a dict of names and functions, got {value!r:.80}")
     metrics: dict[str, Metric] = {}

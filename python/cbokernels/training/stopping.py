@@ -89,7 +89,7 @@ class Best:
         """Why a run stopped after so many epochs (or steps)."""
         which = "validation risk" if self._validated else "risk"
         what = self._stopping
-        stalled = f"has not fallen by more than {what.tolerance} for {what.patience} {unit}s"
+        stalled = f"has not fallen by more than {what.tolerance} for {done - self._since} {unit}s"
         return {
             "epochs": f"all {done} {unit}s are done",
             "target": f"the {which} reached the target {what.target} in {unit} {done}",

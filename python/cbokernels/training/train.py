@@ -181,7 +181,7 @@ def train(
     returns = choice(on_interrupt, "on_interrupt", ("raise", "return")) == "return"
     store = check_checkpoint(checkpoint, every, resume)
     x, y = readable(x, "x"), readable(y, "y")
-    decay = real(weight_decay, "weight_decay", low=0.0)
+    decay = 0.0 if weight_decay is None else real(weight_decay, "weight_decay", low=0.0)
     place = place_of(device, split, ranks, method)(net, batch_size, seed, cores, precision, ranks)
     place.check(x, y)
     told = None if loss is None else loss_of(loss, net.outputs)
