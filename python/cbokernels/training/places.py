@@ -17,7 +17,8 @@ from .arguments import on_host
 from .card import CardScored, DeviceStepper
 from .card_ranks import CardProblem, card_of
 from .card_slices import SliceStepper
-from .data import Data, DataProblem, Orders, samples_that_count, validation_data
+from .counting import samples_that_count
+from .data import Data, DataProblem, Orders, validation_data
 from .metrics import Evaluation, Scored
 from .options import Runner
 from .split import SplitProblem, fingerprints, own_samples

@@ -16,7 +16,8 @@ from .._arrays import Array, view
 from .._ranks import Combine, Ranks, Replicas, add_up
 from ..methods.hopping_ranks import DrawnOnHost, shared_gradient
 from ..network import TwoLayer
-from .data import Data, DataBatch, Orders, samples_axis
+from .counting import samples_axis
+from .data import Data, DataBatch, Orders
 
 if TYPE_CHECKING:
     from .._cpu import KernelLoss, Key

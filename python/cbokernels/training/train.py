@@ -24,7 +24,8 @@ from .advice import advise, advise_on_folding
 from .arguments import check_callback, check_device, own_particles, particles_of
 from .checkpoint import alone, fingerprint
 from .checkpoint import checkpoint as check_checkpoint
-from .data import Data, training_data, weights_that_count
+from .counting import weights_that_count
+from .data import Data, training_data
 from .loop import run
 from .metrics import checked_metrics, evaluation_of
 from .options import Options
