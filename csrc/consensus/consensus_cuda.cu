@@ -136,8 +136,7 @@ void gibbs_weights(const double* risk, int64_t particles, int64_t tasks, Alphas 
   Workspace<Part> parts(int64_t(grid.x) * tasks, stream);
   launch(weigh_slices, grid, dim3(threads), 0, stream, k, parts.data(), weights, ess, state);
   if (grid.x == 1) return;
-  launch(normalise, grid, dim3(threads), 0, stream, k, static_cast<const Part*>(parts.data()), weights, ess,
-         state);
+  launch(normalise, grid, dim3(threads), 0, stream, k, static_cast<const Part*>(parts.data()), weights, ess, state);
 }
 
 template <class T, class Out>

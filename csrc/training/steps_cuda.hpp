@@ -51,7 +51,7 @@ class Steps {
  public:
   Steps(const RunShape& shape, cudaStream_t stream);
   virtual ~Steps() = default;
-  void set_task(const int32_t* host);  // [particles]; without it all follow point 0
+  void set_task(const int32_t* host);             // [particles]; without it all follow point 0
   void share(uint32_t first, Exchange exchange);  // as Run::share
   virtual void step(const RiskProblem<T>& batch, const StepPlace<T>& place) = 0;
 

@@ -137,7 +137,7 @@ class Communicator(Ranks):
         return out
 
     @once
-    def cuda_aware(self) -> bool:  # type: ignore[override]
+    def cuda_aware(self) -> bool:
         return all(self._comm.allgather(_takes_device_memory()))
 
     def add_on_card(self, address: int, count: int) -> None:
