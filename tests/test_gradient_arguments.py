@@ -43,7 +43,7 @@ LABELS = np.zeros(6, int)
         ({"y": Y[1:]}, ValueError, ["y", "[6, 2]", "[5, 2]"]),
         ({"y": Y[None]}, ValueError, ["y", "[6, 2]", "[1, 6, 2]"]),
         ({"y": Y.astype("f8")}, TypeError, ["y", "float32", "float64"]),
-        ({"y": LABELS}, TypeError, ["y", "float32", "int64"]),
+        ({"y": LABELS}, ValueError, ["y", "[6, 2]", "int64 [6]", "say loss='cross_entropy'"]),
         ({"loss": "l1"}, ValueError, ["loss", "'mse'", "'cross_entropy'", "'l1'"]),
         ({"loss": 1}, TypeError, ["loss", "'mse'", "Huber", "int"]),
         ({"loss": "cross_entropy"}, TypeError, ["y", "integers", "float32"]),

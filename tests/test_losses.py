@@ -308,7 +308,7 @@ CALLS = {
         ({"loss": "logistic", "y": LABELS}, ValueError, ["logistic", "one output, got 2"]),
         ({"loss": "hinge"}, TypeError, ["y", "integers", "float32"]),
         ({"loss": "hinge", "y": LABELS + 2}, ValueError, ["y", "[0, 2)", "2 at"]),
-        ({"loss": "mae", "y": LABELS}, TypeError, ["y", "float32", "int64"]),
+        ({"loss": "mae", "y": LABELS}, ValueError, ["y", "int64", "say loss='cross_entropy'"]),
         ({"loss": cbk.Huber}, TypeError, ["loss", "got the class Huber"]),
     ],
 )
