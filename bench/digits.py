@@ -45,6 +45,20 @@ def methods(told: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def halves(folder: Path, held_out: str) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Centred inputs and labels: 8,000 to learn from, 2,000 held out."""
+    x, y = load(folder)
+    out = np.zeros(len(x), bool)
+    out[slice(-HELD_OUT, None) if held_out == "last" else slice(HELD_OUT)] = True
+    x = x - x[~out].mean(axis=0)
+    return (x[~out], y[~out]), (x[out], y[out])
+
+
+def accuracy(net: cbk.TwoLayer, theta: Any, x: Any, y: Any) -> float:
+    """Per cent."""
+    return 100 * float((cbk.forward(net, theta[None], x)[0].argmax(axis=1) == y).mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -60,21 +74,17 @@ def main() -> None:
     parser.add_argument("--num-threads", type=int)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     told = parser.parse_args()
-    x, y = load(told.data)
-    out = slice(-HELD_OUT, None) if told.held_out == "last" else slice(HELD_OUT)
-    learned = np.ones(len(x), bool)
-    learned[out] = False
-    x = x - x[learned].mean(axis=0)
+    learned, out = halves(told.data, told.held_out)
     # a mean of jumps would be small beside what the weight decay leaves of the second layer
     scaling = "none" if told.activation in JUMPS else "mean"
-    net = cbk.TwoLayer(x.shape[1], told.width, 10, told.activation, scaling)
+    net = cbk.TwoLayer(learned[0].shape[1], told.width, 10, told.activation, scaling)
     print(f"{net}, weight decay {told.weight_decay}, {cbk.isa()}, held out: {told.held_out}")
     for name, method in methods(told).items():
         rows = []
 
         def run(seed: int, method: Any = method) -> Any:
             return cbk.train(
-                net, x[learned], y[learned], method, epochs=EPOCHS, batch_size=BATCH, seed=seed,
+                net, *learned, method, epochs=EPOCHS, batch_size=BATCH, seed=seed,
                 weight_decay=told.weight_decay, num_threads=told.num_threads,
                 device="cpu" if isinstance(method, StraightThrough) else told.device,
             ).parameters  # fmt: skip
@@ -83,13 +93,9 @@ def main() -> None:
             run(0)  # what a process does once on a card is none of a run's
         for seed in range(told.first_seed, told.first_seed + told.seeds):
             began = time.perf_counter()
-            theta = run(seed)[None]
+            theta = run(seed)
             seconds = time.perf_counter() - began
-            hits = [
-                (cbk.forward(net, theta, x[part])[0].argmax(axis=1) == y[part]).mean()
-                for part in (learned, out)
-            ]
-            rows.append((100 * hits[1], 100 * hits[0], seconds))
+            rows.append((accuracy(net, theta, *out), accuracy(net, theta, *learned), seconds))
         held, known, seconds = np.median(rows, axis=0)
         each = ", ".join(f"{row[0]:.2f}" for row in rows)
         print(f"{name}: held out {held:.2f} % ({each}), learned {known:.2f} %, {seconds:.2f} s", flush=True)
