@@ -212,7 +212,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
     if (on_device(to, bytes) != on_device(from, bytes))
       (on_device(to, bytes) ? state().bytes_to_device : state().bytes_to_host) += bytes;
     open_device_memory(true);
-    std::memmove(to, from, bytes);
+    if (bytes > 0) std::memmove(to, from, bytes);  // of nothing, from nowhere, is allowed on a card
     open_device_memory(false);
     return cudaSuccess;
   });
