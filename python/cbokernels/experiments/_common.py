@@ -281,6 +281,9 @@ def write_csv(path: Path, curves: Sequence[Curve]) -> None:
         write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
+TITLE_LETTERS = 45  # as many are as wide as a panel
+
+
 def new_figure(panels: int) -> tuple[Any, Any]:
     """A matplotlib figure, drawn without a display, and its Axes: side by side, four in two rows."""
     module = extra("matplotlib.figure", "reproduce")
@@ -304,6 +307,9 @@ def save_figure(path: Path, figure: Any, curves: Sequence[Curve] = ()) -> None:
         figure.text(0.995, 0.995, seeds, ha="right", va="top", fontsize=8, color="0.4")
     for ax in figure.axes:
         _shorten_ticks(ax)
+        letters = len(ax.get_title())
+        if letters > TITLE_LETTERS:
+            ax.title.set_fontsize(ax.title.get_fontsize() * TITLE_LETTERS / letters)
     if job().rank == 0:
         write_whole(path, lambda file: figure.savefig(file, format="png", dpi=160))
 
