@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import os
-import pickle
 import signal
 import warnings
 
@@ -353,36 +350,6 @@ def test_thirty_runs_that_collapse_are_told_of_once():
         results = [train(cbk.CBO(particles=20, diffusion=0.3), 400, seed=seed) for seed in range(5)]
     assert len(caught) == 1
     assert sum("the ensemble had collapsed in epoch" in r.message for r in results) > 1
-
-
-def test_states_are_plain_dataclasses():
-    states, kept = [], []
-
-    def look(state):
-        states.append(state)
-        kept.append(dataclasses.replace(state, epoch=100))
-        assert repr(state).startswith(f"State(epoch={state.epoch}, risk=")
-
-    result = train(epochs=2, callback=look)
-    for state, other in zip(states, kept, strict=True):
-        assert type(state) is type(other) is cbk.State
-        assert other.epoch == 100
-        np.testing.assert_array_equal(other.particles, state.particles)
-        for again in (copy.deepcopy(state), pickle.loads(pickle.dumps(state))):
-            assert dataclasses.asdict(again).keys() == dataclasses.asdict(state).keys()
-            np.testing.assert_array_equal(again.particles, state.particles)
-    np.testing.assert_array_equal(states[-1].particles, result.particles)
-    assert "particles=[20, 36] float32" in repr(states[0])
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        states[0].epoch = 3
-    with pytest.raises(AttributeError, match="State has no attribute 'partikel'"):
-        _ = states[0].partikel
-
-
-def test_a_state_that_is_pickled_before_anyone_looks():
-    texts = []
-    result = train(epochs=1, callback=lambda s: texts.append(pickle.dumps(s)))
-    np.testing.assert_array_equal(pickle.loads(texts[0]).particles, result.particles)
 
 
 def test_predict_all_tells_of_every_network():
