@@ -145,10 +145,10 @@ def short_consensus(large):
 
 @case
 def consensus_at_ess(large):
-    count = 5_000_000 if large else 50
-    theta, risk = normals(count, 1), normals(count, dtype="float64")
-    weights, ess, alpha = (np.empty(n) for n in (count, (), 1))
-    point = np.empty(1, "float32")
+    count = 1 << 28 if large else 50
+    theta = folded((count, 1)) if large else normals(count, 1)
+    risk, weights = (folded(count, "float64") if large else normals(count, dtype="float64") for _ in range(2))
+    ess, alpha, point = np.empty(()), np.empty(1), np.empty(1, "float32")
     return lambda: _cpu.consensus_at_ess(theta, risk, 0.3 * count, alpha, point, weights, ess, 2) and alpha
 
 
@@ -341,7 +341,10 @@ def langevin_step(large):
 
 
 def interrupted(call, number=signal.SIGINT):
-    """What a call raises that gets a signal, and how long that takes, by the clock and of the processor."""
+    """What a call raises that gets a signal, and how long that takes, by the clock and of the processor.
+
+    A machine that ends the call before its signal makes it again.
+    """
     sent, ended = [], threading.Event()
 
     def send():
@@ -353,8 +356,9 @@ def interrupted(call, number=signal.SIGINT):
     try:
         with mock.patch("numpy.empty", empty):
             sender.start()
-            call()
-            ended.set()
+            while not sent:
+                call()
+            sender.join()
             raised = "nothing"
     except BaseException as error:
         raised = type(error).__name__
