@@ -66,7 +66,7 @@ def stages(module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 def ends(pid: float) -> bool:
     """Whether a process is gone within some seconds, or waits for its end to be noticed."""
     status = Path(f"/proc/{pid:.0f}/stat")
-    for _ in range(50):
+    for _ in range(300):
         try:
             if status.read_text().rsplit(")", 1)[1].split()[0] == "Z":
                 return True
@@ -89,14 +89,14 @@ def test_a_stage_that_is_cut_off_keeps_its_rows(stages: Any, tmp_path: Path) -> 
 
 
 def test_steps_do_not_stop_the_next(stages: Any, tmp_path: Path) -> None:
-    limits = 60, 3
     names = "raises", "dies", "hangs", "skips", "broken", "absent"
-    rows = stages(*((name, *limits) for name in names))
+    # seconds of a step: a busy machine takes some to start Python
+    rows = stages(*((name, 60, 6 if name == "hangs" else 30) for name in names))
     for name in names[:3]:
         assert rows[name, "early", "row"].value == 1
     assert rows["raises", "raises", "raised"].note == "ValueError: a reason"
     assert "exit status 5" in rows["dies", "dies", "died"].note
-    assert "limit 3 s" in rows["hangs", "hangs", "died"].note
+    assert "limit 6 s" in rows["hangs", "hangs", "died"].note
     assert "Timeout" in (tmp_path / "out" / "hangs.log").read_text()
     assert rows["skips", "skips", "skipped"].ok is None
     assert rows["broken", "whole stage", "raised"].note.startswith("ModuleNotFoundError")
@@ -112,7 +112,7 @@ def test_steps_do_not_stop_the_next(stages: Any, tmp_path: Path) -> None:
 
 def test_time_that_is_over_is_noted(stages: Any, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module("first_run"), "LEAST", 0.5)
-    rows = stages(("slow", 20, 20), ("skips", 20, 20), minutes=1 / 60)
+    rows = stages(("slow", 20, 20), ("skips", 20, 20), minutes=3 / 60)
     assert rows["stages", "slow", "ended"].note.startswith("cut off after ")
     assert rows["stages", "skips", "ended"].note == "not run: out of time"
 
@@ -139,12 +139,12 @@ def test_an_end_by_a_signal_keeps_all(stages: Any, tmp_path: Path) -> None:
     )
     child = subprocess.Popen([sys.executable, "-c", code])
     rows = tmp_path / "out" / "rows.jsonl"
-    for _ in range(200):
+    for _ in range(1200):
         if '"child"' in rows.read_text():
             break
         time.sleep(0.05)
     child.send_signal(signal.SIGTERM)
-    assert child.wait(20) == 143
+    assert child.wait(60) == 143
     pids = [row["value"] for row in map(json.loads, rows.read_text().splitlines()) if row["item"] == "child"]
     assert ends(pids[0])
     assert "| child | pid |" in (tmp_path / "out" / "summary.md").read_text()

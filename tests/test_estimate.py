@@ -113,11 +113,11 @@ def test_memory_is_what_a_run_takes(name):
 
 
 def test_seconds_are_those_of_a_run():
-    """Within a factor of 3, in one of five attempts: others may use the machine."""
+    """Within a factor of 3, in one of twenty attempts: others may use the machine."""
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((400, 3)), rng.standard_normal((400, 2))
     ratios = []
-    for _ in range(5):
+    for _ in range(20):
         told = cbk.estimate(SMALL, cbk.CBO(), 400, 200, batch_size=50, num_threads=1)
         began = time.perf_counter()
         cbk.train(SMALL, x, y, cbk.CBO(floor=0.1), epochs=200, batch_size=50, num_threads=1)

@@ -54,8 +54,11 @@ def test_killed_runs_resume_to_the_same_bits(tmp_path):
     rng.shuffle(names)
     whole = {name: faults.run(name, num_threads=1) for name in names}
     ended = dict.fromkeys(("SIGKILL", "SIGINT", "SIGTERM", "by itself"), 0)
-    for kill in range(KILLS):
-        name = names[kill % len(names)]
+    kills = 0
+    for attempt in range(20 * KILLS):  # a run that ended before its signal is not one of them
+        if kills == KILLS:
+            break
+        name = names[attempt % len(names)]
         path, every, threads = tmp_path / name, rng.choice([1, 3, 1000]), rng.choice([1, 2, 3])
         number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
         process = child(Path(faults.__file__), name, path, threads, every)
@@ -76,8 +79,9 @@ def test_killed_runs_resume_to_the_same_bits(tmp_path):
             assert process.returncode in (-signal.SIGINT, 128 + signal.SIGTERM), where
             assert saved >= told, where
         ended["by itself" if saved == faults.EPOCHS else number.name] += 1
+        kills += saved < faults.EPOCHS
     print(ended)  # shown where the test fails, as the seed is
-    assert ended["by itself"] <= KILLS // 2
+    assert kills == KILLS
     for name in names:
         path = tmp_path / name
         resumed = faults.run(name, checkpoint=path, resume=True, num_threads=2, every=1000)

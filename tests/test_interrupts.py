@@ -86,27 +86,23 @@ def handled(number, handler):
         signal.signal(number, before)
 
 
-def sent_after(seconds, number):
-    """Send this process a signal; when, once it is sent."""
-    sent = []
+def sent_after(seconds, number, sent):
+    """Send this process a signal; the thread that does.
+
+    `sent` has when by the clock, and by this process's work.
+    """
 
     def send():
         time.sleep(seconds)
-        sent.append(time.perf_counter())
+        sent[:] = time.perf_counter(), time.process_time()
         os.kill(os.getpid(), number)
 
-    threading.Thread(target=send).start()
-    return sent
+    sender = threading.Thread(target=send)
+    sender.start()
+    return sender
 
 
 ATOMS = interrupted.normals(1, 400, 3)
-
-
-def seconds_of_work(seconds):
-    """A call that takes about so long, by how often it iterates."""
-    began, iterations = time.perf_counter(), 20
-    entropic(iterations)
-    return max(1, int(iterations * seconds / (time.perf_counter() - began)))
 
 
 def entropic(iterations):
@@ -115,51 +111,58 @@ def entropic(iterations):
         return cbk.sinkhorn(ATOMS, ATOMS[0] ** 2, tolerance=0.0, iterations=iterations, num_threads=2)
 
 
+def signalled(number, sent):
+    """A call without end that gets a signal."""
+    sent_after(0.1, number, sent)
+    entropic(10**9)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_what_a_handler_raises_comes_out_of_the_call(number):
     def handler(number, frame):
         raise Said(number)
 
-    with handled(number, handler):
-        sent = sent_after(0.1, number)
-        with pytest.raises(Said, match=str(int(number))):
-            entropic(10**9)
+    sent = []
+    with handled(number, handler), pytest.raises(Said, match=str(int(number))):
+        signalled(number, sent)
     assert time.perf_counter() - sent[0] < BUSY
 
 
 def test_a_handler_that_raises_nothing_runs_while_the_call_goes_on():
     """It may call kernels itself."""
-    iterations, seen = seconds_of_work(1.5), []
-    expected, small = entropic(iterations), entropic(3)
+    iterations, after, small = 500, 0.0, entropic(3)
 
     def handler(number, frame):
-        seen.append((time.perf_counter(), entropic(3)))
+        seen.append((time.process_time(), entropic(3)))
 
-    with handled(signal.SIGUSR1, handler):
-        sent = sent_after(0.1, signal.SIGUSR1)
-        result = entropic(iterations)
-        ended = time.perf_counter()
+    while after < SOON:  # a call with so much work to do after its signal
+        iterations, seen, sent = 2 * iterations, [], []
+        with handled(signal.SIGUSR1, handler):
+            sender = sent_after(0.1, signal.SIGUSR1, sent)
+            result = entropic(iterations)
+            ended = time.process_time()
+            sender.join()
+        after = ended - sent[1]
     [(when, inside)] = seen
-    assert when < ended - 0.2
-    assert when - sent[0] < BUSY
-    for mine, right in ((result, expected), (inside, small)):
+    assert when < ended - after / 2
+    for mine, right in ((result, entropic(iterations)), (inside, small)):
         for part, other in zip(mine, right, strict=True):
             np.testing.assert_array_equal(part, other)
 
 
 def test_only_the_main_threads_call_is_interrupted():
-    iterations, results = seconds_of_work(1.0), []
-    expected = entropic(iterations)
-    other = threading.Thread(target=lambda: results.append(entropic(iterations)))
-
     def handler(number, frame):
         raise Said
 
-    with handled(signal.SIGUSR1, handler):
+    iterations, went_on = 500, False
+    while not went_on:  # a call of the other thread that lasts beyond the signal
+        iterations, results = 2 * iterations, []
+        other = threading.Thread(target=lambda n=iterations, out=results: out.append(entropic(n)))
         other.start()
-        sent_after(0.1, signal.SIGUSR1)
-        with pytest.raises(Said):
-            entropic(10**9)
+        with handled(signal.SIGUSR1, handler), pytest.raises(Said):
+            signalled(signal.SIGUSR1, [])
+        went_on = other.is_alive()
         other.join()
-    for part, right in zip(results[0], expected, strict=True):
+        [result] = results
+    for part, right in zip(result, entropic(iterations), strict=True):
         np.testing.assert_array_equal(part, right)
