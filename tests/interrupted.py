@@ -1,4 +1,4 @@
-"""Long calls of every kernel, which a signal interrupts: `python interrupted.py CASE...` tells how they end.
+"""Long calls of every kernel, which a signal interrupts: `python interrupted.py` tells how stdin's end.
 
 Arrays that are long enough for seconds of work are `folded`: many addresses, little memory.
 """
@@ -375,7 +375,7 @@ def plain(result):
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
+    for name in map(str.strip, sys.stdin):
         small = plain(CASES[name](False)())
         large = CASES[name](True)
         print("begin", flush=True)

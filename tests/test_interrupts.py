@@ -25,48 +25,48 @@ START = 60.0  # seconds that a process may take to begin, or a small call
 
 
 class Child:
-    """A process that goes through cases one after the other."""
+    """A process that is told cases, one after the other; one that does not answer is replaced by the next."""
 
-    def __init__(self, names):
-        self.process = subprocess.Popen(
-            [sys.executable, interrupted.__file__, *names],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.lines = selectors.DefaultSelector()
-        self.lines.register(self.process.stdout, selectors.EVENT_READ)
+    process = None
 
-    def line(self, seconds):
+    def _line(self, seconds):
         return self.process.stdout.readline() if self.lines.select(seconds) else ""
 
+    def tell(self, name):
+        """What became of a case, or what a process wrote that did not answer."""
+        if not self.process:
+            self.process = subprocess.Popen(
+                [sys.executable, interrupted.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            self.lines = selectors.DefaultSelector()
+            self.lines.register(self.process.stdout, selectors.EVENT_READ)
+        print(name, file=self.process.stdin, flush=True)
+        line = self._line(START) and self._line(interrupted.DELAY + BUSY)
+        return json.loads(line) if line else self.end()
+
     def end(self):
-        self.process.kill()
-        return self.process.communicate()[1][-2000:]
+        process, self.process = self.process, None
+        process.kill()
+        return process.communicate()[1][-2000:]
 
 
 @pytest.fixture(scope="module")
-def told():
-    """What became of each case; a process that does not tell is ended, and another one takes the rest."""
-    results, left = {}, list(interrupted.CASES)
-    while left:
-        child = Child(left)
-        while left:
-            name = left.pop(0)
-            line = child.line(START) and child.line(interrupted.DELAY + BUSY)
-            results[name] = json.loads(line) if line else None
-            if not line:
-                results[name] = child.end()
-                break
-        else:
-            child.end()
-    return results
+def child():
+    """One for all cases of a worker of pytest-xdist."""
+    child = Child()
+    yield child
+    if child.process:
+        child.end()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="folded arrays are Linux's")
 @pytest.mark.parametrize("name", interrupted.CASES)
-def test_a_call_ends_soon_after_ctrl_c(told, name):
-    found = told[name]
+def test_a_call_ends_soon_after_ctrl_c(child, name):
+    found = child.tell(name)
     assert isinstance(found, dict), f"not within {BUSY} s: {found}"
     assert found["raised"] == "KeyboardInterrupt", found
     assert found["work"] <= SOON, found
