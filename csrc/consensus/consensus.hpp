@@ -44,8 +44,8 @@ struct ConsensusKernels {
                        int64_t begin, int64_t end, T* out);
   void (*weighted_total)(const T* theta, int64_t stride, const int64_t* rows, const double* weights, int64_t count,
                          int64_t begin, int64_t end, double* out);  // the same, not rounded to T
-  // The same of rows of at most `short_mean` numbers, with weights[n * stride] of every particle n.  Rows of at most 8
-  // numbers are four sums, the n-th row's part in the n % 4-th.
+  // The same of rows of at most `short_mean` numbers, with weights[n * stride] of every particle n.  Rows of at most
+  // `line_mean` numbers are eight sums, the n-th row's part in the n % 8-th, others of at most 8 are four.
   void (*short_sum)(const T* theta, int64_t size, int64_t particles, const double* weights, int64_t stride, T* out);
   void (*short_total)(const T* theta, int64_t size, int64_t particles, const double* weights, int64_t stride,
                       double* out);
@@ -53,7 +53,7 @@ struct ConsensusKernels {
   double (*spread)(const T* theta, int64_t particles, int64_t stride, int64_t begin, int64_t end);
 };
 constexpr int64_t consensus_block = 1024;  // its float64 sums are a quarter of the first cache
-constexpr int64_t short_mean = 32;
+constexpr int64_t short_mean = 32, line_mean = 5;
 constexpr int64_t longest_block = 8192;  // of points, whose bits do not depend on it: long runs of memory
 
 // Weights of one task from risk[n * stride]; returns the effective sample size 1 / sum beta^2, or 0 where no risk is

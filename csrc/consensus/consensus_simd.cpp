@@ -3,6 +3,7 @@
 
 #include "../common/interrupt.hpp"
 #include "../common/math.hpp"
+#include "../common/transpose.hpp"
 #include "consensus.hpp"
 
 namespace cbk::CBK_ISA {
@@ -120,12 +121,98 @@ void sum_short(const T* theta, int64_t size, int64_t particles, const double* we
   }
 }
 
+// Lane l of the v-th of D vectors, which hold `lanes` rows of D numbers, belongs to this row.
+template <int D, size_t v, size_t... l>
+constexpr auto rows_of(std::index_sequence<l...>) {
+  return std::index_sequence<(v * sizeof...(l) + l) / D...>{};
+}
+
+// Rows of D numbers each, as one line of numbers, `together` rows at a time: so the n-th row goes to the n % 8-th sum.
+template <int D, class T>
+struct LineSums {
+  static constexpr int groups = together / lanes<double>;
+  F64 sum[groups][D] = {};
+
+  // Of one group of rows; those whose weight is not above 0 have no part where not `all` of them are.
+  template <bool all, size_t... v>
+  CBK_INLINE void add(F64 (&s)[D], F64 w, const T* x, std::index_sequence<v...>) {
+    const auto add_one = [&](F64& to, F64 own, F64 numbers) __attribute__((always_inline)) {
+      to = mad(own, all ? numbers : (own > 0.0 ? numbers : F64{}), to);
+    };
+    constexpr auto every = std::make_index_sequence<lanes<double>>{};
+    (add_one(s[v], picked(w, w, rows_of<D, v>(every)), load_double(x + v * lanes<double>)), ...);
+  }
+  template <bool all>
+  CBK_INLINE void add(F64 (&s)[groups][D], const F64 (&w)[groups], const T* x) {
+    CBK_UNROLL(4)
+    for (int g = 0; g < groups; ++g) add<all>(s[g], w[g], x + g * D * lanes<double>, std::make_index_sequence<D>{});
+  }
+  // A multiple of `together` rows.  There is no call in the loop, so that the sums stay in registers.
+  CBK_INLINE void add_rows(const T* theta, const double* weights, int64_t rows) {
+    F64 own[groups][D];
+    std::memcpy(own, sum, sizeof own);
+    for (int64_t n = 0; n < rows; n += together) {
+      F64 w[groups];
+      I64 without{};
+      CBK_UNROLL(4)
+      for (int g = 0; g < groups; ++g) {
+        w[g] = load(weights + n + g * lanes<double>);
+        without |= ~(w[g] > 0.0);
+      }
+      if (!any(without))
+        add<true>(own, w, theta + n * D);
+      else
+        add<false>(own, w, theta + n * D);
+    }
+    std::memcpy(sum, own, sizeof own);
+  }
+};
+
+template <int D, class T, class Out>
+void sum_line(const T* theta, int64_t particles, const double* weights, int64_t stride, Out* out) {
+  constexpr int64_t at_once = 512;
+  LineSums<D, T> sums;
+  double own[at_once];  // weights side by side
+  Paced paced;
+  for (int64_t n = 0, rows; n < particles; n += rows) {
+    rows = particles - n < at_once ? particles - n : at_once;
+    paced(rows * (10 + D));
+    const double* w = weights + n * stride;
+    if (stride != 1 || rows % together != 0) {
+      for (int64_t i = 0; i < rows; ++i) own[i] = w[i * stride];
+      w = own;
+    }
+    const int64_t whole = rows / together * together;
+    sums.add_rows(theta + n * D, w, whole);
+    if (whole == rows) continue;
+    T rest[together * D] = {};
+    for (int64_t i = whole * D; i < rows * D; ++i) rest[i - whole * D] = theta[n * D + i];
+    for (int64_t i = rows; i < whole + together; ++i) own[i] = 0;
+    sums.add_rows(rest, own + whole, together);
+  }
+  double total[together * D];
+  std::memcpy(total, sums.sum, sizeof total);
+  for (int i = 0; i < D; ++i) {
+    const auto pair = [&](int r) { return total[r * D + i] + total[(r + 4) * D + i]; };
+    out[i] = Out((pair(0) + pair(2)) + (pair(1) + pair(3)));
+  }
+}
+
+template <class T, class Out, int D = 1>
+void line_sum(const T* theta, int64_t size, int64_t particles, const double* weights, int64_t stride, Out* out) {
+  if constexpr (D < line_mean)
+    if (size > D) return line_sum<T, Out, D + 1>(theta, size, particles, weights, stride, out);
+  sum_line<D>(theta, particles, weights, stride, out);
+}
+
 template <class T, class Out, int V = 1>
 void short_sum(const T* theta, int64_t size, int64_t particles, const double* weights, int64_t stride, Out* out) {
   if constexpr (V * lanes<double> < short_mean)
     if (size > V * lanes<double>)
       return short_sum<T, Out, (V < 4 ? V + 1 : V + V / 2)>(theta, size, particles, weights, stride, out);
-  if (size <= 8)
+  if (size <= line_mean)
+    line_sum(theta, size, particles, weights, stride, out);
+  else if (size <= 8)
     sum_short<(V < 8 / lanes<double> ? V : 8 / lanes<double>), 4>(theta, size, particles, weights, stride, out);
   else
     sum_short<V, 1>(theta, size, particles, weights, stride, out);
@@ -209,38 +296,36 @@ CBK_INLINE void for_risks(const double* risk, int64_t count, F&& f) {
   double rest[risk_sums];
   for (int l = 0; l < risk_sums; ++l) rest[l] = i + l < count ? risk[i + l] : std::numeric_limits<double>::quiet_NaN();
   for (int v = 0; v < risk_vectors; ++v) {
-    const int64_t at = i + v * lanes<double>, own = count - at;
+    const int64_t at = i + v * lanes<double>, own = count < at ? 0 : count - at;
     f(load(rest + v * lanes<double>), v, at, own < lanes<double> ? own : lanes<double>);
   }
 }
 
 double least_risk(const double* risk, int64_t count, int64_t& not_finite) {
   F64 least[risk_vectors];
-  I64 finite{};
+  I64 lost{};
   for (F64& v : least) v = splat<F64>(infinity);
-  for_risks(risk, count, [&](F64 r, int v, int64_t, int64_t) {
-    const I64 is_finite = r - r == 0;  // -1 where it is
-    finite -= is_finite;
-    const F64 candidate = is_finite ? r : splat<F64>(infinity);
-    least[v] = min(candidate, least[v]);
+  for_risks(risk, count, [&](F64 r, int v, int64_t, int64_t own) {
+    const I64 is_lost = r - r != 0;  // -1 where it is
+    lost -= is_lost, not_finite -= lanes<double> - own;
+    least[v] = min(is_lost ? splat<F64>(infinity) : r, least[v]);
   });
   double all = infinity;
   for (const F64& v : least)
     for (int l = 0; l < lanes<double>; ++l) all = v[l] < all ? v[l] : all;
-  not_finite += count;
-  for (int l = 0; l < lanes<double>; ++l) not_finite -= finite[l];
+  for (int l = 0; l < lanes<double>; ++l) not_finite += lost[l];
   return all;
 }
 
-// exp(x) for x in [-746, 0], and 0 below.  2^n is applied in two halves: it may be no normal number.
+// exp(x) for x <= 0, and 0 below -746.  x = n ln 2 + r; 2^n may be no normal number: 2^(n + 100) is one.
 CBK_INLINE F64 exp_below_zero(F64 x) {
-  const F64 bound = max(splat<F64>(-746), x);
-  const F64 n = round(bound * 1.44269504088896340736), half = round(n * 0.5);
+  constexpr double shift = 6755399441055744.0 + 1023 + 100;  // a sum with it ends in the bits of that number's exponent
+  const F64 bound = max(splat<F64>(-746), x), sum = mad(bound, splat<F64>(1.44269504088896340736), splat<F64>(shift));
+  const F64 n = sum - shift;
   F64 r = mad(n, splat<F64>(-6.93147180369123816490e-01), bound);
   r = mad(n, splat<F64>(-1.90821492927058770002e-10), r);
   const F64 e = mad(horner<tables::Table<double>::EXP>(r), r * r, r) + 1.0;
-  const F64 w = e * exp2_integer(half) * exp2_integer(n - half);
-  return x >= -746.0 ? w : F64{};
+  return e * bits<F64>(bits<U64>(sum) << 52) * 0x1p-100;
 }
 
 // f(weight), where weight(risk, least risk) is the law that alpha chooses.
@@ -299,16 +384,15 @@ CBK_INLINE void for_table(const RiskTable& table, F&& f) {
 
 int64_t least_of(const RiskTable& table, double* least) {
   for (int64_t place = table.begin; place < table.end; ++place) least[place] = infinity;
-  int64_t numbers = 0;
-  I64 finite{};
+  int64_t not_finite = 0;
+  I64 lost{};
   for_table(table, [&](F64 r, int64_t place, int64_t, int64_t own) {
-    const I64 is_finite = r - r == 0;  // -1 where it is
-    finite -= is_finite, numbers += own;
-    const F64 candidate = is_finite ? r : splat<F64>(infinity);
-    store(least + place, min(candidate, load(least + place)));
+    const I64 is_lost = r - r != 0;  // -1 where it is
+    lost -= is_lost, not_finite -= lanes<double> - own;
+    store(least + place, min(is_lost ? splat<F64>(infinity) : r, load(least + place)));
   });
-  for (int l = 0; l < lanes<double>; ++l) numbers -= finite[l];
-  return numbers;
+  for (int l = 0; l < lanes<double>; ++l) not_finite += lost[l];
+  return not_finite;
 }
 
 void weigh_of(const RiskTable& table, const double* least, double alpha, double* weights, double* sums,
