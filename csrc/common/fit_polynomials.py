@@ -52,6 +52,20 @@ def erfcx_scaled(k):
     return f
 
 
+def normal_tail_scaled():
+    """(1 + 0.75 b) exp(b^2/2) Phi(-b) of t = (b - 4.25)/(b + 4.25) in [-1, 1)."""
+
+    def f(t):
+        if t >= 1 - mp.mpf(10) ** -20:
+            return mp.mpf("0.75") / mp.sqrt(2 * mp.pi)
+        b = mp.mpf("4.25") * (1 + t) / (1 - t)
+        z = b / mp.sqrt(2)
+        erfcx = mp.exp(z * z) * mp.erfc(z) if z < 100 else _erfcx_large(z) / (1 + 2 * z)
+        return (1 + mp.mpf("0.75") * b) * erfcx / 2
+
+    return f
+
+
 def _erfcx_large(z):
     total, term = mp.mpf(1), mp.mpf(1)
     for n in range(1, 20):
@@ -115,6 +129,14 @@ TABLE = [
         11,
         25,
         "(1+2z) exp(z^2) erfc(z) = p(t), t = (z - 3.75)/(z + 3.75), z >= 0",
+    ),
+    (
+        "NORMAL_TAIL",
+        normal_tail_scaled(),
+        (mp.mpf(-1), mp.mpf(1)),
+        11,
+        25,
+        "(1 + 0.75 b) exp(b^2/2) Phi(-b) = p(t), t = (b - 4.25)/(b + 4.25), b >= 0",
     ),
     (
         "ERF",

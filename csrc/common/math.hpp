@@ -117,23 +117,24 @@ CBK_INLINE V hypotenuse(V a, V b) {
 }
 
 // e^x - 1 = 2^n p + (2^n - 1) with p = e^r - 1, x = n ln 2 + r; x is clamped to where 2^n is a normal number.
-template <class V>
-CBK_INLINE V reduce_exp(V x, V& scale) {
+// `low` is what x has not: the digits behind its own.
+template <class V, class... Low>
+CBK_INLINE V reduce_exp(V x, V& scale, Low... low) {
   using T = Scalar<V>;
   constexpr bool single = sizeof(T) == 4;
   x = min(splat<V>(single ? T(88.3) : T(709.4)), max(splat<V>(single ? T(-87.3) : T(-708.3)), x));
   const V n = round(x * T(1.44269504088896340736));
-  V r = mad(n, splat<V>(single ? T(-0.693359375) : T(-6.93147180369123816490e-01)), x);
+  V r = (mad(n, splat<V>(single ? T(-0.693359375) : T(-6.93147180369123816490e-01)), x) + ... + low);
   r = mad(n, splat<V>(single ? T(2.12194440e-4) : T(-1.90821492927058770002e-10)), r);
   const V half = exp2_integer(n - T(1));  // 2^n itself may be one step past the largest number
   scale = half + half;
   return mad(horner<tables::Table<T>::EXP>(r), r * r, r);
 }
 
-template <class V>
-CBK_INLINE V exp(V x) {
+template <class V, class... Low>
+CBK_INLINE V exp(V x, Low... low) {
   V scale;
-  const V p = reduce_exp(x, scale);
+  const V p = reduce_exp(x, scale, low...);
   return mad(scale, p, scale);
 }
 
@@ -233,17 +234,15 @@ CBK_INLINE V softplus(V x) {
   return max(V{}, x) + log1p(exp(-abs(x)));
 }
 
-// Phi(x) = erfc(-x / sqrt 2) / 2, relatively exact in the lower tail too, and the density exp(-x^2 / 2) / sqrt(2 pi).
+// Phi(x), relatively exact in the lower tail too, and the density exp(-x^2 / 2) / sqrt(2 pi).
 template <class V>
 CBK_INLINE V normal_cdf(V x, V& density) {
   using T = Scalar<V>;
-  const V bound = min(abs(x), splat<V>(T(56))), z = bound * T(0.70710678118654752440);
-  const V t = quotient(z - T(3.75), z + T(3.75));
-  const V square = bound * bound, rest = fma(bound, bound, -square);  // z^2 = (square + rest) / 2
-  const V p = horner<tables::Table<T>::ERFC>(t);
-  const V e = exp(square * T(-0.5)), exact = mad(e, rest * T(-0.5), e);
-  density = exact * T(0.39894228040143267794);
-  const V tail = quotient(exact * p, mad(z, splat<V>(2), splat<V>(1))) * T(0.5);
+  const V b = min(abs(x), splat<V>(T(56))), t = quotient(b - T(4.25), b + T(4.25));
+  const V square = b * b, rest = fma(b, b, -square);  // b^2 = square + rest
+  const V e = exp(square * T(-0.5), rest * T(-0.5));
+  density = e * T(0.39894228040143267794);
+  const V tail = quotient(e * horner<tables::Table<T>::NORMAL_TAIL>(t), mad(b, splat<V>(T(0.75)), splat<V>(1)));
   return x < T(0) ? tail : T(1) - tail;
 }
 

@@ -32,7 +32,7 @@ class TwoLayer:
     activation: "relu" (default), "tanh", "sigmoid", "gelu" (exact, by erf), "softplus", "identity",
         "leaky_relu" (0.01 z below 0), "silu" (z times the sigmoid), "sin", "erf", or without gradients "sign"
         (-1 below 0, else 1) and "step" (0 below 0, else 1). NaN stays NaN, and so sin makes infinity.
-        Values are exact to 3 units in the last place, gelu's to 8, where they are not subnormal numbers.
+        Values are exact to 3 units in the last place, gelu's to 5, where they are not subnormal numbers.
     scaling: "mean" (default) divides the sum over neurons by M, the mean-field scaling; "none" does not.
     output_bias: whether theta ends with one bias per output (default False).
 
