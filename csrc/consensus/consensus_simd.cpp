@@ -179,6 +179,7 @@ void sum_line(const T* theta, int64_t particles, const double* weights, int64_t 
     paced(rows * (10 + D));
     const double* w = weights + n * stride;
     if (stride != 1 || rows % together != 0) {
+      CBK_UNROLL(8)
       for (int64_t i = 0; i < rows; ++i) own[i] = w[i * stride];
       w = own;
     }
