@@ -49,7 +49,8 @@ struct ConsensusKernels {
   void (*short_sum)(const T* theta, int64_t size, int64_t particles, const double* weights, int64_t stride, T* out);
   void (*short_total)(const T* theta, int64_t size, int64_t particles, const double* weights, int64_t stride,
                       double* out);
-  // sum over i in [begin, end) and particles of (theta - mean over particles)^2
+  // sum over i in [begin, end) and particles of (theta - mean over particles)^2; of rows of at most `line_mean` numbers
+  // over all of them
   double (*spread)(const T* theta, int64_t particles, int64_t stride, int64_t begin, int64_t end);
 };
 constexpr int64_t consensus_block = 1024;  // its float64 sums are a quarter of the first cache
