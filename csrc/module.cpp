@@ -36,7 +36,8 @@ cbk::py::dict losses() {
 
 }  // namespace
 
-PYBIND11_MODULE(_cpu, m) {
+// Without the GIL too: what the kernels share is atomic, has a lock, or is made once.
+PYBIND11_MODULE(_cpu, m, cbk::py::mod_gil_not_used()) {
   cbk::isa_table();  // an unusable CBOKERNELS_ISA is an error at import, not at the first kernel
   m.def("isa", [] { return std::string(cbk::isa_table().name); });
   m.def("isas", &cbk::isa_names);

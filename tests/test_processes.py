@@ -8,10 +8,14 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
+import fuzz
 import numpy as np
 import pytest
 from work import digest
@@ -157,11 +161,34 @@ def test_sub_interpreters_are_told(when):
     assert expected in run.stdout
 
 
-def test_free_threading_is_not_promised():
-    """The modules are to say that they need no GIL when these tests have passed without one."""
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        assert sys._is_gil_enabled()
-    sources = Path(__file__).parents[1] / "csrc"
-    texts = [path.read_text() for path in sources.rglob("*.cpp")]
-    assert len(texts) > 10
-    assert not any("gil_not_used" in text.lower() for text in texts)
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs a free-threaded Python")
+def test_free_threading_stays():
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "import sys, cbokernels; print(sys._is_gil_enabled())"],
+        capture_output=True, text=True, timeout=LIMIT, check=True,
+        env={key: value for key, value in os.environ.items() if key != "PYTHON_GIL"},
+    )  # fmt: skip
+    assert run.stdout.split() == ["False"]
+
+
+def test_eight_threads_make_random_calls(monkeypatch):
+    """All kernels at once, each against its reference; the seed is in the message."""
+    faults = []
+    # catch_warnings is for one thread; whole runs, which look for warnings, are left out
+    quiet = SimpleNamespace(catch_warnings=nullcontext, simplefilter=lambda *_: None)
+    monkeypatch.setattr(fuzz, "warnings", quiet)
+
+    def work(first):
+        try:
+            fuzz.fuzz(33, (n for n in range(first, 160, 8) if n % fuzz.RUN_EVERY != fuzz.RUN_EVERY - 1))
+        except fuzz.Disagreement as fault:
+            faults.append(fault)
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(8)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", cbk.CboWarning)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert faults == []
