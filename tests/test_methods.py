@@ -74,6 +74,20 @@ def test_bad_parameters(arguments, error, message):
         cbk.CBO(**arguments)
 
 
+def test_none_stands_only_where_it_is_the_default():
+    taken = []
+    for kind in {type(method) for method in METHODS}:
+        defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+        for name in kind._parameters:
+            if defaults[name] is None:
+                taken.append(getattr(kind(**{name: None}), name))
+            else:
+                with pytest.raises(TypeError, match=f"{name} must be a real number, got None"):
+                    kind(**{name: None})
+    assert taken
+    assert set(taken) == {None}
+
+
 METHODS = [
     cbk.CBO(noise="truncated", radius=2, alpha=cbk.TargetEss(0.5), drift=lambda epoch, epochs: 1.0),
     cbk.MultiTaskCBO(particles=4, task=np.array([0, 1, 1, 0])),

@@ -290,9 +290,11 @@ class Method(abc.ABC):
 
     def __post_init__(self) -> None:
         self._check_count("particles")
+        chosen = {field.name for field in dataclasses.fields(self) if field.default is None}
         for name, check in self._parameters.items():
-            if getattr(self, name) is not None and not self._is_array(name):
-                object.__setattr__(self, name, parameter(getattr(self, name), name, check))
+            value = getattr(self, name)
+            if not (self._is_array(name) or (value is None and name in chosen)):
+                object.__setattr__(self, name, parameter(value, name, check))
 
     def _is_array(self, name: str) -> bool:
         """Whether a float parameter has a number for each network, checked already."""
