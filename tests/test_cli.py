@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 import cbokernels as cbk
 from cbokernels import cli
-from cbokernels.experiments import EXPERIMENTS, Options
+from cbokernels.experiments import EXPERIMENTS, Finding, Options
 
 COMMAND = [sys.executable, "-m", "cbokernels.cli"]
 
@@ -171,10 +172,37 @@ def test_set_changes_the_methods(tmp_path):
         ("sine", "dt=-1", ("dt must lie in [0, inf), got -1",)),
         ("square", "noise=none", ("noise", "there is no such parameter")),
         ("mean-field", "dt=0.1", ("mean-field",)),
+        ("sine", "lr=None", ("lr must be a real number, got None",)),
     ],
 )
 def test_set_of_what_is_not_there(tmp_path, name, change, words):
     assert_one_line(run("reproduce", name, "--set", change, "--out", tmp_path), "--set", *words)
+
+
+def test_set_of_what_only_a_run_refuses(tmp_path, monkeypatch, capsys):
+    def refuse(options):
+        raise ValueError("rank must be None")
+
+    monkeypatch.setitem(EXPERIMENTS, "sine", refuse)
+    assert cli.main(["reproduce", "sine", "--set", "rank=1", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "cbokernels: --set: rank must be None\n"
+    with pytest.raises(ValueError, match="rank"):  # a fault of the experiment's own keeps its traceback
+        cli.main(["reproduce", "sine", "--out", str(tmp_path)])
+
+
+def test_what_is_expected_has_its_source_in_the_last_lines(tmp_path, monkeypatch, capsys):
+    sources = {}
+    for name, reproduce in list(EXPERIMENTS.items()):
+        module = sys.modules[reproduce.__module__]
+        made = functools.wraps(reproduce)(lambda options: [Finding("this", "that", True, 1.0)])
+        monkeypatch.setitem(EXPERIMENTS, name, made)
+        assert cli.main(["reproduce", name, "--out", str(tmp_path)]) == 0
+        said = capsys.readouterr().out.splitlines()[-2]
+        assert said == f"expected: {module.EXPECTED}"
+        sources[name] = said
+    papers = [name for name, said in sources.items() if "the paper's figure" in said]
+    assert papers == ["sine", "mnist", "multitask", "square"]
+    assert "straight-through estimator" in sources["binary"]
 
 
 def assert_one_line(done, *words):

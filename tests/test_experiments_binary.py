@@ -39,6 +39,25 @@ def sets(monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"weights": "rank"}, "weights of each kind already"),
+        ({"window": -1}, r"window must lie in \[0, inf\), got -1"),
+        ({"window": "abc"}, "window must be a real number, got 'abc'"),
+    ],
+)
+def test_what_no_run_takes(tmp_path, sets, changes, words):
+    with pytest.raises(OptionError, match=words):
+        EXPERIMENTS["binary"](Options(epochs=1, data=tmp_path, out=tmp_path, changes=changes))
+
+
+def test_the_estimator_trains_one_network(tmp_path, sets):
+    methods = {"estimator": StraightThrough(), "hopping": cbk.ConsensusHopping()}
+    changed = Options(changes={"particles": 8}).changed(methods)
+    assert (changed["estimator"].particles, changed["hopping"].particles) == (1, 8)
+
+
 def test_writes_its_files(tmp_path, sets, capfd):
     findings = EXPERIMENTS["binary"](Options(epochs=3, seeds=2, data=tmp_path, out=tmp_path))
     assert "162/162" in capfd.readouterr().err

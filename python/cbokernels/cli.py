@@ -15,7 +15,7 @@ from . import __version__, _cpu, cuda
 from ._files import checked_path, try_writing
 from .errors import CboError
 from .experiments import EXPERIMENTS, Options
-from .experiments._common import job, table
+from .experiments._common import OptionError, job, table
 
 _EXPECTED = (CboError, ImportError, OSError)  # told in one line
 
@@ -79,14 +79,19 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     if job().rank == 0:
         for ending in (".csv", ".png"):
             try_writing(checked_path(f"{stem}{ending}", "what --out is to hold"))
-    findings = EXPERIMENTS[arguments.name](options)
+    try:
+        findings = EXPERIMENTS[arguments.name](options)
+    except (TypeError, ValueError) as error:
+        if not options.changes:
+            raise
+        raise OptionError(f"--set: {error}") from error  # what only a run of that shape refuses
     if job().rank:
         return
     if options.changes:  # what is expected holds for the experiment's own parameters
         findings = [dataclasses.replace(finding, agrees=None) for finding in findings]
     print(table(findings, "other parameters" if options.changes else "too little to tell"))
     if not options.changes:
-        print("\nexpected: the paper's figures, and what a plain implementation of its parameters measured")
+        print(f"\nexpected: {sys.modules[EXPERIMENTS[arguments.name].__module__].EXPECTED}")
     print(f"wrote {stem}.csv and {stem}.png")
 
 

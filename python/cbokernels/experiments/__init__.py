@@ -1,6 +1,7 @@
 """The papers' experiments, one module each, as `cbokernels reproduce` runs them.
 
-A module's `reproduce(options)` writes its table of numbers and its figure and returns findings.
+A module's `reproduce(options)` writes its table of numbers and its figure and returns findings. Its EXPECTED
+says in a line where the numbers come from that findings are compared with.
 """
 
 from . import binary, heavy_ball, mean_field, mnist, multitask, sine, square

@@ -30,14 +30,18 @@ class StraightThrough(Method):
     `parameters` are rounded.
     """
 
-    particles: int = 1
     lr: Parameter = 0.1
     weights: str | None = None
     window: float = 1.0
 
+    particles: ClassVar[int] = 1
     _parameters: ClassVar[dict[str, Check]] = {"lr": nonnegative}
     _first_step: ClassVar[int] = 1
     _consensus: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        nonnegative(self.window, "window")
 
     def _stepper(self, theta: Array, setting: Setting) -> Stepper:
         return _Stepper(self, theta, setting)

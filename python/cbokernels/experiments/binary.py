@@ -55,6 +55,7 @@ NETWORKS: tuple[tuple[str, str | None], ...] = (
     ("sign", "int8"),
     ("sign", "ternary"),
 )
+EXPECTED = "what the straight-through estimator reaches in the same runs; no paper has these figures"
 HOPPING, ESTIMATOR, ADAM = "hopping", "straight-through", "Adam"
 
 
@@ -149,6 +150,8 @@ def reproduce(options: Options) -> list[Finding]:
     check_device(options.device)
     if options.device != "cpu":
         raise OptionError(f"--device must be cpu for binary: weights are rounded there, got {options.device}")
+    if "weights" in options.changes:
+        raise OptionError("--set weights: the networks of binary have weights of each kind already")
     sets = load(options)
     figure, axes = new_figure(len(sets))
     seeds = options.seeds or (1 if options.quick else 3)

@@ -43,6 +43,7 @@ DISTANCES = {"consensus_distance": "consensus", "ensemble_distance": "ensemble"}
 _EPOCHS = 300
 _SEEDS = 3  # fewer make no exponent
 _FIRST_STEPS = 0.85  # V with fresh distances is known to reach 0.825 of the step before, instead of 0.81
+EXPECTED = "the theory's contraction and exponents, and that transport beats plain averages in the same runs"
 # Exponents of n that the theory gives the distances, and the ranges that agree.
 _EXPONENTS = {
     ("N to 2N", "consensus_distance"): ("-1/2", (-0.7, -0.35)),

@@ -46,6 +46,7 @@ METHOD = MultiTaskCBO(
 )
 SHOWN = (0, 25, 50, 75, 99)  # tasks whose fits are drawn, from 0
 
+EXPECTED = "the paper's figures, and what a plain implementation of its parameters measured"
 # Median over tasks of the risk in a plain implementation of the paper, by epoch: least and greatest seed.
 _MEDIAN = {10: (0.03, 0.16), 100: (2e-3, 5e-3), 300: (5e-4, 1e-3), 1000: (5e-4, 1e-3)}
 _LONG = 300  # epochs after which minimum and fits are judged

@@ -65,6 +65,7 @@ def passes(method: Any) -> int:
 PASSES = {label: passes(method) for label, method in METHODS.items()}
 _HOPPING_EPOCHS = 300  # by then hopping is at the label noise, and its schedules fit any length
 
+EXPECTED = "the paper's figures, and what a plain implementation of its parameters measured"
 # Median risks of the printed parameters in a plain implementation of the paper, by epoch.
 _PRINTED = {10: 0.13, 100: 1.5e-2, 300: 1.3e-2, 1000: 1e-2}
 # The others' medians after a number of epochs.

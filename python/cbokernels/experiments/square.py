@@ -46,6 +46,7 @@ METHOD = TransportCBO(
     iterations=1,
 )
 
+EXPECTED = "the paper's figures, and what a plain implementation of its parameters measured"
 # Mean risks in a plain implementation after 600 epochs, by width, and what counts as agreement.
 _EPOCHS = 600
 _RISKS = {10: (4.5e-4, 1e-3), 50: (2.6e-4, 7e-4), 100: (2.5e-4, 7e-4)}
