@@ -1,11 +1,12 @@
 """Held-out digits of consensus hopping with one setting changed at a time: scope "atom", noise of rank 1,
-directions in the batch's span.
+directions in the batch's span, rate 0.1 to 0.001.
 
     python bench/digits_sweep.py --data DIR --device cuda [--width 20] [--first-seed 100] [--seeds 5]
-                                 [--held-out last] [--only base Adam]
+                                 [--held-out last first] [--only Adam base]
 
-Data and defaults are those of bench/digits.py. Prints a Markdown table of means over seeds, each with its
-standard error. On a card a run takes half a second, on two cores of a CPU several.
+Data and defaults are those of bench/digits.py. Prints a Markdown table of means over splits and seeds, each
+with its standard error; where Adam comes first, the difference from Adam's on the same split and seed too. On
+a card a run takes half a second, on two cores of a CPU several.
 """
 
 from __future__ import annotations
@@ -16,18 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from digits import BATCH, EPOCHS, HOPPING, METHODS, accuracy, halves
+from digits import BATCH, EPOCHS, SPLITS, accuracy, halves
+from digits import HOPPING as CHOSEN
+from hopping_steps import OtherSteps
 
 import cbokernels as cbk
 
 FALL = cbk.Exponential
 DECAYS = {20: 0.1, 100: 0.05}
 FIRST = 2 / 3  # of the epochs, in minibatches of 100
+HOPPING = CHOSEN.set_params(lr=FALL(0.1, 0.001))  # from which settings are changed
+ADAMS = {"Adam": HOPPING.lr, "Adam, rate 0.1 to 0.01": CHOSEN.lr}
 
 
 def late(epoch: int, epochs: int, start: float = 0.1, stop: float = 0.001) -> float:
     """The rate's fall over both parts of a run: the second is told as an epoch beyond the first."""
     return start * (stop / start) ** (epoch / max(epochs - 1, 1))
+
+
+def falling(epoch: int, epochs: int) -> float:
+    """A rate that ends at 0, in a straight line."""
+    return 0.1 * (1 - epoch / epochs)
 
 
 # What is changed: of the method, of `train`.
@@ -53,6 +63,8 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "rate 0.2 to 0.002": ({"lr": FALL(0.2, 0.002)}, {}),
     "rate 0.1 to 0.0001": ({"lr": FALL(0.1, 0.0001)}, {}),
     "rate 0.1 to 0.01": ({"lr": FALL(0.1, 0.01)}, {}),
+    "rate 0.1 to 0.03": ({"lr": FALL(0.1, 0.03)}, {}),
+    "rate 0.1 to 0 in a line": ({"lr": falling}, {}),
     "minibatches of 50": ({}, {"batch_size": 50}),
     "minibatches of 200": ({}, {"batch_size": 200}),
     "minibatches of 200 from two thirds on": ({}, {"late": 200}),
@@ -60,6 +72,16 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "60 epochs": ({}, {"epochs": 60}),
     "half the decay": ({}, {"decay": 0.5}),
     "twice the decay": ({}, {"decay": 2.0}),
+}
+
+
+# Changes of the step itself, on a CPU.
+STEPS: dict[str, dict[str, Any]] = {
+    "rank weights times the risks' scatter": {"weighed": "rank scaled"},
+    "differences of risks": {"weighed": "difference"},
+    "differences, normalised": {"weighed": "normalised"},
+    "differences, solved": {"weighed": "solved"},
+    "rank weights, solved": {"weighed": "solved ranks", "ridge": 0.1},
 }
 
 
@@ -88,31 +110,46 @@ def main() -> None:
     parser.add_argument("--width", type=int, nargs="+", default=[20])
     parser.add_argument("--first-seed", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--held-out", choices=["last", "first"], default="last")
-    parser.add_argument("--only", nargs="+", choices=["Adam", *CHANGES])
+    parser.add_argument("--held-out", nargs="+", choices=SPLITS, default=["last"])
+    parser.add_argument("--only", nargs="+", choices=[*ADAMS, *CHANGES, *STEPS])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     told = parser.parse_args()
-    learned, out = halves(told.data, told.held_out)
-    print(f"held out: the {told.held_out} 2,000, seeds from {told.first_seed} on: {told.seeds}\n")
-    print("| network | changed | held out | learned | s |\n|---|---|---|---|---|")
+    parts = {split: halves(told.data, split) for split in told.held_out}
+    print(f"held out: {', '.join(parts)}; seeds from {told.first_seed} on: {told.seeds}\n")
+    print("| network | changed | held out | less Adam's | learned | s |\n|---|---|---|---|---|---|")
     for width in told.width:
         net, decay = cbk.TwoLayer(784, width, 10), DECAYS.get(width, 0.05)
+        adams: Any = np.nan
         for name in told.only or ["Adam", *CHANGES]:
             changes, run = CHANGES.get(name, ({}, {}))
-            method = METHODS["Adam"] if name == "Adam" else HOPPING.set_params(**changes)
+            method = HOPPING.set_params(**changes)
+            if name in STEPS:
+                method = OtherSteps(**HOPPING.get_params(), **STEPS[name])
+            if name in ADAMS:
+                method = cbk.Adam(lr=ADAMS[name])
             options = {"epochs": EPOCHS, "batch_size": BATCH, "device": told.device, **run}
             options["weight_decay"] = decay * options.pop("decay", 1.0)
             hits, began = [], time.perf_counter()
-            for seed in range(told.first_seed, told.first_seed + told.seeds):
-                theta = trained(net, learned, method, seed, dict(options))
-                hits.append([accuracy(net, theta, *part) for part in (out, learned)])
-            seconds = (time.perf_counter() - began) / told.seeds
-            held, known = np.mean(hits, axis=0)
-            error = np.std(np.array(hits)[:, 0], ddof=1) / np.sqrt(told.seeds) if told.seeds > 1 else np.nan
+            for learned, out in parts.values():
+                for seed in range(told.first_seed, told.first_seed + told.seeds):
+                    theta = trained(net, learned, method, seed, dict(options))
+                    hits.append([accuracy(net, theta, *part) for part in (out, learned)])
+            seconds = (time.perf_counter() - began) / len(hits)
+            held, known = np.transpose(hits)
+            adams = held if name == "Adam" else adams
             print(
-                f"| 784-{width}-10 | {name} | {held:.2f} ± {error:.2f} % | {known:.2f} % | {seconds:.2f} |",
+                f"| 784-{width}-10 | {name} | {told_of(held)} | {told_of(held - adams)} | {known.mean():.2f} "
+                f"| {seconds:.2f} |",
                 flush=True,
             )
+
+
+def told_of(values: Any) -> str:
+    """Mean and standard error; of nothing where there is nothing to compare with."""
+    if np.isnan(values).any():
+        return ""
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return f"{values.mean():.2f} ± {error:.2f}"
 
 
 if __name__ == "__main__":
