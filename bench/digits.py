@@ -31,11 +31,10 @@ SPLITS = {  # which are held out
     "fourth": slice(3 * HELD_OUT, 4 * HELD_OUT),
     **{f"fifth-{k}": slice(k, None, 5) for k in range(5)},
 }
-RATE, JUMP_RATE = cbk.Exponential(0.1, 0.01), cbk.Exponential(0.1, 0.001)
+RATE = cbk.Exponential(0.1, 0.001)
 HOPPING = cbk.ConsensusHopping(scope="atom", rank=1, directions="batch", spread=0.1, lr=RATE)
 METHODS = {"consensus hopping": HOPPING, "Adam": cbk.Adam(lr=RATE)}
-WIDE = cbk.Exponential(0.3, 0.1)  # of jumps less is seen from nearby
-JUMPING = HOPPING.set_params(spread=WIDE, lr=JUMP_RATE)
+JUMPING = HOPPING.set_params(spread=cbk.Exponential(0.3, 0.1))  # of jumps less is seen from nearby
 
 
 def methods(told: argparse.Namespace) -> dict[str, Any]:
@@ -45,10 +44,12 @@ def methods(told: argparse.Namespace) -> dict[str, Any]:
         return METHODS
     hopping = JUMPING if jumps else HOPPING
     if weights is not None:  # full noise: what is rounded is formed
-        hopping = hopping.set_params(weights=weights, rank=None, directions="free", spread=WIDE, lr=JUMP_RATE)
+        hopping = hopping.set_params(
+            weights=weights, rank=None, directions="free", spread=cbk.Exponential(0.3, 0.1)
+        )
     return {
         "consensus hopping": hopping,
-        "straight-through estimator": StraightThrough(lr=JUMP_RATE, weights=weights),
+        "straight-through estimator": StraightThrough(lr=RATE, weights=weights),
     }
 
 

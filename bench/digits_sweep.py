@@ -1,5 +1,5 @@
 """Held-out digits of consensus hopping with one setting changed at a time: scope "atom", noise of rank 1,
-directions in the batch's span, rate 0.1 to 0.001.
+directions in the batch's span.
 
     python bench/digits_sweep.py --data DIR --device cuda [--width 20] [--first-seed 100] [--seeds 5]
                                  [--held-out last first] [--only Adam base]
@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from digits import BATCH, EPOCHS, SPLITS, accuracy, halves
-from digits import HOPPING as CHOSEN
+from digits import BATCH, EPOCHS, HOPPING, RATE, SPLITS, accuracy, halves
 from hopping_steps import OtherSteps
 
 import cbokernels as cbk
@@ -26,8 +25,7 @@ import cbokernels as cbk
 FALL = cbk.Exponential
 DECAYS = {20: 0.1, 100: 0.05}
 FIRST = 2 / 3  # of the epochs, in minibatches of 100
-HOPPING = CHOSEN.set_params(lr=FALL(0.1, 0.001))  # from which settings are changed
-ADAMS = {"Adam": HOPPING.lr, "Adam, rate 0.1 to 0.01": CHOSEN.lr}
+ADAMS = {"Adam": RATE, "Adam, rate 0.1 to 0.01": FALL(0.1, 0.01)}
 
 
 def late(epoch: int, epochs: int, start: float = 0.1, stop: float = 0.001) -> float:

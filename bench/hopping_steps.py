@@ -1,20 +1,25 @@
 """Steps of consensus hopping that were tried and not kept, for bench/digits_sweep.py: scope "atom", mirrored
 draws, noise of rank 1, directions in the batch's span.
 
+    python bench/hopping_steps.py --data DIR
+
+prints the cosine of each one's drift with the minibatch's gradient, as a mean over the neurons' first layers.
 The drift is Σ_p δ_pm ξ_pm, and a method here makes its own δ from the risks of the pairs.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import cbokernels as cbk
-from cbokernels import _cpu
+from cbokernels import _cpu, reference
 from cbokernels._reference_random import standard_normal, words
-from cbokernels.methods.base import Stepper
+from cbokernels.methods.base import Setting, Stepper
 from cbokernels.methods.hopping import HoppingStepper
 
 _SIGNS, _DIRECTIONS = 4, 5  # streams of the random numbers, as in docs/HOPPING.md
@@ -100,3 +105,46 @@ def _normals(draws: int, first: int, last: int, key: tuple[int, int, int, int]) 
     length = np.sqrt(-2 * np.log(u[..., ::2]))
     angle = 2 * np.pi * u[..., 1::2]
     return np.stack([length * np.cos(angle), length * np.sin(angle)], axis=-1).reshape(draws, -1)
+
+
+def cosines(net: cbk.TwoLayer, center: Any, x: Any, y: Any, draws: int, step: int) -> dict[str, float]:
+    """By name, at a centre, on a minibatch."""
+    key = (9, 0, step, 0)
+    xi = reference.hopping_noise(net, draws, rank=1, batch=x, seed=key[0], step=step)
+    theta = np.stack([center + 0.1 * xi, center - 0.1 * xi], axis=1).reshape(2 * draws, -1)
+    risks = reference.atom_risks(net, center, theta, x, y, loss="cross_entropy")
+    gradient = net.unpack(cbk.risk_gradient(net, center[None], x, y, loss="cross_entropy")[1][0])[0]
+    noise, found = net.unpack(xi)[0], {}
+    for name, ridge in (("rank", 0.0), ("difference", 0.0), ("solved ranks", 0.1), ("solved", 0.02)):
+        method: Any = OtherSteps(
+            2 * draws, scope="atom", rank=1, directions="batch", weighed=name, ridge=ridge
+        )
+        steps = method._stepper(center[None].astype("f4"), Setting(key[0], 1, net))
+        drift = np.einsum("pm,pmd->md", steps._weights(risks.copy(), len(x), key), noise)
+        length = np.linalg.norm(drift, axis=1) * np.linalg.norm(gradient, axis=1)
+        found[name] = float((-(drift * gradient).sum(axis=1) / np.maximum(length, 1e-300)).mean())
+    return found
+
+
+def main() -> None:
+    from digits import HOPPING, halves
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    (x, y), _ = halves(parser.parse_args().data, "second")
+    net = cbk.TwoLayer(x.shape[1], 20, 10)
+    for epochs in (3, 20):
+        options: Any = {"epochs": epochs, "batch_size": 100, "seed": 5, "weight_decay": 0.1, "num_threads": 1}
+        center = cbk.train(net, x, y, HOPPING, **options).parameters.astype(float)
+        for batch in range(2):
+            rows = np.random.default_rng(batch).choice(len(x), 100, replace=False)
+            for draws in (50, 100, 500):
+                found = cosines(net, center, x[rows].astype(float), y[rows], draws, epochs)
+                told = ", ".join(f"{name} {cosine:.2f}" for name, cosine in found.items())
+                print(f"epoch {epochs}, minibatch {batch}, N = {2 * draws}: {told}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
