@@ -79,6 +79,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "differences of risks": {"weighed": "difference"},
     "differences, normalised": {"weighed": "normalised"},
     "differences, solved": {"weighed": "solved"},
+    "differences, solved, N = 100": {"weighed": "solved", "particles": 100},
     "rank weights, solved": {"weighed": "solved ranks", "ridge": 0.1},
 }
 
@@ -122,7 +123,7 @@ def main() -> None:
             changes, run = CHANGES.get(name, ({}, {}))
             method = HOPPING.set_params(**changes)
             if name in STEPS:
-                method = OtherSteps(**HOPPING.get_params(), **STEPS[name])
+                method = OtherSteps(**{**HOPPING.get_params(), **STEPS[name]})
             if name in ADAMS:
                 method = cbk.Adam(lr=ADAMS[name])
             options = {"epochs": EPOCHS, "batch_size": BATCH, "device": told.device, **run}
