@@ -8,10 +8,12 @@ can do.
 from . import _interpreter as _interpreter  # before anything that cannot be loaded twice
 
 # isort: split
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import _openmp as _openmp  # before anything that needs the compiled modules
-from . import cuda, reference
+from . import _version, cuda
 from ._cpu import isa, isas
-from ._version import __version__ as __version__
 from .consensus import Consensus, consensus
 from .errors import CboError, CboWarning, ConsensusError, CudaUnavailableError
 from .estimate import Estimate, estimate
@@ -38,6 +40,11 @@ from .transport import (
     wasserstein_over_wasserstein,
 )
 from .update import adam_update, cbo_update, hybrid_update
+
+if TYPE_CHECKING:
+    from . import reference
+
+    __version__: str
 
 __all__ = [
     "CBO",
@@ -98,3 +105,16 @@ __all__ = [
     "wasserstein2",
     "wasserstein_over_wasserstein",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What few look for is imported when they do."""
+    if name == "reference":
+        return importlib.import_module(".reference", __name__)
+    if name == "__version__":
+        return _version.number()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -6,21 +6,21 @@ import contextlib
 import errno
 import fcntl
 import io
-import json
 import math
 import os
 import re
-import secrets
 import stat
-import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from ._arrays import Array
 from .errors import CboError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from zipfile import ZipFile
 
 VERSION = 2  # of the format
 _HEADER = "cbokernels"
@@ -35,6 +35,8 @@ def checked_path(value: Any, name: str) -> Path:
         raise TypeError(f"{name} must be a path, got {value!r}")
     if not os.fspath(value) or "\0" in os.fsdecode(value):
         raise ValueError(f"{name} must be the path of a file, got {value!r}")
+    from pathlib import Path
+
     path = Path(os.path.realpath(Path(value)))
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{name} must lie in an existing directory, got {str(path)!r}")
@@ -73,7 +75,7 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
     """A new file in path's directory, gone afterwards unless it was renamed, and locked as long as it is
     written."""
     while True:
-        with open(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), "xb") as file:
+        with open(path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp"), "xb") as file:
             try:
                 with contextlib.suppress(OSError):  # of file systems without locks
                     fcntl.flock(file, fcntl.LOCK_EX)
@@ -81,7 +83,8 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
                     yield file
                     return
             finally:
-                Path(file.name).unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(file.name)
 
 
 def sweep(path: Path) -> None:
@@ -165,6 +168,8 @@ def write_arrays(path: Path, header: dict[str, Any], arrays: dict[str, Array]) -
 
 def pack(file: BinaryIO, header: dict[str, Any], arrays: dict[str, Array]) -> None:
     """Write them from where `file` stands."""
+    import json
+
     text = json.dumps({"version": VERSION, **header}).encode()
     members: dict[str, Any] = {_HEADER: np.frombuffer(text, np.uint8), **arrays}
     np.savez(file, **members)
@@ -184,12 +189,15 @@ def reading(path: Path) -> Iterator[None]:
 
 def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     """What `pack` wrote; some exception for anything else. Takes no more memory than a few times `data`."""
+    import json
+    from zipfile import ZIP_STORED
+
     arrays = {}
     with _opened(data) as members:
         infos = members.infolist()
         if f"{_HEADER}.npy" not in members.namelist():
             raise ValueError(f"it must have a member '{_HEADER}', got {members.namelist()!r:.80}")
-        if any(i.compress_type != zipfile.ZIP_STORED for i in infos):
+        if any(i.compress_type != ZIP_STORED for i in infos):
             raise ValueError("its arrays are compressed")
         if sum(i.file_size for i in infos) > len(data):
             raise ValueError("its arrays announce more than it holds")
@@ -202,10 +210,12 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
     return header, arrays
 
 
-def _opened(data: bytes) -> zipfile.ZipFile:
+def _opened(data: bytes) -> ZipFile:
+    from zipfile import BadZipFile, ZipFile
+
     try:
-        return zipfile.ZipFile(io.BytesIO(data))
-    except zipfile.BadZipFile:
+        return ZipFile(io.BytesIO(data))
+    except BadZipFile:
         got = f"{len(data)} bytes that begin with {data[:16]!r}" if data else "nothing"
         raise ValueError(f"it must be a checkpoint or hold a whole npz archive, got {got}") from None
 

@@ -10,14 +10,16 @@ import dataclasses
 import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from ._arrays import Array
 from ._files import pack, reading, unpack
 from ._shards import Part, part_of, read_shards
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _FRAME = struct.Struct("<8sQ")  # before each record: the mark and the record's length, 0 until it is whole
 _MARK = b"cbkstate"

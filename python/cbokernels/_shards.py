@@ -10,14 +10,16 @@ import contextlib
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ._arrays import Array
 from ._files import read_arrays, reading, write_arrays
 from ._ranks import Ranks
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Columns = dict[str, Array]
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import re
-import subprocess
 import sys
 from types import ModuleType
 from typing import Any
@@ -119,6 +117,9 @@ def _ask_a_child(path: str) -> dict[str, Any] | None:
     """The findings of a process of its own; None where Python cannot be started like that."""
     if not sys.executable or getattr(sys, "frozen", False):
         return None
+    import json
+    import subprocess
+
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _CHILD, path],

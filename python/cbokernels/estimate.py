@@ -8,7 +8,6 @@ import os
 import resource
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,7 +125,8 @@ def _available() -> int:
     limits = [machine, resource.getrlimit(resource.RLIMIT_AS)[0]]
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         try:
-            limits.append(int((Path("/sys/fs/cgroup") / name).read_text()))
+            with open(f"/sys/fs/cgroup/{name}") as file:
+                limits.append(int(file.read()))
         except (OSError, ValueError):  # no such group, or one without a limit
             continue
     return min(limit for limit in limits if limit != resource.RLIM_INFINITY)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import decimal
 import functools
 import math
 import sys
@@ -21,7 +20,6 @@ Schedule: TypeAlias = Callable[[int, int], float]
 Parameter: TypeAlias = float | Schedule
 _finite_positive = functools.partial(positive, infinite=False)
 _LARGEST = math.log(sys.float_info.max)
-_WIDE = decimal.Context(prec=30, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +150,10 @@ def _power(start: float, factor: float, exponent: int) -> float:
         power = factor**exponent
         if power >= sys.float_info.min:
             return float(start * power)
-    wide = _WIDE.power(decimal.Decimal(factor), int(exponent))
-    return float(_WIDE.multiply(decimal.Decimal(start), wide))
+    import decimal
+
+    wide = decimal.Context(prec=30, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[])
+    return float(wide.multiply(decimal.Decimal(start), wide.power(decimal.Decimal(factor), int(exponent))))
 
 
 __all__ = ["Constant", "Exponential", "Geometric", "Parameter", "Schedule", "TargetEss", "Tenfold"]

@@ -98,4 +98,4 @@ def advise_on_folding(mean: Array, scale: Array, dtype: np.dtype[Any]) -> None:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, CboWarning, stacklevel=4)  # _warn, advise, the public function, its caller
+    warnings.warn(message, CboWarning, stacklevel=5)  # _warn, advise, _data, the public function, its caller

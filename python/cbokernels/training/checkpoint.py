@@ -9,25 +9,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import _cpu
+from .. import _cpu, _version
 from .._arrays import Array
 from .._checks import WORD, boolean, integer
 from .._files import checked_path, naming, nobody_else, reading, sweep, try_writing, write_whole
 from .._ranks import ALONE, Ranks
 from .._records import Columns, Snapshot, is_checkpoint, pack_run, read, write_record
 from .._shards import remove_shards, save_shards
-from .._version import __version__
 from ..errors import CboWarning
 from ..methods.base import Method
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def fingerprint(array: Array) -> str:
@@ -37,6 +37,8 @@ def fingerprint(array: Array) -> str:
 
 def fingerprint_of(shape: tuple[int, ...], dtype: np.dtype[Any], parts: Iterable[Array]) -> str:
     """The same of an array that is given part by part."""
+    import hashlib
+
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(np.ascontiguousarray(part).data)
@@ -196,7 +198,7 @@ def _identity(path: Path) -> tuple[int, ...]:
 
 def _maker() -> dict[str, str]:
     """What the bits of a run depend on besides its configuration."""
-    return {"cbokernels": __version__, "instruction set": _cpu.isa()}
+    return {"cbokernels": _version.number(), "instruction set": _cpu.isa()}
 
 
 def _text(maker: dict[str, str]) -> str:

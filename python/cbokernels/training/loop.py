@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -89,8 +87,14 @@ def terminable(checkpoint: Checkpoint | None, ranks: Ranks = ALONE) -> Iterator[
     Not where SIGTERM has a handler already, nor outside the main thread, which alone can set one.
     """
     signals: list[int] = []
+    if checkpoint is None:
+        yield signals
+        return
+    import signal
+    import threading
+
     main = threading.current_thread() is threading.main_thread()
-    if checkpoint is None or not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield signals
         return
 

@@ -6,7 +6,6 @@ number, where they have none), W R adds up over ranks, and so do its gradient an
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +44,8 @@ def own_samples(
 
 def fingerprints(data: Data, ranks: Ranks) -> dict[str, str]:
     """As those of `Data`, of all ranks' parts; they do not depend on the number of ranks."""
+    from hashlib import blake2b
+
     told = {}
     for name, whole in data.arrays().items():
         array = data.call.host(whole)
@@ -52,12 +53,12 @@ def fingerprints(data: Data, ranks: Ranks) -> dict[str, str]:
         size = -(-ranks.total // _PIECES)
         lead = (slice(None),) * axis
         digests = [
-            hashlib.blake2b(array[(*lead, slice(a, a + size))].tobytes(), digest_size=16).digest()
+            blake2b(array[(*lead, slice(a, a + size))].tobytes(), digest_size=16).digest()
             for a in range(0, array.shape[axis], size)
         ]
         every = b"".join(ranks.compare(b"".join(digests)))
         shape = [*array.shape[:axis], ranks.total, *array.shape[axis + 1 :]]
-        digest = hashlib.blake2b(every, digest_size=16).hexdigest()
+        digest = blake2b(every, digest_size=16).hexdigest()
         told[name] = f"{array.dtype} {shape} in pieces with digest {digest}"
     return told
 

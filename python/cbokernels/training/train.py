@@ -29,7 +29,7 @@ from .data import Data, training_data
 from .loop import run
 from .metrics import checked_metrics, evaluation_of
 from .options import Options
-from .places import Place, place_of
+from .places import Place, SplitPlace, place_of
 from .sharing import check_alone, check_split, on_ranks, same_on_all, share, together, whole_start
 from .standard import Standard
 from .stopping import Stopping
@@ -184,30 +184,10 @@ def train(
     x, y = readable(x, "x"), readable(y, "y")
     decay = 0.0 if weight_decay is None else real(weight_decay, "weight_decay", low=0.0)
     place = place_of(device, split, ranks, method)(net, batch_size, seed, cores, precision, ranks)
-    place.check(x, y)
-    told = None if loss is None else loss_of(loss, net.outputs)
-    check_own(told or "mse", device, sample_weight is not None)
-    if split and isinstance(told, Called):
-        raise ValueError(f"data must be 'replicated' for a loss that is a Python function, got {data!r}")
-    weights = rows = None
-    if sample_weight is not None:
-        weights, rows = weights_that_count(place.call, sample_weight, x, dtype)
-    x, y = place.own(x, y, told, method._task_axes, rows)
-    standard = Standard.of(net, x) if boolean(standardize, "standardize") else None
-    if standard is not None:
-        x = standard.apply(x, "x")
-        advise_on_folding(standard.mean, standard.scale, dtype)
-    given = training_data(place.call, net, x, y, told, dtype, method._task_axes)
-    samples, part = place.samples(given)
-    if method._gradients:
-        check_smooth(net.activation)
-        check_slopes(given.loss)
-    if weights is not None:
-        given = given.weighted(weights, part)
-    advise(given, place.call.view(y, "y"), net, loss)
-    if store is not None:  # which vouches for them: nobody may change them
-        given = place.apart(given, x, y)
-    unranked = "for a loss that is a Python function" if isinstance(told, Called) else place.unranked
+    given, standard, samples = _data(
+        place, method, x, y, loss, dtype, sample_weight, standardize, kept=store is not None
+    )
+    unranked = "for a loss that is a Python function" if isinstance(given.loss, Called) else place.unranked
     step = samples if batch_size is None else min(batch_size, samples)
     method = method._for(Shape(net, step, precision == "float32", unranked))
     if isinstance(method, ConsensusHopping):
@@ -221,13 +201,11 @@ def train(
         raise ValueError(f"every_epochs must be at most the {epochs} epochs, got {evaluation.every}")
     check_steps(epochs, problem.steps_per_epoch, method._first_step)
     if store is not None:
-        store.net, alone_here = pack_net(net), place.owners.alone
+        alone_here = place.owners.alone
         begun = fingerprint(start) if alone_here else whole_start(net, method, particles, seed, dtype, theta)
+        store.net = pack_net(net)
         store.configuration = {
-            **_configuration(place, method, given, dtype, begun),
-            **({"weight_decay": repr(decay)} if decay else {}),
-            **({"standardize": "True"} if standard is not None else {}),
-            **({"order of sums": "fixed"} if ranks.ordered else {}),
+            **_configuration(place, method, given, dtype, begun, decay, standard),
             **({} if evaluation is None else evaluation.description(other)),
         }
     setting = Setting(seed, cores, net, len(given.y), given.task_axis, precision, place.owners, decay)
@@ -249,6 +227,37 @@ def train(
     return result if standard is None else standard.result(result)
 
 
+def _data(
+    place: Place, method: Method, x: Any, y: Any, loss: Loss | None, dtype: np.dtype[Any], sample_weight: Any,
+    standardize: Any, *, kept: bool,
+) -> tuple[Data, Standard | None, int]:  # fmt: skip
+    """The caller's data as the run uses them, what standardizes them, and the number of samples; kept: nobody
+    may change them from now on."""
+    net = place.net
+    place.check(x, y)
+    told = None if loss is None else loss_of(loss, net.outputs)
+    check_own(told or "mse", place.device, sample_weight is not None)
+    if isinstance(place, SplitPlace) and isinstance(told, Called):
+        raise ValueError("data must be 'replicated' for a loss that is a Python function, got 'split'")
+    weights = rows = None
+    if sample_weight is not None:
+        weights, rows = weights_that_count(place.call, sample_weight, x, dtype)
+    x, y = place.own(x, y, told, method._task_axes, rows)
+    standard = Standard.of(net, x) if boolean(standardize, "standardize") else None
+    if standard is not None:
+        x = standard.apply(x, "x")
+        advise_on_folding(standard.mean, standard.scale, dtype)
+    data = training_data(place.call, net, x, y, told, dtype, method._task_axes)
+    samples, part = place.samples(data)
+    if method._gradients:
+        check_smooth(net.activation)
+        check_slopes(data.loss)
+    if weights is not None:
+        data = data.weighted(weights, part)
+    advise(data, place.call.view(y, "y"), net, loss)
+    return place.apart(data, x, y) if kept else data, standard, samples
+
+
 def _start(
     place: Place, method: Method, data: Data, theta: Any, dtype: np.dtype[Any], num_threads: int | None,
     standard: Standard | None,
@@ -265,8 +274,9 @@ def _start(
 
 
 def _configuration(
-    place: Place, method: Method, data: Data, dtype: np.dtype[Any], theta: str
-) -> dict[str, str]:
+    place: Place, method: Method, data: Data, dtype: np.dtype[Any], theta: str, decay: float,
+    standard: Standard | None,
+) -> dict[str, str]:  # fmt: skip
     """What a checkpoint knows its run by; theta: the fingerprint of the particles that it started with."""
     return {
         "net": repr(place.net),
@@ -280,6 +290,9 @@ def _configuration(
         "dtype": str(dtype),
         "precision": place.precision,
         "theta": theta,
+        **({"weight_decay": repr(decay)} if decay else {}),
+        **({"standardize": "True"} if standard is not None else {}),
+        **({"order of sums": "fixed"} if place.ranks.ordered else {}),
     }
 
 
