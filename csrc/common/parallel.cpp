@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 namespace cbk {
@@ -124,15 +125,63 @@ class NoMemory : public std::bad_alloc {
   char text_[96];
 };
 
+constexpr std::align_val_t line{64};
+
+// What precedes a Buffer's memory.
+struct alignas(64) Header {
+  size_t size;  // of the memory
+};
+
+void free_block(Header* block) { ::operator delete(block, line); }
+
+// Large blocks that this thread's last Buffers had, for its next ones.  The C library may give such memory back to the
+// system at each call, and pages that are new at each call take up to a quarter of its time.
+class Spare {
+ public:
+  ~Spare() {
+    for (Header* block : blocks_) free_block(block);
+    closed = true;
+  }
+  Header* take(size_t size) {
+    Header** best = nullptr;
+    for (Header*& block : blocks_)
+      if (block && block->size >= size && block->size / 2 <= size && (!best || block->size < (*best)->size))
+        best = &block;
+    return best ? std::exchange(*best, nullptr) : nullptr;
+  }
+  void put(Header* block) { free_block(std::exchange(blocks_[next_++ % blocks], block)); }
+
+  static bool serves(size_t size) { return size >= least && size <= most && !closed; }
+
+ private:
+  static constexpr size_t least = 64 << 10, most = 16 << 20;
+  static constexpr int blocks = 4;
+  static thread_local bool closed;
+  Header* blocks_[blocks] = {};
+  unsigned next_ = 0;
+};
+thread_local bool Spare::closed = false;
+thread_local Spare spare;
+
 }  // namespace
 
 void* allocate(int64_t count, size_t bytes) {
-  constexpr std::align_val_t line{64};
-  size_t size;
-  if (count < 0 || __builtin_mul_overflow(size_t(count), bytes, &size)) throw NoMemory(count, bytes);
-  void* const memory = ::operator new(size, line, std::nothrow);
-  if (!memory) throw NoMemory(count, bytes);
-  return memory;
+  size_t size, all;
+  if (count < 0 || __builtin_mul_overflow(size_t(count), bytes, &size) ||
+      __builtin_add_overflow(size, sizeof(Header), &all))
+    throw NoMemory(count, bytes);
+  Header* block = Spare::serves(size) ? spare.take(size) : nullptr;
+  if (!block) {
+    void* const memory = ::operator new(all, line, std::nothrow);
+    if (!memory) throw NoMemory(count, bytes);
+    block = new (memory) Header{size};
+  }
+  return block + 1;
+}
+
+void release(void* memory) {
+  Header* const block = static_cast<Header*>(memory) - 1;
+  Spare::serves(block->size) ? spare.put(block) : free_block(block);
 }
 
 int thread_count(int num_threads, int64_t tasks, double work) {

@@ -72,14 +72,15 @@ void parallel_for(int64_t tasks, int threads, F&& f, int64_t together = 1) {
 inline int64_t short_tasks(int64_t work) { return std::max(int64_t(1), 4096 / std::max(work, int64_t(1))); }
 
 // Uninitialised memory for `count` elements of so many bytes, cache-line aligned.  std::bad_alloc, with a text, where
-// it cannot be had or there are no such numbers.
+// it cannot be had or there are no such numbers.  `release` gives it back.
 void* allocate(int64_t count, size_t bytes);
+void release(void* memory);
 
 template <class T>
 class Buffer {
  public:
   explicit Buffer(int64_t count) : data_(static_cast<T*>(allocate(count, sizeof(T)))) {}
-  ~Buffer() { ::operator delete(data_, std::align_val_t(64)); }
+  ~Buffer() { release(data_); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   T* data() { return data_; }
