@@ -100,22 +100,6 @@ CBK_INLINE void sincos_core(V x, V& sine, V& cosine) {
   cosine = fma(polynomial<T::COS>(x2), x2 * x2, fma(x2, splat<V>(Scalar<V>(-0.5)), splat<V>(1)));
 }
 
-// sqrt(a^2 + b^2), also where the squares are no normal numbers: both are scaled by a power of two, which rounds
-// nothing.
-template <class V>
-CBK_INLINE V hypotenuse(V a, V b) {
-  using T = Scalar<V>;
-  using W = Word<V>;
-  constexpr bool single = sizeof(T) == 4;
-  constexpr int mantissa = single ? 23 : 52, top = single ? 255 : 2047;
-  const V largest = max(max(splat<V>(single ? T(0x1p-125) : T(0x1p-1021)), abs(a)), abs(b));
-  // without its last bit the exponent of infinity leaves a factor above 0
-  const W exponent = bits<W>(largest) >> (mantissa + 1) << (mantissa + 1), one = (W{} + 1) << mantissa;
-  const V down = bits<V>(one * top - exponent), up = bits<V>(exponent - one);
-  a = a * down, b = b * down;
-  return sqrt(fma(a, a, b * b)) * up;
-}
-
 // e^x - 1 = 2^n p + (2^n - 1) with p = e^r - 1, x = n ln 2 + r; x is clamped to where 2^n is a normal number.
 // `low` is what x has not: the digits behind its own.
 template <class V, class... Low>
