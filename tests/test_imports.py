@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import graphlib
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,20 @@ def test_public_names_are_found_by_their_paths(module, names):
     found = importlib.import_module(f"cbokernels.{module}")
     for name in names:
         assert getattr(found, name) is getattr(cbk, name)
+
+
+def test_importing_loads_nothing_that_few_users_need():
+    needless = ("cbokernels.reference", "decimal", "importlib.metadata", "json", "subprocess", "zipfile")
+    code = (
+        "import sys, numpy; before = set(sys.modules); import cbokernels; "
+        f"print(*sorted((set(sys.modules) - before) & set({needless!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
+def test_what_is_imported_later_is_found_all_the_same():
+    assert cbk.reference is importlib.import_module("cbokernels.reference")
+    assert {"reference", "__version__", *cbk.__all__} <= set(dir(cbk))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = cbk.nothing

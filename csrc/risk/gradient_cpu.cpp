@@ -12,81 +12,120 @@
 namespace cbk {
 namespace {
 
+// The samples wave by wave, each in chunks: these are packed, every group of particles is evaluated on each, and the
+// sums are added up.
+template <class T>
+class Tasks {
+ public:
+  Tasks(const RiskProblem<T>& problem, const GradientPlan& plan, T* gradient, int num_threads)
+      : problem_(problem),
+        plan_(plan),
+        gradient_(gradient),
+        groups_(divide_up(problem.particles, plan.group)),
+        threads_(thread_count(num_threads, groups_ * plan.chunks,
+                              nanoseconds(0.02, problem.particles, problem.samples, problem.net.width,
+                                          problem.net.inputs + problem.net.outputs + 4))),
+        scratch_size_(round_up(kernels_.scratch_size(problem.net, plan), 64)),
+        strips_size_(products_ ? plan.chunk * divide_up(problem.net.inputs, strip_) * strip_ : 0),
+        batch_(problem, plan),
+        strips_(plan.chunks * strips_size_),
+        scratch_(threads_ * scratch_size_),
+        by_sample_(lists_ ? plan.chunk * divide_up(problem.net.inputs, range_) + 1 : 0, entries_),
+        by_input_(lists_ ? divide_up(plan.chunk, plan.tile) * problem.net.inputs + 1 : 0, entries_),
+        sums_(plan.chunks * problem.particles),
+        partial_(plan.chunks > 1 ? plan.chunks * gradients_ : 0) {}
+
+  // Of the wave that begins at this sample.
+  void begin(int64_t wave) {
+    wave_ = wave, chunks_ = batch_.count(wave);
+    std::fill_n(sums_.data(), plan_.chunks * problem_.particles, 0.0);
+  }
+  int64_t next() const { return wave_ + batch_.wave_samples(); }
+  int64_t chunks() const { return chunks_; }
+  int64_t tasks() const { return groups_ * chunks_; }
+  int threads() const { return threads_; }
+
+  void pack(int64_t i) {
+    const Chunk<T> chunk = batch_.at(wave_, i);
+    const int64_t inputs = problem_.net.inputs;
+    const T* x = problem_.x + chunk.first * inputs;
+    batch_.pack_targets(chunk);
+    if (lists_) {
+      rows_ = pack_rows(x, chunk.samples, inputs, range_, by_sample_);
+      columns_ = pack_columns(x, chunk.samples, inputs, plan_.tile, by_input_);
+      return;
+    }
+    pack_inputs(problem_, plan_.panel, chunk);
+    if (products_) pack_strips(x, chunk.samples, inputs, plan_.chunk, strip_, strips_.data() + i * strips_size_);
+  }
+
+  void evaluate(int64_t i) {
+    const int64_t c = i / groups_, n = i % groups_ * plan_.group, size = problem_.net.size();
+    const Chunk<T> chunk = batch_.at(wave_, c);
+    T* into = plan_.chunks > 1 ? partial_.data() + c * gradients_ : gradient_;
+    kernels_.evaluate({&problem_.net,
+                       &plan_,
+                       problem_.loss,
+                       problem_.theta + n * size,
+                       std::min(plan_.group, problem_.particles - n),
+                       {chunk.samples, chunk.x, chunk.y, chunk.weights, rows_},
+                       columns_,
+                       strips_.data() + c * strips_size_,
+                       T(1.0 / double(problem_.samples)),
+                       scratch_.data() + omp_get_thread_num() * scratch_size_,
+                       sums_.data() + c * problem_.particles + n,
+                       into + n * size,
+                       plan_.chunks == 1 && wave_ > 0});
+  }
+
+  // In the chunks' order, whichever was done first.
+  void add_up(double* out) {
+    for (int64_t c = 0; c < chunks_; ++c) {
+      for (int64_t n = 0; n < problem_.particles; ++n) out[n] += sums_.data()[c * problem_.particles + n];
+      if (plan_.chunks == 1) continue;
+      const T* from = partial_.data() + c * gradients_;
+      for (int64_t i = 0; i < gradients_; ++i) gradient_[i] = wave_ == 0 && c == 0 ? from[i] : gradient_[i] + from[i];
+    }
+  }
+
+ private:
+  const RiskProblem<T>& problem_;
+  const GradientPlan& plan_;
+  T* const gradient_;
+  const GradientKernels<T>& kernels_ = isa_table().gradient<T>();
+  const bool lists_ = plan_.path == Path::lists, products_ = plan_.path == Path::products;
+  const int64_t strip_ = 2 * kernels_.lanes, groups_, gradients_ = problem_.particles * problem_.net.size();
+  const int64_t range_ = std::max(list_range_bytes / int64_t(kernels_.list_block * sizeof(T)), int64_t(1));
+  const int64_t entries_ = lists_ ? plan_.chunk * problem_.net.inputs : 0;
+
+  const int threads_;
+  const int64_t scratch_size_, strips_size_;
+  Chunks<T> batch_;
+  Buffer<T> strips_, scratch_;
+  ListMemory<T> by_sample_, by_input_;
+  InputLists<T> rows_{}, columns_{};
+  Buffer<double> sums_;            // of losses
+  Buffer<T> partial_;              // with several chunks at a time, each one's gradients
+  int64_t wave_ = 0, chunks_ = 0;  // the first sample of this wave, and its number of chunks
+};
+
 // Sums of losses [N] and gradients.
 template <class T>
 void run(const RiskProblem<T>& problem, const GradientPlan& plan, double* out, T* gradient, int num_threads) {
-  const Network& net = problem.net;
-  const GradientKernels<T>& kernels = isa_table().gradient<T>();
-  const int64_t strip = 2 * kernels.lanes;
-  const bool lists = plan.path == Path::lists, products = plan.path == Path::products;
-  const int64_t strips = products ? divide_up(net.inputs, strip) : 0, size = net.size();
-
-  const int64_t groups = divide_up(problem.particles, plan.group);
-  const double work = nanoseconds(0.02, problem.particles, problem.samples, net.width, net.inputs + net.outputs + 4);
-  const int threads = thread_count(num_threads, groups * plan.chunks, work);
-  const int64_t scratch_size = round_up(kernels.scratch_size(net, plan), 64);
-  const int64_t strips_size = plan.chunk * strips * strip;
-  Chunks<T> batch(problem, plan);
-  Buffer<T> columns(plan.chunks * strips_size), scratch(threads * scratch_size);
-  const int64_t range = std::max(list_range_bytes / int64_t(kernels.list_block * sizeof(T)), int64_t(1));
-  const int64_t entries = lists ? plan.chunk * net.inputs : 0;
-  ListMemory<T> by_sample(lists ? plan.chunk * divide_up(net.inputs, range) + 1 : 0, entries);
-  ListMemory<T> by_input(lists ? divide_up(plan.chunk, plan.tile) * net.inputs + 1 : 0, entries);
-  InputLists<T> rows{}, inputs{};
-  // with several chunks at a time each has its own sums, added in order afterwards
-  const int64_t gradients = problem.particles * size;
-  Buffer<double> sums(plan.chunks * problem.particles);
-  Buffer<T> partial(plan.chunks > 1 ? plan.chunks * gradients : 0);
-
+  Tasks<T> tasks(problem, plan, gradient, num_threads);
   std::fill_n(out, problem.particles, 0.0);
   Failure failure;
-  for (int64_t wave = 0; wave < problem.samples; wave += batch.wave_samples()) {
-    const int64_t chunks = batch.count(wave);
-    std::fill_n(sums.data(), plan.chunks * problem.particles, 0.0);
-#pragma omp parallel num_threads(threads)
+  for (int64_t wave = 0; wave < problem.samples; wave = tasks.next()) {
+    tasks.begin(wave);
+#pragma omp parallel num_threads(tasks.threads())
     {
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t i = 0; i < chunks; ++i)
-        failure.guard([&] {
-          const Chunk<T> chunk = batch.at(wave, i);
-          const T* x = problem.x + chunk.first * net.inputs;
-          batch.pack_targets(chunk);
-          if (lists) {
-            rows = pack_rows(x, chunk.samples, net.inputs, range, by_sample);
-            inputs = pack_columns(x, chunk.samples, net.inputs, plan.tile, by_input);
-            return;
-          }
-          pack_inputs(problem, plan.panel, chunk);
-          if (products) pack_strips(x, chunk.samples, net.inputs, plan.chunk, strip, columns.data() + i * strips_size);
-        });
+      for (int64_t i = 0; i < tasks.chunks(); ++i) failure.guard([&] { tasks.pack(i); });
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t i = 0; i < groups * chunks; ++i)
-        failure.guard([&] {
-          const int64_t c = i / groups, n = i % groups * plan.group;
-          const Chunk<T> chunk = batch.at(wave, c);
-          T* into = plan.chunks > 1 ? partial.data() + c * gradients : gradient;
-          kernels.evaluate({&net,
-                            &plan,
-                            problem.loss,
-                            problem.theta + n * size,
-                            std::min(plan.group, problem.particles - n),
-                            {chunk.samples, chunk.x, chunk.y, chunk.weights, rows},
-                            inputs,
-                            columns.data() + c * strips_size,
-                            T(1.0 / double(problem.samples)),
-                            scratch.data() + omp_get_thread_num() * scratch_size,
-                            sums.data() + c * problem.particles + n,
-                            into + n * size,
-                            plan.chunks == 1 && wave > 0});
-        });
+      for (int64_t i = 0; i < tasks.tasks(); ++i) failure.guard([&] { tasks.evaluate(i); });
     }
     failure.rethrow();
-    for (int64_t c = 0; c < chunks; ++c) {
-      for (int64_t n = 0; n < problem.particles; ++n) out[n] += sums.data()[c * problem.particles + n];
-      if (plan.chunks == 1) continue;
-      const T* from = partial.data() + c * gradients;
-      for (int64_t i = 0; i < gradients; ++i) gradient[i] = wave == 0 && c == 0 ? from[i] : gradient[i] + from[i];
-    }
+    tasks.add_up(out);
   }
 }
 
