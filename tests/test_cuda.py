@@ -112,7 +112,7 @@ def test_which_cards_run_which_code(build, architectures, capability, runs):
 
 def test_without_a_driver_nobody_is_asked(build, monkeypatch):
     module = build("absent")
-    monkeypatch.setattr(cuda.subprocess, "run", None)
+    monkeypatch.setattr("subprocess.run", None)
     assert "no NVIDIA driver is installed" in cuda.unavailable_reason()
     assert module.looks == 0
 
@@ -156,7 +156,7 @@ def test_where_python_cannot_be_started_the_process_asks_itself(build, tmp_path,
 @pytest.mark.parametrize("use", [cuda.module, lambda: cbk.cuda.reason_against_use()])
 def test_who_is_about_to_use_cuda_asks_no_child(build, monkeypatch, use):
     module = build("idle")
-    monkeypatch.setattr(cuda.subprocess, "run", None)
+    monkeypatch.setattr("subprocess.run", None)
     use()
     assert cuda.is_available()
     assert module.looks == 1
@@ -172,7 +172,7 @@ def test_a_forked_process_is_told(build):
 
 def test_cpu_arrays_ask_for_no_card(build, monkeypatch):
     module = build("idle")
-    monkeypatch.setattr(cuda.subprocess, "run", None)
+    monkeypatch.setattr("subprocess.run", None)
     net = cbk.TwoLayer(3, 4, 1)
     theta, x, y = np.ones((2, net.size)), np.ones((5, 3)), np.ones((5, 1))
     cbk.risk(net, theta.view(type("Own", (np.ndarray,), {})), Exporter(x), y)

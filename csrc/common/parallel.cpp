@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -135,12 +136,16 @@ struct alignas(64) Header {
 void free_block(Header* block) { ::operator delete(block, line); }
 
 // Large blocks that this thread's last Buffers had, for its next ones.  The C library may give such memory back to the
-// system at each call, and pages that are new at each call take up to a quarter of its time.
+// system at each call, and pages that are new at each call take up to a quarter of its time.  Where the environment has
+// CBOKERNELS_SPARE_MEMORY=0 nothing is kept.
 class Spare {
  public:
   ~Spare() {
-    for (Header* block : blocks_) free_block(block);
+    clear();
     closed = true;
+  }
+  void clear() {
+    for (Header*& block : blocks_) free_block(std::exchange(block, nullptr));
   }
   Header* take(size_t size) {
     Header** best = nullptr;
@@ -151,12 +156,16 @@ class Spare {
   }
   void put(Header* block) { free_block(std::exchange(blocks_[next_++ % blocks], block)); }
 
-  static bool serves(size_t size) { return size >= least && size <= most && !closed; }
+  static bool serves(size_t size) {
+    static const char* const told = std::getenv("CBOKERNELS_SPARE_MEMORY");
+    static const bool wanted = !told || std::strcmp(told, "0") != 0;
+    return wanted && size >= least && size <= most && !closed;
+  }
 
  private:
-  static constexpr size_t least = 64 << 10, most = 16 << 20;
+  static constexpr size_t least = 64 << 10, most = 8 << 20;
   static constexpr int blocks = 4;
-  static thread_local bool closed;
+  static thread_local bool closed;  // after the thread's end has begun
   Header* blocks_[blocks] = {};
   unsigned next_ = 0;
 };
@@ -172,7 +181,11 @@ void* allocate(int64_t count, size_t bytes) {
     throw NoMemory(count, bytes);
   Header* block = Spare::serves(size) ? spare.take(size) : nullptr;
   if (!block) {
-    void* const memory = ::operator new(all, line, std::nothrow);
+    void* memory = ::operator new(all, line, std::nothrow);
+    if (!memory) {
+      spare.clear();
+      memory = ::operator new(all, line, std::nothrow);
+    }
     if (!memory) throw NoMemory(count, bytes);
     block = new (memory) Header{size};
   }

@@ -20,7 +20,6 @@ from ._checks import seed as check_seed
 
 AS_ATOMS = " as atoms are"
 _DOUBLE = (np.dtype(np.float64),)
-_MOST_ATOMS = 2**31
 
 
 class Assignment(NamedTuple):
