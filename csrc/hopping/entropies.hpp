@@ -3,7 +3,7 @@
 //   loss = log1p(t),  t = sum over k but the label of exp(out_k - out_label)
 // What replacing the neuron adds to an output, d_k = c'_k h' - c_k h, is small.  The centre's exponentials are made
 // once, for all neurons and draws, and exp(d_k) is a short polynomial as far as that is exact to 1e-6:
-//   t' = exp(-d_label) sum_k exp(out_k - out_label) exp(d_k),  |d_k| <= max |c| |h' - h| + max |c' - c| |h'|
+//   t' = exp(-d_label) sum_k exp(out_k - out_label) exp(d_k),  |d_k| <= max |c'| |h' - h| + max |c' - c| |h|
 // Where the bound is 0, as of a ReLU that is 0 in all draws, the loss is the centre's.
 #pragma once
 
@@ -14,13 +14,23 @@
 
 namespace cbk::CBK_ISA {
 
-// e^d = 1 + d p(d) for |d| up to `end`, of least relative error: 5e-7, 8e-7 [fitted by linear programming].
+// e^d = 1 + d p(d) for |d| up to `end`, of least relative error: 9e-7 or less [fitted by linear programming].
 template <int degree>
 struct Power;
 template <>
+struct Power<3> {
+  static constexpr float P[3] = {0.1665277481f, 0.5003803968f, 1.000001669f};
+  static constexpr float end = 0.105f;
+};
+template <>
 struct Power<4> {
-  static constexpr float P[4] = {0.04159057885f, 0.1673022807f, 0.500007987f, 0.9999906421f};
-  static constexpr float end = 0.25f;
+  static constexpr float P[4] = {0.04157708958f, 0.16740641f, 0.5000109076f, 0.9999873638f};
+  static constexpr float end = 0.27f;
+};
+template <>
+struct Power<5> {
+  static constexpr float P[5] = {0.008244743571f, 0.04214578867f, 0.1667082906f, 0.4999637306f, 0.9999973774f};
+  static constexpr float end = 0.5f;
 };
 template <>
 struct Power<6> {
@@ -61,9 +71,7 @@ CBK_INLINE bool any_above(V v, Scalar<V> limit) {
   else
     return _mm256_movemask_pd(_mm256_cmp_pd(v, splat<V>(limit), _CMP_NLE_UQ)) != 0;
 #else
-  bool any = false;
-  for (int i = 0; i < lanes<Scalar<V> >; ++i) any = any || !(v[i] <= limit);
-  return any;
+  return any(~(v <= limit));
 #endif
 }
 
@@ -89,7 +97,7 @@ template <int signs, class T>
 class Replacements {
  public:
   static int64_t scratch_size(const Network& net) {
-    return (2 + signs * lanes<T>)*row_of(net.outputs) + (samples_together * (signs + 1) + 1) * lanes<T>;
+    return (2 + signs * lanes<T>)*row_of(net.outputs) + (samples_together * signs + 2) * lanes<T>;
   }
 
   Replacements(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, T* scratch)
@@ -101,8 +109,8 @@ class Replacements {
         rest_(before_ + row_of(outputs_)),
         c_(rest_ + row_of(outputs_)),
         noise_(c_ + signs * lanes<T> * row_of(outputs_)),
-        hidden_(noise_ + lanes<T>),
-        bound_(hidden_ + samples_together * signs * lanes<T>) {
+        reach_(noise_ + lanes<T>),
+        hidden_(reach_ + lanes<T>) {
     const Network& net = *lines.net;
     for (int64_t k = 0; k < row_of(outputs_); ++k) {
       before_[k] = k < outputs_ ? T(net.scale) * lines.center[net.output_weights() + k * net.width + m] : 0;
@@ -119,16 +127,19 @@ class Replacements {
     for (int64_t s = 0; s < samples; s += stride) {
       const int64_t count = samples - s < stride ? samples - s : stride;
       paced(count * signs * (outputs_ + 4) * lanes<T>);
-      make_hidden(first, s, count);
-      // which samples move looks random: they are listed without a branch
-      int64_t moving[samples_together], listed = 0;
-      for (int64_t i = 0; i < count; ++i) {
-        const bool moves = bound(s + i, i);
-        const T weight = weight_of(s + i);
-        moving[listed] = i, listed += moves;
-        idle_ += moves || weight == 0 ? 0 : double(weight) * double(lines_.loss_of[s + i]);
+      uint64_t above[levels] = {};
+      if (lines_.net->activation == Activation::relu)
+        make_hidden<true>(first, s, count, above);
+      else
+        make_hidden<false>(first, s, count, above);
+      add_idle(s, ~above[0] & all_ones(count));
+      if constexpr (polynomials) {
+        add<3>(s, above[0] & ~above[1]);
+        add<4>(s, above[1] & ~above[2]);
+        add<5>(s, above[2] & ~above[3]);
+        add<6>(s, above[3] & ~above[4]);
       }
-      for (int64_t i = 0; i < listed; ++i) add(s + moving[i], moving[i]);
+      each(above[levels - 1], [&](int64_t i) { add_exact(s, i); });
     }
     if (held_) flush();
   }
@@ -139,8 +150,12 @@ class Replacements {
  private:
   using V = Vector<T>;
   static constexpr int64_t samples_together = 64;
-  static constexpr int logs_together = 4;  // samples of which one logarithm is taken: (1 + t) (1 + t') = 1 + ...
+  // samples of which one logarithm is taken, (1 + t) (1 + t') = 1 + ..., and the largest loss of such a sample
+  static constexpr int logs_together = 8;
+  static constexpr T most_loss = 6;
   static constexpr bool polynomials = sizeof(T) == 4;
+  // How far outputs move: at all, and farther than polynomials of degrees 3 to 6 reach.
+  static constexpr int levels = polynomials ? 5 : 1;
 
   static int64_t row_of(int64_t count) { return (count + lanes<T> - 1) / lanes<T> * lanes<T>; }
   static double lane_of(const LaneSums<T>& sums, int lane) {
@@ -162,90 +177,138 @@ class Replacements {
       store(c_ + k * lanes<T>, c + by);
       if (signs == 2) store(c_ + (outputs_ + k) * lanes<T>, c - by);
     }
-    store(noise_, largest);
+    store(noise_, largest), store(reach_, largest + most_);
     for (LaneSums<T>& sums : total_) sums = {};
     for (V& each : terms_) each = V{};
     far_ = Int<V>{}, idle_ = 0, held_ = 0;
   }
 
-  // The hidden values of samples [s, s + count).
-  void make_hidden(int64_t first, int64_t s, int64_t count) {
-    const int64_t padded = lines_.padded, rank = draws_.rank, width = lines_.net->width;
-    const T* along = draws_.across + first * rank * padded + s * lanes<T>;
-    const int64_t own = draws_.count - first < lanes<T> ? draws_.count - first : lanes<T>;
+  static uint64_t all_ones(int64_t count) { return ~uint64_t(0) >> (64 - count); }
+  // f(i) for each bit i.
+  template <class F>
+  static CBK_INLINE void each(uint64_t bits, F&& f) {
+    for (; bits; bits &= bits - 1) f(int64_t(__builtin_ctzll(bits)));
+  }
+
+  // The spread of the draws times their noise, `stride` numbers apart.
+  CBK_INLINE V steps(const T* noise, int64_t stride, int64_t count) const {
     T step[lanes<T>] = {};
-    for (int64_t i = 0; i < own; ++i) step[i] = draws_.spread * draws_.rest[(first + i) * draws_.rest_size + m_];
-    const V bias = load(step);
-    for (int64_t k = 0; k < rank; ++k, along += padded * lanes<T>) {
-      for (int64_t i = 0; i < own; ++i) step[i] = draws_.spread * draws_.factor[((first + i) * rank + k) * width + m_];
-      const V factor = load(step);
+    for (int64_t i = 0; i < count; ++i) step[i] = draws_.spread * noise[i * stride];
+    return load(step);
+  }
+
+  // The hidden values of samples [s, s + count), at most 64.  Bit i of above[level] says that sample s + i moves so
+  // far: which do looks random, and no branch depends on it.  The last sample comes first, and its bit is shifted on.
+  template <bool relu>
+  void make_hidden(int64_t first, int64_t s, int64_t count, uint64_t (&above)[levels]) {
+    const int64_t padded = lines_.padded, rank = draws_.rank, width = lines_.net->width;
+    const int64_t own = draws_.count - first < lanes<T> ? draws_.count - first : lanes<T>;
+    const T *along = draws_.across + first * rank * padded + s * lanes<T>, *z = lines_.z + m_ * padded + s;
+    const T *factor = draws_.factor + first * rank * width + m_, *before = lines_.hidden + m_ * padded + s;
+    T* const hidden = hidden_;
+    const V bias = steps(draws_.rest + first * draws_.rest_size + m_, draws_.rest_size, own), noise = load(noise_),
+            reach = load(reach_);
+    for (int64_t k = 0; k + 1 < rank; ++k, along += padded * lanes<T>, factor += width) {
+      const V by = steps(factor, rank * width, own);
       for (int64_t i = 0; i < count; ++i) {
-        T* h = hidden_ + i * signs * lanes<T>;
-        const V by = mad(factor, load(along + i * lanes<T>), k == 0 ? bias : load(h));
-        if (k + 1 < rank) {
-          store(h, by);
-          continue;
-        }
-        const V z = splat<V>(lines_.z[m_ * padded + s + i]);
-        store(h, z + by);
-        if (signs == 2) store(h + lanes<T>, z - by);
+        T* h = hidden + i * signs * lanes<T>;
+        store(h, mad(by, load(along + i * lanes<T>), k == 0 ? bias : load(h)));
       }
     }
-    activate_array(lines_.net->activation, hidden_, count * signs * lanes<T>);
+    const V last = steps(factor, rank * width, own);
+    for (int64_t i = count - 1; i >= 0; --i) {
+      T* h = hidden + i * signs * lanes<T>;
+      const V by = mad(last, load(along + i * lanes<T>), rank == 1 ? bias : load(h)), at = splat<V>(z[i]);
+      V values[2] = {at + by, at - by};
+      CBK_UNROLL(2)
+      for (int q = 0; q < signs; ++q) {
+        if (relu) values[q] = max(V{}, values[q]);
+        store(h + q * lanes<T>, values[q]);
+      }
+      if (relu) mark(bound(values, splat<V>(before[i]), noise, reach), above);
+    }
+    if (relu) return;
+    activate_array(lines_.net->activation, hidden, count * signs * lanes<T>);
+    for (int64_t i = count - 1; i >= 0; --i) {
+      V values[2];
+      load_hidden(i, values);
+      mark(bound(values, splat<V>(before[i]), noise, reach), above);
+    }
+  }
+
+  CBK_INLINE void load_hidden(int64_t i, V* h) const {
+    CBK_UNROLL(2)
+    for (int q = 0; q < signs; ++q) h[q] = load(hidden_ + (i * signs + q) * lanes<T>);
+  }
+
+  // How far outputs move at most, with hidden values h in place of `was`.
+  static CBK_INLINE V bound(const V* h, V was, V noise, V reach) {
+    V change = abs(h[0] - was);
+    if constexpr (signs == 2) change = max(abs(h[1] - was), change);
+    return mad(reach, change, noise * abs(was));
+  }
+  static CBK_INLINE void mark(V most, uint64_t (&above)[levels]) {
+    above[0] = 2 * above[0] + any_above(most, T(0));
+    if constexpr (polynomials) {
+      above[1] = 2 * above[1] + any_above(most, Power<3>::end);
+      above[2] = 2 * above[2] + any_above(most, Power<4>::end);
+      above[3] = 2 * above[3] + any_above(most, Power<5>::end);
+      above[4] = 2 * above[4] + any_above(most, Power<6>::end);
+    }
   }
 
   T weight_of(int64_t s) const { return lines_.weights ? lines_.weights[s] : T(1); }
 
-  // How far an output of sample s, the i-th of those at hand, moves at most; whether it does.
-  CBK_INLINE bool bound(int64_t s, int64_t i) {
-    const T was = lines_.hidden[m_ * lines_.padded + s];
-    V most{};
-    CBK_UNROLL(2)
-    for (int q = 0; q < signs; ++q) {
-      const V h = load(hidden_ + (i * signs + q) * lanes<T>);
-      most = max(mad(splat<V>(most_), abs(h - was), load(noise_) * abs(h)), most);
-    }
-    store(bound_ + i * lanes<T>, most);
-    return any_above(most, T(0)) || !(lines_.highest[s] <= 60);
-  }
-
-  CBK_INLINE void add(int64_t s, int64_t i) {
-    const T was = lines_.hidden[m_ * lines_.padded + s], weight = weight_of(s), highest = lines_.highest[s];
-    if (weight == 0) return;
-    V h[signs];
-    const V most = load(bound_ + i * lanes<T>);
-    CBK_UNROLL(2)
-    for (int q = 0; q < signs; ++q) h[q] = load(hidden_ + (i * signs + q) * lanes<T>);
-    for (int64_t k = 0; k < outputs_; k += lanes<T>) store(rest_ + k, load(before_ + k) * -was);
-    const T* excess = lines_.excess + s * outputs_;
-    V t[signs];
-    // where an exponential is above e^60 a logarithm is not exact any more, above e^14 not that of several samples
-    const T limit = highest < 58 ? T(0.5) * (60 - highest) : highest > 0 ? T(-1) : T(NAN);
-    if (!(highest <= 10) || any_above(most, polynomials ? Power<6>::end : T(-1))) {
-      others<0>(h, excess, lines_.label[s], t);
-      far_ = far_ | ~(most <= (limit < 30 ? limit : T(30)));
-      CBK_UNROLL(2)
-      for (int q = 0; q < signs; ++q) total_[q].add(log1p(t[q]), weight);
-      return;
-    }
-    if constexpr (polynomials) {
-      if (any_above(most, Power<4>::end))
-        others<6>(h, excess, lines_.label[s], t);
-      else
-        others<4>(h, excess, lines_.label[s], t);
-      if (lines_.weights) {
-        CBK_UNROLL(2)
-        for (int q = 0; q < signs; ++q) total_[q].add(log1p(t[q]), weight);
-        return;
-      }
-      CBK_UNROLL(2)
-      for (int q = 0; q < signs; ++q) terms_[q] = mad(terms_[q], t[q], terms_[q] + t[q]);
-      if (++held_ == logs_together) flush();
-    }
+  // Samples whose losses are the centre's.
+  void add_idle(int64_t s0, uint64_t which) {
+    double sum = 0;
+    each(which, [&](int64_t i) {
+      const T weight = weight_of(s0 + i);
+      if (!(lines_.highest[s0 + i] <= 60)) return add_exact(s0, i);
+      if (weight != 0) sum += double(weight) * double(lines_.loss_of[s0 + i]);
+    });
+    idle_ += sum;
   }
 
   template <int degree>
-  CBK_INLINE void others(const V (&h)[signs], const T* excess, int64_t label, V (&t)[signs]) {
+  CBK_INLINE void add(int64_t s0, uint64_t which) {
+    each(which, [&](int64_t i) {
+      if (!(lines_.loss_of[s0 + i] <= most_loss)) return add_exact(s0, i);
+      V h[2], t[signs];
+      load_hidden(i, h);
+      others<degree>(s0 + i, h, t);
+      if (lines_.weights) return add_logarithms(t, s0 + i);
+      CBK_UNROLL(2)
+      for (int q = 0; q < signs; ++q) terms_[q] = mad(terms_[q], t[q], terms_[q] + t[q]);
+      if (++held_ == logs_together) flush();
+    });
+  }
+  void add_logarithms(const V (&t)[signs], int64_t s) {
+    const T weight = weight_of(s);
+    if (weight == 0) return;
+    CBK_UNROLL(2)
+    for (int q = 0; q < signs; ++q) total_[q].add(log1p(t[q]), weight);
+  }
+
+  void add_exact(int64_t s0, int64_t i) {
+    const int64_t s = s0 + i;
+    if (weight_of(s) == 0) return;
+    const T highest = lines_.highest[s];
+    V h[2], t[signs];
+    load_hidden(i, h);
+    // where an exponential is above e^60 a logarithm is not exact any more
+    const T limit = highest < 58 ? T(0.5) * (60 - highest) : highest > 0 ? T(-1) : T(NAN);
+    others<0>(s, h, t);
+    const V most = bound(h, splat<V>(lines_.hidden[m_ * lines_.padded + s]), load(noise_), load(reach_));
+    far_ = far_ | ~(most <= (limit < 30 ? limit : T(30)));
+    add_logarithms(t, s);
+  }
+
+  template <int degree>
+  CBK_INLINE void others(int64_t s, const V* h, V (&t)[signs]) {
+    const T was = lines_.hidden[m_ * lines_.padded + s], *excess = lines_.excess + s * outputs_;
+    const int64_t label = lines_.label[s];
+    for (int64_t k = 0; k < outputs_; k += lanes<T>) store(rest_ + k, load(before_ + k) * -was);
     V sum[signs] = {};
     for (int64_t other = 0; other < outputs_ - 1; ++other) {  // the ends of two loops would be mispredicted
       const int64_t k = other + (other >= label);
@@ -268,10 +331,11 @@ class Replacements {
   const CenterLines<T>& lines_;
   const LowRankDraws<T>& draws_;
   const int64_t m_, outputs_;
-  T most_ = 0;          // |c| of the centre at most
-  T *before_, *rest_;   // [outputs]: c of the centre, scaled as all of them; -c h
-  T *c_, *noise_;       // [signs][outputs][lanes]: c of the draws; [lanes]: |c' - c| at most
-  T *hidden_, *bound_;  // [samples_together][signs][lanes]; [samples_together][lanes]
+  T most_ = 0;         // |c| of the centre at most
+  T *before_, *rest_;  // [outputs]: c of the centre, scaled as all of them; -c h
+  T* c_;               // [signs][outputs][lanes]: c of the draws
+  T *noise_, *reach_;  // [lanes]: |c' - c| and |c'| at most
+  T* hidden_;          // [samples_together][signs][lanes]
   LaneSums<T> total_[signs];
   V terms_[signs];  // of `held_` samples
   Int<V> far_;      // lanes with numbers that are too large
