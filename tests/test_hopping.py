@@ -148,6 +148,16 @@ def test_weights_by_rank(rows, threads):
     np.testing.assert_allclose(ess, truth, rtol=1e-13)
 
 
+@pytest.mark.parametrize("far", [1.0, 1e9, 1e300, 1.7e308])
+def test_risks_that_differ_by_little_beside_the_largest_are_ranked(far):
+    rng = np.random.default_rng(8)
+    risk = rng.permutation(1 + 1e-12 * np.arange(38.0))
+    risk = np.concatenate([risk, [far, -far]])[:, None]
+    expected, ess = reference.rank_weights(risk), np.empty(1)
+    assert _cpu.hopping_weights(risk, False, 0.0, ess, 1) == (0.0, 0)
+    np.testing.assert_allclose(risk, expected, rtol=1e-14)
+
+
 def test_gibbs_weights_of_an_effective_sample_size():
     rng = np.random.default_rng(3)
     risk = rng.exponential(size=(300, 5)) * 10.0 ** np.arange(-3, 2)

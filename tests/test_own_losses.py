@@ -107,6 +107,18 @@ def test_training_goes_where_the_built_in_loss_leads(case, method, monkeypatch):
     np.testing.assert_array_equal(again.particles, own.particles)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_minibatches_that_threads_gather_are_those_of_one_step_after_another(threads):
+    """More rows than a thread gathers at a time, the last batch shorter; a Python loss gathers in NumPy."""
+    rng = np.random.default_rng(5)
+    net = cbk.TwoLayer(300, 3, 2)
+    x, y = rng.normal(size=(130, 300)), rng.normal(size=(130, 2))
+    run = {"epochs": 2, "batch_size": 50, "seed": 3, "dtype": "float64", "num_threads": threads}
+    method = cbk.ConsensusHopping(particles=20, rank=None, directions="free", scope="atom")
+    own, built_in = (cbk.train(net, x, y, method, loss=given, **run) for given in (IN_PYTHON["mse"], "mse"))
+    np.testing.assert_allclose(own.parameters, built_in.parameters, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_several_tasks(own):
     net, ys = cbk.TwoLayer(3, 6), RNG.normal(size=(3, 70))

@@ -47,8 +47,7 @@ HoppingStep weigh_blocks(const Draw<T>& draw, int64_t size, int64_t columns, dou
                          Score score, Drift drift_of) {
   const int64_t fold = draw.mirrored ? 2 : 1, draws = draw.particles / fold;
   const int64_t blocks = divide_up(draw.particles, block_rows(columns));
-  Buffer<double> risks((draws / blocks + 1) * fold * columns), ess(columns), drift(size), sum(size);
-  std::fill_n(sum.data(), size, 0.0);
+  Buffer<double> risks((draws / blocks + 1) * fold * columns), ess(columns), drift(size), sum(blocks > 1 ? size : 0);
   Sums sums(columns);
   HoppingStep result{};
   for (int64_t b = 0; b < blocks; ++b) {
@@ -67,9 +66,15 @@ HoppingStep weigh_blocks(const Draw<T>& draw, int64_t size, int64_t columns, dou
     result.nonfinite += weighed.nonfinite;
     const int64_t rows = weights_of_draws(draw.mirrored, block.particles, columns, ess.data(), risks.data());
     drift_of(block, risks.data(), rows, drift.data());
-    for (int64_t i = 0; i < size; ++i) sum.data()[i] += share * drift.data()[i];
+    for (int64_t i = 0; i < size && blocks > 1; ++i)
+      sum.data()[i] = (b > 0 ? sum.data()[i] : 0) + share * drift.data()[i];
   }
-  for (int64_t i = 0; i < size; ++i) gradient[i] = T(-sum.data()[i]);
+  constexpr int64_t piece = 8192;
+  const double* const of_all = blocks > 1 ? sum.data() : drift.data();
+  parallel_for(divide_up(size, piece), thread_count(threads, divide_up(size, piece), nanoseconds(0.5, size)),
+               [&](int64_t i) {
+    for (int64_t j = i * piece; j < std::min((i + 1) * piece, size); ++j) gradient[j] = T(-of_all[j]);
+  });
   result.ess = sums.ess(columns);
   return result;
 }

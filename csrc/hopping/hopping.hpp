@@ -72,8 +72,8 @@ struct HoppingKernels {
   int64_t (*scratch_size)(const Network& net, int64_t panel);
   // One row of round_rows.
   void (*round)(const T* scale, T most, int64_t size, T* row);
-  // rank[n] = how many of values[count] are less than values[n], for count whole lanes.
-  void (*ranks)(const double* values, int64_t count, int64_t* rank);
+  // rank[n] = how many of values[count] are less than values[n], for count a multiple of 16.
+  void (*ranks)(const int32_t* values, int64_t count, int32_t* rank);
   int64_t lanes;
 };
 constexpr int64_t noise_sum_block = 256;

@@ -182,21 +182,20 @@ void round_row(const T* scale, T most, int64_t size, T* row) {
   }
 }
 
-void ranks(const double* values, int64_t count, int64_t* rank) {
-  constexpr int64_t vectors = 4;
+void ranks(const int32_t* values, int64_t count, int32_t* rank) {
+  constexpr int64_t vectors = 4, width = lanes<int32_t>;
   Paced paced;
   int64_t n = 0;
-  for (; n < count; n += vectors * lanes<double>) {
-    paced(2 * count * lanes<double>);
-    F64 own[vectors];
-    I64 less[vectors] = {};
-    const int64_t used = (count - n) / lanes<double> < vectors ? (count - n) / lanes<double> : vectors;
-    for (int j = 0; j < vectors; ++j) own[j] = j < used ? load(values + n + j * lanes<double>) : F64{};
+  for (; n < count; n += vectors * width) {
+    paced(2 * count * width);
+    I32 own[vectors], less[vectors] = {};
+    const int64_t used = (count - n) / width < vectors ? (count - n) / width : vectors;
+    for (int j = 0; j < vectors; ++j) own[j] = j < used ? load(values + n + j * width) : I32{};
     for (int64_t i = 0; i < count; ++i) {
-      const F64 other = splat<F64>(values[i]);
+      const I32 other = I32{} + values[i];
       for (int j = 0; j < vectors; ++j) less[j] = less[j] - (other < own[j]);
     }
-    for (int64_t j = 0; j < used; ++j) store(rank + n + j * lanes<double>, less[j]);
+    for (int64_t j = 0; j < used; ++j) store(rank + n + j * width, less[j]);
   }
 }
 

@@ -80,8 +80,9 @@ struct LowRankKernels {
   // sum[j * columns + i] += sum over rows of weights[row * columns + i] values[row * stride + j * columns + i].
   void (*sum_columns)(int64_t rows, const double* weights, int64_t columns, const T* values, int64_t stride,
                       int64_t repeats, double* sum);
-  // One block of X X^T, 2 lanes of float64 in rows and columns.  x and with are its panels [inputs][2 lanes].
-  void (*gram)(const double* x, const double* with, int64_t inputs, double* block, int64_t stride);
+  // One block of X X^T, 2 lanes of float64 in rows and columns, of which so many are wanted.  x and with are its
+  // panels [inputs][2 lanes].
+  void (*gram)(const double* x, const double* with, int64_t inputs, int64_t columns, double* block, int64_t stride);
   // Cholesky in place: the upper triangle of a symmetric A becomes U with U^T U = A.  Returns whether A is positive
   // definite.  Rows are of whole lanes.
   bool (*cholesky)(double* upper, int64_t size, int64_t stride);

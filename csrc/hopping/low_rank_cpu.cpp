@@ -21,12 +21,13 @@ constexpr int64_t rows_together = 24;
 template <class T>
 class Span {
  public:
-  Span(const RiskProblem<T>& problem, const LowRankKernels<T>& kernels, int num_threads)
+  // packed: room for the batch in whole panels, which is packed here.
+  Span(const RiskProblem<T>& problem, const LowRankKernels<T>& kernels, T* packed, int64_t panel, int num_threads)
       : size_(problem.samples),
         stride_(round_up(size_, 2 * isa_table().low_rank<double>().lanes)),
         upper_(stride_ * stride_),
         lower_(stride_ * stride_) {
-    multiply(problem, kernels, num_threads);
+    multiply(problem, kernels, packed, panel, num_threads);
     double ridge = 0;
     for (int64_t i = 0; i < size_; ++i) ridge += 1e-6 / double(size_) * upper_.data()[i * (stride_ + 1)];
     for (int64_t i = 0; i < size_; ++i) upper_.data()[i * (stride_ + 1)] += ridge;
@@ -47,26 +48,25 @@ class Span {
   }
 
  private:
-  void multiply(const RiskProblem<T>& problem, const LowRankKernels<T>& kernels, int num_threads) {
+  void multiply(const RiskProblem<T>& problem, const LowRankKernels<T>& kernels, T* packed, int64_t width,
+                int num_threads) {
     const int64_t inputs = problem.net.inputs, panel = 2 * isa_table().low_rank<double>().lanes;
-    const int64_t panels = stride_ / panel;
-    Buffer<double> x(stride_ * inputs);
-    Buffer<T> rows(stride_ * inputs);
+    const int64_t panels = stride_ / panel, wide = divide_up(size_, width);
+    Buffer<double> x(wide * width * inputs);
     std::fill_n(upper_.data(), stride_ * stride_, 0.0);
     const int threads = thread_count(num_threads, panels, nanoseconds(0.05, size_, size_, inputs));
-    parallel_for(panels, threads, [&](int64_t i) {
-      const int64_t first = i * panel, count = std::clamp(size_ - first, int64_t(0), panel);
-      T* const own = rows.data() + first * inputs;
-      if (count > 0)
-        pack(problem.x + first * inputs, count, inputs, panel, own);
-      else
-        std::fill_n(own, panel * inputs, T(0));
-      std::copy_n(own, panel * inputs, x.data() + first * inputs);
+    parallel_for(wide, threads, [&](int64_t i) {
+      const int64_t first = i * width;
+      T* const own = packed + first * inputs;
+      pack(problem.x + first * inputs, std::min(size_ - first, width), inputs, width, own);
+      for (int64_t part = 0; part < width; part += panel)
+        for (int64_t k = 0; k < inputs; ++k)
+          std::copy_n(own + k * width + part, panel, x.data() + (first + part) * inputs + k * panel);
     });
     parallel_for(panels * panels, threads, [&](int64_t task) {
       const int64_t i = task / panels, j = task % panels;
       if (i <= j)
-        kernels.gram(x.data() + i * panel * inputs, x.data() + j * panel * inputs, inputs,
+        kernels.gram(x.data() + i * panel * inputs, x.data() + j * panel * inputs, inputs, size_ - j * panel,
                      upper_.data() + i * panel * stride_ + j * panel, stride_);
     });
   }
@@ -103,8 +103,10 @@ class Step {
         num_threads_(num_threads),
         kernels_(isa_table().low_rank<T>()),
         panel_(2 * kernels_.lanes) {
-    if (noise.batch && problem.samples < net_.inputs) {
-      span_.emplace(problem, kernels_, num_threads);
+    packed_ = noise.batch && problem.samples < net_.inputs;
+    if (packed_) {
+      x_.emplace(round_up(problem.samples, panel_) * net_.inputs);
+      span_.emplace(problem, kernels_, x_->data(), panel_, num_threads);
       if (!span_->positive()) span_.reset();
     }
     length_ = span_ ? problem.samples : net_.inputs;
@@ -115,7 +117,8 @@ class Step {
     const int64_t drawn = rank_ * (length_ + chunk_ + net_.width) + rest_size_;
     const int64_t fold = problem.draw->mirrored ? 2 : 1;
     most_ = std::clamp(drawn_numbers / drawn, int64_t(1), divide_up(problem.draw->particles, fold));
-    x_.emplace(chunk_ * net_.inputs), lines_.emplace(chunk_ * (2 * net_.width + 3 * net_.outputs + 3));
+    if (!packed_) x_.emplace(chunk_ * net_.inputs);
+    lines_.emplace(chunk_ * (2 * net_.width + 3 * net_.outputs + 3));
     labels_.emplace(chunk_);
     if (span_) along_map_.emplace(chunk_ * length_);
     if (atoms && problem.loss.kind == LossKind::cross_entropy)
@@ -179,7 +182,7 @@ class Step {
                count,
                padded_,
                panel_,
-               x_->data(),
+               x_->data() + (packed_ ? first * net_.inputs : 0),
                y,
                weights,
                labels_->data(),
@@ -189,15 +192,20 @@ class Step {
                take(net_.outputs),
                take(1),
                take(1)};
-    const Chunk<T> chunk{first, count, x_->data(), y, weights};
-    pack_inputs(problem_, panel_, chunk);
+    const Chunk<T> chunk{first, count, nullptr, y, weights};
     pack_targets(problem_, padded_, chunk);
     if (weights) pack_weights(problem_, weight_scale(problem_), panel_, chunk);
     std::fill_n(labels_->data(), padded_, 0);
     if (problem_.labels) std::copy_n(problem_.labels + first, count, labels_->data());
     if (span_) span_->pack_along(first, count, panel_, along_map_->data());
     const double work = nanoseconds(0.05, padded_, net_.width, net_.inputs + net_.outputs);
-    parallel_for(padded_ / panel_, threads(padded_ / panel_, work), [&](int64_t i) { kernels_.center(center_, i); });
+    parallel_for(padded_ / panel_, threads(padded_ / panel_, work), [&](int64_t i) {
+      const int64_t begin = i * panel_, inputs = net_.inputs;
+      if (!packed_)
+        pack(problem_.x + (first + begin) * inputs, std::min(count - begin, panel_), inputs, panel_,
+             x_->data() + begin * inputs);
+      kernels_.center(center_, i);
+    });
   }
 
   // Factors, directions and the rest of draws [first, first + count) of a block.
@@ -226,7 +234,7 @@ class Step {
   // X b of the draws at hand.
   void put_along(int64_t count) {
     const int64_t rows = count * rank_, parts = divide_up(rows, rows_together), panels = padded_ / panel_;
-    const T* map = span_ ? along_map_->data() : x_->data();
+    const T* map = span_ ? along_map_->data() : center_.x;
     const double work = nanoseconds(0.05, rows, length_, padded_);
     parallel_for(panels * parts, threads(panels * parts, work), [&](int64_t task) {
       const int64_t i = task / parts, first = task % parts * rows_together;
@@ -300,6 +308,7 @@ class Step {
   const LowRankKernels<T>& kernels_;
   const int64_t panel_;
   std::optional<Span<T>> span_;
+  bool packed_;  // x_ is the whole batch, not a chunk
   int64_t length_, chunk_, rest_size_, most_, padded_ = 0, prepared_ = -1;
   int64_t drawn_ = 0;
   uint32_t drawn_first_ = 0;

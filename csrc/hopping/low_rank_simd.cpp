@@ -272,8 +272,10 @@ void sum_columns(int64_t rows, const double* weights, int64_t columns, const T* 
   }
 }
 
-void gram(const double* x, const double* with, int64_t inputs, double* block, int64_t stride) {
+void gram(const double* x, const double* with, int64_t inputs, int64_t columns, double* block, int64_t stride) {
   constexpr int64_t panel = panel_width<double>;
+  if (columns <= lanes<double>)
+    return product<double, 1, 2>({x, 1, panel}, panel, inputs, {with, panel}, block, stride, {nullptr, false});
   product<double>({x, 1, panel}, panel, inputs, {with, panel}, block, stride, {nullptr, false});
 }
 

@@ -21,11 +21,13 @@ struct Ranked {
 // few, by counting how many are better than each; where some are equal, and among many, by sorting.
 constexpr int64_t counted = 512;
 int64_t put_best(Ranked* ranked, int64_t finite, int64_t count) {
-  if (finite <= counted) {
-    double values[counted];
-    int64_t ranks[counted];
-    const int64_t padded = round_up(finite, 8);
-    for (int64_t n = 0; n < padded; ++n) values[n] = n < finite ? ranked[n].risk : HUGE_VAL;
+  const auto [low, high] = std::minmax_element(ranked, ranked + finite);
+  // to integers in the same order
+  const double least = low->risk, scale = 2147483000.0 / (high->risk - least);
+  if (finite <= counted && scale > 0 && scale < HUGE_VAL) {
+    int32_t values[counted], ranks[counted];
+    const int64_t padded = round_up(finite, 16);
+    for (int64_t n = 0; n < padded; ++n) values[n] = n < finite ? int32_t((ranked[n].risk - least) * scale) : INT32_MAX;
     isa_table().hopping<double>().ranks(values, padded, ranks);
     int64_t sum = 0;
     for (int64_t n = 0; n < finite; ++n) sum += ranks[n];
@@ -46,12 +48,13 @@ int64_t put_best(Ranked* ranked, int64_t finite, int64_t count) {
 // the order of the draws would move a centre around which all risks are equal.  Returns the ess.
 double rank_column(double* risk, int64_t rows, int64_t stride, int64_t fold, const double* log_weights,
                    Ranked* ranked) {
-  const auto of = [=](int64_t n) -> double& { return risk[(n % (rows / fold) * fold + n / (rows / fold)) * stride]; };
-  int64_t finite = 0;
-  for (int64_t n = 0; n < rows; ++n) {
-    if (std::isfinite(of(n))) ranked[finite++] = {of(n), n};
-    of(n) = 0;
-  }
+  int64_t finite = 0;  // a draw's place in the risks is its n
+  for (int64_t sign = 0; sign < fold; ++sign)
+    for (int64_t n = sign; n < rows; n += fold) {
+      double& own = risk[n * stride];
+      if (std::isfinite(own)) ranked[finite++] = {own, n};
+      own = 0;
+    }
   const int64_t count = std::min(finite, rows / 2);
   if (count == 0) return 0;
   const int64_t weighed = put_best(ranked, finite, count);
@@ -63,7 +66,7 @@ double rank_column(double* risk, int64_t rows, int64_t stride, int64_t fold, con
       if (end < count) shared += log_weights[end];
     const double weight = shared / total / double(end - rank);  // exactly 1 / rows where all are equal
     squares += double(end - rank) * weight * weight;
-    for (int64_t r = rank; r < end; ++r) of(ranked[r].n) = weight;
+    for (int64_t r = rank; r < end; ++r) risk[ranked[r].n * stride] = weight;
   }
   return 1 / squares;
 }

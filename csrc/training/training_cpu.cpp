@@ -9,17 +9,19 @@
 namespace cbk {
 namespace {
 
-constexpr int64_t gathered_bytes = 4 << 20;
+constexpr int64_t gathered_rows = 32;
+// Of several tasks; of one.
+constexpr int64_t gathered_bytes(int64_t tasks) { return tasks > 1 ? 4 << 20 : 1 << 19; }
 
-// An epoch's minibatches, gathered in order, as many at once as fit a few MB: a task's targets are then read once for
-// all of them.
+// An epoch's minibatches, gathered in order.  Of several tasks as many at once as fit a few MB: a task's targets are
+// then read once for all of them.  Else as many as stay in the cache until they are used, at least one.
 template <class T>
 class Minibatches {
  public:
   Minibatches(const Epoch<T>& epoch, int num_threads)
       : epoch_(epoch),
         threads_(num_threads),
-        ahead_(std::clamp(gathered_bytes / row_bytes(epoch) / epoch.batch, int64_t(1),
+        ahead_(std::clamp(gathered_bytes(epoch.data.tasks) / row_bytes(epoch) / epoch.batch, int64_t(1),
                           divide_up(epoch.data.samples, epoch.batch)) *
                epoch.batch),
         x_(epoch.order ? ahead_ * epoch.data.net.inputs : 0),
@@ -61,22 +63,24 @@ class Minibatches {
   template <class U>
   void take(const U* from, int64_t columns, int64_t tasks, int64_t first, int64_t count, U* to) const {
     constexpr int64_t worth_threads = 32768;
+    const int64_t batches = divide_up(count, epoch_.batch), parts = divide_up(epoch_.batch, gathered_rows);
     const double work = nanoseconds(1, tasks, count, columns);
-    const int threads = tasks > 1 && tasks * count > worth_threads ? thread_count(threads_, tasks, work) : 1;
-    parallel_for(tasks, threads, [&](int64_t t) {
+    const int64_t all = tasks * batches * parts;
+    const int threads = tasks * count * columns > worth_threads ? thread_count(threads_, all, work) : 1;
+    parallel_for(all, threads, [&](int64_t i) {
       Paced paced;
+      const int64_t t = i / parts / batches, start = i / parts % batches * epoch_.batch;
+      const int64_t own = std::min(epoch_.batch, count - start), begin = std::min(i % parts * gathered_rows, own);
+      const int64_t size = std::min(gathered_rows, own - begin);
       const U* source = from + t * epoch_.data.samples * columns;
-      for (int64_t start = 0; start < count; start += epoch_.batch) {
-        const int64_t* rows = epoch_.order + first + start;
-        const int64_t size = std::min(epoch_.batch, count - start);
-        paced(10 * size * columns);
-        U* target = to + (start * tasks + t * size) * columns;
-        if (columns == 1)
-          for (int64_t i = 0; i < size; ++i) target[i] = source[rows[i]];
-        else
-          for (int64_t i = 0; i < size; ++i)
-            std::memcpy(target + i * columns, source + rows[i] * columns, size_t(columns) * sizeof(U));
-      }
+      const int64_t* rows = epoch_.order + first + start + begin;
+      paced(10 * size * columns);
+      U* target = to + (start * tasks + t * own + begin) * columns;
+      if (columns == 1)
+        for (int64_t j = 0; j < size; ++j) target[j] = source[rows[j]];
+      else
+        for (int64_t j = 0; j < size; ++j)
+          std::memcpy(target + j * columns, source + rows[j] * columns, size_t(columns) * sizeof(U));
     });
   }
 
