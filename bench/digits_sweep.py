@@ -2,7 +2,7 @@
 directions in the batch's span.
 
     python bench/digits_sweep.py --data DIR --device cuda [--width 20] [--first-seed 100] [--seeds 5]
-                                 [--held-out last first] [--only Adam base]
+                                 [--held-out last first] [--only Adam base] [--drift mean]
 
 Data and defaults are those of bench/digits.py. Prints a Markdown table of means over splits and seeds, each
 with its standard error; where Adam comes first, the difference from Adam's on the same split and seed too. On
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from digits import BATCH, EPOCHS, HOPPING, RATE, SPLITS, accuracy, halves
-from hopping_steps import OtherSteps
 
 import cbokernels as cbk
 
@@ -73,17 +72,6 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-# Changes of the step itself, on a CPU.
-STEPS: dict[str, dict[str, Any]] = {
-    "rank weights times the risks' scatter": {"weighed": "rank scaled"},
-    "differences of risks": {"weighed": "difference"},
-    "differences, normalised": {"weighed": "normalised"},
-    "differences, solved": {"weighed": "solved"},
-    "differences, solved, N = 100": {"weighed": "solved", "particles": 100},
-    "rank weights, solved": {"weighed": "solved ranks", "ridge": 0.1},
-}
-
-
 def trained(net: cbk.TwoLayer, learned: Any, method: Any, seed: int, options: dict[str, Any]) -> Any:
     """Parameters; with `late` the last third of the epochs has larger minibatches, at one run's rates."""
     later, epochs = options.pop("late", None), options.pop("epochs")
@@ -110,7 +98,8 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--held-out", nargs="+", choices=SPLITS, default=["last"])
-    parser.add_argument("--only", nargs="+", choices=[*ADAMS, *CHANGES, *STEPS])
+    parser.add_argument("--only", nargs="+", choices=[*ADAMS, *CHANGES])
+    parser.add_argument("--drift", choices=["auto", "mean", "least_squares"], default="auto")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     told = parser.parse_args()
     parts = {split: halves(told.data, split) for split in told.held_out}
@@ -121,9 +110,7 @@ def main() -> None:
         adams: Any = np.nan
         for name in told.only or ["Adam", *CHANGES]:
             changes, run = CHANGES.get(name, ({}, {}))
-            method = HOPPING.set_params(**changes)
-            if name in STEPS:
-                method = OtherSteps(**{**HOPPING.get_params(), **STEPS[name]})
+            method = HOPPING.set_params(drift=told.drift, **changes)
             if name in ADAMS:
                 method = cbk.Adam(lr=ADAMS[name])
             options = {"epochs": EPOCHS, "batch_size": BATCH, "device": told.device, **run}

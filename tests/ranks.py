@@ -57,7 +57,13 @@ METHODS = {
     "low rank": (
         BROAD,
         *broad(),
-        cbk.ConsensusHopping(particles=50, scope="atom", rank=2, directions="batch"),
+        cbk.ConsensusHopping(particles=50, scope="atom", rank=2, directions="batch", drift="mean"),
+        12,
+    ),
+    "fitted": (
+        BROAD,
+        *broad(),
+        cbk.ConsensusHopping(particles=1200, scope="atom", rank=1, directions="batch"),  # three blocks
         12,
     ),
     "low rank, free": (BROAD, *broad(), cbk.ConsensusHopping(particles=50, rank=1), 12),

@@ -86,7 +86,7 @@ def test_exchanges_of_a_step(tmp_path):
     one, hopping = {"Allreduce": 1}, {"Allgatherv": 1, "Allreduce": 1}
     for name in ("cbo", "best", "flying", "hybrid", "tasks", "sparse"):
         assert told[name] == one, name
-    for name in ("hopping", "atoms", "unmirrored", "low rank", "low rank, free", "blocks"):
+    for name in ("hopping", "atoms", "unmirrored", "low rank", "low rank, free", "fitted", "blocks"):
         assert told[name] == hopping, name
     assert told["ess"] == hopping
     for name in ("adam", "heavy ball", "gradient flow"):

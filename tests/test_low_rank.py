@@ -153,7 +153,22 @@ def test_a_particle_that_overflows_spoils_no_other():
     assert not np.isfinite(wild).all()
     gradient = np.empty_like(center)
     told = _cpu.low_rank_gradient(
-        net._kernel, center, 40, 3e38, True, KEY, x, labels, "cross_entropy", 1, True, True, 0.0, gradient, 2
+        net._kernel,
+        center,
+        40,
+        3e38,
+        True,
+        KEY,
+        x,
+        labels,
+        "cross_entropy",
+        1,
+        True,
+        True,
+        0.0,
+        False,
+        gradient,
+        2,
     )
     assert told[2] == (~np.isfinite(wild)).any(axis=1).sum() > 0
 
@@ -166,7 +181,22 @@ def test_the_drift_is_the_definitions(rank, batch, atoms, mirrored):
     particles = 62 if mirrored else 61
     gradient = np.empty(net.size)
     *told, spanned = _cpu.low_rank_gradient(
-        net._kernel, center, particles, 0.1, mirrored, KEY, x, y, "mse", rank, batch, atoms, 0.0, gradient, 3
+        net._kernel,
+        center,
+        particles,
+        0.1,
+        mirrored,
+        KEY,
+        x,
+        y,
+        "mse",
+        rank,
+        batch,
+        atoms,
+        0.0,
+        False,
+        gradient,
+        3,
     )
     expected = reference.hopping_gradient(
         net, center, x, y, particles=particles, spread=0.1, mirrored=mirrored, seed=5, step=7, rank=rank,
@@ -196,7 +226,7 @@ def test_many_draws_are_made_some_at_a_time(atoms):
     particles = 6000
     gradient = np.empty(net.size)
     _cpu.low_rank_gradient(
-        net._kernel, center, particles, 0.1, True, KEY, x, y, "mse", 1, True, atoms, 0.0, gradient, 2
+        net._kernel, center, particles, 0.1, True, KEY, x, y, "mse", 1, True, atoms, 0.0, False, gradient, 2
     )
     risk = risks(net, center, particles, 0.1, x, y, "mse", 1, True, atoms)
     xi = reference.hopping_noise(net, particles // 2, rank=1, batch=x, seed=5, step=7)
@@ -222,7 +252,7 @@ def test_the_same_bits_for_any_number_of_threads(atoms, batch, dtype):
         gradient = np.empty_like(center)
         told = _cpu.low_rank_gradient(
             net._kernel, center, 130, 0.1, True, KEY, x, labels, "cross_entropy", 2, batch, atoms, 0.5,
-            gradient, threads,
+            False, gradient, threads,
         )  # fmt: skip
         found.append((told, gradient.tobytes()))
     assert found[0] == found[1] == found[2]
@@ -242,8 +272,9 @@ def test_directions_in_the_batchs_span_point_along_the_gradient():
             own = np.empty_like(center)
             key = (5, 0, step, 0)
             _cpu.low_rank_gradient(
-                net._kernel, center, 200, 0.01, True, key, x, y, "cross_entropy", 1, batch, atoms, 0.0, own, 2
-            )
+                net._kernel, center, 200, 0.01, True, key, x, y, "cross_entropy", 1, batch, atoms, 0.0, False,
+                own, 2,
+            )  # fmt: skip
             found.append(own @ gradient / np.linalg.norm(own) / np.linalg.norm(gradient))
         cosines[atoms, batch] = np.mean(found)
     assert cosines[False, True] > 1.5 * cosines[False, False] > 0.1

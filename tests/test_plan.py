@@ -109,7 +109,7 @@ def test_bad_arguments(change, message):
         cbk.plan(cbk.TwoLayer(1, 2, 1), **arguments)
 
 
-DIGITS = cbk.ConsensusHopping(scope="atom", rank=1, directions="batch")
+DIGITS = cbk.ConsensusHopping(scope="atom", rank=1, directions="batch", drift="mean")
 
 
 @pytest.mark.parametrize(

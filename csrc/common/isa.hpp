@@ -29,6 +29,7 @@ struct IsaKernels {
   LangevinKernels<T> langevin;
   HoppingKernels<T> hopping;
   LowRankKernels<T> low_rank;
+  FitKernels<T> fit;
   TransportKernels<T> transport;
 };
 
@@ -78,6 +79,10 @@ struct IsaTable {
   template <class T>
   const LowRankKernels<T>& low_rank() const {
     return kernels<T>().low_rank;
+  }
+  template <class T>
+  const FitKernels<T>& fit() const {
+    return kernels<T>().fit;
   }
   template <class T>
   const TransportKernels<T>& transport() const {

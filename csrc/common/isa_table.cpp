@@ -24,6 +24,8 @@ HoppingKernels<T> hopping_kernels();
 template <class T>
 LowRankKernels<T> low_rank_kernels();
 template <class T>
+FitKernels<T> fit_kernels();
+template <class T>
 TransportKernels<T> transport_kernels();
 
 WeightKernels weight_kernels();
@@ -35,7 +37,8 @@ template <class T>
 IsaKernels<T> all() {
   return {random_kernels<T>(),    risk_kernels<T>(),     gradient_kernels<T>(),
           consensus_kernels<T>(), update_kernels<T>(),   langevin_kernels<T>(),
-          hopping_kernels<T>(),   low_rank_kernels<T>(), transport_kernels<T>()};
+          hopping_kernels<T>(),   low_rank_kernels<T>(), fit_kernels<T>(),
+          transport_kernels<T>()};
 }
 }  // namespace
 

@@ -28,25 +28,35 @@ struct Sums {
 
 // Weights [rows, columns] -> weights of the normals [draws, columns]: of a pair's difference, or less the mean's
 // 1/rows.
-inline int64_t weights_of_draws(bool mirrored, int64_t rows, int64_t columns, const double* ess, double* weights) {
+inline void weights_of_draws(bool mirrored, int64_t rows, int64_t columns, const double* ess, double* weights) {
   if (!mirrored) {
     for (int64_t i = 0; i < rows * columns; ++i)
       if (ess[i % columns] > 0) weights[i] -= 1 / double(rows);
-    return rows;
+    return;
   }
   for (int64_t n = 0; n < rows / 2; ++n)
     for (int64_t c = 0; c < columns; ++c)
       weights[n * columns + c] = weights[2 * n * columns + c] - weights[(2 * n + 1) * columns + c];
-  return rows / 2;
 }
 
+// What weighs a block's risks by their ranks, or by Gibbs weights.
+inline auto by_consensus(bool mirrored, int64_t columns, double fraction, int threads) {
+  return [=](const auto& block, double* risks, double* ess) {
+    const Weighed weighed = hopping_weights(risks, block.particles, columns, mirrored, fraction, ess, threads);
+    weights_of_draws(mirrored, block.particles, columns, ess, risks);
+    return weighed;
+  };
+}
+
+// rows_together: particles of a block at most.
 // score(block, first, risks): the risks [block.particles, columns] of a block whose first draw is `first`.
-// drift(block, weights, rows, out): the sum over the block's draws of weights [rows, columns] times their noise.
-template <class T, class Score, class Drift>
-HoppingStep weigh_blocks(const Draw<T>& draw, int64_t size, int64_t columns, double fraction, T* gradient, int threads,
-                         Score score, Drift drift_of) {
+// weigh(block, risks, ess): these become the weights [draws, columns] of its noise; ess [columns].
+// drift(block, weights, draws, out): the sum over the block's draws of their weights times their noise.
+template <class T, class Score, class Weigh, class Drift>
+HoppingStep weigh_blocks(const Draw<T>& draw, int64_t size, int64_t columns, int64_t rows_together, T* gradient,
+                         int threads, Score score, Weigh weigh, Drift drift_of) {
   const int64_t fold = draw.mirrored ? 2 : 1, draws = draw.particles / fold;
-  const int64_t blocks = divide_up(draw.particles, block_rows(columns));
+  const int64_t blocks = divide_up(draw.particles, rows_together);
   Buffer<double> risks((draws / blocks + 1) * fold * columns), ess(columns), drift(size), sum(blocks > 1 ? size : 0);
   Sums sums(columns);
   HoppingStep result{};
@@ -56,16 +66,14 @@ HoppingStep weigh_blocks(const Draw<T>& draw, int64_t size, int64_t columns, dou
     block.particles = (last - first) * fold;
     block.key.first_particle += uint32_t(first);
     score(block, first, risks.data());
-    const Weighed weighed =
-        hopping_weights(risks.data(), block.particles, columns, draw.mirrored, fraction, ess.data(), threads);
+    const Weighed weighed = weigh(block, risks.data(), ess.data());
     const double share = double(block.particles) / double(draw.particles);
     for (int64_t c = 0; c < columns; ++c)
       if (const double e = ess.data()[c]; e > 0)
         sums.share.data()[c] += share, sums.squares.data()[c] += share * share / e;
     result.alpha += share * weighed.alpha;
     result.nonfinite += weighed.nonfinite;
-    const int64_t rows = weights_of_draws(draw.mirrored, block.particles, columns, ess.data(), risks.data());
-    drift_of(block, risks.data(), rows, drift.data());
+    drift_of(block, risks.data(), last - first, drift.data());
     for (int64_t i = 0; i < size && blocks > 1; ++i)
       sum.data()[i] = (b > 0 ? sum.data()[i] : 0) + share * drift.data()[i];
   }

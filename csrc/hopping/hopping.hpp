@@ -88,6 +88,9 @@ struct Weighed {
   int64_t nonfinite;  // rows with a risk that is not finite
 };
 
+// Rows of risks [rows, columns] with one that is not finite.
+int64_t nonfinite_rows(const double* risk, int64_t rows, int64_t columns);
+
 // risk [rows, columns], at least two rows, becomes its weights, column by column; ess [columns].  A risk that is not
 // finite weighs 0; a column without a finite one has ess 0 and weights 0.  fraction 0: by rank, equal risks in the
 // order of the draws, mirrored: first all c + s xi; else Gibbs weights with an ess of that share of the rows.

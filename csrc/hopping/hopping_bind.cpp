@@ -67,14 +67,17 @@ void register_low_rank(py::module_& m) {
   m.def("low_rank_gradient",
         [](const Network& net, const Input<T>& center, int64_t particles, double spread, bool mirrored, NoiseKey key,
            const Input<T>& x, const TargetInput& y, Loss loss, int64_t rank, bool batch, bool atoms, double fraction,
-           const Output<T>& gradient, Execution run) {
+           bool fit, const Output<T>& gradient, Execution run) {
     const Draw<T> draw = draw_of(center, net.size(), particles, spread, mirrored, key);
     const RiskProblem<T> problem = batch_of(net, draw, x, y, loss);
     check_shape("gradient", gradient, {net.size()});
     const LowRank noise = low_rank_of(rank, batch, atoms, net);
     HoppingStep step{};
     bool spanned = false;
-    released(run, [&] { step = low_rank_gradient(problem, noise, fraction, atoms, gradient.data(), spanned, run); });
+    if (fit && !(atoms && mirrored)) throw py::value_error("a fit expects atoms and pairs");
+    released(run, [&] {
+      step = low_rank_gradient(problem, noise, fraction, fit, atoms, gradient.data(), spanned, run);
+    });
     return py::make_tuple(step.ess, step.alpha, step.nonfinite, spanned);
   });
 #endif
@@ -174,6 +177,23 @@ py::tuple weights(const Output<double>& risk, bool mirrored, double fraction, co
   released([&] { result = hopping_weights(risk.data(), rows, columns, mirrored, fraction, ess.data(), run); });
   return py::make_tuple(result.alpha, result.nonfinite);
 }
+
+// Pairs' risks become, in the first half of the rows, the weights of their noise.
+int64_t fit(const Network& net, int64_t rank, int64_t length, NoiseKey key, bool float32, const Output<double>& risk,
+            const Output<double>& ess, Execution run) {
+  const int64_t rows = rows_of("risk", risk);
+  check_shape("risk", risk, {rows, net.width});
+  check_shape("ess", ess, {net.width});
+  if (rows < 2 || rows % 2) throw py::value_error("risk must have rows of pairs");
+  if (length < 1) throw py::value_error("length must be at least 1");
+  const LowRank noise = low_rank_of(rank, false, true, net);
+  Weighed result{};
+  released([&] {
+    const auto weigh = float32 ? fit_weights<float> : fit_weights<double>;
+    result = weigh(net, noise.rank, length, key, rows / 2, risk.data(), ess.data(), run);
+  });
+  return result.nonfinite;
+}
 #endif
 
 }  // namespace
@@ -186,6 +206,7 @@ void register_hopping(py::module_& m) {
   m.def("noise_drift", &drift);
 #if !defined(CBK_CARD)
   m.def("hopping_weights", &weights);
+  m.def("fit_weights", &fit);
 #endif
 }
 

@@ -13,6 +13,18 @@
 //   a   stream 4: bit m % 32 of word k ceil(M / 32) + m / 32 says whether a_k is -1 at neuron m
 //   b or e   stream 5: normal k d + i or k S + i
 // Only a few draws and samples are in memory at a time.  The ensemble is never stored.
+//
+// Least squares (scope "atom", pairs).  A neuron's drift sum_p delta_p xi_p is to fit the differences of its pairs'
+// risks, delta_p = R(c - s xi_p) - R(c + s xi_p), made of length 1:
+//   K delta' = delta,  K_pq = xi_p . xi_q / n over its first layer + fit_share xi_p . xi_q over the rest
+//                             + fit_ridge [p == q]
+// by ridge regression, delta' made of length 1 again.  n is the length of a direction: d, or S in the batch's span,
+// where e stands for b.  A pair with a risk or a difference that is not finite has no part in it.  With rank 1 a
+// neuron's signs leave K:
+//   (E E^T / n + fit_ridge) + fit_share V V^T,  V_p = a_p (normals of bias and output weights)
+// so that all neurons share the Cholesky factor L of the first term, and each solves a system of 1 + outputs numbers,
+// by Woodbury's identity:
+//   a delta' = L^-T (w - W (W^T W + 1 / fit_share)^-1 W^T w),  W = L^-1 V,  w = L^-1 (a delta)
 #pragma once
 
 #include "hopping.hpp"
@@ -27,6 +39,8 @@ struct LowRank {
 constexpr uint32_t stream_signs = 4, stream_directions = 5;
 constexpr int64_t most_rank = 65536;
 constexpr int64_t draws_together = 32;  // that are scored in one call, whole vectors
+constexpr int64_t fit_draws = 256;      // pairs at most whose differences are fitted together
+constexpr double fit_ridge = 0.02, fit_share = 0.1;
 
 // Samples and the centre's values on them.  Each array has lines of `padded` samples; x is zero in the padding.
 template <class T>
@@ -90,11 +104,52 @@ struct LowRankKernels {
   void (*solve)(const double* lower, int64_t size, int64_t stride, double* row);
 };
 
-// As hopping_gradient, with noise of low rank in the first layer.  spanned: whether the directions were in the batch's
-// span.
+// The numbers of some draws.
 template <class T>
-HoppingStep low_rank_gradient(const RiskProblem<T>& problem, const LowRank& noise, double fraction, bool atoms,
-                              T* gradient, bool& spanned, int num_threads);
+struct DrawnNoise {
+  int64_t rank, count, length;  // length: of a direction b, or e
+  T *factor, *direction;        // [count][rank][width]: a / sqrt r;  [count][rank][length]
+  T* rest;                      // [count][rest_size]
+
+  int64_t rest_size(const Network& net) const { return net.size() - net.biases(); }
+};
+// Those of `noise.count` draws, the first one the key's.
+template <class T>
+void draw_noise(const Network& net, const DrawnNoise<T>& noise, NoiseKey key, int num_threads);
+
+// Neurons whose first layer's term is L L^T.
+template <class T>
+struct SharedFit {
+  const Network* net;
+  DrawnNoise<T> noise;  // of rank 1
+  int64_t stride;
+  const T *inverse, *transposed;  // [draws][stride]: L^-1 and its transpose
+};
+template <class T>
+struct FitKernels {
+  int64_t lanes;
+  int64_t (*scratch_size)(int64_t outputs, int64_t draws);
+  // The `lanes` neurons from m on: delta [draws][width], of length 1, becomes delta'.
+  void (*neurons)(const SharedFit<T>& fit, int64_t m, double* delta, T* scratch);
+};
+
+// The risks [2 draws, width] of pairs become [draws, width] differences R(c - s xi) - R(c + s xi), NaN where one is not
+// finite; ess [width]: the particles of the others.
+Weighed take_differences(int64_t draws, int64_t width, double* risk, double* ess);
+// These become the weights of the draws' noise.
+template <class T>
+void fit_differences(const Network& net, const DrawnNoise<T>& noise, double* delta, int num_threads);
+// Both, with noise that is drawn for it.  length: of a direction, net.inputs or as many samples as span them.  key: of
+// the first draw.
+template <class T>
+Weighed fit_weights(const Network& net, int64_t rank, int64_t length, NoiseKey key, int64_t draws, double* risk,
+                    double* ess, int num_threads);
+
+// As hopping_gradient, with noise of low rank in the first layer.  fit: pairs' differences are fitted, of atoms.
+// spanned: whether the directions were in the batch's span.
+template <class T>
+HoppingStep low_rank_gradient(const RiskProblem<T>& problem, const LowRank& noise, double fraction, bool fit,
+                              bool atoms, T* gradient, bool& spanned, int num_threads);
 // Its risks [particles, width] or [particles, 1], pairs one after the other; whether directions were in the span.
 template <class T>
 bool low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, double* out, int num_threads);

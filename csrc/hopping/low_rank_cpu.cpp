@@ -146,6 +146,16 @@ class Step {
     for (int64_t i = 0; i < block.particles * columns; ++i) risks[i] /= double(problem_.samples);
   }
 
+  // The risks of a block of pairs become the weights that fit their differences.
+  Weighed fit(const Draw<T>& block, double* risks, double* ess) {
+    const int64_t draws = block.particles / 2, width = net_.width;
+    if (draws > most_) return fit_weights<T>(net_, rank_, length_, block.key, draws, risks, ess, num_threads_);
+    draw(block, 0, draws);
+    const Weighed weighed = take_differences(draws, width, risks, ess);
+    fit_differences(net_, at_hand(draws), risks, num_threads_);
+    return weighed;
+  }
+
   // out [size]: the sum of weights [draws, columns] times the draws' noise.
   void drift(const Draw<T>& block, const double* weights, int64_t draws, double* out) {
     const int64_t columns = atoms_ ? net_.width : 1;
@@ -214,22 +224,11 @@ class Step {
     key.first_particle += uint32_t(first);
     if (drawn_ == count && drawn_first_ == key.first_particle) return;
     drawn_ = count, drawn_first_ = key.first_particle;
-    NoiseKey along = key;
-    along.stream = stream_directions;
-    const auto normal = isa_table().random<T>().normal;
-    // a row of normals begins at a multiple of 64
-    const int64_t begin = net_.biases() / 64 * 64, skipped = net_.biases() - begin;
-    const double work = nanoseconds(1.5, count, rank_ * length_ + rest_size_);
-    const int team = threads(count, work);
-    Buffer<T> rows(team * (skipped + rest_size_));
-    parallel_for(count, team, [&](int64_t n) {
-      kernels_.factors(key, uint32_t(n), rank_, net_.width, factor_ + n * rank_ * net_.width);
-      normal(along, uint32_t(n), 0, rank_ * length_, direction_ + n * rank_ * length_);
-      T* row = rows.data() + omp_get_thread_num() * (skipped + rest_size_);
-      normal(key, uint32_t(n), begin, skipped + rest_size_, row);
-      std::copy_n(row + skipped, rest_size_, rest_ + n * rest_size_);
-    });
+    draw_noise(net_, at_hand(count), key, num_threads_);
   }
+
+  // The numbers of the first draws of those that are kept.
+  DrawnNoise<T> at_hand(int64_t count) const { return {rank_, count, length_, factor_, direction_, rest_}; }
 
   // X b of the draws at hand.
   void put_along(int64_t count) {
@@ -321,16 +320,41 @@ class Step {
 }  // namespace
 
 template <class T>
-HoppingStep low_rank_gradient(const RiskProblem<T>& problem, const LowRank& noise, double fraction, bool atoms,
-                              T* gradient, bool& spanned, int num_threads) {
+void draw_noise(const Network& net, const DrawnNoise<T>& noise, NoiseKey key, int num_threads) {
+  NoiseKey along = key;
+  along.stream = stream_directions;
+  const LowRankKernels<T>& kernels = isa_table().low_rank<T>();
+  const auto normal = isa_table().random<T>().normal;
+  // a row of normals begins at a multiple of 64
+  const int64_t begin = net.biases() / 64 * 64, skipped = net.biases() - begin, size = noise.rest_size(net);
+  const int64_t factors = noise.rank * net.width, numbers = noise.rank * noise.length;
+  const int team = thread_count(num_threads, noise.count, nanoseconds(1.5, noise.count, numbers + size));
+  Buffer<T> rows(team * (skipped + size));
+  parallel_for(noise.count, team, [&](int64_t n) {
+    kernels.factors(key, uint32_t(n), noise.rank, net.width, noise.factor + n * factors);
+    normal(along, uint32_t(n), 0, numbers, noise.direction + n * numbers);
+    T* row = rows.data() + omp_get_thread_num() * (skipped + size);
+    normal(key, uint32_t(n), begin, skipped + size, row);
+    std::copy_n(row + skipped, size, noise.rest + n * size);
+  });
+}
+
+template <class T>
+HoppingStep low_rank_gradient(const RiskProblem<T>& problem, const LowRank& noise, double fraction, bool fit,
+                              bool atoms, T* gradient, bool& spanned, int num_threads) {
   Step<T> step(problem, noise, atoms, num_threads);
   spanned = step.spanned();
   const auto score = [&](const Draw<T>& block, int64_t, double* risks) { step.score(block, risks); };
   const auto drift = [&](const Draw<T>& block, const double* weights, int64_t rows, double* out) {
     step.drift(block, weights, rows, out);
   };
-  return weigh_blocks(*problem.draw, problem.net.size(), atoms ? problem.net.width : 1, fraction, gradient, num_threads,
-                      score, drift);
+  const Draw<T>& draw = *problem.draw;
+  const int64_t size = problem.net.size(), columns = atoms ? problem.net.width : 1, rows = block_rows(columns);
+  if (!fit)
+    return weigh_blocks(draw, size, columns, rows, gradient, num_threads, score,
+                        by_consensus(draw.mirrored, columns, fraction, num_threads), drift);
+  const auto weigh = [&](const Draw<T>& block, double* risks, double* ess) { return step.fit(block, risks, ess); };
+  return weigh_blocks(draw, size, columns, std::min(rows, 2 * fit_draws), gradient, num_threads, score, weigh, drift);
 }
 
 template <class T>
@@ -348,7 +372,8 @@ void low_rank_drift(const RiskProblem<T>& problem, const LowRank& noise, bool at
 }
 
 #define CBK_INSTANTIATE(T) \
-  template HoppingStep low_rank_gradient(const RiskProblem<T>&, const LowRank&, double, bool, T*, bool&, int); \
+  template void draw_noise(const Network&, const DrawnNoise<T>&, NoiseKey, int); \
+  template HoppingStep low_rank_gradient(const RiskProblem<T>&, const LowRank&, double, bool, bool, T*, bool&, int); \
   template bool low_rank_risks(const RiskProblem<T>&, const LowRank&, bool, double*, int); \
   template void low_rank_drift(const RiskProblem<T>&, const LowRank&, bool, const double*, double*, int);
 CBK_INSTANTIATE(float)

@@ -80,14 +80,14 @@ double gibbs_column(double* risk, int64_t rows, int64_t stride, double target, d
   return ess;
 }
 
+}  // namespace
+
 int64_t nonfinite_rows(const double* risk, int64_t rows, int64_t columns) {
   int64_t count = 0;
   for (int64_t n = 0; n < rows; ++n)
     count += !std::all_of(risk + n * columns, risk + (n + 1) * columns, [](double r) { return std::isfinite(r); });
   return count;
 }
-
-}  // namespace
 
 Weighed hopping_weights(double* risk, int64_t rows, int64_t columns, bool mirrored, double fraction, double* ess,
                         int num_threads) {
@@ -126,7 +126,8 @@ HoppingStep hopping_gradient(const RiskProblem<T>& problem, double fraction, con
   const auto drift = [&](const Draw<T>& block, const double* weights, int64_t rows, double* out) {
     noise_drift<T>(weights, rows, columns, atom, block.key, size, out, num_threads);
   };
-  return weigh_blocks(*problem.draw, size, columns, fraction, gradient, num_threads, score, drift);
+  const auto weigh = by_consensus(problem.draw->mirrored, columns, fraction, num_threads);
+  return weigh_blocks(*problem.draw, size, columns, block_rows(columns), gradient, num_threads, score, weigh, drift);
 }
 
 template <class T>
@@ -139,7 +140,8 @@ HoppingStep hopping_gradient(const Draw<T>& draw, int64_t size, const double* ri
   const auto drift = [&](const Draw<T>& block, const double* weights, int64_t rows, double* out) {
     noise_drift<T>(weights, rows, 1, nullptr, block.key, size, out, num_threads);
   };
-  return weigh_blocks(draw, size, 1, fraction, gradient, num_threads, score, drift);
+  const auto weigh = by_consensus(draw.mirrored, 1, fraction, num_threads);
+  return weigh_blocks(draw, size, 1, block_rows(1), gradient, num_threads, score, weigh, drift);
 }
 
 #define CBK_INSTANTIATE(T) \

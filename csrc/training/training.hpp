@@ -49,6 +49,7 @@ struct Hops {
   const int32_t* atom;  // coordinate -> atom, or nullptr: the scope is the network
   LowRank noise;        // rank 0: full
   double fraction;
+  bool fit;  // the differences of pairs' risks, of atoms with noise of low rank
   T *center, *gradient;
   AdamState<T> adam;
 };

@@ -25,6 +25,7 @@ struct HopsOf {
   int64_t rank;
   bool batch;
   double fraction;
+  bool fit;
 };
 
 }  // namespace cbk
@@ -36,7 +37,8 @@ struct type_caster<cbk::Consensus<T>>
     : cbk::TupleCaster<cbk::Consensus<T>, double, std::optional<double>, cbk::Output<double>, cbk::Output<T>,
                        cbk::Output<double>, cbk::Output<double>> {};
 template <>
-struct type_caster<cbk::HopsOf> : cbk::TupleCaster<cbk::HopsOf, int64_t, double, bool, int64_t, bool, double> {};
+struct type_caster<cbk::HopsOf> : cbk::TupleCaster<cbk::HopsOf, int64_t, double, bool, int64_t, bool, double, bool> {
+};
 
 }  // namespace pybind11::detail
 
@@ -97,6 +99,8 @@ void register_hopping_epoch(py::module_& m) {
     if (how.particles < 1 || (how.mirrored && how.particles % 2)) throw py::value_error("particles must be pairs");
     if (how.rank < 0 || how.rank > most_rank || (how.rank > 0 && atom && net.output_bias))
       throw py::value_error("rank is out of range, or atoms have an output bias");
+    if (how.fit && !(atom && how.mirrored && how.rank > 0))
+      throw py::value_error("a fit expects atoms, pairs and noise of low rank");
     if (atom) {
       check_shape("atom", *atom, {size});
       check_indices("atom", atom->data(), size, net.width);
@@ -105,6 +109,7 @@ void register_hopping_epoch(py::module_& m) {
                  data_or_null(atom),
                  {how.rank, how.batch},
                  how.fraction,
+                 how.fit,
                  theta.data(),
                  gradient.data(),
                  adam_of(theta, gradient, first, second, by)};

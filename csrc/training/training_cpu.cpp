@@ -160,8 +160,8 @@ Hopped run_hopping_epoch(const Epoch<T>& epoch, Hops<T> hops, int num_threads) {
     problem.draw = &hops.draw, problem.particles = hops.draw.particles;
     bool spanned = false;
     hopped.last = hops.noise.rank == 0 ? hopping_gradient(problem, hops.fraction, hops.atom, hops.gradient, num_threads)
-                                       : low_rank_gradient(problem, hops.noise, hops.fraction, hops.atom != nullptr,
-                                                           hops.gradient, spanned, num_threads);
+                                       : low_rank_gradient(problem, hops.noise, hops.fraction, hops.fit,
+                                                           hops.atom != nullptr, hops.gradient, spanned, num_threads);
     hopped.nonfinite += hopped.last.nonfinite;
     hopped.spanned = hopped.spanned && (spanned || !hops.noise.batch);
     if (hopped.last.ess == 0) return hopped;

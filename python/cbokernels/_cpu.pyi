@@ -277,10 +277,18 @@ def hopping_gradient(
 def low_rank_gradient(
     net: Network, center: npt.NDArray[_T], particles: int, spread: float, mirrored: bool, key: Key,
     x: npt.NDArray[_T], y: _Targets[Any], loss: KernelLoss, rank: int, batch: bool, atoms: bool,
-    fraction: float, gradient: npt.NDArray[_T], run: Execution, /,
+    fraction: float, fit: bool, gradient: npt.NDArray[_T], run: Execution, /,
 ) -> tuple[float, float, int, bool]:  # fmt: skip
     """`hopping_gradient` with a first layer's noise of such a rank, and directions in the batch's span where
-    there is one; last whether there was."""
+    there is one; last whether there was. fit: the drift fits the differences of pairs' risks, of atoms."""
+
+def fit_weights(
+    net: Network, rank: int, length: int, key: Key, float32: bool, risk: _Double, ess: _Double,
+    run: Execution, /,
+) -> int:  # fmt: skip
+    """Risks [2n, M] of pairs, which follow each other, become in the first n rows the weights of their noise
+    that fit their differences -> ess [M]; non-finite rows. length: of a direction, d or the samples that span
+    them. float32: as in `noise_drift`."""
 
 def hopping_weights(
     risk: _Double, mirrored: bool, fraction: float, ess: _Double, run: Execution, /
@@ -325,7 +333,7 @@ def adam_epoch(
 def hopping_epoch(
     net: Network, x: npt.NDArray[_T], y: _Targets[_T], loss: KernelLoss, order: _Index | None,
     batch: int, theta: npt.NDArray[_T], gradient: npt.NDArray[_T], first: npt.NDArray[_T],
-    second: npt.NDArray[_T], by: Descent, key: Key, how: tuple[int, float, bool, int, bool, float],
+    second: npt.NDArray[_T], by: Descent, key: Key, how: tuple[int, float, bool, int, bool, float, bool],
     atom: _Labels | None, decay: float, run: Execution, /,
 ) -> tuple[float, float, int, bool]:  # fmt: skip
     """As adam_epoch by the drift of an ensemble around theta [1, D]: how is particles, spread, mirrored, rank

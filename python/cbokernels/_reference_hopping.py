@@ -33,18 +33,67 @@ def hopping_noise(
     xi = standard_normal(draws, net.size, **key)
     if rank is None:
         return xi
-    w = words(draws, 4 * rank * -(-net.width // 32), stream=_SIGNS, **key)
-    bits = (w[:, : rank * -(-net.width // 32), None] >> np.arange(32, dtype=np.uint32)) & np.uint32(1)
-    signs = 1.0 - 2.0 * bits.reshape(draws, rank, -1)[..., : net.width]
-    lower = None if batch is None else _root(np.asarray(batch, float))
-    if lower is None:
-        b = standard_normal(draws, rank * net.inputs, stream=_DIRECTIONS, **key).reshape(draws, rank, -1)
-    else:
-        e = standard_normal(draws, rank * len(batch), stream=_DIRECTIONS, **key).reshape(draws, rank, -1)
-        b = e @ np.linalg.solve(lower, np.asarray(batch, float))
+    signs, b = _signs(net, draws, rank, key), _directions(net, draws, rank, batch, key)
+    if b.shape[-1] != net.inputs:
+        x = np.asarray(batch, float)
+        b = b @ np.linalg.solve(_root(x), x)
     first = np.einsum("pkm,pkd->pmd", signs, b) / np.sqrt(rank)
     xi[:, : first[0].size] = first.reshape(draws, -1)
     return xi
+
+
+def least_squares_weights(
+    net: TwoLayer,
+    risk: Any,
+    *,
+    rank: int = 1,
+    batch: Any = None,
+    seed: int,
+    step: int = 0,
+    first_particle: int = 0,
+) -> Any:
+    """Weights [P, M] of the noise of P pairs whose drift fits the differences of their risks [2 P, M].
+
+    Neuron by neuron K delta' = delta. delta are the differences of c - s xi and c + s xi, rows 2p + 1 and
+    2p, made of length 1, and delta' is made of length 1 too. K is the Gram matrix of the pairs' noise, over
+    the length of a direction in the first layer and over 10 in the rest, and 0.02 more on the diagonal. A
+    pair with a difference that is not finite has no part in it. The other arguments are `hopping_noise`'s.
+    """
+    risk = np.asarray(risk, float)
+    draws = len(risk) // 2
+    key = {"seed": seed, "step": step, "first_particle": first_particle}
+    signs, e = _signs(net, draws, rank, key), _directions(net, draws, rank, batch, key)
+    rest = standard_normal(draws, net.size, **key)[:, net.width * net.inputs :]
+    rest = rest[:, : net.width * (1 + net.outputs)].reshape(draws, 1 + net.outputs, net.width)
+    grams = np.einsum("pki,qli->pkql", e, e) / e.shape[-1] / rank
+    with np.errstate(invalid="ignore", over="ignore"):
+        differences = risk[1::2] - risk[::2]
+    weights = np.zeros((draws, net.width))
+    for m, delta in enumerate(differences.T):
+        counts = np.isfinite(delta)
+        own = rest[..., m]
+        gram = np.einsum("pk,pkql,ql->pq", signs[..., m], grams, signs[..., m]) + 0.1 * own @ own.T
+        gram = (gram + 0.02 * np.eye(draws))[np.ix_(counts, counts)]
+        if counts.any() and np.any(delta[counts]):
+            delta = delta[counts] / np.abs(delta[counts]).max()
+            found = np.linalg.solve(gram, delta / np.linalg.norm(delta))
+            weights[counts, m] = found / np.linalg.norm(found)
+    return weights
+
+
+def _signs(net: TwoLayer, draws: int, rank: int, key: dict[str, int]) -> Any:
+    """a [draws, rank, M]."""
+    count = rank * -(-net.width // 32)
+    w = words(draws, 4 * count, stream=_SIGNS, **key)[:, :count, None]
+    bits = (w >> np.arange(32, dtype=np.uint32)) & np.uint32(1)
+    return 1.0 - 2.0 * bits.reshape(draws, rank, -1)[..., : net.width]
+
+
+def _directions(net: TwoLayer, draws: int, rank: int, batch: Any, key: dict[str, int]) -> Any:
+    """b [draws, rank, d], or e [draws, rank, S] where these are in the batch's span."""
+    free = batch is None or _root(np.asarray(batch, float)) is None
+    length = net.inputs if free else len(batch)
+    return standard_normal(draws, rank * length, stream=_DIRECTIONS, **key).reshape(draws, rank, -1)
 
 
 def _root(x: Any) -> Any:

@@ -17,6 +17,7 @@ from . import _cpu
 from ._kinds import Loss, loss_of, takes_labels
 from ._own_losses import Called
 from ._reference_hopping import hopping_noise as hopping_noise
+from ._reference_hopping import least_squares_weights as least_squares_weights
 from ._reference_hopping import rank_weights as rank_weights
 from ._reference_hopping import rounded as rounded
 from ._reference_losses import LOSS_SLOPES as LOSS_SLOPES
@@ -163,13 +164,20 @@ def hopping_gradient(
     scope: str = "network",
     rank: int | None = None,
     directions: str = "free",
+    drift: str = "mean",
     seed: int,
     step: int = 0,
 ) -> Any:
-    """Minus the drift [D] of a step of `ConsensusHopping` with rank weights, around center [D]."""
+    """Minus the drift [D] of a step of `ConsensusHopping` around center [D]: with rank weights, or by least
+    squares (of atoms, mirrored, up to 256 pairs)."""
     draws = particles // 2 if mirrored else particles
     batch = x if directions == "batch" else None
     xi = hopping_noise(net, draws, rank=rank, batch=batch, seed=seed, step=step)
+    if drift == "least_squares":
+        pairs = center + spread * np.stack([xi, -xi], axis=1).reshape(2 * draws, -1)
+        risks = atom_risks(net, center, pairs, x, y, loss=loss)
+        found = least_squares_weights(net, risks, rank=rank or 1, batch=batch, seed=seed, step=step)
+        return -(found[:, net._atom_index] * xi).sum(axis=0)
     xi = np.concatenate([xi, -xi]) if mirrored else xi
     theta = np.asarray(center, float) + spread * xi
     if scope == "atom":

@@ -5,7 +5,8 @@
 
 CBO with drift dt = 1 around the last consensus [Riedl, Klock, Geldhauser, Fornasier 2023], with the rank
 weights of CMA-ES [Hansen 2016], mirrored pairs and Adam [Kingma, Ba 2015] on the consensus drift, a stand-in
-for the gradient.
+for the gradient. Where neurons are judged one by one with noise of low rank, least squares of the pairs'
+differences take the weights' place.
 """
 
 from __future__ import annotations
@@ -69,6 +70,11 @@ class ConsensusHopping(Method):
         gradient does, and the drift's cosine with it is 2 to 3 times as large. Free (and a `CboWarning`)
         where a batch has d samples or more, or no span: it is for inputs of many dimensions. "auto": "batch"
         with a rank where S' < d.
+    drift: "mean" moves the centre by the particles' mean, weighed by their risks; "least_squares" by what
+        fits the differences of pairs' risks, neuron by neuron, with ridge regression on the pairs' noise
+        (docs/HOPPING.md): with as many draws its cosine with the gradient is about twice as large. It is for
+        scope "atom" with a rank, mirrored, and weights "rank", whose ranks it does not use. "auto":
+        "least_squares" where all of that is so, else "mean".
     beta1, beta2, delta: Adam's.
 
         cbk.train(net, x, y, cbk.ConsensusHopping(), batch_size=100, epochs=30, weight_decay=0.1)
@@ -77,7 +83,8 @@ class ConsensusHopping(Method):
 
     Whatever N is, a step takes a few MB. Weights are formed within blocks of at most 2^17 particles (scope
     "atom": 2^17 / M, but not below 256), as equal as can be, and the drift is the mean of the blocks' drifts:
-    exactly the ensemble's up to that N, and above it as good an estimate. Pairs share a block.
+    exactly the ensemble's up to that N, and above it as good an estimate. Pairs share a block, which with
+    least squares has 256 of them at most.
 
     Rounded weights are t clip(round(w / t), -q, q), halves to even. "ternary" has q = 1, and t is the mean of
     |c| over the centre's weights in the same layer; "int8" has q = 127 and 127 t the largest |c|. Biases are
@@ -86,8 +93,8 @@ class ConsensusHopping(Method):
 
     The result's `particles` is the centre [1, D], as is a theta given to `train` or `minimize`; `parameters`
     is the centre too, rounded if weights are. "ess" in the history is of the last step (a mean over atoms),
-    "alpha" that of a `TargetEss` (a mean over blocks and atoms). In `minimize` the function gets all N
-    particles at once.
+    with least squares the number of particles whose pair has finite risks. "alpha" is that of a `TargetEss`
+    (a mean over blocks and atoms). In `minimize` the function gets all N particles at once.
     TypeError for values of another kind and unknown names, ValueError for values out of range.
     """
 
@@ -99,6 +106,7 @@ class ConsensusHopping(Method):
     scope: str = "auto"
     rank: int | str | None = "auto"
     directions: str = "auto"
+    drift: str = "auto"
     beta1: float = 0.9
     beta2: float = 0.999
     delta: float = 1e-12
@@ -124,11 +132,26 @@ class ConsensusHopping(Method):
             object.__setattr__(self, "rank", integer(self.rank, "rank", 1, _MOST_RANK + 1))
         if choice(self.directions, "directions", ("auto", "free", "batch")) == "batch" and self.rank is None:
             raise ValueError("rank must be given, such as rank=1, for directions='batch', got None")
+        if choice(self.drift, "drift", ("auto", "mean", "least_squares")) == "least_squares":
+            self._check_fit()
         if self.mirrored and self.particles % 2:
             raise ValueError(f"particles must be even where mirrored, got {self.particles}")
         for name in ("beta1", "beta2"):
             decay(getattr(self, name), name)
         nonnegative(self.delta, "delta")
+
+    def _check_fit(self) -> None:
+        """ValueError where there are no differences of pairs to fit."""
+        for name, fits, expected in (
+            ("mirrored", self.mirrored, "True"),
+            ("scope", self.scope != "network", "'atom'"),
+            ("rank", self.rank is not None, "an integer such as 1"),
+            ("weights", self.weights == "rank", "'rank'"),
+        ):
+            if not fits:
+                raise ValueError(
+                    f"{name} must be {expected} for drift='least_squares', got {getattr(self, name)!r:.80}"
+                )
 
     def _shares(self, rows: int) -> int:
         return self.particles // self._fold
@@ -174,6 +197,8 @@ class ConsensusHopping(Method):
                 raise ValueError(
                     f"weights must be 'rank' or a TargetEss for a function, got {self.weights!r}"
                 )
+            if self.drift == "least_squares":
+                raise ValueError("drift must be 'mean' for a function, got 'least_squares'")
         scope, rank, directions = self.scope, self.rank, self.directions
         if scope == "auto":
             scope = "atom" if exact and net is not None and self._by_atoms(net) else "network"
@@ -203,7 +228,20 @@ class ConsensusHopping(Method):
             if net is not None and net.scaling == "none":
                 start /= 10
             lr = Exponential(start, start / 100)
-        return dataclasses.replace(self, scope=scope, rank=rank, directions=directions, spread=spread, lr=lr)
+        drift = self.drift
+        if drift == "auto":
+            pairs = scope == "atom" and rank is not None and self.mirrored and self.weights == "rank"
+            drift = "least_squares" if pairs else "mean"
+        return dataclasses.replace(
+            self, scope=scope, rank=rank, directions=directions, drift=drift, spread=spread, lr=lr
+        )
+
+    def _description(self) -> dict[str, str]:
+        # Checkpoints from before there was a choice have no drift: it was the mean.
+        told = super()._description()
+        if self.drift == "mean":
+            del told["ConsensusHopping.drift"]
+        return told
 
     def _by_atoms(self, net: TwoLayer) -> bool:
         many = net.size > _ATOM_RATIO * self.particles
@@ -242,6 +280,7 @@ class ConsensusHopping(Method):
         drawn, solve = {"drawn": self.particles, "mirrored": self.mirrored}, self._fraction > 0
         more = {**drawn, "atoms": atoms, "fraction": self._fraction, "rank": self._rank}
         more["in_span"] = in_span = self.directions == "batch"
+        more["fit"] = self._fits
         return Plan(
             "hopping", lambda now: {**now, **fixed}, solve=solve, state=moments(theta), more=more,
             scored=self.particles, told=lambda numbers: _FREE if in_span and numbers[0] > 0 else "",
@@ -251,6 +290,11 @@ class ConsensusHopping(Method):
     def _rank(self) -> int:
         """Of the resolved method's noise; 0: full."""
         return self.rank if isinstance(self.rank, int) else 0
+
+    @property
+    def _fits(self) -> bool:
+        """Whether the resolved method fits the differences of pairs' risks."""
+        return self.drift == "least_squares"
 
     @property
     def _fraction(self) -> float:
@@ -290,7 +334,7 @@ class HoppingStepper(Stepper):
             return super().epoch(problem, epoch, step)
         how = (
             method.particles, now["spread"], method.mirrored, method._rank, method.directions == "batch",
-            method._fraction,
+            method._fraction, method._fits,
         )  # fmt: skip
         self.ess, alpha, nonfinite, spanned = _cpu.hopping_epoch(
             *data, self.particles, self._gradient, state["first"], state["second"], self._descent(step),
@@ -316,7 +360,7 @@ class HoppingStepper(Stepper):
         else:
             noise = (method._rank, method.directions == "batch") if method._rank else None
             self.ess, alpha, nonfinite, free = shared_gradient(
-                self._ranks, batch, *given, self._threads, noise
+                self._ranks, batch, *given, self._threads, noise, method._fits
             )
             if free:
                 # itself, step, two epoch, epochs, run, the function, what gives it ranks, and its caller

@@ -15,6 +15,7 @@ _CHUNK, _DRAWN = (
     1 << 18,
 )  # bytes of the lines of some samples, and numbers of the draws kept at a time
 _BLOCK, _FEWEST = 1 << 17, 256  # risks that are weighed together, and particles at least
+_FITTED = 512  # particles at most whose differences are fitted together
 _EXPONENTIALS = {"cross_entropy", "logistic"}
 
 
@@ -39,7 +40,7 @@ def cost(
     n, s, m, d, c = particles, samples, net.width, net.inputs, net.outputs
     draws, r, columns = n // method._fold, method._rank, m if method.scope == "atom" else 1
     exponentials = n * s * columns * c if loss in _EXPONENTIALS else 0
-    rows = min(n, max(_BLOCK // columns, _FEWEST))
+    rows = min(n, max(_BLOCK // columns, _FEWEST), _FITTED if method._fits else n)
     weighed = 8 * (rows * columns + 2 * net.size)  # risks, drifts
     if r == 0:
         packed = item * s * d + item * net.size * method._fold
@@ -56,7 +57,25 @@ def cost(
     most = min(max(_DRAWN // each, 1), draws)
     kept = item * (chunk * line + most * each) + 8 * m * length
     span = 8 * (4 * s * s + s * d) if spanned else 0
-    return Cost(products, exponentials, draws * numbers * (1 if most == draws else 2), weighed + kept + span)
+    made = 1 if most == draws else 2
+    if method._fits:
+        blocks = -(-n // rows)
+        pairs = -(-draws // blocks)
+        products += blocks * _fitting(net, r, pairs, length)
+        made += pairs > most
+        kept += 24 * pairs * (pairs + c + 2) + 8 * pairs * length
+        kept += item * pairs * (numbers + r * m) if pairs > most else 0
+    return Cost(products, exponentials, draws * numbers * made, weighed + kept + span)
+
+
+def _fitting(net: TwoLayer, rank: int, pairs: int, length: int) -> int:
+    """Multiply-adds that fit the differences of so many pairs' risks."""
+    c, triangle = net.outputs + 1, pairs * pairs // 2
+    root = triangle * length + pairs**3 // 6
+    if rank > 1 or pairs <= c:  # each neuron has a matrix of its own
+        return net.width * (root + triangle * (c + 2))
+    own = triangle * (c + 2) + pairs * (c + 1) * (c + 4) // 2 + c**3 // 6
+    return root + pairs**3 // 6 + net.width * own
 
 
 def in_span(method: ConsensusHopping, net: TwoLayer, samples: int) -> bool:

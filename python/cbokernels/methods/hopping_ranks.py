@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .._cpu import Key
 
 _BLOCK, _FEWEST = 2**17, 256  # risks that are weighed together, and particles at least
+_FITTED = 512  # particles at most whose differences are fitted together
 
 
 class DrawnOnHost:
@@ -34,27 +35,33 @@ class DrawnOnHost:
 def shared_gradient(
     ranks: Ranks, batch: Any, center: Array, particles: int, spread: float, mirrored: bool, key: Key,
     atoms: bool, fraction: float, out: Array, threads: int, noise: tuple[int, bool] | None = None,
+    fit: bool = False,
 ) -> tuple[float, float, int, bool]:  # fmt: skip
     """As a batch's `hopping_gradient`, of all ranks' particles; key is that of this rank's first draw.
 
-    noise: its rank, and whether directions are to be in the batch's span; None for full noise. Last comes
-    whether they were not.
+    noise: its rank, and whether directions are to be in the batch's span; None for full noise. fit: the
+    differences of pairs' risks are. Last comes whether directions were not in the span.
     """
     fold, size, index = 2 if mirrored else 1, len(center), batch.atoms_of(atoms)
     columns = 1 if index is None else int(index.max()) + 1
     mine = np.empty(((ranks.last - ranks.first) * fold, columns))
-    free = False
+    free = spanned = False
     if noise is None:
         batch.hopping_risk(center, len(mine), spread, mirrored, key, atoms, mine)
     else:
         spanned = batch.low_rank_risk(center, len(mine), spread, mirrored, key, noise, atoms, mine)
         free = noise[1] and not spanned
     risks = ranks.gather(mine.reshape(-1, fold * columns)).reshape(-1, columns)
-    blocks = [
-        _Block(risks, first, last, mirrored, fraction, threads)
-        for first, last in _blocks(ranks.total, fold, columns)
-        if first < ranks.last and last > ranks.first
-    ]
+    blocks = []
+    for first, last in _blocks(ranks.total, fold, columns, fit):
+        if first >= ranks.last or last <= ranks.first:
+            continue
+        block = _Block(risks, first, last, fold)
+        if fit and noise is not None:
+            block.fit(batch, (*key[:3], first), noise[0], spanned)
+        else:
+            block.weigh(mirrored, fraction, threads)
+        blocks.append(block)
 
     def leaf(a: int, b: int) -> Array:
         """Of the draws [a, b) of this rank: the drift, and each block's numbers where its first draw is."""
@@ -82,9 +89,10 @@ def shared_gradient(
     return ess, float(alpha), int(nonfinite), free
 
 
-def _blocks(draws: int, fold: int, columns: int) -> list[tuple[int, int]]:
-    """The draws that are weighed together, as in csrc/hopping/hopping.hpp."""
-    blocks = -(-draws * fold // max(_BLOCK // columns, _FEWEST))
+def _blocks(draws: int, fold: int, columns: int, fit: bool) -> list[tuple[int, int]]:
+    """The draws that are weighed together, as in csrc/hopping/blocks.hpp."""
+    most = max(_BLOCK // columns, _FEWEST)
+    blocks = -(-draws * fold // (min(most, _FITTED) if fit else most))
     return [(b * draws // blocks, (b + 1) * draws // blocks) for b in range(blocks)]
 
 
@@ -95,18 +103,29 @@ class _Block:
     weighed and its squares / ess, then alpha and the number of rows that are not finite.
     """
 
-    def __init__(
-        self, risks: Array, first: int, last: int, mirrored: bool, fraction: float, threads: int
-    ) -> None:
-        fold, columns = 2 if mirrored else 1, risks.shape[1]
-        beta, ess = risks[first * fold : last * fold].copy(), np.empty(columns)
+    def __init__(self, risks: Array, first: int, last: int, fold: int) -> None:
+        self._risks = risks[first * fold : last * fold].copy()
+        self.first, self.last, self.share = first, last, len(self._risks) / len(risks)
+
+    def weigh(self, mirrored: bool, fraction: float, threads: int) -> None:
+        """By rank, or with Gibbs weights."""
+        beta, ess = self._risks, np.empty(self._risks.shape[1])
         alpha, nonfinite = _cpu.hopping_weights(beta, mirrored, fraction, ess, threads)
-        self.first, self.last, self.share = first, last, len(beta) / len(risks)
-        counts = ess > 0
-        if fold == 2:
+        if mirrored:
             self.weights = beta[::2] - beta[1::2]
         else:
-            self.weights = beta - np.where(counts, 1 / len(beta), 0.0)
+            self.weights = beta - np.where(ess > 0, 1 / len(beta), 0.0)
+        self._tell(ess, alpha, nonfinite)
+
+    def fit(self, batch: Any, key: Key, rank: int, spanned: bool) -> None:
+        """By least squares of pairs' differences; key is that of the first draw."""
+        ess = np.empty(self._risks.shape[1])
+        nonfinite = batch.fit_weights(self._risks, key, rank, spanned, ess)
+        self.weights = self._risks[: self.last - self.first]
+        self._tell(ess, 0.0, nonfinite)
+
+    def _tell(self, ess: Array, alpha: float, nonfinite: int) -> None:
+        counts = ess > 0
         share = np.where(counts, self.share, 0.0)
-        squares = np.divide(share**2, ess, out=np.zeros(columns), where=counts)
+        squares = np.divide(share**2, ess, out=np.zeros(len(ess)), where=counts)
         self.told = np.concatenate([share, squares, [self.share * alpha, nonfinite]])

@@ -222,6 +222,12 @@ class DataBatch(DrawnOnHost):
         """The sum of weights [draws, 1 or M] times that noise, into out [D]."""
         _cpu.low_rank_drift(self.net, self.x, weights, key, *noise, atoms, out, self._threads)
 
+    def fit_weights(self, risk: Array, key: Key, rank: int, spanned: bool, ess: Array) -> int:
+        """Risks [2n, M] of pairs become, in the first n rows, the weights of their noise that fit their
+        differences; ess [M], and the number of rows that are not finite."""
+        length, single = self.x.shape[-1 - spanned], self.x.dtype == np.float32
+        return _cpu.fit_weights(self.net, rank, length, key, single, risk, ess, self._threads)
+
     def atoms_of(self, atoms: bool) -> Array | None:
         """The neuron [D] of each coordinate, where `atoms`."""
         return self._atom_index if atoms else None
