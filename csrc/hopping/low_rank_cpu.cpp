@@ -17,6 +17,14 @@ constexpr int64_t drawn_numbers = int64_t(1) << 18;  // of draws kept at a time
 constexpr int64_t chunk_bytes = int64_t(2) << 20;    // of a chunk's lines
 constexpr int64_t rows_together = 24;
 
+// As many draws as there are in whole groups of those that are scored together, or in parts of a group that it is
+// divided into: last bits of risks depend on the group.
+int64_t whole_groups(int64_t draws) {
+  int64_t group = draws_together;
+  while (group > draws) group /= 2;
+  return draws / group * group;
+}
+
 // X X^T + ridge = U^T U, U = L^T, and what follows from it.
 template <class T>
 class Span {
@@ -117,6 +125,7 @@ class Step {
     const int64_t drawn = rank_ * (length_ + chunk_ + net_.width) + rest_size_;
     const int64_t fold = problem.draw->mirrored ? 2 : 1;
     most_ = std::clamp(drawn_numbers / drawn, int64_t(1), divide_up(problem.draw->particles, fold));
+    if (most_ < divide_up(problem.draw->particles, fold)) most_ = whole_groups(most_);
     if (!packed_) x_.emplace(chunk_ * net_.inputs);
     lines_.emplace(chunk_ * (2 * net_.width + 3 * net_.outputs + 3));
     labels_.emplace(chunk_);

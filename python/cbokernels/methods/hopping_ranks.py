@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _BLOCK, _FEWEST = 2**17, 256  # risks that are weighed together, and particles at least
 _FITTED = 512  # particles at most whose differences are fitted together
+_TOGETHER = 32  # draws whose risks may be computed together: their last bits depend on each other
 
 
 class DrawnOnHost:
@@ -49,7 +50,13 @@ def shared_gradient(
     if noise is None:
         batch.hopping_risk(center, len(mine), spread, mirrored, key, atoms, mine)
     else:
-        spanned = batch.low_rank_risk(center, len(mine), spread, mirrored, key, noise, atoms, mine)
+        low, high = ranks.first, ranks.last
+        if fit and ranks.ordered:  # whole groups of draws, so that the bits are those of one process
+            low, high = low // _TOGETHER * _TOGETHER, min(-(-high // _TOGETHER) * _TOGETHER, ranks.total)
+        risks = np.empty(((high - low) * fold, columns))
+        own = (*key[:3], low)
+        spanned = batch.low_rank_risk(center, len(risks), spread, mirrored, own, noise, atoms, risks)
+        mine[:] = risks[(ranks.first - low) * fold :][: len(mine)]
         free = noise[1] and not spanned
     risks = ranks.gather(mine.reshape(-1, fold * columns)).reshape(-1, columns)
     blocks = []
