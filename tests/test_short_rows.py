@@ -36,7 +36,13 @@ def results(arrays: Any, task: Any, size: int) -> dict[str, Any]:
         found[f"{noise}, tasks"] = cbk.cbo_update(theta, points, task=task, **noise, **key)
         found[f"{noise}"] = cbk.cbo_update(theta, points[0], num_threads=3, **noise, **key)
     found["hybrid"] = cbk.hybrid_update(theta, points, gradient, first, second, task=task, **key)
-    drawn, drift = (2**63 + 5, 0, 9, 11), np.empty(size)
+    partners = np.zeros((len(theta), 1), np.int32)
+    found["transport"] = cbk.transport_update(theta[:, None], points[:1], partners, **key)[:, 0]
+    drawn, drift = (key["seed"], 0, key["step"], key["first_particle"]), np.empty(size)
+    moved, law = np.empty_like(theta[:, None]), (0.9, 1.1, 0.1, "additive", 0.0, 0.0)
+    tasks = task.astype(np.int32)
+    _cpu.transport_update(theta[:, None], points[:, None], tasks, partners, law, drawn, moved, 2)
+    found["transport, tasks"] = moved[:, 0]
     for mirrored in (False, True):
         ensemble = np.empty((2 * len(theta), size), theta.dtype)
         _cpu.draw_ensemble(points[0], 0.3, mirrored, drawn, ensemble, 2)

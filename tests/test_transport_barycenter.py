@@ -90,7 +90,20 @@ def test_variance_contracts_at_the_proven_rate(dt):
         before = after
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (3, 100, 3), (2, 2000, 7), (9, 16, 1)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1, 1),
+        (5, 7, 3),
+        (3, 100, 3),
+        (2, 2000, 7),
+        (9, 16, 1),
+        (600, 1, 2),
+        (600, 2, 1),
+        (200, 3, 4),
+        (99, 4, 5),
+    ],
+)
 def test_update_is_the_reference(shape, dtype):
     x, y = ensemble(*shape, dtype), ensemble(1, *shape[1:], dtype)[0]
     rng = np.random.default_rng(5)

@@ -124,11 +124,11 @@ void add_noise(const T* noise, const uint32_t* particle, int64_t count, const do
   if constexpr (few > 0) {
     if (size == few) {
       double own[few];
-      int64_t of[few];
-      for (int i = 0; i < few; ++i) own[i] = sum[i], of[i] = atom ? atom[i] : 0;
+      std::copy_n(sum, few, own);
       for (int64_t k = 0; k < count; ++k, noise += few) {
         const double* w = weights + particle[k] * atoms;
-        for (int i = 0; i < few; ++i) own[i] += w[of[i]] * double(noise[i]);
+        const double whole = w[0];
+        for (int i = 0; i < few; ++i) own[i] += (atom ? w[atom[i]] : whole) * double(noise[i]);
       }
       std::copy_n(own, few, sum);
       return;
@@ -142,18 +142,25 @@ void add_noise(const T* noise, const uint32_t* particle, int64_t count, const do
   }
 }
 
-// HoppingKernels::noise_sum of rows of few numbers, the noise of several drawn at a time.
+// HoppingKernels::noise_sum of rows of few numbers.  The noise of several is drawn at a time, also of several pieces;
+// the rows of a piece, `length` of them, are added to sums of their own: partial [pieces, size].
 template <class T>
-void short_noise_sum(NoiseKey key, int64_t first, int64_t last, const double* weights, int64_t atoms,
-                     const int32_t* atom, int64_t size, double* sum) {
+void short_noise_sum(NoiseKey key, int64_t first, int64_t last, int64_t length, const double* weights, int64_t atoms,
+                     const int32_t* atom, int64_t size, double* partial) {
   T noise[4 * drawn_blocks];
+  uint32_t particle[drawn_blocks];
   for (int64_t n = first; n < last;) {
-    uint32_t particle[drawn_blocks];
     int64_t count = 0;
-    for (; n < last && count < rows_drawn(size); ++n)
-      if (atom || weights[n * atoms] != 0) particle[count++] = uint32_t(n);
+    for (; n < last && count < rows_drawn(size); ++n) {
+      particle[count] = uint32_t(n);
+      count += atom || weights[n * atoms] != 0;
+    }
     isa_table().random<T>().short_rows(key, particle, count, size, noise);
-    add_noise<4>(noise, particle, count, weights, atoms, atom, size, sum);
+    for (int64_t k = 0, end; k < count; k = end) {
+      const int64_t piece = particle[k] / length;
+      end = std::lower_bound(particle + k, particle + count, (piece + 1) * length) - particle;
+      add_noise<4>(noise + k * size, particle + k, end - k, weights, atoms, atom, size, partial + piece * size);
+    }
   }
 }
 
@@ -169,14 +176,16 @@ void noise_drift(const double* weights, int64_t rows, int64_t atoms, const int32
   const int64_t pieces = std::clamp(divide_up(rows, 64), int64_t(1), most), length = divide_up(rows, pieces);
   Buffer<double> partial(pieces * size);
   std::fill_n(partial.data(), pieces * size, 0.0);
-  const int threads = thread_count(num_threads, pieces * blocks, nanoseconds(1, rows, size));
-  parallel_for(pieces * blocks, threads, [&](int64_t i) {
-    const int64_t piece = i / blocks, begin = i % blocks * noise_sum_block;
+  // of short rows a task has as many pieces as one draw holds
+  const int64_t together = size < short_row ? std::max(rows_drawn(size) / length, int64_t(1)) : 1;
+  const int64_t tasks = divide_up(pieces, together) * blocks;
+  parallel_for(tasks, thread_count(num_threads, tasks, nanoseconds(1, rows, size)), [&](int64_t i) {
+    const int64_t group = i / blocks, begin = i % blocks * noise_sum_block, taken = together * length;
+    const int64_t first = std::min(group * taken, rows), last = std::min(first + taken, rows);
     if (size < short_row)
-      return short_noise_sum<T>(key, std::min(piece * length, rows), std::min((piece + 1) * length, rows), weights,
-                                atoms, atom, size, partial.data() + piece * size);
-    kernels.noise_sum(key, std::min(piece * length, rows), std::min((piece + 1) * length, rows), weights, atoms, atom,
-                      begin, std::min(begin + noise_sum_block, size), partial.data() + piece * size + begin);
+      return short_noise_sum<T>(key, first, last, length, weights, atoms, atom, size, partial.data());
+    kernels.noise_sum(key, first, last, weights, atoms, atom, begin, std::min(begin + noise_sum_block, size),
+                      partial.data() + group * size + begin);
   });
   std::fill_n(out, size, 0.0);
   for (int64_t piece = 0; piece < pieces; ++piece)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "../common/isa.hpp"
@@ -69,11 +70,13 @@ double objective(const BarycenterProblem<T>& p, const std::vector<int64_t>& rows
   return total;
 }
 
-// Support points in the order of the atoms that are matched to them.
-template <class T>
+// Support points in the order of the atoms that are matched to them.  For few coordinates a call of memmove takes
+// longer than the point does.
+template <int few, class T>
 void partners(const T* support, const int32_t* match, int64_t count, int64_t size, T* out) {
-  if (size == 3) {  // the usual size: one input, one output
-    for (int64_t i = 0; i < count; ++i) std::copy_n(support + match[i] * 3, 3, out + i * 3);
+  if constexpr (few > 0) {
+    if (size != few) return partners<few - 1>(support, match, count, size, out);
+    for (int64_t i = 0; i < count; ++i) std::copy_n(support + int64_t(match[i]) * few, few, out + i * few);
   } else {
     for (int64_t i = 0; i < count; ++i) std::copy_n(support + match[i] * size, size, out + i * size);
   }
@@ -115,27 +118,29 @@ namespace {
 template <class T>
 void update_short(const TransportUpdate<T>& p, T a, T b, int num_threads) {
   const int64_t length = p.count * p.size, together = rows_drawn(length), groups = divide_up(p.particles, together);
-  UpdateRow<T> row{};
-  row.a = a;
   const int threads = thread_count(num_threads, groups, nanoseconds(3, p.particles, length));
+  alignas(64) T factor[4 * drawn_blocks];
+  std::fill_n(factor, std::size(factor), b);
   parallel_for(groups, threads, [&](int64_t group) {
     const int64_t first = group * together, count = std::min(together, p.particles - first), at = first * length;
-    alignas(64) T noise[4 * drawn_blocks], towards[4 * drawn_blocks], factor[4 * drawn_blocks];
-    uint32_t particle[drawn_blocks];
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t n = first + i;
-      particle[i] = uint32_t(n);
-      const T* support = p.support + (p.task ? p.task[n] * length : 0);
-      partners(support, p.match + n * p.count, p.count, p.size, towards + i * length);
+    alignas(64) T noise[4 * drawn_blocks], towards[4 * drawn_blocks];
+    const int32_t* const match = p.match + first * p.count;
+    if (p.task) {
+      for (int64_t i = 0; i < count; ++i)
+        partners<4>(p.support + p.task[first + i] * length, match + i * p.count, p.count, p.size, towards + i * length);
+    } else {
+      partners<4>(p.support, match, count * p.count, p.size, towards);
     }
-    if (b != 0)
+    if (b != 0) {
+      uint32_t particle[drawn_blocks];
+      std::iota(particle, particle + count, uint32_t(first));
       isa_table().random<T>().short_rows(p.key, particle, count, length, noise);
-    else
+    } else {
       std::fill_n(noise, std::size(noise), T(0));
-    std::fill_n(factor, std::size(factor), b);
-    UpdateRow<T> own = row;
-    own.theta = p.atoms + at, own.point = towards, own.out = p.out + at, own.end = count * length;
-    isa_table().update<T>().drawn(UpdateForm::added, own, noise, factor);
+    }
+    UpdateRow<T> row{};
+    row.a = a, row.theta = p.atoms + at, row.point = towards, row.out = p.out + at, row.end = count * length;
+    isa_table().update<T>().drawn(UpdateForm::added, row, noise, factor);
   }, short_tasks(together * length));
 }
 
@@ -156,7 +161,7 @@ void transport_update(const TransportUpdate<T>& p, int num_threads) {
     const int64_t n = t / pieces, begin = t % pieces * piece, end = std::min(begin + piece, length);
     const int64_t first = begin / p.size, at = n * length + begin;
     const T* support = p.support + (p.task ? p.task[n] * length : 0);
-    partners(support, p.match + n * p.count + first, divide_up(end, p.size) - first, p.size, towards);
+    partners<4>(support, p.match + n * p.count + first, divide_up(end, p.size) - first, p.size, towards);
     kernels.update(p.atoms + at, towards + (begin - first * p.size), p.out + at, begin, end - begin, a, b, p.key,
                    uint32_t(n));
   }, short_tasks(length));
