@@ -11,10 +11,12 @@ import threading
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
+import calls
 import fuzz
 import numpy as np
 import pytest
@@ -125,6 +127,18 @@ def test_eight_threads_at_once(expected):
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(digest, SEEDS * 8))
     assert results == expected * 8
+
+
+def test_eight_threads_in_the_same_kernel():
+    """Neighbours have other numbers than each other: memory that two calls shared would show."""
+    tables = [calls.calls(seed, 2)[1] for seed in SEEDS]
+    with warnings.catch_warnings(), ThreadPoolExecutor(8) as pool:
+        warnings.simplefilter("ignore", cbk.CboWarning)
+        for name in tables[0]:
+            work = [partial(lambda call: calls.digest(call()), table[name]) for table in tables]
+            alone = [call() for call in work]
+            assert list(pool.map(lambda call: call(), work * 4)) == alone * 4, name
+            assert alone[0] != alone[1], name
 
 
 SUBINTERPRETER = """
