@@ -71,6 +71,13 @@ def test_small_calls_start_no_thread_and_a_number_is_obeyed():
 
 
 @linux
+def test_a_thousand_threads_are_not_started():
+    """More than 64 only where there are more cores."""
+    code = "cbk.standard_normal(5000, 300, seed=0, num_threads=1000)\nprint(count() - before)"
+    assert int(child(code).stdout) == max(64, os.cpu_count()) - 1
+
+
+@linux
 def test_threads_that_share_a_core_are_given_up():
     other, main = map(int, child(CROWDED).stdout.split())
     assert other < main / 2, (other, main)  # about equal where both are always used

@@ -31,6 +31,19 @@ def test_warning_of_nonfinite_risks_comes_once_with_the_count():
     assert np.isfinite(result.parameters).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*has overflowed:cbokernels.CboWarning")
+@pytest.mark.parametrize("method", [cbk.Adam(), cbk.GradientFlow(), cbk.HeavyBall()])
+def test_methods_without_a_consensus_are_told_of_none(method):
+    x, y = data()
+    theta = NET.uniform(6, seed=0)
+    theta[2] = 1e30
+    with pytest.warns(
+        cbk.CboWarning, match=r"epoch 1: 1 risks were NaN or infinite; .*goes on alone"
+    ) as caught:
+        cbk.train(NET, x, y, method, theta=theta, epochs=1)
+    assert not any("consensus" in str(warning.message) for warning in caught)
+
+
 def test_warning_of_collapse_comes_once_and_says_what_helps():
     x, y = data()
     with pytest.warns(cbk.CboWarning, match=r"has collapsed, .*floor.*alpha.*diffusion") as caught:
