@@ -235,6 +235,9 @@ training("train_adam", cbk.Adam(particles=500), batch_size=1000)
 training("train_hybrid", cbk.Hybrid(particles=500))
 training("train_hopping", cbk.ConsensusHopping(particles=10_000_000), sample_count=100)
 training("train_hopping_atoms", cbk.ConsensusHopping(particles=1_000_000, scope="atom"), sample_count=100)
+training(
+    "train_hopping_low_rank", cbk.ConsensusHopping(particles=300_000), network(784, 100), sample_count=100
+)
 training("train_transport", cbk.TransportCBO(particles=20), network(1, 4000), sample_count=100)
 training("train_heavy_ball", cbk.HeavyBall(particles=500, temperature=0.1))
 
