@@ -13,7 +13,7 @@ def calls(seed, threads):
     count = 800
     a, b, weights = normal((3, count, 2)), normal((3, count, 2)), np.ones(3)
     wide = normal((4, 300_000))
-    one, many = cbk.TwoLayer(1, 50, 1), np.zeros((40, 5000), "f4")
+    one, many = cbk.TwoLayer(1, 50, 1), normal((40, 5000)).astype("f4")
     theta, data = normal((2000, 150)).astype("f4"), normal((5000, 1)).astype("f4")
     broad, images = cbk.TwoLayer(784, 64, 10), normal((1000, 784)).astype("f4")
     nets, labels = (normal((64, broad.size)) / 20).astype("f4"), np.arange(1000, dtype="i4") % 10
@@ -22,6 +22,7 @@ def calls(seed, threads):
     large = normal((2, few.size)).astype("f4")
     twenty, points = normal((500, 20)).astype("f4"), normal((700, 1, 1))
     pair, crowd, atoms = normal((1, 2, 2)), normal((1, 30_000, 2)), normal((30, count, 30))
+    crowds = crowd[0, :15_000].reshape(3000, 5, 2)
     order = np.tile(np.arange(count), (len(atoms), 1))
     tanh, triples = cbk.TwoLayer(1, 50, 1, activation="tanh"), wide.reshape(-1, 3)
     options = {"num_threads": threads}
@@ -51,6 +52,7 @@ def calls(seed, threads):
         "risk": lambda: cbk.risk(one, theta, data, data, **options),
         "risk by products": lambda: cbk.risk(broad, nets[:4], images, labels, **entropy),
         "risk by lists": lambda: cbk.risk(broad, nets, zeros, labels, **entropy),
+        "risk of crowded samples": lambda: cbk.risk(one, theta[:500], data**15, data, **options),
         "tanh": lambda: cbk.risk(tanh, theta[:200], data, data, **options),
         "task_risks": lambda: cbk.task_risks(one, theta, data, many, **options),
         "risk_gradient": lambda: cbk.risk_gradient(one, theta, data, data, **options),
@@ -61,12 +63,14 @@ def calls(seed, threads):
         "langevin_step": lambda: cbk.langevin_step(one, theta.copy(), theta.copy(), data, data, **options),
         "assign": lambda: cbk.assign(a[:2], b[0], **options),
         "barycenter": lambda: cbk.barycenter(a, weights, iterations=2, **options),
+        "barycenter of many": lambda: cbk.barycenter(crowds, np.ones(len(crowds)), iterations=2, **options),
         "wasserstein2": lambda: cbk.wasserstein2(a, b[:1], **options),
         "wasserstein_over_wasserstein": lambda: cbk.wasserstein_over_wasserstein(
             points[:500], points[:500] ** 3, **options
         ),
         "transport_update": lambda: cbk.transport_update(atoms, atoms[0], order, **options),
         "sinkhorn": lambda: cbk.sinkhorn(pair, crowd[0], epsilon=10.0, **options),
+        "sinkhorn of as many": lambda: cbk.sinkhorn(a[:2], b[0], epsilon=1.0, tolerance=0.1, **options),
         "sinkhorn_barycenter": lambda: cbk.sinkhorn_barycenter(
             crowd, weights[:1], support=pair[0], epsilon=10.0, tolerance=0.5, **options
         ),
@@ -82,6 +86,7 @@ def calls(seed, threads):
         "tasks of tanh": lambda: cbk.task_risks(tanh, theta[:50], data, many[:8], **options),
         "gradient of tanh": lambda: cbk.risk_gradient(tanh, theta[:100], data, data, **options),
         "train": lambda: train(broad, cbk.CBO(particles=64), batch_size=500, **entropy),
+        "train on batches": lambda: train(one, cbk.CBO(particles=50), batch_size=50, **options),
         "train some": lambda: train(broad, cbk.CBO(particles=30, particle_batch=20), **entropy),
         "train by Adam": lambda: train(broad, cbk.Adam(particles=4), batch_size=500, **entropy),
         "train by both": lambda: train(broad, cbk.Hybrid(particles=9), **entropy),
