@@ -18,9 +18,14 @@
 namespace cbk {
 namespace {
 
-// Polls from time to time in a loop over samples, of which there are up to 2^24.
-void poll_often(int64_t i) {
-  if (i % 65536 == 65535) poll();
+// f(i) for each sample, of which there are up to 2^24.  It polls between pieces, and no piece has a branch for it.
+template <class F>
+__attribute__((always_inline)) inline void for_samples(int64_t samples, F f) {
+  constexpr int64_t piece = 65536;
+  for (int64_t first = 0; first < samples; first += piece) {
+    if (first > 0) poll();
+    for (int64_t i = first; i < std::min(first + piece, samples); ++i) f(i);
+  }
 }
 
 // The number's bits as an unsigned integer that sorts as the numbers do.
@@ -34,20 +39,18 @@ uint32_t sortable(float x) {
 void sort_order(const float* x, int64_t count, uint32_t* order, uint32_t* spare) {
   constexpr int digits = 3, radix = 1 << 11;
   uint32_t histogram[digits][radix] = {};
-  for (int64_t i = 0; i < count; ++i) {
-    poll_often(i);
+  for_samples(count, [&](int64_t i) {
     const uint32_t key = sortable(x[i]);
     for (int d = 0; d < digits; ++d) ++histogram[d][key >> (11 * d) & (radix - 1)];
     order[i] = uint32_t(i);
-  }
+  });
   for (int d = 0; d < digits; ++d) {
     uint32_t sum = 0;
     for (uint32_t& h : histogram[d]) sum += std::exchange(h, sum);
-    for (int64_t i = 0; i < count; ++i) {
-      poll_often(i);
+    for_samples(count, [&](int64_t i) {
       const uint32_t key = sortable(x[order[i]]);
       spare[histogram[d][key >> (11 * d) & (radix - 1)]++] = order[i];
-    }
+    });
     std::swap(order, spare);
   }
   std::copy_n(order, count, spare);  // after three passes the result is in the other buffer
@@ -100,33 +103,42 @@ class Sorted {
     float* const sorted = x_.data() + 1;
     // No comparison with NaN is true, so each search ends there.
     sorted[-1] = sorted[samples] = std::numeric_limits<float>::quiet_NaN();
-    double* moments = moments_.data();
+    double* const moments = moments_.data();
+    const uint32_t* const order = order_.data();
     double on_one = 0, on_x = 0, on_xx = 0;
-    for (int64_t i = 0;; ++i, moments += 4) {
-      poll_often(i);
-      moments[0] = on_one, moments[1] = on_x, moments[2] = on_xx, moments[3] = 0;
-      if (i == samples) break;
-      const float value = x[order_.data()[i]];
+    const auto put = [&](int64_t i) {
+      double* const to = moments + 4 * i;
+      to[0] = on_one, to[1] = on_x, to[2] = on_xx, to[3] = 0;
+    };
+    for_samples(samples, [&](int64_t i) {
+      put(i);
+      const float value = x[order[i]];
       const double xi = sorted[i] = value, w = weight<weighted>(i);
       on_one += w, on_x += w * xi, on_xx += w * xi * xi;
-    }
+    });
+    put(samples);
   }
 
   template <int64_t stride, bool weighted>
   void sum_targets(const float* y, int64_t tasks, double* cross, double* squares) {
     double on_one[stride] = {}, on_x[stride] = {}, square[stride] = {};
-    if (stride == 1) tasks = 1;  // lets the compiler see a constant bound
-    for (int64_t i = 0;; ++i, cross += 2 * stride) {
-      poll_often(i);
-      for (int64_t t = 0; t < stride; ++t) cross[t] = on_one[t], cross[stride + t] = on_x[t];
-      if (i == batch_.samples) break;
-      const double xi = batch_.x[i], w = weight<weighted>(i);
-      const float* target = y + order_.data()[i];
-      for (int64_t t = 0; t < tasks; ++t) {
-        const double yt = weighted && w == 0 ? 0 : target[t * batch_.samples], counted = w * yt;
+    const int64_t samples = batch_.samples;
+    const float* const x = batch_.x;
+    const uint32_t* const order = order_.data();
+    const auto put = [&](int64_t i) {
+      double* const to = cross + 2 * stride * i;
+      for (int64_t t = 0; t < stride; ++t) to[t] = on_one[t], to[stride + t] = on_x[t];
+    };
+    for_samples(samples, [&](int64_t i) {
+      put(i);
+      const double xi = x[i], w = weight<weighted>(i);
+      const float* target = y + order[i];
+      for (int64_t t = 0; t < (stride == 1 ? 1 : tasks); ++t) {  // a bound that the compiler knows
+        const double yt = weighted && w == 0 ? 0 : target[t * samples], counted = w * yt;
         on_one[t] += counted, on_x[t] += xi * counted, square[t] += counted * yt;
       }
-    }
+    });
+    put(samples);
     std::copy_n(square, tasks, squares);
   }
 
@@ -152,19 +164,21 @@ class Sorted {
     int32_t* const next = first_.data() + 1;
     std::fill_n(first_.data(), batch_.cells + 1, 0);
     int32_t* const cell = reinterpret_cast<int32_t*>(spare_.data());
+    const float low = batch_.low, scale = batch_.scale;
+    const int32_t last = batch_.cells - 1;
     int32_t fullest = 0;
-    for (int64_t i = 0; i < samples; ++i) {
-      poll_often(i);
-      cell[i] = std::min(int32_t((x[i] - batch_.low) * batch_.scale), batch_.cells - 1);
+    for_samples(samples, [&](int64_t i) {
+      cell[i] = std::min(int32_t((x[i] - low) * scale), last);
       fullest = std::max(fullest, ++next[cell[i]]);
-    }
+    });
     int32_t sum = 0;
     for (int32_t c = 0; c < batch_.cells; ++c) sum += std::exchange(next[c], sum);
-    for (int64_t i = 0; i < samples; ++i) {  // afterwards next[c] is where cell c ends
-      poll_often(i);
+    uint32_t* const order = order_.data();
+    float* const sorted = x_.data() + 1;
+    for_samples(samples, [&](int64_t i) {  // afterwards next[c] is where cell c ends
       const int32_t at = next[cell[i]]++;
-      order_.data()[at] = uint32_t(i), x_.data()[at + 1] = x[i];
-    }
+      order[at] = uint32_t(i), sorted[at] = x[i];
+    });
     return fullest;
   }
 
