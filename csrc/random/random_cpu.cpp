@@ -83,11 +83,17 @@ void philox4x32(const uint32_t* counter, const uint32_t* key, int64_t count, uin
 }
 
 void permutation(int64_t* out, int64_t count, int64_t n, uint64_t seed, uint32_t step, uint32_t stream) {
-  host::Block block{};
+  // Some blocks at a time: their multiplications do not wait for one another.
+  constexpr uint32_t blocks = 16, draws = 2 * blocks;
+  uint64_t words[draws];
   const auto draw = [&](int64_t i) {  // called with i = 0, 1, 2, ...
-    if (i % 2 == 0) block = host::philox_words(seed, stream, step, 0, uint32_t(i / 2));
-    const uint64_t word = block.word[2 * (i % 2)] | uint64_t(block.word[2 * (i % 2) + 1]) << 32;
-    return i + int64_t((unsigned __int128)(word)*uint64_t(n - i) >> 64);
+    if (i % draws == 0)
+      for (uint32_t j = 0; j < blocks; ++j) {
+        const host::Block block = host::philox_words(seed, stream, step, 0, uint32_t(i / 2) + j);
+        words[2 * j] = block.word[0] | uint64_t(block.word[1]) << 32;
+        words[2 * j + 1] = block.word[2] | uint64_t(block.word[3]) << 32;
+      }
+    return i + int64_t((unsigned __int128)(words[i % draws]) * uint64_t(n - i) >> 64);
   };
   Paced paced;
   if (count == n) {
