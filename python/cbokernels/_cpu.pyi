@@ -66,15 +66,7 @@ class Kernels(Protocol[_A]):
         """theta [N, D], x [S, d] -> out [N, S, C]."""
 
     def risk(
-        self,
-        net: Network,
-        theta: _A,
-        x: _A,
-        y: _A | _Pair[_A],
-        loss: KernelLoss,
-        out: _A,
-        run: Execution,
-        /,
+        self, net: Network, theta: _A, x: _A, y: _A | _Pair[_A], loss: KernelLoss, out: _A, run: Execution, /
     ) -> None:
         """x [S, d] or the tasks' own, [T, S, d]; y [T, S, C] values (of one output [T, S] too) or [T, S]
         int32 labels, or a pair of these and weights [S] -> out [N, T]. All of one task without T: out [N]."""

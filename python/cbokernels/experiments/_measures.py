@@ -112,14 +112,7 @@ def grow(kind: str, seed: int, callback: Callback) -> Result:
         net = square.network(atoms.shape[1])
         theta = net.from_atoms(atoms)
         result = train(
-            net,
-            *samples(),
-            GROWING,
-            theta=theta,
-            epochs=STEPS,
-            seed=seed,
-            dtype="float64",
-            callback=callback,
+            net, *samples(), GROWING, theta=theta, epochs=STEPS, seed=seed, dtype="float64", callback=callback
         )
         runs.append((net.atoms(result.parameters)[None], net.atoms(result.particles)))
     rows = []

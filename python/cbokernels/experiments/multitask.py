@@ -38,11 +38,7 @@ NET = TwoLayer(inputs=1, width=100, outputs=1)
 BATCH = 800
 LABEL = "CBO of 100 tasks"
 METHOD = MultiTaskCBO(
-    particles=200,
-    alpha=Tenfold(1e4, every=100, cap=1e7),
-    drift=1.0,
-    diffusion=1.8**0.5,
-    dt=0.2,
+    particles=200, alpha=Tenfold(1e4, every=100, cap=1e7), drift=1.0, diffusion=1.8**0.5, dt=0.2
 )
 SHOWN = (0, 25, 50, 75, 99)  # tasks whose fits are drawn, from 0
 
@@ -76,16 +72,7 @@ def reproduce(options: Options) -> list[Finding]:
     x, ys = samples()
 
     def run(label: str, seed: int, callback: Callable[[State], None]) -> Result:
-        return train(
-            NET,
-            x,
-            ys,
-            method,
-            epochs=epochs,
-            seed=seed,
-            callback=callback,
-            **how,
-        )
+        return train(NET, x, ys, method, epochs=epochs, seed=seed, callback=callback, **how)
 
     work = {LABEL: Work(NET, method, len(x), {**how, "tasks": TASKS})}
     (curve,) = run_curves(

@@ -45,11 +45,7 @@ NET = TwoLayer(inputs=1, width=100, outputs=1)
 BATCH = 800
 METHODS: dict[str, Method] = {
     "CBO as printed": CBO(
-        particles=200,
-        alpha=Tenfold(1e5, every=100, cap=1e7),
-        drift=1.0,
-        diffusion=1.6**0.5,
-        dt=0.1,
+        particles=200, alpha=Tenfold(1e5, every=100, cap=1e7), drift=1.0, diffusion=1.6**0.5, dt=0.1
     ),
     "CBO, alpha = inf, noise floor": CBO(particles=200, alpha=math.inf, floor=Exponential(0.1, 0.001)),
     "Adam": Adam(lr=0.1),
@@ -105,16 +101,7 @@ def reproduce(options: Options) -> list[Finding]:
     how: dict[str, Any] = {"batch_size": BATCH, "device": options.device, "num_threads": 1}
 
     def run(label: str, seed: int, callback: Callable[[State], None]) -> Result:
-        return train(
-            NET,
-            x,
-            y,
-            methods[label],
-            epochs=own[label],
-            seed=seed,
-            callback=callback,
-            **how,
-        )
+        return train(NET, x, y, methods[label], epochs=own[label], seed=seed, callback=callback, **how)
 
     seeds = options.seeds or (1 if options.quick else 10)
     work = {label: Work(NET, method, len(y), how) for label, method in methods.items()}

@@ -22,17 +22,7 @@ from ..errors import CboError
 from ..result import Result, State
 from ..training import train
 from . import mnist
-from ._common import (
-    COLOURS,
-    Curve,
-    Finding,
-    draw_band,
-    new_figure,
-    run_curves,
-    save_figure,
-    table,
-    write_csv,
-)
+from ._common import COLOURS, Curve, Finding, draw_band, new_figure, run_curves, save_figure, table, write_csv
 
 NAMES = ("Adam", "hybrid")
 SPIKE = 100.0  # how many times the least risk before it a risk is that counts as a spike

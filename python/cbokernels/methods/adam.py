@@ -12,18 +12,7 @@ from .. import _cpu
 from .._arrays import Array
 from ..network import TwoLayer
 from ..schedules import Parameter
-from .base import (
-    Check,
-    Method,
-    NetworksStepper,
-    Numbers,
-    Plan,
-    Problem,
-    Setting,
-    Stepper,
-    decay,
-    nonnegative,
-)
+from .base import Check, Method, NetworksStepper, Numbers, Plan, Problem, Setting, Stepper, decay, nonnegative
 
 DECAYS: dict[str, Check] = {"beta1": decay, "beta2": decay, "delta": nonnegative}
 
