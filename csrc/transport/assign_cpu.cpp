@@ -69,11 +69,14 @@ class Precision {
   }
   void forget() { std::fill_n(duals(), shape_.count, C(0)); }
   void take_identity() { std::iota(match(), match() + shape_.count, 0); }
+  // Squares of float32's differences are normal numbers in float64: these are scaled once.
   double cost(const T* atoms, const T* support) {
+    constexpr bool scaled_once = sizeof(T) == 4;
+    const double each = scaled_once ? 1 : shape_.scale, all = scaled_once ? shape_.scale * shape_.scale : 1;
     double total = 0;
     for (int64_t i = 0; i < shape_.count; ++i)
-      total += squared_distance(atoms + i * shape_.size, support + match()[i] * shape_.size, shape_.size, shape_.scale);
-    return total / double(shape_.count);
+      total += squared_distance(atoms + i * shape_.size, support + match()[i] * shape_.size, shape_.size, each);
+    return total * all / double(shape_.count);
   }
   // Whether rounding of the prices is negligible beside the pairs' mean cost.
   bool precise(double cost) {

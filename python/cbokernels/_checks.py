@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -119,10 +118,12 @@ def first_particle(value: Any, particles: int) -> int:
 def new_array(shape: tuple[int, ...], dtype: Any, name: str = "an array") -> Any:
     """An array that is not filled; MemoryError also for sizes whose product no address can hold, which NumPy
     takes for a wrong value."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    if size > sys.maxsize:
-        raise MemoryError(f"{name} {list(shape)} of {np.dtype(dtype)} would take {float(size):.3g} bytes")
-    return np.empty(shape, dtype)
+    try:
+        return np.empty(shape, dtype)
+    except ValueError:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        text = f"{name} {list(shape)} of {np.dtype(dtype)} would take {float(size):.3g} bytes"
+        raise MemoryError(text) from None
 
 
 def float_dtype(value: Any) -> np.dtype[Any]:
