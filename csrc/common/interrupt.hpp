@@ -5,7 +5,7 @@
 // thread that made the call can ask whether it is to end.  It does so about every 50 ms, and its team's other threads
 // learn it from there.  A thread that waits for the others does not ask: tasks end soon, and are handed out one by one.
 //
-// The inner kernels of each instruction set include this: no inline function here is compiled but in its callers.
+// Each instruction set's kernels include this.  What is inline here is always inlined: no copy serves another set.
 #pragma once
 
 #include <atomic>

@@ -7,7 +7,7 @@
 
 namespace cbk {
 
-// Always inlined: no copy compiled for one instruction set may become everybody's.
+// Always inlined, or the linker might give all sets the copy that one instruction set's file compiled.
 #if defined(__CUDACC__)
 #define CBK_EVERYWHERE __host__ __device__ __forceinline__
 #else

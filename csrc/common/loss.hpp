@@ -82,7 +82,7 @@ struct OfResiduals : HasParameter {
   }
 };
 
-// Squared in float64, since a wild float32 particle's square is no float32.
+// Squared in float64: the square of a large float32 residual may overflow float32.
 template <>
 struct LossLaw<LossKind::mse> : OfResiduals<LossKind::mse> {
   template <class V>
@@ -179,7 +179,7 @@ struct LossLaw<LossKind::cross_entropy> : OfLabels<LossKind::cross_entropy> {
   template <class T>
   static CBK_INLINE T of_label(const T* g, int outputs, int label) {
     T top = g[0];
-    CBK_UNROLL_BY(5)  // ten classes are two turns
+    CBK_UNROLL_BY(5)  // by five: ten classes take two turns
     for (int c = 0; c < outputs; ++c) top = max(top, g[c]);
     T others = 0, ties = -1;
     CBK_UNROLL_BY(5)

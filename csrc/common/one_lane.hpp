@@ -71,7 +71,7 @@ CBK_INLINE float sqrt(float a) { return std::sqrt(a); }
 CBK_INLINE double sqrt(double a) { return std::sqrt(a); }
 #endif
 
-// The root of a number that is neither tiny nor huge, rounded once, from about 1 over it.
+// sqrt(square), correctly rounded, from an approximate 1 / sqrt(square); the number is neither tiny nor huge.
 CBK_INLINE float corrected_root(float square, float inverse) {
   const float root = square * inverse;
   return fma(fma(-root, root, square), 0.5f * inverse, root);

@@ -58,8 +58,8 @@ bool starts(int count) {
   return started == threads.size();
 }
 
-// OpenMP keeps this thread's last team.  It ends the process where it cannot start the threads that a larger one lacks.
-// Between this look and that start a kernel takes memory of its own: a quarter more threads must fit, one at least.
+// OpenMP keeps this thread's last team, and ends the process where it cannot start the threads that a larger one lacks.
+// After this check, and before that start, a kernel allocates memory: so a quarter more threads must fit, one at least.
 int startable(int threads) {
   thread_local int team = 1;
   const auto fit = [](int more) { return starts(more + (more + 3) / 4); };
@@ -99,7 +99,7 @@ class Crowd {
     ran_ += ran, lost_ += lost;
     const bool crowded = lost > 2 && lost * quiet > ran;
     if (crowded) {
-      // threads are tried again after a while, and more seldom the more often that was too early
+      // threads are tried again after a while, which is twice as long each time that it was too short
       if (!here_.load(std::memory_order_relaxed)) stay_ = std::min(2 * stay_, longest_stay);
       until_ = now + stay_;
     } else if (!here_.load(std::memory_order_relaxed)) {

@@ -24,8 +24,8 @@ struct Extremes {
   double least, greatest, finite, best;
 };
 
-// The interval of log(alpha range); the first round's alphas are the CPU's bounds, and more between
-// the lower two.
+// The interval of log(alpha range).  The first round tries the bounds that the CPU doubles, and `below` more alphas
+// between the lowest two of them.
 struct Interval {
   double low, high;
 };

@@ -16,8 +16,8 @@ struct WeightSums {
   double weights[risk_sums] = {}, squares[risk_sums] = {};
 };
 
-// Risks [particles, tasks] as one line of numbers: in the 8 T of eight particles, one of a task's eight sums belongs to
-// each place.  Places [begin, end) of them, both multiples of 8: threads share them.
+// Risks [particles, tasks] as one line of numbers.  Each of the 8 T places in eight particles' risks has its own sum.
+// Threads share these places: [begin, end) are one thread's, both multiples of 8.
 struct RiskTable {
   const double* risk;
   int64_t particles, tasks, begin, end;

@@ -38,7 +38,7 @@ __device__ __forceinline__ void tell(const Part& of_all, int64_t task, int64_t t
   state[task] = of_all.least, state[tasks + task] = of_all.total, state[2 * tasks + task] = of_all.squares;
 }
 
-// A task's only slice is done with here.
+// Where a task has one slice, its weights are finished here, and no second kernel is needed.
 CBK_KERNEL(threads) weigh_slices(Risks k, Part* parts, double* weights, double* ess, double* state) {
   const double alpha = alpha_of(k.alphas, blockIdx.y);
   const int64_t task = blockIdx.y, begin = blockIdx.x * k.slice;

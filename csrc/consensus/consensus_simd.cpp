@@ -78,7 +78,7 @@ struct ShortSums {
     CBK_UNROLL(16)
     for (int v = 0; v < V; ++v) s[v] = mad(splat<F64>(w), load_double(x + v * lanes<double>), s[v]);
   }
-  // So many rows from a multiple of S on.  There is no call in the loop, so that the sums stay in registers.
+  // Adds `rows` rows; the first one's number is a multiple of S.  No call stands in the loop: sums stay in registers.
   CBK_INLINE void add_rows(const T* theta, int64_t size, const double* weights, int64_t stride, int64_t rows) {
     F64 own[S][V];
     std::memcpy(own, sum, sizeof own);

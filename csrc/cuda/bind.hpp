@@ -1,5 +1,5 @@
-// What the bindings are told of a card, in place of a number of threads.  Streams' order keeps memory as long as it is
-// used; until a call returns python/cbokernels/_arrays keeps it.
+// How the bindings are told where to run: device, stream and precision, in place of a number of threads.  Memory is
+// given back in the stream's order, after the work that uses it.  Until a call returns _arrays (Python) holds it.
 #pragma once
 
 #include "../common/bind.hpp"

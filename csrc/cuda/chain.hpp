@@ -10,7 +10,7 @@
 
 namespace cbk::device {
 
-// Whether the calling thread's chained launches are, for as long as this lives: each must then follow a kernel.
+// While this lives, launch_chained of the calling thread chains kernels, if `wanted`.  Each must follow another kernel.
 class Chain {
  public:
   explicit Chain(bool wanted) : before_(std::exchange(on(), wanted)) {}
@@ -38,7 +38,7 @@ class Chain {
   bool before_;
 };
 
-// As `launch`; with more shared memory than needs no attribute a kernel is not chained.
+// As `launch`.  A kernel that needs more than 48 KB of shared memory is not chained.
 template <class... P, class... A>
 void launch_chained(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                     A&&... arguments) {

@@ -44,7 +44,7 @@ struct PowerOfTwo {
   static constexpr float P[5] = {0.001326472032f, 0.009671512991f, 0.05550733954f, 0.2402224243f, 0.6931470037f};
 };
 
-// e^d, of degree 0 wherever that is a normal number.
+// e^d by a polynomial of the degree, or with degree 0 for every d for which e^d is a normal number.
 template <int degree>
 CBK_INLINE F32 power(F32 d) {
   if constexpr (degree > 0) return mad(horner<Power<degree>::P>(d), d, splat<F32>(1));

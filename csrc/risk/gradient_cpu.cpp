@@ -35,7 +35,7 @@ class Tasks {
         sums_(plan.chunks * problem.particles),
         partial_(plan.chunks > 1 ? plan.chunks * gradients_ : 0) {}
 
-  // Of the wave that begins at this sample.
+  // Turns to the wave whose first sample this is.
   void begin(int64_t wave) {
     wave_ = wave, chunks_ = batch_.count(wave);
     std::fill_n(sums_.data(), plan_.chunks * problem_.particles, 0.0);
@@ -78,7 +78,7 @@ class Tasks {
                        plan_.chunks == 1 && wave_ > 0});
   }
 
-  // In the chunks' order, whichever was done first.
+  // Added in the chunks' order, not in the order in which threads finish.
   void add_up(double* out) {
     for (int64_t c = 0; c < chunks_; ++c) {
       for (int64_t n = 0; n < problem_.particles; ++n) out[n] += sums_.data()[c * problem_.particles + n];

@@ -116,7 +116,7 @@ void own_risks(const RiskProblem<T>& problem, int64_t x_stride, double* out, int
     for (int64_t n = first; n < first + left.particles; ++n)
       run<T>(pair_at(problem, x_stride, n), plan_risk(shape, path), out + n, nullptr, num_threads);
   };
-  // a particle alone has no use for the batch's density, nor for knots where it shares no batch with others
+  // lists, and knots unless the batch is shared, would serve one particle each: they do not pay
   const RiskShape shape =
       shape_of<T>(problem.net, problem.loss, problem.particles, problem.samples, problem.particles, 1.0);
   on_path<T>(problem, shape, x_stride == 0 ? Purpose::risks : Purpose::outputs, {out, nullptr, true}, num_threads,

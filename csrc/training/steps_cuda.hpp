@@ -60,16 +60,16 @@ class Steps {
   int form_with(const EpochNumbers& numbers) const;  // 0 ... forms() - 1
   EpochNumbers numbers_with_form(EpochNumbers numbers, int form) const;
   void begin(const EpochNumbers& numbers) { numbers_ = numbers; }  // of the epoch
-  virtual bool is_noisy() const { return false; }                  // the noise is an update's
-  virtual int64_t parts() const { return 1; }           // of a step, each with as many kernels as another method's step
-  virtual bool scores_itself() const { return false; }  // place.risk is not written, and troubles are looked for
-  virtual bool reports_each() const { return false; }   // particle for itself, and no points
-  virtual uint32_t descents(uint32_t step) const { return step; }  // of Adam, up to that step
-  virtual double kicks() const { return 1; }                       // of langevin_kick, in one
+  virtual bool is_noisy() const { return false; }                  // a step draws the noise of cbo_update
+  virtual int64_t parts() const { return 1; }           // a step has as many kernels as so many of another method
+  virtual bool scores_itself() const { return false; }  // a step leaves place.risk alone and looks for troubles itself
+  virtual bool reports_each() const { return false; }   // the row is of each particle; there are no points
+  virtual uint32_t descents(uint32_t step) const { return step; }  // how many steps of Adam that step completes
+  virtual double kicks() const { return 1; }                       // how many half kicks langevin_kick makes at once
   // A run's first step may need more than the others.
   virtual void open(const RiskProblem<T>&, const StepPlace<T>&) {}
-  // What the steps on batches of `samples` samples in all, the first of which this is, need of their inputs alone; and
-  // how many bytes a step takes for it.
+  // Computes what depends on the inputs alone, for all steps of a segment of `samples` samples, from its first batch
+  // on. bytes_ahead: what a step needs for it.
   virtual void look_ahead(const RiskProblem<T>&, int64_t) {}
   virtual int64_t bytes_ahead() const { return 0; }
   Dials<T> dials(uint32_t step) const;

@@ -29,7 +29,7 @@ class OwnStream {
   cudaStream_t stream;
 };
 
-// What the host writes for an epoch, and reads of it, while others are in flight.
+// Host memory of one epoch in flight: what is sent to the card, and the row and point that come back.
 struct Slot {
   PinnedBuffer<char> given;  // by segments
   PinnedBuffer<double> row;
@@ -90,7 +90,7 @@ class TrainingRun final : public Run {
       fill(part, given, order + step * shape_.batch, subsets + step * shape_.subset, first_step + uint32_t(step));
       bring(given_, given, part.bytes);
       drawn_ = subsets + step * shape_.subset;
-      if (submitted_ == 0 || steps_->exchanges())  // the first epoch finds the memory that the kernels need
+      if (submitted_ == 0 || steps_->exchanges())  // the first epoch allocates what the kernels need
         enqueue(part, first_step + uint32_t(step));
       else
         part.graphs[steps_->form_with(numbers)].launch(stream());
@@ -275,7 +275,7 @@ class TrainingRun final : public Run {
     return batch;
   }
 
-  // What was brought of a segment, in device memory.
+  // The segment's dials and indices, as they were copied to device memory.
   const Dials<T>* dials() const { return reinterpret_cast<const Dials<T>*>(given_.data()); }
   const int64_t* indices(int64_t offset) const { return reinterpret_cast<const int64_t*>(given_.data() + offset); }
 
@@ -324,7 +324,7 @@ class TrainingRun final : public Run {
              part.samples, shape_.batch, stream());
   }
 
-  // The history's risks: of all points on all tasks, where they share x, of which the diagonal counts.
+  // The history's risks.  Where tasks share x all points are scored on all tasks, and the row takes the diagonal.
   void report_risks() {
     const UseArena arena(branch_arena_);  // the first's memory is in use meanwhile
     const CudaStream on{reinterpret_cast<uintptr_t>(branch_.stream())};
@@ -348,7 +348,7 @@ class TrainingRun final : public Run {
     }
   }
 
-  // The row needs the risks, on a branch of their own, and what else is found meanwhile.
+  // Writes the row.  Its risks are computed on a branch of their own, beside its other numbers.
   void report(const Segment& part) {
     report_risks();
     steps_->sum_up();

@@ -22,8 +22,8 @@
 
 namespace cbk {
 
-// The columns of least reduced costs of each row (lists.hpp), and of one search: by scanned row, what the columns
-// that its list lacks are at least away, and the distance that it adds to reduced costs.
+// The columns of least reduced costs of each row (lists.hpp).  A search has two numbers for each row that it scanned:
+// `limit`, a lower bound of the distance to columns off the row's list, and `shift`, which it adds to reduced costs.
 template <class C>
 struct AssignLists {
   int64_t most;              // columns of a row; 0: there are no lists
@@ -57,7 +57,7 @@ struct AssignTask {
   double scale;
   C* duals;   // [padded]: the columns' start, then the optimum; -infinity from count on
   bool cold;  // the duals are all 0
-  C* apart;   // [count]: how far all other points of the support are at least, < 0 at 0 if not found yet; or nullptr
+  C* apart;   // [count]: bounds of distances to the nearest other point of support; [0] < 0: not known yet; or nullptr
   int32_t* match;  // [count]: a guess, a permutation; then the optimum
   AssignSpace<C> space;
 };

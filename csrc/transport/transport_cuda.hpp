@@ -26,7 +26,7 @@ struct Assigned {
   double* duals = nullptr;  // [pairs, count]: prices of the second measure's atoms to start from, then the optimum's
   double *cost = nullptr, *gap = nullptr;  // [pairs], means over atoms
   int32_t* partner = nullptr;              // [pairs, count]: the match's inverse
-  const double* only = nullptr;            // [pairs]: those where this is positive, or is not, are solved
+  const double* only = nullptr;            // [pairs]: solved are those where (this > 0) == positive
   bool positive = true;
 };
 

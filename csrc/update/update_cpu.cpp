@@ -38,7 +38,7 @@ UpdateRow<T> first_row(const UpdateProblem<T>& problem, const AdamState<T>* adam
   return row;
 }
 
-// The same of a row that is so many numbers further on.
+// The row with its pointers moved on by so many numbers.
 template <class T>
 UpdateRow<T> behind(UpdateRow<T> row, int64_t numbers) {
   row.theta += numbers, row.out += numbers;
@@ -70,7 +70,7 @@ void repeat(const double* from, int64_t count, int64_t size, T* to) {
   }
 }
 
-// One thread's memory for rows that are moved together: what is one for a row is spread over its coordinates.
+// One thread's memory for rows that are moved together.  A row's point and its b are repeated for each coordinate.
 template <class T>
 class Together {
  public:

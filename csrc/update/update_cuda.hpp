@@ -1,8 +1,8 @@
 // update.hpp on the GPU: the same noise and roundings; distances are summed in another order.  All arrays of the
 // problem are device memory.  A task outside [0, tasks) makes its particle NaN.
 //
-// Given `now`, in device memory, its numbers count and not the problem's, which then decide the form of the noise
-// alone.
+// Where `now` is given, in device memory, steps take their numbers from there.  The problem's own numbers then decide
+// nothing but the form of the noise.
 #pragma once
 
 #include "../cuda/stream.hpp"

@@ -7,15 +7,15 @@
 namespace cbk::CBK_ISA {
 
 // sqrt(a^2 + floor^2), also where the squares are no normal numbers.  Both are scaled by a power of two that brings the
-// floor near 1: this rounds nothing, and a square that is then lost is too small to count.  One that overflows is of an
-// a beside which the floor does not count.
+// floor near 1: this rounds nothing, and a square that then underflows is too small to count.  Where one overflows, a
+// is so large that the floor does not count beside it.
 template <class V>
 CBK_INLINE V with_floor(V a, V floor) {
   using T = Scalar<V>;
   using W = Word<V>;
   constexpr bool single = sizeof(T) == 4;
   constexpr int mantissa = single ? 23 : 52, top = single ? 255 : 2047;
-  // of the floor alone: found once.  Without its last bit the exponent of infinity leaves a factor above 0
+  // from the floor alone, so outside of loops; the exponent is made even, so that for infinity `down` is above 0
   const V size = max(splat<V>(single ? T(0x1p-125) : T(0x1p-1021)), floor);
   const W exponent = bits<W>(size) >> (mantissa + 1) << (mantissa + 1), one = (W{} + 1) << mantissa;
   const V down = bits<V>(one * top - exponent), up = bits<V>(exponent - one);

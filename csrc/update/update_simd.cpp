@@ -9,7 +9,7 @@ namespace {
 template <UpdateForm form, bool adam, class T, int N>
 CBK_INLINE void update_block(const UpdateRow<T>& row, int64_t at, const Vector<T> (&z)[N], const T* factor) {
   using V = Vector<T>;
-  constexpr int ahead = 2048, line = 64;  // bytes; while normals are drawn, memory would rest
+  constexpr int ahead = 2048, line = 64;  // bytes; memory is read while normals are computed
   for (int p = 0; p < N * register_bytes; p += line)
     __builtin_prefetch(reinterpret_cast<const char*>(row.theta + at) + ahead + p);
 #pragma GCC unroll 8

@@ -7,7 +7,7 @@
 namespace cbk::device {
 
 constexpr int64_t slope_chunk = 1024;  // samples that a warp sums
-constexpr int64_t slope_inputs = 16;   // up to so many inputs are summed with the other lines
+constexpr int64_t slope_inputs = 16;   // with up to so many inputs, delta x is summed together with delta and e h
 constexpr int64_t lane_chunk = 512;    // samples that a lane sums
 
 // slopes_cuda.cu: z, or what gives it, becomes delta, zeros behind the samples, where b.hidden is kept; sums over

@@ -32,7 +32,7 @@ struct Groups {
   }
   static __device__ __forceinline__ bool used(int64_t rows) { return int(threadIdx.x) / 128 * 128 < rows; }
 
-  // Groups without rows multiply zeros: in a branch the compiler would let each product wait for the one before.
+  // Groups without rows multiply zeros too: with a branch around them the compiler would serialise the products.
   template <Precision precision, bool packed>
   static __device__ __forceinline__ void multiply(const TileStream<packed, held<precision, packed>>& stream, bool,
                                                   ProductSums& z) {

@@ -30,9 +30,9 @@ void forward(const RiskProblem<T>& problem, T* out, CudaStream stream, Precision
 template <class T>
 void risk(const RiskProblem<T>& problem, double* out, CudaStream stream, int64_t stride = 1,
           Precision precision = Precision::float32);
-// So do outputs whose losses no block sums (losses_cuda.hpp).
+// Outputs whose losses no block sums (losses_cuda.hpp) take so much memory at most.
 inline int64_t output_bytes = int64_t(64) << 20;
-// Pre-activations go through so much memory at most: particles and samples are taken in as many passes as that needs.
+// Pre-activations take so much at most: particles and samples are taken in as many passes as that needs.
 inline int64_t gradient_bytes = int64_t(64) << 20;
 template <class T>
 void risk_gradient(const RiskProblem<T>& problem, double* out, T* gradient, CudaStream stream,
