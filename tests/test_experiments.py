@@ -55,7 +55,7 @@ def test_sine_parameters_of_the_others():
     assert sine.lengths(1000) == dict.fromkeys(sine.METHODS, 1000) | {"consensus hopping": 300}
     assert set(sine.lengths(250).values()) == {250}
     for label, method in sine.METHODS.items():
-        assert sine.PASSES[label] == (3 if label == "Adam" else method.particles)
+        assert sine.passes(method) == (3 if label == "Adam" else method.particles)
 
 
 def test_sine_writes_its_files(tmp_path, capfd):

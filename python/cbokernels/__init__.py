@@ -108,7 +108,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What few look for is imported when they do."""
+    """Names that are rarely used are imported when they are asked for."""
     if name == "reference":
         return importlib.import_module(".reference", __name__)
     if name == "__version__":

@@ -77,9 +77,9 @@ def _beside(path: Path) -> Iterator[BinaryIO]:
     while True:
         with open(path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp"), "xb") as file:
             try:
-                with contextlib.suppress(OSError):  # of file systems without locks
+                with contextlib.suppress(OSError):  # the file system may have no locks
                     fcntl.flock(file, fcntl.LOCK_EX)
-                if os.path.exists(file.name):  # else a `sweep` came between
+                if os.path.exists(file.name):  # else another process's `sweep` removed it
                     yield file
                     return
             finally:

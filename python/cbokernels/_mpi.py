@@ -37,7 +37,7 @@ from .errors import CboError, CboWarning
 
 MPI = extra("mpi4py.MPI", "cbokernels.distributed", "mpi")
 
-_combines: list[Combine] = []  # the one that the reduction below is for, which MPI has few of
+_combines: list[Combine] = []  # `_combine` calls the last one: MPI allows few reductions, so one serves all
 
 
 def _combine(other: Any, into: Any, kind: Any) -> None:
@@ -218,7 +218,7 @@ class Communicator(Ranks):
     def end(self, error: BaseException, saved: str, trace: bool = True) -> None:
         if is_common(error):
             return
-        # Where all ranks fail alike one of them is enough to tell.
+        # Where all ranks fail alike the first one's message is enough.
         time.sleep(min(0.3 * self.rank, 3.0))
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__)) if trace else ""
         reason = " ".join(str(error).split()) or "no message"
@@ -227,10 +227,10 @@ class Communicator(Ranks):
             f"{type(error).__name__}: {reason}{saved}\n"
         )
         sys.stderr.flush()
-        time.sleep(0.3)  # the launcher passes on what it has got before it is asked to end the job
+        time.sleep(0.3)  # time for the launcher to pass the message on before it ends the job
         try:
             MPI.COMM_WORLD.Abort(1)
-        finally:  # an MPI may only ask its launcher to end the job, and come back
+        finally:  # Abort may return: some MPIs only ask their launcher to end the job
             os._exit(1)
 
     def leave(self, error: BaseException) -> None:

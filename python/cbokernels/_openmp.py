@@ -6,7 +6,7 @@ A runtime that another package has loaded before is as it is.
 
 import os
 
-# GCC's: turns of a waiting loop, about 0.1 ms, in place of several ms. LLVM's: ms, in place of 200.
+# How long an idle thread spins. GCC: turns of a loop, 0.1 ms instead of several. LLVM: 1 ms instead of 200.
 _SETTINGS = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
 
 _ours = [] if "OMP_WAIT_POLICY" in os.environ else [name for name in _SETTINGS if name not in os.environ]

@@ -84,7 +84,9 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     except (TypeError, ValueError) as error:
         if not options.changes:
             raise
-        raise OptionError(f"--set: {error}") from error  # what only a run of that shape refuses
+        raise OptionError(
+            f"--set: {error}"
+        ) from error  # values that a method refuses for the experiment's network
     if job().rank:
         return
     if options.changes:  # what is expected holds for the experiment's own parameters
@@ -96,7 +98,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 
 
 class _Experiment(argparse.ArgumentParser):
-    """Of what stands behind an experiment's name: what it does not know is told with its own usage."""
+    """Reads what follows an experiment's name. An unknown option is reported with that experiment's usage."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = super().parse_known_args(args, namespace)
@@ -124,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         what = sys.modules[run.__module__].__doc__ or ""
         length = (inspect.getdoc(run) or "").partition("\n\n")[2].replace("`quick`", "--quick")
         own = names.add_parser(name, help=what.partition("\n")[0], description=f"{what}\n{length}", **shape)
-        _add_options(own, default=argparse.SUPPRESS)  # what stands before the name holds too
+        _add_options(own, default=argparse.SUPPRESS)  # an option before the name holds too
     return parser
 
 

@@ -244,11 +244,11 @@ def wasserstein_over_wasserstein(atoms_a: Any, atoms_b: Any, *, num_threads: int
         raise ValueError(
             f"atoms_b must have as many particles as atoms_a, {len(costs)}, got {costs.shape[1]}"
         )
-    if np.isnan(costs).any():  # of a card's atoms, which nobody has looked at
+    if np.isnan(costs).any():  # from atoms on a card, which were not checked
         for value, name in ((atoms_a, "atoms_a"), (atoms_b, "atoms_b")):
             call.check_finite(call.view(value, name), name)
     beyond = np.isinf(costs)
-    if beyond.any():  # as few as can be: one is more than all others together
+    if beyond.any():  # as few infinite costs as possible: each counts more than all finite ones together
         most = costs[~beyond].max(initial=0.0) or 1.0
         comparable = np.where(beyond, 1.0, np.minimum(costs, most) / most / (2 * len(costs)))
     else:

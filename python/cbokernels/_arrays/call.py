@@ -69,7 +69,7 @@ class BaseCall(abc.ABC, Generic[A]):
 
     @abc.abstractmethod
     def view(self, value: Any, name: str) -> A:
-        """The array as kernels take it, without a copy where its layout is theirs. What is one stays one."""
+        """The array as kernels take it; copied only where its memory has another layout than theirs."""
 
     @abc.abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: Any) -> A:
@@ -81,7 +81,7 @@ class BaseCall(abc.ABC, Generic[A]):
 
     @abc.abstractmethod
     def address(self, a: A) -> int:
-        """Of its first entry."""
+        """The address of the first entry."""
 
     @abc.abstractmethod
     def changed(self, value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Changed[A]:
@@ -89,7 +89,7 @@ class BaseCall(abc.ABC, Generic[A]):
 
     @abc.abstractmethod
     def run(self, num_threads: Any, precision: Any = "float32", a: A | None = None) -> Execution:
-        """What kernels take last: of the caller's threads, and of a precision of products with `a`."""
+        """The kernels' last argument: threads, or a card's device and stream, and products' precision."""
 
     @abc.abstractmethod
     def check_finite(self, a: A, name: str) -> None:

@@ -59,9 +59,9 @@ class CardCall(BaseCall[DeviceArray]):
 
     def __init__(self, first: Any, name: str) -> None:
         self.module = cuda.module()
-        # By id. They keep what the kernels use, which must outlive them, or their place in their streams.
+        # Arrays by id: they keep memory that the kernels use, and its place in its stream's order.
         self._memories: dict[int, Memory] = {}
-        self._producers: set[int] = set()  # other streams, which order the memory of some of the arrays
+        self._producers: set[int] = set()  # other streams: those that some arrays' memory was made on
         self._waits = False
         self.first, self.name = first, name
         self._stream = libraries.stream_of(first) or 0
@@ -74,7 +74,7 @@ class CardCall(BaseCall[DeviceArray]):
         self.kernels: Kernels[DeviceArray] = kernels
 
     def _launched(self) -> None:
-        """What is due after a kernel's launch: others use its arrays' memory after it."""
+        """After a kernel's launch: the arrays' other streams wait for it before they go on."""
         for producer in self._producers:
             self.module.wait_for(self._device, producer, self._stream)
         if self._waits:

@@ -75,7 +75,7 @@ class Options:
 
 
 def _meant(value: Any, now: Any) -> Any:
-    """None, True and False in any case, in the place of a value that is no name."""
+    """The words none, true and false as values, unless the parameter takes names."""
     words = {"none": None, "true": True, "false": False}
     named = isinstance(now, str) and now != "auto"  # a parameter whose values are names
     return words.get(value.lower(), value) if isinstance(value, str) and not named else value

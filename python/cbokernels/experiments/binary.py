@@ -48,7 +48,7 @@ from ._straight_through import StraightThrough
 
 WIDTH, DECAY, HELD_OUT = 20, 0.1, 5
 RATE = Exponential(0.1, 0.001)
-SPREAD = Exponential(0.3, 0.1)  # of jumps less is seen from nearby
+SPREAD = Exponential(0.3, 0.1)  # wide enough that draws cross the jumps of sign and step
 NETWORKS: tuple[tuple[str, str | None], ...] = (
     ("sign", None),
     ("step", None),

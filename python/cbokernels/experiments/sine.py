@@ -58,7 +58,6 @@ def passes(method: Any) -> int:
     return int(method.particles) * (3 if isinstance(method, Adam) else 1)
 
 
-PASSES = {label: passes(method) for label, method in METHODS.items()}
 _HOPPING_EPOCHS = 300  # by then hopping is at the label noise, and its schedules fit any length
 
 EXPECTED = "the paper's figures, and what a plain implementation of its parameters measured"

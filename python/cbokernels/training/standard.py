@@ -38,7 +38,9 @@ class Standard:
         if not len(rows):
             return None
         if values.dtype.kind == "f":
-            HOST.check_finite(values, "x")  # in the caller's numbers: later a column would be NaN as a whole
+            HOST.check_finite(
+                values, "x"
+            )  # before a NaN spreads to its whole column, so that the message names the entry
         with np.errstate(over="ignore", invalid="ignore"):
             mean, scale = rows.mean(axis=0, dtype=np.float64), rows.std(axis=0, dtype=np.float64)
         if not np.isfinite(scale).all():
