@@ -47,7 +47,9 @@ Options::Options() {
 }
 
 bool Site::operator==(const Site& other) const {
-  return line == other.line && !std::strcmp(operation, other.operation) && !std::strcmp(file, other.file);
+  // mostly they are the same literals
+  const auto same = [](const char* a, const char* b) { return a == b || !std::strcmp(a, b); };
+  return line == other.line && same(operation, other.operation) && same(file, other.file);
 }
 
 Thread::Thread(size_t stack_bytes) : fiber(&Machine::thread_main, stack_bytes) {}
@@ -195,20 +197,24 @@ void Machine::collective(unsigned mask, Site site, void* payload, void (*togethe
   self->state = Thread::State::in_warp;
   self->site = site, self->mask = mask, self->payload = payload;
   release(&self->announced);
-  void* lanes[32] = {};
+  // The next lanes first: threads mostly come in the order of their ranks, and one that has not come settles it.
   bool complete = true;
-  for (unsigned lane = 0; lane < 32; ++lane) {
+  for (unsigned i = 1; i < 32 && complete; ++i) {
+    const unsigned lane = (self->lane() + i) % 32;
     if (!(mask >> lane & 1)) continue;
-    Thread* other = first + lane < block.threads.size() ? block.threads[first + lane] : nullptr;
+    const Thread* other = first + lane < block.threads.size() ? block.threads[first + lane] : nullptr;
     if (!other || other->state == Thread::State::done)
       fail(place(site) + ": mask " + hex(mask) + " names lane " + std::to_string(lane) +
            ", which has exited or does not exist");
-    complete = complete && other->state == Thread::State::in_warp && other->mask == mask && other->site == site;
-    lanes[lane] = other->payload;
+    complete = other->state == Thread::State::in_warp && other->mask == mask && other->site == site;
   }
   if (complete) {
-    for (unsigned lane = 0; lane < 32; ++lane)
-      if (mask >> lane & 1) acquire(&block.threads[first + lane]->announced);
+    void* lanes[32] = {};
+    for (unsigned lane = 0; lane < 32; ++lane) {
+      if (!(mask >> lane & 1)) continue;
+      lanes[lane] = block.threads[first + lane]->payload;
+      acquire(&block.threads[first + lane]->announced);
+    }
     if (together) together(lanes, mask);
     char* released = &block.warp_released[block.warp_generation++ % block.warp_released.size()];
     release(released);
