@@ -76,6 +76,7 @@ def ends(pid: float) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_cut_off_keeps_its_rows(stages: Any, tmp_path: Path) -> None:
     rows = stages(("slow", 8, 60), ("raises", 30, 60))  # seconds for a busy machine to start Python
     assert rows["slow", "found", "row"].value == 2
@@ -88,6 +89,7 @@ def test_a_stage_that_is_cut_off_keeps_its_rows(stages: Any, tmp_path: Path) -> 
     assert "cut off after 8 s" in summary
 
 
+@pytest.mark.slow
 def test_steps_do_not_stop_the_next(stages: Any, tmp_path: Path) -> None:
     names = "raises", "dies", "hangs", "skips", "broken", "absent"
     # seconds of a step: a busy machine takes some to start Python
@@ -110,6 +112,7 @@ def test_steps_do_not_stop_the_next(stages: Any, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_time_that_is_over_is_noted(stages: Any, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module("first_run"), "LEAST", 0.5)
     rows = stages(("slow", 20, 20), ("skips", 20, 20), minutes=3 / 60)
@@ -117,6 +120,7 @@ def test_time_that_is_over_is_noted(stages: Any, module: Any, monkeypatch: pytes
     assert rows["stages", "skips", "ended"].note == "not run: out of time"
 
 
+@pytest.mark.slow
 def test_a_later_run_adds_to_the_folder(stages: Any, tmp_path: Path) -> None:
     stages(("raises", 20, 20))
     mended = (tmp_path / "stage_raises.py").read_text().replace("raise ValueError('a reason')", "")
@@ -130,6 +134,7 @@ def test_a_later_run_adds_to_the_folder(stages: Any, tmp_path: Path) -> None:
     assert "a reason" not in (tmp_path / "out" / "summary.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_end_by_a_signal_keeps_all(stages: Any, tmp_path: Path) -> None:
     stages(("skips", 20, 20))
     code = (
@@ -150,6 +155,7 @@ def test_an_end_by_a_signal_keeps_all(stages: Any, tmp_path: Path) -> None:
     assert "| child | pid |" in (tmp_path / "out" / "summary.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_rehearsal_has_a_row_for_every_goal_and_judges_none(
     module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

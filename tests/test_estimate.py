@@ -96,7 +96,12 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+FEW = ("cbo", "hopping", "batches")  # each takes most of another kind: particles, draws, data
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in RUNS]
+)
 def test_memory_is_what_a_run_takes(name):
     """Within a factor of 1.25 and 8 MiB, which is more than is taken for workspaces."""
     run = subprocess.run(

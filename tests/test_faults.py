@@ -47,6 +47,7 @@ def limited_files(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_killed_runs_resume_to_the_same_bits(tmp_path):
     print(f"CBOKERNELS_SEED={SEED}")
     rng = random.Random(SEED)

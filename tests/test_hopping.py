@@ -238,6 +238,7 @@ def test_many_particles_are_weighed_in_blocks(mirrored, fraction):
     assert bad == int(np.isnan(risk).sum())
 
 
+@pytest.mark.slow
 def test_blocks_of_drawn_particles_and_atoms():
     """What a step draws block by block are the particles of the one ensemble."""
     net, center, x, y, _ = problem(1, 3, 1, 4, "float32")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from losses import beside
 
 import cbokernels as cbk
 from cbokernels import reference
@@ -34,8 +35,7 @@ def test_risks_and_outputs_whatever_the_density(density, width, dtype, tolerance
     agree(net, theta, x, labels, "cross_entropy", tolerance)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("samples", [1, 15, 16, 17, 127, 128, 129, 300])
+@pytest.mark.parametrize(("activation", "samples"), beside(ACTIVATIONS, [1, 15, 16, 17, 127, 128, 129, 300]))
 def test_odd_numbers_of_samples(activation, samples):
     net = cbk.TwoLayer(784, 20, 2, activation=activation)
     theta = net.uniform(128, seed=1)

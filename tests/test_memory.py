@@ -44,7 +44,7 @@ OWN = {  # those with as much memory of their own as tells in one of the limits
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
-@pytest.mark.parametrize("threads", [2, 1000])
+@pytest.mark.parametrize("threads", [2, pytest.param(1000, marks=pytest.mark.slow)])
 def test_short_memory_is_a_memory_error(threads):
     """Whatever is short of memory; inputs are as they were, and the next call works.
 

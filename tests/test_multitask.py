@@ -282,6 +282,7 @@ def run(method=None, ys=YS):
     return cbk.train(NET, X, ys, method or cbk.MultiTaskCBO(), epochs=1)
 
 
+@pytest.mark.slow
 def test_learns_the_papers_hundred_sines():
     """One ensemble of 200, two particles per task [De Deyn, Herty, Samaey 2025, example 3]; with a quarter of
     the samples."""

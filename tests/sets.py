@@ -1,0 +1,9 @@
+"""Instruction sets for tests that force one; those that the machine would not choose are for `pytest -m slow`."""
+
+from __future__ import annotations
+
+import pytest
+
+import cbokernels as cbk
+
+EACH = [pytest.param(isa, marks=[] if isa == cbk.isa() else [pytest.mark.slow]) for isa in cbk.isas()]
