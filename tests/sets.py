@@ -1,4 +1,4 @@
-"""Instruction sets for tests that force one; those that the machine would not choose are for `pytest -m slow`."""
+"""Instruction sets for tests that force one; all but the machine's own choice are for `pytest -m slow`."""
 
 from __future__ import annotations
 

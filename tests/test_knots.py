@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import numpy as np
 import pytest
+from losses import beside
 
 import cbokernels as cbk
 from cbokernels import _cpu, reference
@@ -73,9 +75,19 @@ def test_against_the_reference(x_kind, theta_kind, width, samples, output_bias):
     np.testing.assert_array_equal(result, cbk.risk(net, theta, x, y, num_threads=1))
 
 
+X_KINDS = ("uniform", "normal", "repeated", "clustered")
+THETA_KINDS = ("normal", "constant neurons", "zero", "wild", "out of reach")
+COMMON = beside(THETA_KINDS, X_KINDS)
+
+
 @pytest.mark.parametrize("width", [3, 100])
-@pytest.mark.parametrize("x_kind", ["uniform", "normal", "repeated", "clustered"])
-@pytest.mark.parametrize("theta_kind", ["normal", "constant neurons", "zero", "wild", "out of reach"])
+@pytest.mark.parametrize(
+    ("theta_kind", "x_kind"),
+    [
+        pytest.param(*pair, marks=[] if pair in COMMON else [pytest.mark.slow])
+        for pair in itertools.product(THETA_KINDS, X_KINDS)
+    ],
+)
 @pytest.mark.parametrize("output_bias", [False, True])
 def test_gradients_against_the_reference(x_kind, theta_kind, width, output_bias):
     rng = np.random.default_rng([width, 5])

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from losses import beside
 
 import cbokernels as cbk
 from cbokernels import reference
 
 ACTIVATIONS = list(reference.DERIVATIVES)  # those with a gradient
+# particles, width, inputs, outputs, samples
+SHAPES = [(2, 600, 15, 1, 7), (3, 1001, 16, 1, 1500), (17, 65, 32, 5, 1100), (2, 3000, 9, 7, 300)]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize(
-    ("particles", "width", "inputs", "outputs", "samples"),
-    [(2, 600, 15, 1, 7), (3, 1001, 16, 1, 1500), (17, 65, 32, 5, 1100), (2, 3000, 9, 7, 300)],
-)
-def test_against_the_reference(particles, width, inputs, outputs, samples, activation, dtype):
+@pytest.mark.parametrize(("activation", "shape"), beside(ACTIVATIONS, SHAPES), ids=str)
+def test_against_the_reference(shape, activation, dtype):
+    particles, width, inputs, outputs, samples = shape
     rng = np.random.default_rng([particles, width])
     net = cbk.TwoLayer(inputs, width, outputs, activation=activation, output_bias=width % 2 == 1)
     theta = net.uniform(particles, seed=1, dtype=dtype)
