@@ -80,8 +80,9 @@ HoppingStep weigh_blocks(const Draw<T>& draw, int64_t size, int64_t columns, int
   constexpr int64_t piece = 8192;
   const double* const of_all = blocks > 1 ? sum.data() : drift.data();
   parallel_for(divide_up(size, piece), thread_count(threads, divide_up(size, piece), nanoseconds(0.5, size)),
-               [&](int64_t i) {
-    for (int64_t j = i * piece; j < std::min((i + 1) * piece, size); ++j) gradient[j] = T(-of_all[j]);
+               [=](int64_t i) {
+    const int64_t end = std::min((i + 1) * piece, size);
+    for (int64_t j = i * piece; j < end; ++j) gradient[j] = T(-of_all[j]);
   });
   result.ess = sums.ess(columns);
   return result;

@@ -34,7 +34,7 @@ class Span {
       : size_(problem.samples),
         stride_(round_up(size_, 2 * isa_table().low_rank<double>().lanes)),
         upper_(stride_ * stride_),
-        lower_(stride_ * stride_) {
+        inverse_(size_ * stride_) {
     multiply(problem, kernels, packed, panel, num_threads);
     double ridge = 0;
     for (int64_t i = 0; i < size_; ++i) ridge += 1e-6 / double(size_) * upper_.data()[i * (stride_ + 1)];
@@ -44,7 +44,17 @@ class Span {
   }
 
   bool positive() const { return positive_; }
-  double* lower() { return lower_.data(); }
+  // out [rows][stride] = sums [rows][size] L^-1.
+  void along_samples(const double* sums, int64_t rows, double* out, int num_threads) {
+    const LowRankKernels<double>& kernels = isa_table().low_rank<double>();
+    const int64_t panel = 2 * kernels.lanes, panels = stride_ / panel, parts = divide_up(rows, rows_together);
+    const int threads = thread_count(num_threads, panels * parts, nanoseconds(0.05, rows, size_, size_));
+    parallel_for(panels * parts, threads, [&](int64_t task) {
+      const int64_t i = task / parts * panel, first = task % parts * rows_together;
+      kernels.product(sums + first * size_ + i, size_, std::min(rows_together, rows - first), size_ - i,
+                      inverse_.data() + i * (stride_ + 1), stride_, out + first * stride_ + i, stride_);
+    });
+  }
   int64_t stride() const { return stride_; }
 
   // What e is to be multiplied with for the samples from `first` on, in panels.
@@ -81,21 +91,21 @@ class Span {
 
   // With the ridge X b is L e only nearly: exactly, e times X X^T L^-T = L^T - ridge L^-1.
   void subtract(double ridge, const LowRankKernels<T>& kernels, int num_threads) {
+    Buffer<double> lower(size_ * stride_);
     for (int64_t i = 0; i < size_; ++i)
-      for (int64_t j = 0; j <= i; ++j) lower_.data()[i * stride_ + j] = upper_.data()[j * stride_ + i];
-    Buffer<double> inverse(size_ * size_);
+      for (int64_t j = 0; j <= i; ++j) lower.data()[i * stride_ + j] = upper_.data()[j * stride_ + i];
     const int threads = thread_count(num_threads, size_, nanoseconds(0.1, size_, size_, size_));
     parallel_for(size_, threads, [&](int64_t i) {
-      double *row = inverse.data() + i * size_, *to = upper_.data() + i * stride_;
-      std::fill_n(row, i + 1, 0.0);
+      double *row = inverse_.data() + i * stride_, *to = upper_.data() + i * stride_;
+      std::fill_n(row, stride_, 0.0);
       row[i] = 1;
-      kernels.solve(lower_.data(), i + 1, stride_, row);
+      kernels.solve(lower.data(), i + 1, stride_, row);
       for (int64_t j = 0; j <= i; ++j) to[j] = (j < i ? 0 : to[j]) - ridge * row[j];
     });
   }
 
   int64_t size_, stride_;
-  Buffer<double> upper_, lower_;  // at last L^T - ridge L^-1, and L
+  Buffer<double> upper_, inverse_;  // at last L^T - ridge L^-1, and L^-1
   bool positive_ = false;
 };
 
@@ -286,13 +296,14 @@ class Step {
   }
 
   // out [width][inputs] = sums L^-1 X.
-  void along_inputs(double* sums, double* out) {
+  void along_inputs(const double* sums, double* out) {
     const int64_t inputs = net_.inputs, strips = divide_up(inputs, panel_);
+    const int64_t stride = span_->stride();
+    Buffer<double> solved(net_.width * stride);
+    span_->along_samples(sums, net_.width, solved.data(), num_threads_);
     Buffer<T> rows(net_.width * length_);
-    parallel_for(net_.width, threads(net_.width, nanoseconds(0.2, net_.width, length_, length_)), [&](int64_t m) {
-      kernels_.solve(span_->lower(), length_, span_->stride(), sums + m * length_);
-      std::copy_n(sums + m * length_, length_, rows.data() + m * length_);
-    });
+    for (int64_t m = 0; m < net_.width; ++m)
+      std::copy_n(solved.data() + m * stride, length_, rows.data() + m * length_);
     const int team = threads(strips, nanoseconds(0.05, net_.width, length_, inputs));
     const int64_t part = (length_ + net_.width) * panel_;
     Buffer<T> scratch(team * part);

@@ -97,8 +97,9 @@ template <class T>
 void shrink(T* theta, int64_t count, double decay, int num_threads) {
   constexpr int64_t block = 16384;
   const int64_t blocks = divide_up(count, block);
-  parallel_for(blocks, thread_count(num_threads, blocks, nanoseconds(0.2, count)), [&](int64_t i) {
-    for (int64_t j = i * block; j < std::min((i + 1) * block, count); ++j) theta[j] -= T(decay) * theta[j];
+  parallel_for(blocks, thread_count(num_threads, blocks, nanoseconds(0.2, count)), [=](int64_t i) {
+    const int64_t end = std::min((i + 1) * block, count);
+    for (int64_t j = i * block; j < end; ++j) theta[j] -= T(decay) * theta[j];
   });
 }
 
