@@ -279,32 +279,62 @@ void gram(const double* x, const double* with, int64_t inputs, int64_t columns, 
   product<double>({x, 1, panel}, panel, inputs, {with, panel}, block, stride, {nullptr, false});
 }
 
-bool cholesky(double* upper, int64_t size, int64_t stride) {
-  Paced paced;
-  for (int64_t j = 0; j < size; ++j) {
-    double* const row = upper + j * stride;
-    const double pivot = row[j];
-    if (!(pivot > 0 && pivot < HUGE_VAL)) return false;
-    const double inverse = 1 / std::sqrt(pivot);
-    for (int64_t i = j; i < size; ++i) row[i] *= inverse;
-    paced((size - j) * (size - j) / 2);
-    for (int64_t i = j + 1; i < size; ++i) {  // what stands below the diagonal is not looked at
-      const F64 by = splat<F64>(-row[i]);
-      for (int64_t k = i / lanes<double> * lanes<double>; k < size; k += lanes<double>)
-        store(upper + i * stride + k, mad(by, load(row + k), load(upper + i * stride + k)));
+constexpr int rows_at_once = 4;  // each number of a row is loaded and stored once for so many that are taken off it
+
+// to[k] += sum over the rows i < count of by[i] rows[i][k], in their order, k in [first, last).
+CBK_INLINE void add_rows(const double* by, const double* rows, int64_t stride, int64_t count, int64_t first,
+                         int64_t last, double* to) {
+  int64_t k = first;
+  for (; k + lanes<double> <= last; k += lanes<double>) {
+    F64 sum = load(to + k);
+    if (count == rows_at_once) {
+      CBK_UNROLL(4)
+      for (int i = 0; i < rows_at_once; ++i) sum = mad(splat<F64>(by[i]), load(rows + i * stride + k), sum);
+    } else {
+      for (int64_t i = 0; i < count; ++i) sum = mad(splat<F64>(by[i]), load(rows + i * stride + k), sum);
     }
+    store(to + k, sum);
+  }
+  for (; k < last; ++k)
+    for (int64_t i = 0; i < count; ++i) to[k] = mad(by[i], rows[i * stride + k], to[k]);
+}
+
+bool cholesky(double* upper, int64_t size, int64_t stride) {
+  constexpr int64_t width = lanes<double>;
+  const int64_t end = vectors_of(size, width);
+  Paced paced;
+  for (int64_t first = 0; first < size; first += rows_at_once) {
+    const int64_t count = size - first < rows_at_once ? size - first : rows_at_once;
+    const double* const rows = upper + first * stride;
+    double by[rows_at_once];
+    for (int64_t i = first; i < size; ++i) {  // what stands below the diagonal is not looked at
+      double* const row = upper + i * stride;
+      const int64_t above = i - first < count ? i - first : count;
+      for (int64_t j = 0; j < above; ++j) by[j] = -rows[j * stride + i];
+      add_rows(by, rows, stride, above, i / width * width, end, row);
+      if (above == count) continue;
+      const double pivot = row[i];
+      if (!(pivot > 0 && pivot < HUGE_VAL)) return false;
+      const double inverse = 1 / std::sqrt(pivot);
+      for (int64_t k = i; k < size; ++k) row[k] *= inverse;
+    }
+    paced((size - first) * (size - first) * rows_at_once / 2);
   }
   return true;
 }
 
 void solve(const double* lower, int64_t size, int64_t stride, double* row) {
-  for (int64_t i = size - 1; i >= 0; --i) {
-    const double* line = lower + i * stride;
-    const double value = row[i] = row[i] / line[i];
-    const F64 by = splat<F64>(-value);
-    int64_t k = 0;
-    for (; k + lanes<double> <= i; k += lanes<double>) store(row + k, mad(by, load(line + k), load(row + k)));
-    for (; k < i; ++k) row[k] = mad(-value, line[k], row[k]);
+  for (int64_t last = size; last > 0;) {
+    const int64_t count = last < rows_at_once ? last : rows_at_once, first = last - count;
+    double by[rows_at_once];  // of the last row first
+    for (int64_t i = last - 1; i >= first; --i) {
+      const double* line = lower + i * stride;
+      row[i] /= line[i];
+      by[last - 1 - i] = -row[i];
+      for (int64_t k = first; k < i; ++k) row[k] = mad(-row[i], line[k], row[k]);
+    }
+    add_rows(by, lower + (last - 1) * stride, -stride, count, 0, first, row);
+    last = first;
   }
 }
 
