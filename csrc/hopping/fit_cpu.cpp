@@ -58,16 +58,16 @@ class Root {
       x[i] /= row[i];
     }
   }
-  // L^-1 and its transpose, [rows][stride], zeros elsewhere.
+  // L^-1 and its transpose, [rows][stride], zeros elsewhere.  U is gone then.
   template <class T>
   void invert(T* inverse, T* transposed, int num_threads) {
-    Buffer<double> lower(rows_ * stride_), all(rows_ * stride_);
+    Buffer<double> lower(rows_ * stride_);
     for (int64_t i = 0; i < rows_; ++i)
       for (int64_t j = 0; j <= i; ++j) lower.data()[i * stride_ + j] = upper_.data()[j * stride_ + i];
     std::fill_n(inverse, rows_ * stride_, T(0)), std::fill_n(transposed, rows_ * stride_, T(0));
     const int threads = thread_count(num_threads, rows_, nanoseconds(0.1, rows_, rows_, rows_));
     parallel_for(rows_, threads, [&](int64_t i) {
-      double* row = all.data() + i * stride_;
+      double* row = upper_.data() + i * stride_;
       std::fill_n(row, i + 1, 0.0);
       row[i] = 1;
       isa_table().low_rank<double>().solve(lower.data(), i + 1, stride_, row);

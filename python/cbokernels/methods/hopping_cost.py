@@ -63,7 +63,7 @@ def cost(
         pairs = -(-draws // blocks)
         products += blocks * _fitting(net, r, pairs, length)
         made += pairs > most
-        kept += 32 * pairs * pairs + 8 * pairs * length + 64 * pairs * (c + 4)
+        kept += 24 * pairs * pairs + 8 * pairs * length + 64 * pairs * (c + 4)
         kept += item * pairs * (numbers + r * m) if pairs > most else 0
     return Cost(products, exponentials, draws * numbers * made, weighed + kept + span)
 
