@@ -312,3 +312,39 @@ def test_plan_counts_the_fit():
     assert mean.memory < fit.memory < mean.memory + 2e6
     many = cbk.plan(cbk.TwoLayer(784, 100, 10), 10**6, 100, method=METHOD).cost
     assert many.memory < 8e6
+
+
+def test_what_the_kernels_refuse():
+    net, center, x, y, _ = problem(40, 9, 2, 20)
+    risk, ess = np.ones((20, 9)), np.empty(9)
+    for wrong, message in (
+        ({"rank": 0}, "rank must be in"),
+        ({"length": 0}, "length must be at least 1"),
+        ({"risk": risk[:19]}, "rows of pairs"),
+        ({"risk": risk[:, :8].copy()}, r"risk has shape \[20, 8\]"),
+        ({"ess": ess[:8].copy()}, r"ess has shape \[8\]"),
+    ):
+        given = {"rank": 1, "length": 20, "key": KEY, "single": False, "risk": risk, "ess": ess, **wrong}
+        with pytest.raises(ValueError, match=message):
+            _cpu.fit_weights(net._kernel, *given.values(), 1)
+    gradient = np.empty_like(center)
+    for mirrored, atoms in ((False, True), (True, False)):
+        with pytest.raises(ValueError, match="a fit expects atoms and pairs"):
+            _cpu.low_rank_gradient(
+                net._kernel,
+                center,
+                20,
+                0.1,
+                mirrored,
+                KEY,
+                x,
+                y,
+                "mse",
+                1,
+                True,
+                atoms,
+                0.0,
+                True,
+                gradient,
+                1,
+            )
