@@ -2,6 +2,7 @@
 #include <mutex>
 
 #include "gpu.hpp"
+#include "shared.hpp"
 
 namespace cbk::device {
 namespace {
@@ -97,17 +98,20 @@ void trim_memory(int device) {
   check(cudaMemPoolTrimTo(pool, 0), "memory pool");
 }
 
-void allow_shared(const void* kernel, size_t bytes) {
-  static Allowed& allowed = *new Allowed;
-  const int device = current_device();
-  const std::lock_guard lock(allowed.mutex);
-  size_t& most = allowed.bytes[{kernel, device}];
-  if (bytes <= most) return;
+size_t most_shared(const void* kernel) {
   cudaFuncAttributes own{};
   int all = 0;
   check(cudaFuncGetAttributes(&own, kernel), "shared memory");
-  check(cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "shared memory");
-  const size_t given = size_t(all) - own.sharedSizeBytes;
+  check(cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerBlockOptin, current_device()), "shared memory");
+  return size_t(all) - own.sharedSizeBytes;
+}
+
+void allow_shared(const void* kernel, size_t bytes) {
+  static Allowed& allowed = *new Allowed;
+  const std::lock_guard lock(allowed.mutex);
+  size_t& most = allowed.bytes[{kernel, current_device()}];
+  if (bytes <= most) return;
+  const size_t given = most_shared(kernel);
   if (bytes > given)
     throw CudaError("shared memory: a block needs " + std::to_string(bytes) + " bytes, and the card has " +
                     std::to_string(given));

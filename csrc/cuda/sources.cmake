@@ -1,7 +1,7 @@
 # The CUDA kernels and their bindings, for nvcc (CMakeLists.txt) and for the emulation (tests/cuda/CMakeLists.txt).
 # Those that compile longest come first: no core waits for another at the end.
 set(CBK_CUDA_KERNELS risk/cuda/risk_cuda.cu risk/cuda/tensor_cuda.cu risk/cuda/gradient_cuda.cu risk/cuda/slopes_cuda.cu risk/cuda/losses_cuda.cu
-    risk/cuda/lane_slopes_cuda.cu hopping/hopping_cuda.cu hopping/low_rank_lines_cuda.cu hopping/low_rank_cuda.cu hopping/weights_cuda.cu update/update_cuda.cu transport/assign_cuda.cu transport/barycenter_cuda.cu
+    risk/cuda/lane_slopes_cuda.cu hopping/hopping_cuda.cu hopping/low_rank_lines_cuda.cu hopping/low_rank_cuda.cu hopping/fit_cuda.cu hopping/weights_cuda.cu update/update_cuda.cu transport/assign_cuda.cu transport/barycenter_cuda.cu
     transport/transport_cuda.cu transport/sinkhorn_cuda.cu training/training_cuda.cu training/steps_cuda.cu training/hopping_steps_cuda.cu
     training/transport_steps_cuda.cu training/small_cuda.cu training/report_cuda.cu consensus/consensus_cuda.cu
     consensus/alphas_cuda.cu

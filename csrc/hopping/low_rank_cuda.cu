@@ -1,6 +1,6 @@
 // Noise of low rank on the GPU: spans, draws, risks and drifts; the CPU's twins are low_rank_cpu.cpp,
 // low_rank_simd.cpp.
-#include "low_rank_lines_cuda.hpp"
+#include "draws_cuda.hpp"
 
 #include "../common/philox.hpp"
 #include "../cuda/reduce.hpp"
@@ -12,7 +12,6 @@ namespace cbk::device {
 namespace {
 
 constexpr int threads = 256;
-constexpr int64_t most_draws = 32768;  // that are kept at a time
 
 // The Gram matrix of a batch, in float64.
 template <class T>
@@ -82,16 +81,6 @@ factorise(double* gram, int64_t samples, T* map, double* inverse, int32_t* posit
       map[s * samples + j] = T((j <= s ? l(s, j) : 0) - (s <= j ? ridge * inverse[j * samples + s] : 0));
   if (rank == 0) positive[blockIdx.x] = good;
 }
-
-// Some draws in device memory.  Rows of factors and directions are of draw and k.
-template <class T>
-struct Drawn {
-  Workspace<T> factor, direction, rest;
-  Drawn(int64_t count, int64_t rank, const Network& net, cudaStream_t stream)
-      : factor(count * rank * net.width, stream),
-        direction(count * rank * net.inputs, stream),
-        rest(count * (net.size() - net.biases()), stream) {}
-};
 
 template <class T>
 CBK_KERNEL(threads)
@@ -209,37 +198,6 @@ sum_rest(Network net, const double* weights, int64_t columns, const T* rest, int
   out[i] = sum;
 }
 
-// Some draws after others: f(first, count, drawn).
-template <class T, class F>
-void for_draws(const RiskProblem<T>& problem, const LowRank& noise, const Directions<T>& directions, int64_t more_each,
-               cudaStream_t stream, F&& f) {
-  const Network& net = problem.net;
-  const Draw<T>& draw = *problem.draw;
-  const int64_t draws = draw.particles / (draw.mirrored ? 2 : 1);
-  const int64_t each = noise.rank * (net.width + net.inputs + more_each) + net.size() - net.biases();
-  const int64_t most = std::clamp(std::min(drawn_numbers / each, most_draws), int64_t(1), draws);
-  Drawn<T> drawn(most, noise.rank, net, stream);
-  Directions<T> to = directions;
-  to.numbers = drawn.direction.data();
-  const int64_t items = blocks_for(noise.rank * net.inputs + net.size() - net.biases(), 4);
-  for (int64_t first = 0; first < draws; first += most) {
-    const int64_t count = std::min(most, draws - first);
-    NoiseKey key = draw.key;
-    key.first_particle += uint32_t(first);
-    launch(make_draws<T>, dim3(unsigned(blocks_for(items, threads)), unsigned(count)), dim3(threads), 0, stream, key,
-           draw.now, to, net, noise.rank, drawn.factor.data(), drawn.rest.data());
-    f(first, count, drawn, to);
-  }
-}
-
-template <class T>
-Directions<T> directions_of(const RiskProblem<T>& problem, const Span<T>* span) {
-  Directions<T> d{};
-  d.x = problem.x, d.samples = problem.samples, d.inputs = problem.net.inputs;
-  if (span) d.span = *span;
-  return d;
-}
-
 }  // namespace
 
 template <class T>
@@ -252,6 +210,14 @@ void Spans<T>::find(const T* x, int64_t inputs, int64_t samples, int64_t first, 
   if (samples != samples_ && count > 1) throw std::logic_error("spans of smaller batches are found one at a time");
   launch(in_shared ? factorise<true, T> : factorise<false, T>, dim3(unsigned(count)), dim3(factor_threads), shared,
          stream, gram.data(), samples, map_.data() + at, inverse_.data() + at, positive_.data() + first);
+}
+
+template <class T>
+void Drawn<T>::draw(NoiseKey key, const DrawNumbers<T>* now, const Directions<T>& directions, int64_t count,
+                    cudaStream_t stream) const {
+  const int64_t items = blocks_for(rank_ * net_.inputs + net_.size() - net_.biases(), 4);
+  launch(make_draws<T>, dim3(unsigned(blocks_for(items, threads)), unsigned(count)), dim3(threads), 0, stream, key, now,
+         directions, net_, rank_, factor.data(), rest.data());
 }
 
 template <class T>
@@ -333,13 +299,22 @@ void low_rank_drift(const RiskProblem<T>& problem, const LowRank& noise, bool at
             [&](const Span<T>* span) { low_rank_drift(problem, noise, atoms, span, weights, out, on); });
 }
 
+template <class T>
+void fit_weights(const RiskProblem<T>& problem, const LowRank& noise, const double* risk, double* weights, double* ess,
+                 CudaStream on) {
+  with_span(problem, noise, native(on),
+            [&](const Span<T>* span) { fit_weights(problem, noise, span, risk, weights, ess, on); });
+}
+
 #define CBK_INSTANTIATE(T) \
   template void Spans<T>::find(const T*, int64_t, int64_t, int64_t, int64_t, cudaStream_t); \
+  template void Drawn<T>::draw(NoiseKey, const DrawNumbers<T>*, const Directions<T>&, int64_t, cudaStream_t) const; \
   template void low_rank_risks(const RiskProblem<T>&, const LowRank&, bool, const Span<T>*, double*, CudaStream); \
   template void low_rank_drift(const RiskProblem<T>&, const LowRank&, bool, const Span<T>*, const double*, double*, \
                                CudaStream); \
   template bool low_rank_risks(const RiskProblem<T>&, const LowRank&, bool, double*, CudaStream); \
-  template void low_rank_drift(const RiskProblem<T>&, const LowRank&, bool, const double*, double*, CudaStream);
+  template void low_rank_drift(const RiskProblem<T>&, const LowRank&, bool, const double*, double*, CudaStream); \
+  template void fit_weights(const RiskProblem<T>&, const LowRank&, const double*, double*, double*, CudaStream);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)
 #undef CBK_INSTANTIATE

@@ -14,5 +14,10 @@ bool low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool at
 template <class T>
 void low_rank_drift(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, const double* weights, double* out,
                     CudaStream stream);
+// Weights [draws, width] whose drift in scope "atom" fits the differences of the pairs' risks, at most fit_draws of
+// them.  risk [2 draws, width] is that of low_rank_risks; ess [width]: particles of pairs with two finite risks.
+template <class T>
+void fit_weights(const RiskProblem<T>& problem, const LowRank& noise, const double* risk, double* weights, double* ess,
+                 CudaStream stream);
 
 }  // namespace cbk::device

@@ -59,5 +59,8 @@ void low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool at
 template <class T>
 void low_rank_drift(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, const Span<T>* span,
                     const double* weights, double* out, CudaStream stream);
+template <class T>
+void fit_weights(const RiskProblem<T>& problem, const LowRank& noise, const Span<T>* span, const double* risk,
+                 double* weights, double* ess, CudaStream stream);
 
 }  // namespace cbk::device

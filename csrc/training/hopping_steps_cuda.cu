@@ -75,7 +75,8 @@ class HoppingSteps final : public Steps<T> {
     const int64_t size = this->size_;
     this->gradient_ = DeviceBuffer<T>(size);
     this->own("first", this->first_, size), this->own("second", this->second_, size);
-    blocks_ = blocks_for(shape.drawn, block_rows(columns_));
+    const int64_t most = shape.fit ? fold_ * fit_draws : shape.drawn;
+    blocks_ = blocks_for(shape.drawn, std::min(block_rows(columns_), most));
     const int64_t rows = (draws() / blocks_ + 1) * fold_;
     risk_ = DeviceBuffer<double>(rows * columns_), weights_ = DeviceBuffer<double>(rows * columns_);
     columns_memory_ = DeviceBuffer<double>(4 * columns_ + 2);
@@ -155,6 +156,17 @@ class HoppingSteps final : public Steps<T> {
     else
       risk(part, risk_.data(), this->on(), int64_t(1), s.precision);
     look_for_troubles(risk_.data(), 1, rows, columns_, nullptr, &place.now->step, place.troubles, this->stream_);
+    if (s.fit)
+      fit_weights(part, noise(), span_, risk_.data(), weights_.data(), ess(), this->on());
+    else
+      weigh(rows);
+    if (s.rank) return low_rank_drift(part, noise(), s.atoms, span_, weights_.data(), drift_.data(), this->on());
+    noise_drift<T>(weights_.data(), last - first, columns_, atom_.data(), draw.key, this->size_, drift_.data(),
+                   this->on(), draw.now);
+  }
+
+  void weigh(int64_t rows) {
+    const RunShape& s = this->shape_;
     const double* target = nullptr;
     if (s.fraction > 0) {
       const double ess = std::max(1.0, s.fraction * double(rows));
@@ -162,9 +174,6 @@ class HoppingSteps final : public Steps<T> {
       target = this->target();
     }
     hopping_weights(risk_.data(), rows, columns_, s.mirrored, target, weights_.data(), ess(), alphas(), this->on());
-    if (s.rank) return low_rank_drift(part, noise(), s.atoms, span_, weights_.data(), drift_.data(), this->on());
-    noise_drift<T>(weights_.data(), last - first, columns_, atom_.data(), draw.key, this->size_, drift_.data(),
-                   this->on(), draw.now);
   }
 
   LowRank noise() const { return {this->shape_.rank, this->shape_.in_span}; }

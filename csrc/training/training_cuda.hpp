@@ -26,7 +26,7 @@ namespace cbk::device {
   X(cbo, "alpha drift diffusion dt floor radius friction", "subset subset_moves flies") \
   X(adam, "lr beta1 beta2 delta", "rated") \
   X(hybrid, "alpha drift diffusion dt radius lr beta1 beta2 delta", "") \
-  X(hopping, "spread lr beta1 beta2 delta", "drawn mirrored atoms fraction rank in_span") \
+  X(hopping, "spread lr beta1 beta2 delta", "drawn mirrored atoms fraction rank in_span fit") \
   X(heavy_ball, "friction temperature dt", "") \
   X(gradient_flow, "drift diffusion dt", "") \
   X(transport, "alpha drift diffusion dt radius", "iterations exact")
@@ -58,6 +58,7 @@ struct RunShape {
   double fraction = 0;
   int64_t rank = 0;        // of the first layer's noise; 0: full
   bool in_span = false;    // directions in the batch's span
+  bool fit = false;        // the drift fits the differences of the pairs' risks
   int64_t iterations = 1;  // transport: of the barycenter in a step
   bool exact = false;      // and whether the row has the variance by distances solved anew
   bool rated = false;      // adam: each network has a learning rate of its own, the array "rates", which lr is not
@@ -67,7 +68,8 @@ struct RunShape {
 #define CBK_METHOD_NUMBERS(X) \
   X(decays) \
   X(subset) \
-  X(subset_moves) X(flies) X(drawn) X(mirrored) X(atoms) X(fraction) X(rank) X(in_span) X(iterations) X(exact) X(rated)
+  X(subset_moves) \
+  X(flies) X(drawn) X(mirrored) X(atoms) X(fraction) X(rank) X(in_span) X(fit) X(iterations) X(exact) X(rated)
 
 // Where the data lie: float x and y, or int32 labels in y's place; float weights, or 0 for none.
 struct RunData {

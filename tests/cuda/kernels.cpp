@@ -8,6 +8,7 @@
 
 #include "../../csrc/consensus/consensus_cuda.hpp"
 #include "../../csrc/cuda/graph.hpp"
+#include "../../csrc/hopping/draws_cuda.hpp"
 #include "../../csrc/hopping/hopping_cuda.hpp"
 #include "../../csrc/hopping/spans_cuda.hpp"
 #include "../../csrc/hopping/weights_cuda.hpp"
@@ -239,6 +240,35 @@ std::string low_rank(CudaStream stream, const Network& net, int64_t samples, Los
   return whole;
 }
 
+// Weights of pairs by least squares: at once, with a matrix in global memory at a time, and from noise in parts.
+template <class T>
+std::string fitted(CudaStream stream, const Network& net, int64_t pairs) {
+  constexpr int64_t samples = 5;
+  std::vector<double> values = numbers<double>(2 * pairs * net.width, 24);
+  values[size_t(net.width)] = NAN;
+  DeviceArray<double> risk(values), weights(pairs * net.width), ess(net.width);
+  DeviceArray<T> x(numbers<T>(samples * net.inputs, 25));
+  const Draw<T> draw{nullptr, T(1), true, 2 * pairs, {3, 0, 1, 0}};
+  RiskProblem<T> problem{net, LossKind::mse, nullptr, 2 * pairs, x.data(), samples, nullptr, nullptr, 1};
+  problem.draw = &draw;
+  std::string whole, single, parts;
+  for (std::string* bytes : {&whole, &single, &parts}) {
+    const int64_t drawn = std::exchange(drawn_numbers, bytes == &parts ? 1 : drawn_numbers);
+    const int64_t fitted = std::exchange(fitted_numbers, bytes == &whole ? fitted_numbers : 1);
+    fit_weights(problem, {1, true}, risk.data(), weights.data(), ess.data(), stream);
+    cudaStreamSynchronize(reinterpret_cast<cudaStream_t>(stream.handle));
+    drawn_numbers = drawn, fitted_numbers = fitted;
+    weights.append(*bytes), ess.append(*bytes);
+  }
+  if (single != whole) throw CudaError("neurons that are fitted one at a time have other weights");
+  for (size_t i = 0; i < whole.size(); i += sizeof(double)) {
+    double a, b;
+    std::memcpy(&a, &whole[i], sizeof a), std::memcpy(&b, &parts[i], sizeof b);
+    if (!(std::abs(a - b) < 1e-4)) throw CudaError("noise that is made in parts gives other weights by least squares");
+  }
+  return whole;
+}
+
 // A run of four epochs: plain, replayed, and replayed with another law of noise; its steps in a chain where that is.
 // shared: among ranks.
 template <class T>
@@ -266,7 +296,7 @@ std::string training(Method method, int64_t tasks, bool solve, bool weighted = f
                  solve,
                  Precision::float32};
   shape.drawn = drawn ? 6 : 0, shape.mirrored = true;
-  shape.rank = rank, shape.in_span = shape.atoms = rank > 0;
+  shape.rank = rank, shape.in_span = shape.atoms = shape.fit = rank > 0;
   shape.decays = method != Method::cbo || tasks > 1;
   if (method == Method::cbo && tasks > 1) shape.subset = 3, shape.subset_moves = shape.flies = true;
   const RunData data{reinterpret_cast<uintptr_t>(x.data()),
@@ -327,7 +357,8 @@ std::string everything(CudaStream stream) {
   return runs(T()) + captured<T>(stream) + elementwise<T>(stream) + transport<T>(stream, 2, 11) +
          (sizeof(T) == 4 ? transport<T>(stream, 1, 65) : "") + weighing<T>(stream) +
          low_rank<T>(stream, {21, 3, 3, Activation::relu, 0.2, false}, 13, LossKind::cross_entropy) +
-         low_rank<T>(stream, many, sizeof(T) == 4 ? 5 : 130, LossKind::mse) +
+         low_rank<T>(stream, many, sizeof(T) == 4 ? 5 : 130, LossKind::mse) + fitted<T>(stream, later, 35) +
+         (sizeof(T) == 8 ? fitted<T>(stream, {6, 2, 1, Activation::tanh, 1, false}, 240) : "") +
          risks<T>(stream, line, 2, 530, LossKind::mse) + risks<T>(stream, plane, 3, 12, LossKind::mse) +
          risks<T>(stream, wide, 12, 10, LossKind::cross_entropy) + risks<T>(stream, one, 1, 40, LossKind::mse) +
          risks<T>(stream, wide, 5, 10, LossKind::hinge, true) + risks<T>(stream, one, 3, 40, LossKind::huber) +
