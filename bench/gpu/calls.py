@@ -122,6 +122,9 @@ def steps(context: Any) -> Steps:
         "TransportCBO": cbk.TransportCBO(6, alpha=5.0),
         "ConsensusHopping": cbk.ConsensusHopping(10),
         "ConsensusHopping, atoms": cbk.ConsensusHopping(6, scope="atom", weights=cbk.TargetEss(0.5)),
+        "ConsensusHopping, least squares": cbk.ConsensusHopping(
+            6, scope="atom", rank=1, drift="least_squares"
+        ),
         "HeavyBall": cbk.HeavyBall(particles=2, temperature=0.1),
         "GradientFlow": cbk.GradientFlow(particles=2, temperature=0.1),
     }

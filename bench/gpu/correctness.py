@@ -185,6 +185,27 @@ class Checks:
                 yield every[-1]
         yield self._all("low rank", "all", every)
 
+    def least_squares(self) -> Iterator[Row]:
+        """Weights of pairs by least squares, beside the reference's."""
+        inputs, width, samples, pairs = (30, 3, 12, 20) if self._small else (784, 100, 100, 100)
+        net, key = cbk.TwoLayer(inputs, width, 10), (7, 0, 3, 0)
+        risk = np.random.default_rng(5).normal(size=(2, pairs, width))
+        risk[0, 7, 0] = np.nan
+        for dtype, bound in (("float64", 1e-11), ("float32", 1e-4)):
+            x = numbers(samples, inputs, seed=1).astype(dtype)
+            for batch in (False, True):
+                expected = reference.least_squares_weights(
+                    net, risk.swapaxes(0, 1).reshape(2 * pairs, width), batch=x if batch else None,
+                    seed=key[0], step=key[2],
+                )  # fmt: skip
+                weights, ess = self._library.put(np.empty_like(expected)), self._library.put(np.empty(width))
+                on = [array(self._library.put(a)) for a in (x, risk.reshape(2 * pairs, width))]
+                out, run = (array(weights), array(ess)), (0, 0, "float32")
+                self._module.testing.weights_by_least_squares(net._kernel, *on, key, 1, batch, *out, run)
+                error = float(np.abs(self._library.host(weights) - expected).max())
+                kind = f"{'span' if batch else 'free'}, {dtype}"
+                yield Row("least squares", f"error of weights, {kind}", error, ok=error <= bound)
+
 
 def square_root(program: Path) -> Iterator[Row]:
     """The normals' own against the correctly rounded one, of every word."""
@@ -203,5 +224,6 @@ def steps(context: Any) -> Steps:
         "NaN": checks.poison,
         "precision": checks.precision,
         "low rank": checks.low_rank,
+        "least squares": checks.least_squares,
         "square root": lambda: square_root(context.program("roots")),
     }
