@@ -124,6 +124,23 @@ def test_gradients_with_samples_at_the_knots(exact):
     assert (np.abs(gradients - slopes) <= 3e-7 * largest).all()
 
 
+@pytest.mark.parametrize("samples", [12, 20, 64])
+@pytest.mark.parametrize("x_kind", ["uniform", "repeated", "clustered"])
+def test_gradients_of_small_batches(x_kind, samples):
+    """A pass over so few samples costs more than knots, for what it does once for each neuron."""
+    rng = np.random.default_rng(samples)
+    net = cbk.TwoLayer(1, 40, 1)
+    theta = ensemble("normal", net, rng)
+    x = inputs(x_kind, samples, rng).astype(np.float32)[:, None]
+    y = np.sin(6 * x[:, 0])
+    risks, gradients = cbk.risk_gradient(net, theta, x, y)
+    np.testing.assert_allclose(risks, reference.risk(net, theta, x, y), rtol=3e-6)
+    _, slopes = reference.risk_gradient(net, theta, x, y)
+    assert (np.abs(gradients - slopes) <= 3e-6 * np.abs(slopes).max(axis=1, keepdims=True)).all()
+    # sums between knots do not know a batch's order, and a pass adds it up in turn
+    np.testing.assert_allclose(cbk.risk_gradient(net, theta, x[::-1], y[::-1])[0], risks, rtol=1e-9)
+
+
 @pytest.mark.parametrize("samples", [450, 4096, 4097])
 @pytest.mark.parametrize("x_kind", ["uniform", "repeated", "clustered", "crowded"])
 def test_the_order_of_a_batch_is_of_no_consequence(x_kind, samples):
