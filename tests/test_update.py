@@ -300,6 +300,24 @@ def test_counters_reach_their_ends(dtype):
     assert error(result, reference.cbo_update(theta, point, **ends)) < TOLERANCE[dtype]
 
 
+@pytest.mark.parametrize("size", [3, 300])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_floors_in_other_units_give_the_same_bits(dtype, size):
+    # Powers of two round nothing. Floors up to 2^30 are squared as they are, others are scaled first.
+    rng = np.random.default_rng(5)
+    theta, point = (rng.standard_normal((n, size)).astype(dtype) for n in (40, 1))
+    theta[::4] *= np.logspace(-9, 9, 10).astype(dtype)[:, None]  # far smaller and far larger than the floor
+
+    def moved(unit):
+        unit = np.asarray(unit, dtype)
+        return cbk.cbo_update(theta * unit, point[0] * unit, floor=0.01 * float(unit), dt=0.25, seed=3) / unit
+
+    expected = moved(1.0)
+    assert np.isfinite(expected).all()
+    for power in (-60, -40, 35, 60):
+        np.testing.assert_array_equal(moved(2.0**power), expected)
+
+
 @pytest.mark.parametrize("floor", [1e-25, 0.3, 1e25])
 def test_floors_and_distances_of_any_size(dtype, floor):
     """The squares of neither are numbers that the dtype has."""

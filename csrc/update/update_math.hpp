@@ -9,8 +9,11 @@ namespace cbk::CBK_ISA {
 // sqrt(a^2 + floor^2), also where the squares are no normal numbers.  Both are scaled by a power of two that brings the
 // floor near 1: this rounds nothing, and a square that then underflows is too small to count.  Where one overflows, a
 // is so large that the floor does not count beside it.
-template <class V>
+//
+// near: the floor is one for which nothing needs to be scaled (has_near_floor); the bits are the same.
+template <bool near, class V>
 CBK_INLINE V with_floor(V a, V floor) {
+  if constexpr (near) return min(abs(a) + floor, sqrt(fma(a, a, floor * floor)));
   using T = Scalar<V>;
   using W = Word<V>;
   constexpr bool single = sizeof(T) == 4;
@@ -23,13 +26,19 @@ CBK_INLINE V with_floor(V a, V floor) {
   return min(abs(a) + floor, sqrt(fma(scaled, scaled, unit * unit)) * up);
 }
 
+// Its square is far from underflow, and any a whose square overflows is far larger.
+template <class T>
+CBK_INLINE bool has_near_floor(T floor) {
+  return floor >= T(0x1p-50) && floor <= T(0x1p30);
+}
+
 // delta = theta - v.  quiet: no noise; still: no drift either, Adam alone.
-template <UpdateForm form, class V>
+template <UpdateForm form, bool near = false, class V>
 CBK_INLINE V moved(V theta, V delta, V z, V a, V b, V floor) {
   if constexpr (form == UpdateForm::multiplied) {
     return fma(fma(b, z, a), delta, theta);
   } else if constexpr (form == UpdateForm::floored) {
-    return fma(with_floor(b * delta, floor), z, fma(a, delta, theta));
+    return fma(with_floor<near>(b * delta, floor), z, fma(a, delta, theta));
   } else if constexpr (form == UpdateForm::added) {
     return fma(b, z, fma(a, delta, theta));
   } else if constexpr (form == UpdateForm::quiet) {

@@ -6,7 +6,7 @@ namespace cbk::CBK_ISA {
 namespace {
 
 // N vectors from `at` on of a row whose pointers start there; factor: nullptr, or each coordinate's b.
-template <UpdateForm form, bool adam, class T, int N>
+template <UpdateForm form, bool adam, bool near, class T, int N>
 CBK_INLINE void update_block(const UpdateRow<T>& row, int64_t at, const Vector<T> (&z)[N], const T* factor) {
   using V = Vector<T>;
   constexpr int ahead = 2048, line = 64;  // bytes; memory is read while normals are computed
@@ -23,12 +23,12 @@ CBK_INLINE void update_block(const UpdateRow<T>& row, int64_t at, const Vector<T
       store(row.first + at, first), store(row.second + at, second);
     }
     const V b = factor ? load(factor + at) : splat<V>(row.b);
-    store(row.out + at, moved<form>(start, delta, z[j], splat<V>(row.a), b, splat<V>(row.floor)));
+    store(row.out + at, moved<form, near>(start, delta, z[j], splat<V>(row.a), b, splat<V>(row.floor)));
   }
 }
 
 // The last, incomplete block goes through a padded copy.
-template <UpdateForm form, bool adam, class T, int N>
+template <UpdateForm form, bool adam, bool near, class T, int N>
 CBK_INLINE void update_rest(const UpdateRow<T>& row, int64_t at, const Vector<T> (&z)[N], const T* factor) {
   constexpr int block = N * lanes<T>;
   const size_t bytes = size_t(row.end - at) * sizeof(T);
@@ -42,7 +42,7 @@ CBK_INLINE void update_rest(const UpdateRow<T>& row, int64_t at, const Vector<T>
     copy.first = static_cast<T*>(std::memcpy(first, row.first + at, bytes));
     copy.second = static_cast<T*>(std::memcpy(second, row.second + at, bytes));
   }
-  update_block<form, adam>(copy, 0, z, factor);
+  update_block<form, adam, near>(copy, 0, z, factor);
   std::memcpy(row.out + at, theta, bytes);
   if constexpr (adam) {
     std::memcpy(row.first + at, first, bytes);
@@ -51,7 +51,7 @@ CBK_INLINE void update_rest(const UpdateRow<T>& row, int64_t at, const Vector<T>
 }
 
 // row by value: writing theta then cannot change it, and it stays in registers
-template <UpdateForm form, bool adam, class T>
+template <UpdateForm form, bool adam, bool near, class T>
 void update_row(const UpdateRow<T> row, const Counter& counter) {
   constexpr bool noisy = draws(form);
   constexpr const T* same_b = nullptr;
@@ -60,42 +60,50 @@ void update_row(const UpdateRow<T> row, const Counter& counter) {
   int64_t i = row.begin;
   for (; i + noise_block <= row.end; i += noise_block) {
     if constexpr (noisy) noise.next(z);
-    update_block<form, adam>(row, i, z, same_b);
+    update_block<form, adam, near>(row, i, z, same_b);
   }
   if (i == row.end) return;
   if constexpr (noisy) noise.next(z);
-  update_rest<form, adam>(row, i, z, same_b);
+  update_rest<form, adam, near>(row, i, z, same_b);
 }
 
-template <UpdateForm form, bool adam, class T>
+template <UpdateForm form, bool adam, bool near, class T>
 void update_drawn(const UpdateRow<T> row, const T* noise, const T* factor) {
   Vector<T> z[1];
   int64_t i = 0;
   for (; i + lanes<T> <= row.end; i += lanes<T>) {
     z[0] = load(noise + i);
-    update_block<form, adam>(row, i, z, factor);
+    update_block<form, adam, near>(row, i, z, factor);
   }
   if (i == row.end) return;
   z[0] = load(noise + i);
-  update_rest<form, adam>(row, i, z, factor + i);
+  update_rest<form, adam, near>(row, i, z, factor + i);
 }
 
-// f(form, whether Adam has a part), both as constants.
+// f(form, whether Adam has a part, whether the floor is near), all as constants.
 template <class T, class F>
 CBK_INLINE void by_form(UpdateForm form, const UpdateRow<T>& row, F f) {
-  with_form(form,
-            [&](auto constant) { row.gradient ? f(constant, std::true_type()) : f(constant, std::false_type()); });
+  with_form(form, [&](auto constant) {
+    const auto start = [&](auto near) {
+      row.gradient ? f(constant, std::true_type(), near) : f(constant, std::false_type(), near);
+    };
+    if constexpr (constant() == UpdateForm::floored)
+      if (has_near_floor(row.floor)) return start(std::true_type());
+    start(std::false_type());
+  });
 }
 
 template <class T>
 void update(UpdateForm form, const UpdateRow<T>& row, NoiseKey key, uint32_t particle) {
   const Counter counter{key.seed, key.stream, key.step, key.first_particle + particle};
-  by_form(form, row, [&](auto constant, auto adam) { update_row<constant(), adam()>(row, counter); });
+  by_form(form, row,
+          [&](auto constant, auto adam, auto near) { update_row<constant(), adam(), near()>(row, counter); });
 }
 
 template <class T>
 void drawn(UpdateForm form, const UpdateRow<T>& row, const T* noise, const T* factor) {
-  by_form(form, row, [&](auto constant, auto adam) { update_drawn<constant(), adam()>(row, noise, factor); });
+  by_form(form, row,
+          [&](auto constant, auto adam, auto near) { update_drawn<constant(), adam(), near()>(row, noise, factor); });
 }
 
 template <class T>
