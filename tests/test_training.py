@@ -314,9 +314,9 @@ def test_cuda_where_there_is_none():
 @pytest.mark.parametrize(
     ("method", "bound"),
     [
-        (cbk.CBO(), 5e-2),
-        (cbk.CBO(alpha=1e7), 1.8e-3),
-        (cbk.CBO(alpha=math.inf), 1.8e-3),
+        pytest.param(cbk.CBO(), 5e-2, marks=pytest.mark.slow),
+        pytest.param(cbk.CBO(alpha=1e7), 1.8e-3, marks=pytest.mark.slow),
+        pytest.param(cbk.CBO(alpha=math.inf), 1.8e-3, marks=pytest.mark.slow),
         (cbk.CBO(alpha=math.inf, floor=cbk.Exponential(0.1, 0.001)), 6e-4),
     ],
     ids=["as printed", "alpha 1e7", "alpha infinite", "floor"],
