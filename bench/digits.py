@@ -3,7 +3,7 @@ weight decay. Networks of signs or steps, and of weights that are rounded, have 
 straight-through estimator, which makes one up, takes Adam's place.
 
     python bench/digits.py --data DIR [--width 20] [--weight-decay 0.1] [--seeds 3] [--held-out first]
-                           [--activation sign] [--weights ternary] [--device cuda]
+                           [--particles 100] [--activation sign] [--weights ternary] [--device cuda]
 
 DIR has MNIST's t10k files (IDX, gzip). 8,000 of the 10,000 digits are learned from, 2,000 are held out: the
 last, the first, those between, or every fifth. Inputs are centred; 30 epochs of minibatches of 100.
@@ -33,16 +33,15 @@ SPLITS = {  # which are held out
 }
 RATE = cbk.Exponential(0.1, 0.001)
 HOPPING = cbk.ConsensusHopping(scope="atom", rank=1, directions="batch", spread=0.1, lr=RATE)
-METHODS = {"consensus hopping": HOPPING, "Adam": cbk.Adam(lr=RATE)}
 JUMPING = HOPPING.set_params(spread=cbk.Exponential(0.3, 0.1))  # of jumps less is seen from nearby
 
 
 def methods(told: argparse.Namespace) -> dict[str, Any]:
     """By name."""
     jumps, weights = told.activation in JUMPS, told.weights
+    hopping = (JUMPING if jumps else HOPPING).set_params(particles=told.particles)
     if not jumps and weights is None:
-        return METHODS
-    hopping = JUMPING if jumps else HOPPING
+        return {"consensus hopping": hopping, "Adam": cbk.Adam(lr=RATE)}
     if weights is not None:  # full noise: what is rounded is formed
         hopping = hopping.set_params(
             weights=weights, rank=None, directions="free", spread=cbk.Exponential(0.3, 0.1)
@@ -76,6 +75,7 @@ def main() -> None:
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--held-out", choices=SPLITS, default="last")
+    parser.add_argument("--particles", type=int, default=HOPPING.particles)
     parser.add_argument("--activation", default="relu")
     parser.add_argument("--weights", choices=["ternary", "int8"])
     parser.add_argument("--first-seed", type=int, default=0)
@@ -106,7 +106,12 @@ def main() -> None:
             rows.append((accuracy(net, theta, *out), accuracy(net, theta, *learned), seconds))
         held, known, seconds = np.median(rows, axis=0)
         each = ", ".join(f"{row[0]:.2f}" for row in rows)
-        print(f"{name}: held out {held:.2f} % ({each}), learned {known:.2f} %, {seconds:.2f} s", flush=True)
+        error = np.std([row[0] for row in rows], ddof=1) / len(rows) ** 0.5 if len(rows) > 1 else np.nan
+        mean = f"mean {np.mean(rows, axis=0)[0]:.2f} +- {error:.2f}"
+        print(
+            f"{name}: held out {held:.2f} % ({each}; {mean}), learned {known:.2f} %, {seconds:.2f} s",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
