@@ -58,8 +58,8 @@ SLOPES = {
     "sin": np.cos,
     "erf": _density,
 }
-# inputs, width, outputs and the share of inputs that are not 0
-PATHS = {"direct": (1, 1, 1, 1.0), "products": (1, 1, 2, 1.0), "lists": (300, 20, 3, 0.05)}
+# inputs, width, outputs and the share of inputs that are not 0; of one input and output ReLU may take knots
+PATHS = {"direct": (2, 1, 1, 1.0), "products": (1, 1, 2, 1.0), "lists": (300, 20, 3, 0.05)}
 
 TARGET = 2.0**20  # so far from g that g - y keeps its digits
 
