@@ -35,10 +35,9 @@ SinkhornKernels sinkhorn_kernels();
 namespace {
 template <class T>
 IsaKernels<T> all() {
-  return {random_kernels<T>(),    risk_kernels<T>(),     gradient_kernels<T>(),
-          consensus_kernels<T>(), update_kernels<T>(),   langevin_kernels<T>(),
-          hopping_kernels<T>(),   low_rank_kernels<T>(), fit_kernels<T>(),
-          transport_kernels<T>()};
+  return {random_kernels<T>(), risk_kernels<T>(),     gradient_kernels<T>(), consensus_kernels<T>(),
+          update_kernels<T>(), langevin_kernels<T>(), hopping_kernels<T>(),  low_rank_kernels<T>(),
+          fit_kernels<T>(),    transport_kernels<T>()};
 }
 }  // namespace
 

@@ -71,8 +71,7 @@ class Root {
       std::fill_n(row, i + 1, 0.0);
       row[i] = 1;
       isa_table().low_rank<double>().solve(lower.data(), i + 1, stride_, row);
-      for (int64_t j = 0; j <= i; ++j)
-        inverse[i * stride_ + j] = T(row[j]), transposed[j * stride_ + i] = T(row[j]);
+      for (int64_t j = 0; j <= i; ++j) inverse[i * stride_ + j] = T(row[j]), transposed[j * stride_ + i] = T(row[j]);
     });
   }
 

@@ -75,9 +75,8 @@ void register_low_rank(py::module_& m) {
     HoppingStep step{};
     bool spanned = false;
     if (fit && !(atoms && mirrored)) throw py::value_error("a fit expects atoms and pairs");
-    released(run, [&] {
-      step = low_rank_gradient(problem, noise, fraction, fit, atoms, gradient.data(), spanned, run);
-    });
+    released(run,
+             [&] { step = low_rank_gradient(problem, noise, fraction, fit, atoms, gradient.data(), spanned, run); });
     return py::make_tuple(step.ess, step.alpha, step.nonfinite, spanned);
   });
 #endif

@@ -37,8 +37,7 @@ struct type_caster<cbk::Consensus<T>>
     : cbk::TupleCaster<cbk::Consensus<T>, double, std::optional<double>, cbk::Output<double>, cbk::Output<T>,
                        cbk::Output<double>, cbk::Output<double>> {};
 template <>
-struct type_caster<cbk::HopsOf> : cbk::TupleCaster<cbk::HopsOf, int64_t, double, bool, int64_t, bool, double, bool> {
-};
+struct type_caster<cbk::HopsOf> : cbk::TupleCaster<cbk::HopsOf, int64_t, double, bool, int64_t, bool, double, bool> {};
 
 }  // namespace pybind11::detail
 
