@@ -256,10 +256,11 @@ def test_what_least_squares_refuses(parameters, message):
 
 def test_what_least_squares_refuses_by_shape():
     method = cbk.ConsensusHopping(drift="least_squares")
-    with pytest.raises(ValueError, match="scope must be 'atom' for drift='least_squares', got 'network'"):
-        method.resolved(cbk.TwoLayer(200, 2), 100)
-    with pytest.raises(ValueError, match=r"rank must be an integer such as 1 for .*, got None"):
-        method.resolved(cbk.TwoLayer(64, 40, 10), 100)
+    with pytest.raises(ValueError, match=r"expects a network without output_bias, got TwoLayer\(inputs=200"):
+        method.resolved(cbk.TwoLayer(200, 2, output_bias=True), 100)
+    x, y = np.eye(3, 200), np.ones(3)
+    with pytest.raises(ValueError, match="drift must be 'mean' for a loss that is a Python function"):
+        cbk.train(cbk.TwoLayer(200, 2), x, y, method, loss=lambda o, y: o.mean(axis=(1, 2)), epochs=1)
     with pytest.raises(ValueError, match="drift must be 'mean' for a function, got 'least_squares'"):
         cbk.minimize(lambda t: (t**2).sum(axis=1), np.zeros((1, 3)), method, steps=1)
     with pytest.raises(ValueError, match="drift must be one of"):
@@ -268,11 +269,20 @@ def test_what_least_squares_refuses_by_shape():
         cbk.ConsensusHopping(drift=1)
 
 
+@pytest.mark.parametrize("net", [cbk.TwoLayer(64, 20, 10), cbk.TwoLayer(10, 3), cbk.TwoLayer(200, 2)])
+def test_least_squares_bring_scope_and_rank_along(net):
+    method = cbk.ConsensusHopping(drift="least_squares").resolved(net, 50)
+    assert (method.scope, method.rank, method.drift) == ("atom", 1, "least_squares")
+    assert method.directions == ("batch" if net.inputs > 50 else "free")
+
+
 @pytest.mark.filterwarnings("ignore:x is not scaled")
 def test_a_step_without_a_finite_risk_is_an_error():
     net, x, _ = digits()
     center = np.full((1, net.size), 1e30, np.float32)
-    with pytest.raises(cbk.ConsensusError, match=r"epoch 1, step 0: no particle has a finite risk"):
+    with pytest.raises(
+        cbk.ConsensusError, match=r"step 0: no particle has a finite risk at one of the neurons"
+    ):
         cbk.train(net, x, np.ones((600, 3), np.float32), METHOD, theta=center, batch_size=100, epochs=1)
 
 

@@ -188,7 +188,8 @@ void check_indices(const char* name, const I* indices, int64_t count, int64_t bo
                             std::to_string(bound) + ")");
 }
 
-// Raises ConsensusError, whose message begins with `where`; defined in consensus_bind.cpp.
+// Raises ConsensusError, whose message begins with `where`; task -1: of neurons that are judged one by one.  Defined in
+// consensus_bind.cpp.
 [[noreturn]] void raise_no_finite_risk(int64_t task, int64_t tasks, int64_t particles, const std::string& where = "");
 
 void register_network(py::module_& m);

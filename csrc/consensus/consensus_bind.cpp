@@ -23,6 +23,7 @@ namespace cbk {
 void raise_no_finite_risk(int64_t task, int64_t tasks, int64_t particles, const std::string& where) {
   const py::object type = py::module_::import("cbokernels.errors").attr("ConsensusError");
   std::string message = where + "no particle has a finite risk";
+  if (task < 0) message += " at one of the neurons";
   if (tasks > 1) message += " in task " + std::to_string(task);
   message += " (" + std::to_string(particles) + " particles): there is no consensus point";
   PyErr_SetString(type.ptr(), message.c_str());

@@ -114,7 +114,8 @@ void register_hopping_epoch(py::module_& m) {
                  adam_of(theta, gradient, first, second, by)};
     Hopped hopped;
     released(run, [&] { hopped = run_hopping_epoch(epoch, hops, run); });
-    if (hopped.last.ess == 0) raise_no_finite_risk(0, 1, how.particles, "step " + std::to_string(hopped.step) + ": ");
+    if (hopped.last.ess == 0)
+      raise_no_finite_risk(atom ? -1 : 0, 1, how.particles, "step " + std::to_string(hopped.step) + ": ");
     return py::make_tuple(hopped.last.ess, hopped.last.alpha, hopped.nonfinite, hopped.spanned);
   });
 }

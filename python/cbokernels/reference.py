@@ -170,6 +170,8 @@ def hopping_gradient(
 ) -> Any:
     """Minus the drift [D] of a step of `ConsensusHopping` around center [D]: with rank weights, or by least
     squares (of atoms, mirrored, up to 256 pairs)."""
+    if drift not in ("mean", "least_squares"):
+        raise ValueError(f"drift must be 'mean' or 'least_squares', got {drift!r:.80}")
     draws = particles // 2 if mirrored else particles
     batch = x if directions == "batch" else None
     xi = hopping_noise(net, draws, rank=rank, batch=batch, seed=seed, step=step)

@@ -377,8 +377,9 @@ class Method(abc.ABC):
         raise ValueError(f"method {name} has no CUDA implementation: train with device='cpu'")
 
 
-def no_consensus(particles: int, where: str = "") -> str:
-    """Text of the error of a step in which all risks are NaN or infinite."""
+def no_consensus(particles: int, where: str = "", atoms: bool = False) -> str:
+    """Text of the error of a step in which all risks are NaN or infinite; atoms: those of a neuron."""
+    where += " at one of the neurons" if atoms else ""
     return f"no particle has a finite risk{where} ({particles} particles): there is no consensus point"
 
 

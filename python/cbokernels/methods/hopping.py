@@ -73,8 +73,8 @@ class ConsensusHopping(Method):
     drift: "mean" moves the centre by the particles' mean, weighed by their risks; "least_squares" by what
         fits the differences of pairs' risks, neuron by neuron, with ridge regression on the pairs' noise
         (docs/HOPPING.md): with as many draws its cosine with the gradient is about twice as large. It is for
-        scope "atom" with a rank, mirrored, and weights "rank", whose ranks it does not use. "auto":
-        "least_squares" where all of that is so, else "mean".
+        scope "atom" with a rank, which it brings along where these are "auto", mirrored, and weights "rank",
+        whose ranks it does not use. "auto": "least_squares" where all of that is so, else "mean".
     beta1, beta2, delta: Adam's.
 
         cbk.train(net, x, y, cbk.ConsensusHopping(), batch_size=100, epochs=30, weight_decay=0.1)
@@ -199,9 +199,14 @@ class ConsensusHopping(Method):
                 )
             if self.drift == "least_squares":
                 raise ValueError("drift must be 'mean' for a function, got 'least_squares'")
-        scope, rank, directions = self.scope, self.rank, self.directions
+        scope, rank, directions, fits = self.scope, self.rank, self.directions, self._fits
+        if fits and unranked:
+            raise ValueError(f"drift must be 'mean' {unranked}, got 'least_squares'")
+        if fits and net is not None and net.output_bias:
+            raise ValueError(f"drift='least_squares' expects a network without output_bias, got {net}")
         if scope == "auto":
-            scope = "atom" if exact and net is not None and self._by_atoms(net) else "network"
+            by_atoms = net is not None and (fits or (exact and self._by_atoms(net)))
+            scope = "atom" if by_atoms else "network"
         if self._rounding is not None and rank != "auto" and rank is not None:
             raise ValueError(f"rank must be None for weights={self.weights!r}, got {rank}")
         if self._rounding is not None and directions == "batch":
@@ -209,7 +214,7 @@ class ConsensusHopping(Method):
         if rank == "auto":
             full = unranked or self._rounding is not None
             wide = net is not None and exact and not full and net.inputs >= _RANK_INPUTS
-            rank = 1 if wide or directions == "batch" else None
+            rank = 1 if wide or directions == "batch" or fits else None
         if rank is not None and unranked:
             raise ValueError(f"rank must be None {unranked}, got {rank}")
         if directions == "auto":
@@ -366,7 +371,7 @@ class HoppingStepper(Stepper):
                 # itself, step, two epoch, epochs, run, the function, what gives it ranks, and its caller
                 self._tell(11)
         if self.ess == 0:
-            raise common(ConsensusError(no_consensus(method.particles)))
+            raise common(ConsensusError(no_consensus(method.particles, atoms=method.scope == "atom")))
         self._note(alpha)
         self._shrink(self.particles)
         _cpu.adam_update(

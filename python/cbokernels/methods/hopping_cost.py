@@ -85,8 +85,8 @@ def in_span(method: ConsensusHopping, net: TwoLayer, samples: int) -> bool:
 
 def low_rank_reason(method: ConsensusHopping, net: TwoLayer, samples: int) -> str:
     """Why directions are what they are, in a sentence that says what would change it."""
-    if method.directions == "free":
-        return "directions are free, as asked for: directions='batch' draws them in the span of the inputs"
     if in_span(method, net, samples):
         return f"with fewer than {net.inputs} samples, directions lie in the span of the batch's inputs"
+    if samples < net.inputs:
+        return "directions are free, as asked for: directions='batch' draws them in the span of the inputs"
     return f"with {net.inputs} samples or more, a batch spans all inputs, and directions are free"

@@ -202,8 +202,8 @@ class DeviceStepper:
         risks, alphas, ess, rest = np.split(raw, np.cumsum([self._networks, tasks, tasks]))
         variance, self._frozen, nonfinite, failed_step, failed_task, *further = rest.tolist()
         if failed_step >= 0:
-            where = f" in task {failed_task:.0f}" if tasks > 1 else ""
-            what = plan.breakdown if failed_task < 0 else no_consensus(plan.scored, where)
+            where, atoms = f" in task {failed_task:.0f}" if tasks > 1 else "", plan.more.get("atoms", False)
+            what = plan.breakdown if failed_task < 0 else no_consensus(plan.scored, where, bool(atoms))
             raise ConsensusError(f"epoch {epoch + 1}, step {failed_step:.0f}: {what}")
         if not self._told and (message := plan.told(further)):
             self._told = True
