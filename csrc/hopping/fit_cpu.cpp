@@ -129,6 +129,26 @@ void fit_alone(const Network& net, const DrawnNoise<T>& noise, int64_t m, const 
 
 }  // namespace
 
+template <class T>
+void draw_noise(const Network& net, const DrawnNoise<T>& noise, NoiseKey key, int num_threads) {
+  NoiseKey along = key;
+  along.stream = stream_directions;
+  const LowRankKernels<T>& kernels = isa_table().low_rank<T>();
+  const auto normal = isa_table().random<T>().normal;
+  // a row of normals begins at a multiple of 64
+  const int64_t begin = net.biases() / 64 * 64, skipped = net.biases() - begin, size = noise.rest_size(net);
+  const int64_t factors = noise.rank * net.width, numbers = noise.rank * noise.length;
+  const int team = thread_count(num_threads, noise.count, nanoseconds(1.5, noise.count, numbers + size));
+  Buffer<T> rows(team * (skipped + size));
+  parallel_for(noise.count, team, [&](int64_t n) {
+    kernels.factors(key, uint32_t(n), noise.rank, net.width, noise.factor + n * factors);
+    normal(along, uint32_t(n), 0, numbers, noise.direction + n * numbers);
+    T* row = rows.data() + omp_get_thread_num() * (skipped + size);
+    normal(key, uint32_t(n), begin, skipped + size, row);
+    std::copy_n(row + skipped, size, noise.rest + n * size);
+  });
+}
+
 Weighed take_differences(int64_t draws, int64_t width, double* risk, double* ess) {
   const Weighed weighed{0, nonfinite_rows(risk, 2 * draws, width)};
   std::fill_n(ess, width, 0.0);
@@ -201,6 +221,7 @@ Weighed fit_weights(const Network& net, int64_t rank, int64_t length, NoiseKey k
 }
 
 #define CBK_INSTANTIATE(T) \
+  template void draw_noise(const Network&, const DrawnNoise<T>&, NoiseKey, int); \
   template void fit_differences(const Network&, const DrawnNoise<T>&, double*, int); \
   template Weighed fit_weights<T>(const Network&, int64_t, int64_t, NoiseKey, int64_t, double*, double*, int);
 CBK_INSTANTIATE(float)

@@ -340,26 +340,6 @@ class Step {
 }  // namespace
 
 template <class T>
-void draw_noise(const Network& net, const DrawnNoise<T>& noise, NoiseKey key, int num_threads) {
-  NoiseKey along = key;
-  along.stream = stream_directions;
-  const LowRankKernels<T>& kernels = isa_table().low_rank<T>();
-  const auto normal = isa_table().random<T>().normal;
-  // a row of normals begins at a multiple of 64
-  const int64_t begin = net.biases() / 64 * 64, skipped = net.biases() - begin, size = noise.rest_size(net);
-  const int64_t factors = noise.rank * net.width, numbers = noise.rank * noise.length;
-  const int team = thread_count(num_threads, noise.count, nanoseconds(1.5, noise.count, numbers + size));
-  Buffer<T> rows(team * (skipped + size));
-  parallel_for(noise.count, team, [&](int64_t n) {
-    kernels.factors(key, uint32_t(n), noise.rank, net.width, noise.factor + n * factors);
-    normal(along, uint32_t(n), 0, numbers, noise.direction + n * numbers);
-    T* row = rows.data() + omp_get_thread_num() * (skipped + size);
-    normal(key, uint32_t(n), begin, skipped + size, row);
-    std::copy_n(row + skipped, size, noise.rest + n * size);
-  });
-}
-
-template <class T>
 HoppingStep low_rank_gradient(const RiskProblem<T>& problem, const LowRank& noise, double fraction, bool fit,
                               bool atoms, T* gradient, bool& spanned, int num_threads) {
   Step<T> step(problem, noise, atoms, num_threads);
@@ -392,7 +372,6 @@ void low_rank_drift(const RiskProblem<T>& problem, const LowRank& noise, bool at
 }
 
 #define CBK_INSTANTIATE(T) \
-  template void draw_noise(const Network&, const DrawnNoise<T>&, NoiseKey, int); \
   template HoppingStep low_rank_gradient(const RiskProblem<T>&, const LowRank&, double, bool, bool, T*, bool&, int); \
   template bool low_rank_risks(const RiskProblem<T>&, const LowRank&, bool, double*, int); \
   template void low_rank_drift(const RiskProblem<T>&, const LowRank&, bool, const double*, double*, int);
