@@ -1,4 +1,4 @@
-// Arrays on the device with numbers to start from, for kernels.cpp.
+// Arrays on the device with numbers to start from, for kernels.cpp and its parts.
 #pragma once
 
 #include <random>

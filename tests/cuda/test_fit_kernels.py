@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from libraries import array, host, put
 from low_rank import KEY, problem
-from test_low_rank_kernels import assert_close, both, data
+from test_low_rank_kernels import assert_close, assert_ends_without_a_finite_risk, both, data
 
 import cbokernels as cbk
 from cbokernels import reference
@@ -184,12 +184,5 @@ def test_replayed_steps_have_the_bits_of_direct_ones(cuda, tmp_path):
     np.testing.assert_array_equal(direct.history["risk"], whole.history["risk"])
 
 
-def test_risks_that_are_not_finite(cuda):
-    net, x, _, labels = data()
-    options = {"theta": np.full((1, net.size), 1e300), "dtype": "float64", "epochs": 1, "batch_size": 9}
-    messages = []
-    for device in ("cpu", "cuda"):
-        with pytest.raises(cbk.ConsensusError, match="step 0: no particle has a finite risk") as error:
-            cbk.train(net, x, labels, METHODS["rank 1, batch"], device=device, **options)
-        messages.append(str(error.value))
-    assert messages[0] == messages[1]
+def test_neurons_without_a_finite_risk_are_not_fitted(cuda):
+    assert_ends_without_a_finite_risk(METHODS["rank 1, batch"])

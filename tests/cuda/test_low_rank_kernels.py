@@ -285,15 +285,20 @@ def test_a_run_that_is_continued(cuda, tmp_path):
     np.testing.assert_array_equal(rest.history["risk"], whole.history["risk"])
 
 
-def test_risks_that_are_not_finite(cuda):
+def assert_ends_without_a_finite_risk(method):
+    """With the same words as the CPU's run."""
     net, x, _, labels = data()
     options = {"theta": np.full((1, net.size), 1e300), "dtype": "float64", "epochs": 1, "batch_size": 9}
     messages = []
     for device in ("cpu", "cuda"):
         with pytest.raises(cbk.ConsensusError, match="step 0: no particle has a finite risk") as error:
-            cbk.train(net, x, labels, METHODS["network, rank 1, batch"], device=device, **options)
+            cbk.train(net, x, labels, method, device=device, **options)
         messages.append(str(error.value))
     assert messages[0] == messages[1]
+
+
+def test_networks_without_a_finite_risk_are_not_weighted(cuda):
+    assert_ends_without_a_finite_risk(METHODS["network, rank 1, batch"])
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
