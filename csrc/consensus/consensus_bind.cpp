@@ -60,7 +60,7 @@ int64_t checked(const Input<T>& theta, const Array& risk, const Array& point, co
 }
 
 template <class T>
-void register_typed(py::module_& m) {
+void register_typed_consensus(py::module_& m) {
   m.def("consensus", [](const Input<T>& theta, const Input<double>& risk, double alpha, const Output<T>& point,
                         const Output<double>& weights, const Output<double>& ess, const Execution& run) {
     return checked(theta, risk, point, weights, ess, run, [&](int64_t particles, int64_t size, int64_t tasks) {
@@ -104,8 +104,8 @@ void register_typed(py::module_& m) {
 }  // namespace
 
 void register_consensus(py::module_& m) {
-  register_typed<float>(m);
-  register_typed<double>(m);
+  register_typed_consensus<float>(m);
+  register_typed_consensus<double>(m);
 #if !defined(CBK_CARD)
   m.def("alpha_for_ess", [](const Input<double>& risk, double ess) {
     double alpha = 0;

@@ -30,5 +30,5 @@ pybind11_add_module(_cuda ${CBK_CUDA_BINDINGS})
 target_compile_definitions(_cuda PRIVATE CBK_CARD)
 target_link_libraries(_cuda PRIVATE cbk_cuda CUDA::cudart_static)
 target_compile_options(_cuda PRIVATE ${CBOKERNELS_BINDINGS})
-target_precompile_headers(_cuda PRIVATE <pybind11/numpy.h> <pybind11/stl.h>)  # read once, not by each
+cbk_read_headers_once(_cuda)
 install(TARGETS _cuda LIBRARY DESTINATION cbokernels)

@@ -83,7 +83,7 @@ void register_low_rank(py::module_& m) {
 }
 
 template <class T>
-void register_typed(py::module_& m) {
+void register_typed_hopping(py::module_& m) {
   m.def("hopping_risk", [](const Network& net, const Input<T>& center, int64_t particles, double spread, bool mirrored,
                            NoiseKey key, const Input<T>& x, const TargetInput& y, Loss loss, bool atoms,
                            const Output<double>& out, const Execution& run) {
@@ -200,8 +200,8 @@ int64_t fit(const Network& net, int64_t rank, int64_t length, NoiseKey key, bool
 void register_hopping(py::module_& m) {
   register_low_rank<float>(m);
   register_low_rank<double>(m);
-  register_typed<float>(m);
-  register_typed<double>(m);
+  register_typed_hopping<float>(m);
+  register_typed_hopping<double>(m);
   m.def("noise_drift", &drift);
 #if !defined(CBK_CARD)
   m.def("hopping_weights", &weights);

@@ -9,7 +9,7 @@ namespace cbk {
 namespace {
 
 template <class T>
-void register_typed(py::module_& m) {
+void register_typed_langevin(py::module_& m) {
   m.def("langevin_drift", [](const Output<T>& theta, const Output<T>& velocity, const Input<T>& gradient, double factor,
                              double friction, double temperature, double dt, NoiseKey key, const Execution& run) {
     const int64_t networks = rows_of("theta", theta), size = theta.shape(1);
@@ -31,8 +31,8 @@ void register_typed(py::module_& m) {
 }  // namespace
 
 void register_langevin(py::module_& m) {
-  register_typed<float>(m);
-  register_typed<double>(m);
+  register_typed_langevin<float>(m);
+  register_typed_langevin<double>(m);
 }
 
 }  // namespace cbk

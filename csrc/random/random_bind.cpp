@@ -9,7 +9,7 @@ namespace cbk {
 namespace {
 
 template <class T>
-void register_typed(py::module_& m) {
+void register_typed_random(py::module_& m) {
   m.def("standard_normal", [](const Output<T>& out, NoiseKey key, const Execution& run) {
     const int64_t rows = rows_of("out", out), columns = out.shape(1);
     released(run, [&] { kernels::standard_normal(out.data(), rows, columns, key, run); });
@@ -25,8 +25,8 @@ void register_typed(py::module_& m) {
 }  // namespace
 
 void register_random(py::module_& m) {
-  register_typed<float>(m);
-  register_typed<double>(m);
+  register_typed_random<float>(m);
+  register_typed_random<double>(m);
 #if !defined(CBK_CARD)
   m.def("philox4x32", [](const Input<uint32_t>& counter, const Input<uint32_t>& key, const Output<uint32_t>& out) {
     const int64_t count = counter.ndim() ? counter.shape(0) : 0;

@@ -43,7 +43,7 @@ namespace cbk {
 namespace {
 
 template <class T>
-void register_typed(py::module_& m) {
+void register_typed_risk(py::module_& m) {
   m.def("forward",
         [](const Network& net, const Input<T>& theta, const Input<T>& x, const Output<T>& out, const Execution& run) {
     RiskProblem<T> problem = problem_of(net, x);
@@ -112,8 +112,8 @@ py::tuple plan(const Network& net, int64_t particles, int64_t samples, int64_t t
 }  // namespace
 
 void register_risk(py::module_& m) {
-  register_typed<float>(m);
-  register_typed<double>(m);
+  register_typed_risk<float>(m);
+  register_typed_risk<double>(m);
 #if !defined(CBK_CARD)
   m.def("plan", &plan);
 #endif

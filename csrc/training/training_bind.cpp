@@ -121,7 +121,7 @@ void register_hopping_epoch(py::module_& m) {
 }
 
 template <class T>
-void register_typed(py::module_& m) {
+void register_typed_training(py::module_& m) {
   m.def("cbo_epoch", [](const Network& net, const Input<T>& x, const TargetInput& y, Loss loss,
                         const std::optional<Input<int64_t>>& order, int64_t batch, const Output<T>& theta,
                         const std::optional<Input<int32_t>>& task, const Law& law, NoiseKey key,
@@ -172,8 +172,8 @@ void register_typed(py::module_& m) {
 void register_training(py::module_& m) {
   register_hopping_epoch<float>(m);
   register_hopping_epoch<double>(m);
-  register_typed<float>(m);
-  register_typed<double>(m);
+  register_typed_training<float>(m);
+  register_typed_training<double>(m);
 }
 
 }  // namespace cbk

@@ -203,7 +203,7 @@ void write(StartedRun& started, const std::string& name, const py::array& values
 }
 
 template <class T>
-void register_typed(py::module_& m) {
+void register_typed_training(py::module_& m) {
   using py::arg;
   m.def("start", &start<T>, arg("net"), arg("method"), arg("x"), arg("y"), arg("weights"), arg("loss"), arg("batch"),
         arg("theta"), arg("task"), arg("seed"), arg("noise"), arg("solve"), arg("more"), arg("owner"), arg("run"));
@@ -235,8 +235,8 @@ void register_training(py::module_& m) {
     cbk::released([&] { address = Address(started.run->address(name)); });
     return address;
   });
-  device::register_typed<float>(m);
-  device::register_typed<double>(m);
+  device::register_typed_training<float>(m);
+  device::register_typed_training<double>(m);
   m.def("count_outside", [](const Input<int32_t>& values, int64_t end, const Where& on) {
     int64_t bad = 0;
     released(on, [&] { bad = count_outside(values.data(), values.size(), end, on); });

@@ -189,7 +189,7 @@ void bound_assign_matrix(const Input<double>& costs, const Output<int32_t>& matc
 #endif
 
 template <class T>
-void register_typed(py::module_& m) {
+void register_typed_transport(py::module_& m) {
   m.def("assign", &bound_assign<T>);
   m.def("barycenter", &bound_barycenter<T>);
   m.def("wasserstein2",
@@ -216,8 +216,8 @@ void register_typed(py::module_& m) {
 }  // namespace
 
 void register_transport(py::module_& m) {
-  register_typed<float>(m);
-  register_typed<double>(m);
+  register_typed_transport<float>(m);
+  register_typed_transport<double>(m);
 #if !defined(CBK_CARD)
   m.def("wrong_permutation", &wrong_permutation);
   m.def("assign_matrix", &bound_assign_matrix);

@@ -19,7 +19,7 @@ void hybrid_update(const UpdateProblem<T>& problem, int64_t, const AdamState<T>&
 namespace {
 
 template <class T>
-void register_typed(py::module_& m) {
+void register_typed_update(py::module_& m) {
   m.def("cbo_update", [](const Input<T>& theta, const Input<T>& point, const std::optional<Input<int32_t>>& task,
                          const std::optional<Input<int64_t>>& rows, const Law& law, NoiseKey key, const Output<T>& out,
                          const Execution& run) {
@@ -51,8 +51,8 @@ void register_typed(py::module_& m) {
 }  // namespace
 
 void register_update(py::module_& m) {
-  register_typed<float>(m);
-  register_typed<double>(m);
+  register_typed_update<float>(m);
+  register_typed_update<double>(m);
 }
 
 }  // namespace cbk
