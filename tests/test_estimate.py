@@ -92,7 +92,7 @@ RUNS = {
     "hopping": "cbk.TwoLayer(784, 20, 10), cbk.ConsensusHopping(particles=4000), 10, 1, {}",
     "batches": "cbk.TwoLayer(60, 4, 1), cbk.CBO(particles=4), 200_000, 2, {'batch_size': 50_000}",
     "knots": "cbk.TwoLayer(1, 4, 1), cbk.CBO(particles=400), 400_000, 1, {}",
-    "history": "cbk.TwoLayer(1, 2, 1), cbk.Adam(particles=4000), 10, 500, {}",
+    "history": "cbk.TwoLayer(1, 2, 1), cbk.Adam(particles=10_000), 10, 200, {}",
 }
 
 
