@@ -329,7 +329,8 @@ std::string everything(CudaStream stream) {
   return runs(T()) + captured<T>(stream) + elementwise<T>(stream) + transport<T>(stream, 2, 11) +
          (sizeof(T) == 4 ? transport<T>(stream, 1, 65) : "") + weighing<T>(stream) +
          low_rank<T>(stream, {21, 3, 3, Activation::relu, 0.2, false}, 13, LossKind::cross_entropy) +
-         low_rank<T>(stream, many, sizeof(T) == 4 ? 5 : 130, LossKind::mse) + fitted<T>(stream, later, 35) +
+         low_rank<T>(stream, many, sizeof(T) == 4 ? 5 : 130, LossKind::mse) +
+         fitted<T>(stream, {17, 3, 3, Activation::silu, 1, false}, 35) +
          (sizeof(T) == 8 ? fitted<T>(stream, {6, 2, 1, Activation::tanh, 1, false}, 240) : "") +
          risks<T>(stream, line, 2, 530, LossKind::mse) + risks<T>(stream, plane, 3, 12, LossKind::mse) +
          risks<T>(stream, wide, 12, 10, LossKind::cross_entropy) + risks<T>(stream, one, 1, 40, LossKind::mse) +
