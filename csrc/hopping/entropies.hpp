@@ -57,21 +57,24 @@ CBK_INLINE F64 power(F64 x) {
   return exp(4 * x);
 }
 
-// Whether a lane of v is above the limit, or NaN.
+// Bit i says whether lane i of v is above the limit, or NaN.
 template <class V>
-CBK_INLINE bool any_above(V v, Scalar<V> limit) {
+CBK_INLINE uint32_t lanes_above(V v, Scalar<V> limit) {
 #if defined(CBK_AVX512)
   if constexpr (sizeof(limit) == 4)
-    return _mm512_cmp_ps_mask(v, splat<V>(limit), _CMP_NLE_UQ) != 0;
+    return _mm512_cmp_ps_mask(v, splat<V>(limit), _CMP_NLE_UQ);
   else
-    return _mm512_cmp_pd_mask(v, splat<V>(limit), _CMP_NLE_UQ) != 0;
+    return _mm512_cmp_pd_mask(v, splat<V>(limit), _CMP_NLE_UQ);
 #elif defined(CBK_AVX2)
   if constexpr (sizeof(limit) == 4)
-    return _mm256_movemask_ps(_mm256_cmp_ps(v, splat<V>(limit), _CMP_NLE_UQ)) != 0;
+    return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(v, splat<V>(limit), _CMP_NLE_UQ)));
   else
-    return _mm256_movemask_pd(_mm256_cmp_pd(v, splat<V>(limit), _CMP_NLE_UQ)) != 0;
+    return uint32_t(_mm256_movemask_pd(_mm256_cmp_pd(v, splat<V>(limit), _CMP_NLE_UQ)));
 #else
-  return any(~(v <= limit));
+  const Int<V> within = v <= limit;
+  uint32_t bits = 0;
+  for (int i = 0; i < lanes<Scalar<V>>; ++i) bits |= uint32_t(within[i] == 0) << i;
+  return bits;
 #endif
 }
 
@@ -97,7 +100,7 @@ template <int signs, class T>
 class Replacements {
  public:
   static int64_t scratch_size(const Network& net) {
-    return (2 + signs * lanes<T>)*row_of(net.outputs) + (samples_together * signs + 2) * lanes<T>;
+    return (2 + signs * lanes<T>)*row_of(net.outputs) + (samples_together * signs + 4) * lanes<T>;
   }
 
   Replacements(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, T* scratch)
@@ -110,7 +113,10 @@ class Replacements {
         c_(rest_ + row_of(outputs_)),
         noise_(c_ + signs * lanes<T> * row_of(outputs_)),
         reach_(noise_ + lanes<T>),
-        hidden_(reach_ + lanes<T>) {
+        bias_(reach_ + lanes<T>),
+        along_(bias_ + lanes<T>),
+        hidden_(along_ + lanes<T>),
+        computed_(lines.net->activation == Activation::relu && draws.rank == 1) {
     const Network& net = *lines.net;
     for (int64_t k = 0; k < row_of(outputs_); ++k) {
       before_[k] = k < outputs_ ? T(net.scale) * lines.center[net.output_weights() + k * net.width + m] : 0;
@@ -129,10 +135,10 @@ class Replacements {
       const int64_t count = samples - s < stride ? samples - s : stride;
       paced(count * signs * (outputs_ + 4) * lanes<T>);
       uint64_t above[levels] = {};
-      if (lines_.net->activation == Activation::relu)
-        make_hidden<true>(first, s, count, above);
+      if (computed_)
+        find_moved(first, s, count, above);
       else
-        make_hidden<false>(first, s, count, above);
+        make_hidden(first, s, count, above);
       add_idle(s, ~above[0] & all_ones(count));
       if constexpr (polynomials) {
         add<4>(s, above[0] & ~above[1]);
@@ -140,7 +146,7 @@ class Replacements {
       }
       each(above[levels - 1], [&](int64_t i) { add_exact(s, i); });
     }
-    if (held_) flush();
+    if (held_ > 0) flush();
   }
 
   bool told(int lane) const { return far_[lane] != 0; }
@@ -149,12 +155,13 @@ class Replacements {
  private:
   using V = Vector<T>;
   static constexpr int64_t samples_together = 64;
-  // samples of which one logarithm is taken, (1 + t) (1 + t') = 1 + ..., and the largest loss of such a sample
-  static constexpr int logs_together = 8;
-  static constexpr T most_loss = 6;
+  // One logarithm is taken of several samples, (1 + t) (1 + t') = 1 + ..., whose losses at the centre, and 3 for each,
+  // make less than `held_most`.  The largest loss of such a sample.
+  static constexpr T held_most = 64, most_loss = 6;
   static constexpr bool polynomials = sizeof(T) == 4;
   // How far outputs move: at all, and farther than polynomials of degrees 4 and 6 reach.
   static constexpr int levels = polynomials ? 3 : 1;
+  static constexpr T ends[3] = {0, Power<4>::end, Power<6>::end};
   static constexpr T quarter = T(0.25);  // of d is what `power` takes
 
   static int64_t row_of(int64_t count) { return (count + lanes<T> - 1) / lanes<T> * lanes<T>; }
@@ -178,6 +185,9 @@ class Replacements {
       if (signs == 2) store(c_ + (outputs_ + k) * lanes<T>, mad(by, splat<V>(-quarter), c));
     }
     store(noise_, largest), store(reach_, largest + most_);
+    store(bias_, steps(draws_.rest + first * draws_.rest_size + m_, draws_.rest_size, count));
+    if (computed_) store(along_, steps(draws_.factor + first * net.width + m_, net.width, count));
+    across_ = draws_.across + first * draws_.rank * lines_.padded;
     for (LaneSums<T>& sums : total_) sums = {};
     for (V& each : terms_) each = V{};
     far_ = Int<V>{}, idle_ = 0, held_ = 0;
@@ -197,17 +207,45 @@ class Replacements {
     return load(step);
   }
 
-  // The hidden values of samples [s, s + count), at most 64.  Bit i of above[level] says that sample s + i moves so
-  // far: which do looks random, and no branch depends on it.  The last sample comes first, and its bit is shifted on.
-  template <bool relu>
+  // Bit i of above[level] says that sample s + i of [s, s + count) moves so far: which do looks random, and no branch
+  // depends on it.  Of ReLUs a lane is a sample here, so that the largest number of the draws needs no shuffles.  As
+  // ReLU is convex, of two signs the one that adds moves it farther.
+  void find_moved(int64_t first, int64_t s, int64_t count, uint64_t (&above)[levels]) const {
+    constexpr int together = 2;  // lines are of so many whole vectors
+    const int64_t padded = lines_.padded;
+    const int64_t own = draws_.count - first < lanes<T> ? draws_.count - first : lanes<T>;
+    for (int64_t i = 0; i < count; i += together * lanes<T>) {
+      const T *at = lines_.z + m_ * padded + s + i, *before = lines_.hidden + m_ * padded + s + i,
+              *x = draws_.along + first * padded + s + i;
+      Word<V> most[together] = {};  // bits of numbers that are not negative: NaN is above all
+      for (int64_t p = 0; p < own; ++p, x += padded) {
+        const V bias = splat<V>(bias_[p]), by = splat<V>(along_[p]), noise = splat<V>(noise_[p]),
+                reach = splat<V>(reach_[p]);
+        CBK_UNROLL(2)
+        for (int j = 0; j < together; ++j) {
+          const V move = mad(by, load(x + j * lanes<T>), bias), was = load(before + j * lanes<T>);
+          const V h = max(V{}, load(at + j * lanes<T>) + (signs == 2 ? abs(move) : move));
+          const Word<V> far = bits<Word<V>>(bound(&h, was, noise, reach));
+          most[j] = most[j] > far ? most[j] : far;
+        }
+      }
+      CBK_UNROLL(2)
+      for (int j = 0; j < together; ++j)
+        for (int level = 0; level < levels; ++level)
+          above[level] |= uint64_t(lanes_above(bits<V>(most[j]), ends[level])) << (i + j * lanes<T>);
+    }
+    for (uint64_t& each : above) each &= all_ones(count);
+  }
+
+  // The same of any activation and rank, whose hidden values are kept.  The last sample comes first, and its bit is
+  // shifted on.
   void make_hidden(int64_t first, int64_t s, int64_t count, uint64_t (&above)[levels]) {
     const int64_t padded = lines_.padded, rank = draws_.rank, width = lines_.net->width;
     const int64_t own = draws_.count - first < lanes<T> ? draws_.count - first : lanes<T>;
-    const T *along = draws_.across + first * rank * padded + s * lanes<T>, *z = lines_.z + m_ * padded + s;
+    const T *along = across_ + s * lanes<T>, *z = lines_.z + m_ * padded + s;
     const T *factor = draws_.factor + first * rank * width + m_, *before = lines_.hidden + m_ * padded + s;
     T* const hidden = hidden_;
-    const V bias = steps(draws_.rest + first * draws_.rest_size + m_, draws_.rest_size, own), noise = load(noise_),
-            reach = load(reach_);
+    const V bias = load(bias_), noise = load(noise_), reach = load(reach_);
     for (int64_t k = 0; k + 1 < rank; ++k, along += padded * lanes<T>, factor += width) {
       const V by = steps(factor, rank * width, own);
       for (int64_t i = 0; i < count; ++i) {
@@ -216,43 +254,41 @@ class Replacements {
       }
     }
     const V last = steps(factor, rank * width, own);
-    for (int64_t i = count - 1; i >= 0; --i) {
+    for (int64_t i = 0; i < count; ++i) {
       T* h = hidden + i * signs * lanes<T>;
       const V by = mad(last, load(along + i * lanes<T>), rank == 1 ? bias : load(h)), at = splat<V>(z[i]);
-      V values[2] = {at + by, at - by};
-      CBK_UNROLL(2)
-      for (int q = 0; q < signs; ++q) {
-        if (relu) values[q] = max(V{}, values[q]);
-        store(h + q * lanes<T>, values[q]);
-      }
-      if (relu) mark(bound(values, splat<V>(before[i]), noise, reach), above);
+      store(h, at + by);
+      if (signs == 2) store(h + lanes<T>, at - by);
     }
-    if (relu) return;
     activate_array(lines_.net->activation, hidden, count * signs * lanes<T>);
     for (int64_t i = count - 1; i >= 0; --i) {
       V values[2];
-      load_hidden(i, values);
-      mark(bound(values, splat<V>(before[i]), noise, reach), above);
+      load_hidden(s, i, values);
+      const V most = bound<signs>(values, splat<V>(before[i]), noise, reach);
+      for (int level = 0; level < levels; ++level)
+        above[level] = 2 * above[level] + (lanes_above(most, ends[level]) != 0);
     }
   }
 
-  CBK_INLINE void load_hidden(int64_t i, V* h) const {
+  // The hidden values of sample s + i.
+  CBK_INLINE void load_hidden(int64_t s, int64_t i, V* h) const {
+    if (computed_) {
+      const V by = mad(load(along_), load(across_ + (s + i) * lanes<T>), load(bias_)),
+              at = splat<V>(lines_.z[m_ * lines_.padded + s + i]);
+      h[0] = max(V{}, at + by);
+      if (signs == 2) h[1] = max(V{}, at - by);
+      return;
+    }
     CBK_UNROLL(2)
     for (int q = 0; q < signs; ++q) h[q] = load(hidden_ + (i * signs + q) * lanes<T>);
   }
 
   // How far outputs move at most, with hidden values h in place of `was`.
+  template <int count = 1>
   static CBK_INLINE V bound(const V* h, V was, V noise, V reach) {
     V change = abs(h[0] - was);
-    if constexpr (signs == 2) change = max(abs(h[1] - was), change);
+    if constexpr (count == 2) change = max(abs(h[1] - was), change);
     return mad(reach, change, noise * abs(was));
-  }
-  static CBK_INLINE void mark(V most, uint64_t (&above)[levels]) {
-    above[0] = 2 * above[0] + any_above(most, T(0));
-    if constexpr (polynomials) {
-      above[1] = 2 * above[1] + any_above(most, Power<4>::end);
-      above[2] = 2 * above[2] + any_above(most, Power<6>::end);
-    }
   }
 
   T weight_of(int64_t s) const { return lines_.weights ? lines_.weights[s] : T(1); }
@@ -271,14 +307,15 @@ class Replacements {
   template <int degree>
   CBK_INLINE void add(int64_t s0, uint64_t which) {
     each(which, [&](int64_t i) {
-      if (!(lines_.loss_of[s0 + i] <= most_loss)) return add_exact(s0, i);
+      const T loss = lines_.loss_of[s0 + i];
+      if (!(loss <= most_loss)) return add_exact(s0, i);
       V h[2], t[signs];
-      load_hidden(i, h);
+      load_hidden(s0, i, h);
       others<degree>(s0 + i, h, t);
       if (lines_.weights) return add_logarithms(t, s0 + i);
       CBK_UNROLL(2)
       for (int q = 0; q < signs; ++q) terms_[q] = mad(terms_[q], t[q], terms_[q] + t[q]);
-      if (++held_ == logs_together) flush();
+      if ((held_ += loss + 3) > held_most) flush();
     });
   }
   void add_logarithms(const V (&t)[signs], int64_t s) {
@@ -293,11 +330,11 @@ class Replacements {
     if (weight_of(s) == 0) return;
     const T highest = lines_.highest[s];
     V h[2], t[signs];
-    load_hidden(i, h);
+    load_hidden(s0, i, h);
     // where an exponential is above e^60 a logarithm is not exact any more
     const T limit = highest < 58 ? T(0.5) * (60 - highest) : highest > 0 ? T(-1) : T(NAN);
     others<0>(s, h, t);
-    const V most = bound(h, splat<V>(lines_.hidden[m_ * lines_.padded + s]), load(noise_), load(reach_));
+    const V most = bound<signs>(h, splat<V>(lines_.hidden[m_ * lines_.padded + s]), load(noise_), load(reach_));
     far_ = far_ | ~(most <= (limit < 30 ? limit : T(30)));
     add_logarithms(t, s);
   }
@@ -335,12 +372,15 @@ class Replacements {
   T *before_, *rest_;  // [outputs]: a quarter of c of the centre, scaled as all of them; -c h of it
   T* c_;               // [signs][outputs][lanes]: a quarter of c of the draws
   T *noise_, *reach_;  // [lanes]: |c' - c| and |c'| at most
-  T* hidden_;          // [samples_together][signs][lanes]
+  T *bias_, *along_;   // [lanes]: what the draws add to z, along_ times X b where `computed_`
+  T* hidden_;          // [samples_together][signs][lanes], but where `computed_`
+  const T* across_;    // X b of the draws
+  const bool computed_;  // hidden values are computed where they are wanted
   LaneSums<T> total_[signs];
-  V terms_[signs];  // of `held_` samples
+  V terms_[signs];  // of samples with the losses `held_`
   Int<V> far_;      // lanes with numbers that are too large
   double idle_;     // of samples whose losses are the centre's
-  int held_;
+  T held_;
 };
 
 }  // namespace cbk::CBK_ISA
