@@ -10,6 +10,7 @@
 #include "../common/activation.hpp"
 #include "../common/interrupt.hpp"
 #include "../common/loss.hpp"
+#include "../common/transpose.hpp"
 #include "low_rank.hpp"
 
 namespace cbk::CBK_ISA {
@@ -95,10 +96,13 @@ struct LaneSums {
   CBK_INLINE void add(F64 v, double weight) { part[0] = mad(v, splat<F64>(weight), part[0]); }
 };
 
-// Neuron m of the centre replaced in both networks of a vector's draws.
-template <int signs, class T>
+// Neuron m of the centre replaced in the networks of a vector's draws.  A sample takes a vector of each sign, or with
+// pairs and one sign both stand in one vector, those that add in its first half.
+template <int signs, bool pairs, class T>
 class Replacements {
  public:
+  static constexpr int most_draws = pairs && signs == 1 ? lanes<T> / 2 : lanes<T>;
+
   static int64_t scratch_size(const Network& net) {
     return (2 + signs * lanes<T>)*row_of(net.outputs) + (samples_together * signs + 4) * lanes<T>;
   }
@@ -149,11 +153,14 @@ class Replacements {
     if (held_ > 0) flush();
   }
 
-  bool told(int lane) const { return far_[lane] != 0; }
-  double total(int sign, int lane) const { return idle_ + lane_of(total_[sign], lane); }
+  bool told(int draw) const { return (far_[draw] | (folded ? far_[draw + most_draws] : 0)) != 0; }
+  double total(int sign, int draw) const {
+    return idle_ + (folded ? lane_of(total_[0], draw + sign * most_draws) : lane_of(total_[sign], draw));
+  }
 
  private:
   using V = Vector<T>;
+  static constexpr bool folded = pairs && signs == 1;
   static constexpr int64_t samples_together = 64;
   // One logarithm is taken of several samples, (1 + t) (1 + t') = 1 + ..., whose losses at the centre, and 3 for each,
   // make less than `held_most`.  The largest loss of such a sample.
@@ -173,20 +180,18 @@ class Replacements {
   void take(int64_t first) {
     const Network& net = *lines_.net;
     const T spread = T(net.scale) * draws_.spread;
-    const int64_t count = draws_.count - first < lanes<T> ? draws_.count - first : lanes<T>;
+    const T* rest = draws_.rest + first * draws_.rest_size + m_;
+    count_ = draws_.count - first < most_draws ? draws_.count - first : most_draws;
     V largest{};
     for (int64_t k = 0; k < outputs_; ++k) {
-      T step[lanes<T>] = {};
-      const T* noise = draws_.rest + first * draws_.rest_size + net.width * (1 + k) + m_;
-      for (int64_t i = 0; i < count; ++i) step[i] = spread * noise[i * draws_.rest_size];
-      const V by = load(step), c = splat<V>(before_[k]);
+      const V by = steps(spread, rest + net.width * (1 + k), draws_.rest_size), c = splat<V>(before_[k]);
       largest = max(abs(by), largest);
       store(c_ + k * lanes<T>, mad(by, splat<V>(quarter), c));
       if (signs == 2) store(c_ + (outputs_ + k) * lanes<T>, mad(by, splat<V>(-quarter), c));
     }
     store(noise_, largest), store(reach_, largest + most_);
-    store(bias_, steps(draws_.rest + first * draws_.rest_size + m_, draws_.rest_size, count));
-    if (computed_) store(along_, steps(draws_.factor + first * net.width + m_, net.width, count));
+    store(bias_, steps(draws_.spread, rest, draws_.rest_size));
+    if (computed_) store(along_, steps(draws_.spread, draws_.factor + first * net.width + m_, net.width));
     across_ = draws_.across + first * draws_.rank * lines_.padded;
     for (LaneSums<T>& sums : total_) sums = {};
     for (V& each : terms_) each = V{};
@@ -200,11 +205,23 @@ class Replacements {
     for (; bits; bits &= bits - 1) f(int64_t(__builtin_ctzll(bits)));
   }
 
-  // The spread of the draws times their noise, `stride` numbers apart.
-  CBK_INLINE V steps(const T* noise, int64_t stride, int64_t count) const {
+  // The spread times the draws' noise, `stride` numbers apart.
+  CBK_INLINE V steps(T spread, const T* noise, int64_t stride) const {
     T step[lanes<T>] = {};
-    for (int64_t i = 0; i < count; ++i) step[i] = draws_.spread * noise[i * stride];
+    for (int64_t i = 0; i < count_; ++i) {
+      step[i] = spread * noise[i * stride];
+      if (folded) step[i + most_draws] = -step[i];
+    }
     return load(step);
+  }
+  template <size_t... lane>
+  static CBK_INLINE V doubled(V x, std::index_sequence<lane...>) {
+    return picked(x, x, std::index_sequence<lane % most_draws...>{});
+  }
+  // X b of the draws on sample s.
+  CBK_INLINE V load_along(const T* across, int64_t s) const {
+    const V x = load(across + s * lanes<T>);
+    return folded ? doubled(x, std::make_index_sequence<lanes<T>>{}) : x;
   }
 
   // Bit i of above[level] says that sample s + i of [s, s + count) moves so far: which do looks random, and no branch
@@ -213,18 +230,17 @@ class Replacements {
   void find_moved(int64_t first, int64_t s, int64_t count, uint64_t (&above)[levels]) const {
     constexpr int together = 2;  // lines are of so many whole vectors
     const int64_t padded = lines_.padded;
-    const int64_t own = draws_.count - first < lanes<T> ? draws_.count - first : lanes<T>;
     for (int64_t i = 0; i < count; i += together * lanes<T>) {
       const T *at = lines_.z + m_ * padded + s + i, *before = lines_.hidden + m_ * padded + s + i,
               *x = draws_.along + first * padded + s + i;
       Word<V> most[together] = {};  // bits of numbers that are not negative: NaN is above all
-      for (int64_t p = 0; p < own; ++p, x += padded) {
+      for (int64_t p = 0; p < count_; ++p, x += padded) {
         const V bias = splat<V>(bias_[p]), by = splat<V>(along_[p]), noise = splat<V>(noise_[p]),
                 reach = splat<V>(reach_[p]);
         CBK_UNROLL(2)
         for (int j = 0; j < together; ++j) {
           const V move = mad(by, load(x + j * lanes<T>), bias), was = load(before + j * lanes<T>);
-          const V h = max(V{}, load(at + j * lanes<T>) + (signs == 2 ? abs(move) : move));
+          const V h = max(V{}, load(at + j * lanes<T>) + (pairs ? abs(move) : move));
           const Word<V> far = bits<Word<V>>(bound(&h, was, noise, reach));
           most[j] = most[j] > far ? most[j] : far;
         }
@@ -241,22 +257,21 @@ class Replacements {
   // shifted on.
   void make_hidden(int64_t first, int64_t s, int64_t count, uint64_t (&above)[levels]) {
     const int64_t padded = lines_.padded, rank = draws_.rank, width = lines_.net->width;
-    const int64_t own = draws_.count - first < lanes<T> ? draws_.count - first : lanes<T>;
-    const T *along = across_ + s * lanes<T>, *z = lines_.z + m_ * padded + s;
+    const T *along = across_, *z = lines_.z + m_ * padded + s;
     const T *factor = draws_.factor + first * rank * width + m_, *before = lines_.hidden + m_ * padded + s;
     T* const hidden = hidden_;
     const V bias = load(bias_), noise = load(noise_), reach = load(reach_);
     for (int64_t k = 0; k + 1 < rank; ++k, along += padded * lanes<T>, factor += width) {
-      const V by = steps(factor, rank * width, own);
+      const V by = steps(draws_.spread, factor, rank * width);
       for (int64_t i = 0; i < count; ++i) {
         T* h = hidden + i * signs * lanes<T>;
-        store(h, mad(by, load(along + i * lanes<T>), k == 0 ? bias : load(h)));
+        store(h, mad(by, load_along(along, s + i), k == 0 ? bias : load(h)));
       }
     }
-    const V last = steps(factor, rank * width, own);
+    const V last = steps(draws_.spread, factor, rank * width);
     for (int64_t i = 0; i < count; ++i) {
       T* h = hidden + i * signs * lanes<T>;
-      const V by = mad(last, load(along + i * lanes<T>), rank == 1 ? bias : load(h)), at = splat<V>(z[i]);
+      const V by = mad(last, load_along(along, s + i), rank == 1 ? bias : load(h)), at = splat<V>(z[i]);
       store(h, at + by);
       if (signs == 2) store(h + lanes<T>, at - by);
     }
@@ -273,7 +288,7 @@ class Replacements {
   // The hidden values of sample s + i.
   CBK_INLINE void load_hidden(int64_t s, int64_t i, V* h) const {
     if (computed_) {
-      const V by = mad(load(along_), load(across_ + (s + i) * lanes<T>), load(bias_)),
+      const V by = mad(load(along_), load_along(across_, s + i), load(bias_)),
               at = splat<V>(lines_.z[m_ * lines_.padded + s + i]);
       h[0] = max(V{}, at + by);
       if (signs == 2) h[1] = max(V{}, at - by);
@@ -368,13 +383,14 @@ class Replacements {
   const CenterLines<T>& lines_;
   const LowRankDraws<T>& draws_;
   const int64_t m_, outputs_;
-  T most_ = 0;         // |c| of the centre at most
-  T *before_, *rest_;  // [outputs]: a quarter of c of the centre, scaled as all of them; -c h of it
-  T* c_;               // [signs][outputs][lanes]: a quarter of c of the draws
-  T *noise_, *reach_;  // [lanes]: |c' - c| and |c'| at most
-  T *bias_, *along_;   // [lanes]: what the draws add to z, along_ times X b where `computed_`
-  T* hidden_;          // [samples_together][signs][lanes], but where `computed_`
-  const T* across_;    // X b of the draws
+  int64_t count_ = 0;    // of the draws at hand
+  T most_ = 0;           // |c| of the centre at most
+  T *before_, *rest_;    // [outputs]: a quarter of c of the centre, scaled as all of them; -c h of it
+  T* c_;                 // [signs][outputs][lanes]: a quarter of c of the draws
+  T *noise_, *reach_;    // [lanes]: |c' - c| and |c'| at most
+  T *bias_, *along_;     // [lanes]: what the draws add to z, along_ times X b where `computed_`
+  T* hidden_;            // [samples_together][signs][lanes], but where `computed_`
+  const T* across_;      // X b of the draws
   const bool computed_;  // hidden values are computed where they are wanted
   LaneSums<T> total_[signs];
   V terms_[signs];  // of samples with the losses `held_`

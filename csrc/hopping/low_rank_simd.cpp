@@ -64,7 +64,7 @@ void center(const CenterLines<T>& lines, int64_t i) {
 
 template <class T>
 int64_t scratch_size(const Network& net, int64_t padded, int64_t panel) {
-  const int64_t atom = (net.outputs + 2) * padded + 2 * net.outputs + Replacements<2, T>::scratch_size(net);
+  const int64_t atom = (net.outputs + 2) * padded + 2 * net.outputs + Replacements<2, true, T>::scratch_size(net);
   const int64_t network = net.width * panel + net.outputs * (padded + net.width);
   return (atom > network ? atom : network) + 64;
 }
@@ -142,19 +142,22 @@ void atom_of(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t 
   }
 }
 
-template <int signs, class T>
+template <int signs, bool pairs, class T>
 void atom_entropies(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, int64_t first, int64_t last,
                     T* scratch, double* sums) {
-  Replacements<signs, T> replaced(lines, draws, m, scratch);
-  scratch += Replacements<signs, T>::scratch_size(*lines.net);
-  for (int64_t p = first; p < last; p += lanes<T>) {
+  using Replaced = Replacements<signs, pairs, T>;
+  if (first == last) return;
+  Replaced replaced(lines, draws, m, scratch);
+  scratch += Replaced::scratch_size(*lines.net);
+  for (int64_t p = first; p < last; p += Replaced::most_draws) {
     replaced.score(p);
-    for (int i = 0; i < lanes<T> && p + i < last; ++i) {
+    for (int i = 0; i < Replaced::most_draws && p + i < last; ++i) {
       if (replaced.told(i)) {
         atom_of(lines, draws, m, p + i, scratch, sums);
         continue;
       }
-      for (int q = 0; q < signs; ++q) sums[((p + i) * signs + q) * lines.net->width + m] += replaced.total(q, i);
+      constexpr int networks = pairs ? 2 : 1;
+      for (int q = 0; q < networks; ++q) sums[((p + i) * networks + q) * lines.net->width + m] += replaced.total(q, i);
     }
   }
 }
@@ -163,8 +166,10 @@ template <class T>
 void atom(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, int64_t first, int64_t last, T* scratch,
           double* sums) {
   if (lines.loss.kind == LossKind::cross_entropy) {
-    if (draws.mirrored) return atom_entropies<2>(lines, draws, m, first, last, scratch, sums);
-    return atom_entropies<1>(lines, draws, m, first, last, scratch, sums);
+    if (!draws.mirrored) return atom_entropies<1, false>(lines, draws, m, first, last, scratch, sums);
+    const int64_t left = (last - first) % lanes<T>, whole = 2 * left > lanes<T> ? last : last - left;
+    atom_entropies<2, true>(lines, draws, m, first, whole, scratch, sums);
+    return atom_entropies<1, true>(lines, draws, m, whole, last, scratch, sums);
   }
   Paced paced;
   for (int64_t p = first; p < last; ++p) {
