@@ -147,6 +147,17 @@ def test_risks_of_small_and_large_changes(spread, activation, dtype):
     assert np.ptp(got[:, 1:]) > 0
 
 
+@pytest.mark.parametrize("spread", [0.003, 0.02, 0.05, 0.08, 0.12, 0.2])
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_exponentials_of_small_changes(spread, mirrored):
+    """Relative errors of risks that only they can make: the centre's outputs are 0, of one sample."""
+    net, center, x, _, labels = problem(3, 1, 4, 1, "float32", scaling="none")
+    center[:] = 0
+    net.unpack(center[None])[1][0, 0] = 1  # the neuron's bias
+    arguments = (net, center, 1000, spread, x, labels, "cross_entropy", 1, False, True, mirrored)
+    np.testing.assert_allclose(risks(*arguments), explicit(*arguments), rtol=1.2e-6)
+
+
 def test_a_particle_that_overflows_spoils_no_other():
     net, center, x, _, labels = problem(30, 6, 4, 20, "float32")
     wild = risks(net, center, 40, 3e38, x, labels, "cross_entropy", 1, True, True)
