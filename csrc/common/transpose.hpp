@@ -32,13 +32,13 @@ CBK_INLINE void transpose_square(V (&r)[sizeof...(lane)], std::index_sequence<la
   if constexpr (H > 1) transpose_square<H / 2>(r, all);
 }
 
-// to[column][row] = from[row][column], `lanes` rows and columns.
+// to[column][row] = from[row][at + column], `lanes` rows and columns.
 template <class T>
-CBK_INLINE void transpose_whole(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+CBK_INLINE void transpose_whole(const T* const* from, int64_t at, T* to, int64_t to_stride) {
   constexpr int L = lanes<T>;
   Vector<T> r[L];
 #pragma GCC unroll 16
-  for (int i = 0; i < L; ++i) r[i] = load(from + i * from_stride);
+  for (int i = 0; i < L; ++i) r[i] = load(from[i] + at);
   transpose_square<L / 2>(r, std::make_index_sequence<L>{});
 #pragma GCC unroll 16
   for (int i = 0; i < L; ++i) store(to + i * to_stride, r[i]);

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
+#include "../common/isa.hpp"
 #include "../common/parallel.hpp"
-#include "../common/transpose.hpp"
 #include "risk.hpp"
 
 namespace cbk {
@@ -19,6 +19,15 @@ double weight_scale(const RiskProblem<T>& problem) {
   return sum > 0 ? double(problem.samples) / sum : 0;
 }
 
+// Up to 64 rows, row(s), whole vectors of them: packed [columns][count], zeros behind the first `samples`; lines are
+// `stride` numbers apart.  wide: the same in float64, or nullptr.
+template <class T, class Row>
+void pack_rows(Row row, int64_t samples, int64_t count, int64_t columns, T* packed, double* wide, int64_t stride) {
+  const T* rows[64] = {};
+  for (int64_t s = 0; s < std::min(samples, count); ++s) rows[s] = row(s);
+  isa_table().risk<T>().pack(rows, count, columns, packed, wide, stride);
+}
+
 // rows [samples][columns] -> packed [panels][columns][panel], padded with zeros.
 template <class T>
 void pack(const T* rows, int64_t samples, int64_t columns, int64_t panel, T* packed) {
@@ -27,23 +36,12 @@ void pack(const T* rows, int64_t samples, int64_t columns, int64_t panel, T* pac
     std::fill(packed + samples, packed + round_up(samples, panel), T(0));
     return;
   }
-  constexpr int64_t lanes = CBK_ISA::lanes<T>;
-  for (int64_t s0 = 0; s0 < samples; s0 += panel, packed += columns * panel) {
-    const int64_t count = std::min(samples - s0, panel), filled = round_up(count, lanes);
-    // 16 columns at a time: the panel's rows are read in whole cache lines
-    for (int64_t k0 = 0; k0 < columns; k0 += 16)
-      for (int64_t s = 0; s < count; s += lanes) {
-        const T *first = rows + (s0 + s) * columns, *row[lanes] = {};
-        for (int64_t i = 0; i < lanes && s + i < count; ++i) row[i] = first + i * columns;
-        const int64_t end = std::min(k0 + 16, columns), whole = s + lanes <= count ? end / lanes * lanes : k0;
-        for (int64_t k = k0; k < whole; k += lanes)
-          CBK_ISA::transpose_whole(first + k, columns, packed + k * panel + s, panel);
-        for (int64_t k = whole; k < end; k += lanes)
-          CBK_ISA::transpose_tile(row, k, columns - k, packed + k * panel + s, panel);
-      }
-    for (int64_t k = 0; k < columns && filled < panel; ++k)
-      std::fill(packed + k * panel + filled, packed + (k + 1) * panel, T(0));
-  }
+  for (int64_t first = 0; first < samples; first += panel)
+    for (int64_t s = 0; s < panel; s += 64) {
+      const auto row = [=](int64_t i) { return rows + (first + s + i) * columns; };
+      pack_rows(row, samples - first - s, std::min(panel - s, int64_t(64)), columns, packed + first * columns + s,
+                static_cast<double*>(nullptr), panel);
+    }
 }
 
 // rows [samples][columns] -> strips [ceil(columns / strip)][padded samples][strip], padded with zeros.

@@ -80,6 +80,9 @@ struct RiskKernels {
   int64_t list_block;  // neurons that lists.hpp takes at a time
   int64_t (*scratch_size)(const Network& net, const RiskPlan& plan);
   void (*evaluate)(const RiskTask<T>& task);
+  // packed [columns][count] of so many rows, whole vectors, zeros for a nullptr; lines are `stride` numbers apart.  The
+  // same in float64 where wide is not nullptr.
+  void (*pack)(const T* const* rows, int64_t count, int64_t columns, T* packed, double* wide, int64_t stride);
 };
 
 // Gradients: one particle (a group on lists) and one chunk a task.  Hidden activations are kept between the passes
@@ -137,7 +140,10 @@ struct RiskProblem {
   const int32_t* labels;
   int64_t tasks;                  // 0: outputs alone are wanted
   const T* weights = nullptr;     // [samples], not negative, of whatever sum; or nullptr: all alike
+  const int64_t* rows = nullptr;  // low_rank_gradient alone: sample s has inputs x[rows[s]]; nullptr: x[s]
   const Draw<T>* draw = nullptr;  // an ensemble that is never stored: each group of particles is drawn where it is used
+
+  const T* inputs_of(int64_t s) const { return x + (rows ? rows[s] : s) * net.inputs; }
 };
 
 template <class T>

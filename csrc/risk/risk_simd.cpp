@@ -131,11 +131,38 @@ void evaluate(const RiskTask<T>& task) {
   }
 }
 
+template <class T>
+void pack(const T* const* rows, int64_t count, int64_t columns, T* packed, double* wide, int64_t stride) {
+  constexpr int64_t line = 64 / int64_t(sizeof(T));
+  const auto ask = [=](int64_t first) {  // a register's rows are read side by side: memory likes one after the other
+    for (int64_t s = first; s < first + lanes<T> && s < count && rows[s]; ++s)
+      for (int64_t k = 0; k < columns; k += line) __builtin_prefetch(rows[s] + k, 0, 2);
+  };
+  ask(0);
+  Paced paced;
+  for (int64_t s = 0; s < count; s += lanes<T>) {
+    ask(s + lanes<T>);
+    const bool whole = rows[s + lanes<T> - 1];
+    for (int64_t k = 0; k < columns; k += lanes<T>) {
+      const int64_t own = columns - k < lanes<T> ? columns - k : lanes<T>;
+      T* const to = packed + k * stride + s;
+      paced(own * lanes<T>);
+      if (whole && own == lanes<T>)
+        transpose_whole(rows + s, k, to, stride);
+      else
+        transpose_tile(rows + s, k, own, to, stride);
+      for (int64_t i = 0; wide && i < own; ++i)
+        for (int64_t j = 0; j < lanes<T>; j += lanes<double>)
+          store(wide + (k + i) * stride + s + j, load_double(to + i * stride + j));
+    }
+  }
+}
+
 }  // namespace
 
 template <class T>
 RiskKernels<T> risk_kernels() {
-  return {lanes<T>, list_block<T>, scratch_size<T>, evaluate<T>};
+  return {lanes<T>, list_block<T>, scratch_size<T>, evaluate<T>, pack<T>};
 }
 template RiskKernels<float> risk_kernels();
 template RiskKernels<double> risk_kernels();
