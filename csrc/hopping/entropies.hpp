@@ -139,10 +139,7 @@ class Replacements {
       const int64_t count = samples - s < stride ? samples - s : stride;
       paced(count * signs * (outputs_ + 4) * lanes<T>);
       uint64_t above[levels] = {};
-      if (computed_)
-        find_moved(first, s, count, above);
-      else
-        make_hidden(first, s, count, above);
+      computed_ ? find_moved(first, s, count, above) : make_hidden(first, s, count, above);
       add_idle(s, ~above[0] & all_ones(count));
       if constexpr (polynomials) {
         add<4>(s, above[0] & ~above[1]);
@@ -180,18 +177,18 @@ class Replacements {
   void take(int64_t first) {
     const Network& net = *lines_.net;
     const T spread = T(net.scale) * draws_.spread;
-    const T* rest = draws_.rest + first * draws_.rest_size + m_;
+    const T* rest = draws_.rest_across + first * draws_.rest_size;
     count_ = draws_.count - first < most_draws ? draws_.count - first : most_draws;
     V largest{};
     for (int64_t k = 0; k < outputs_; ++k) {
-      const V by = steps(spread, rest + net.width * (1 + k), draws_.rest_size), c = splat<V>(before_[k]);
+      const V by = both(spread) * load_draws(rest, net.width * (1 + k) + m_), c = splat<V>(before_[k]);
       largest = max(abs(by), largest);
       store(c_ + k * lanes<T>, mad(by, splat<V>(quarter), c));
       if (signs == 2) store(c_ + (outputs_ + k) * lanes<T>, mad(by, splat<V>(-quarter), c));
     }
     store(noise_, largest), store(reach_, largest + most_);
-    store(bias_, steps(draws_.spread, rest, draws_.rest_size));
-    if (computed_) store(along_, steps(draws_.spread, draws_.factor + first * net.width + m_, net.width));
+    store(bias_, both(draws_.spread) * load_draws(rest, m_));
+    if (computed_) store(along_, steps(draws_.factor + first * net.width + m_, net.width));
     across_ = draws_.across + first * draws_.rank * lines_.padded;
     for (LaneSums<T>& sums : total_) sums = {};
     for (V& each : terms_) each = V{};
@@ -205,23 +202,24 @@ class Replacements {
     for (; bits; bits &= bits - 1) f(int64_t(__builtin_ctzll(bits)));
   }
 
-  // The spread times the draws' noise, `stride` numbers apart.
-  CBK_INLINE V steps(T spread, const T* noise, int64_t stride) const {
+  // The spread in the lanes of networks that add, and what others take off.
+  static CBK_INLINE V both(T spread) {
+    T each[lanes<T>];
+    for (int i = 0; i < lanes<T>; ++i) each[i] = i < most_draws ? spread : -spread;
+    return load(each);
+  }
+  // Line i of [..][lanes] numbers of the draws, in the lanes of their networks.
+  static CBK_INLINE V load_draws(const T* across, int64_t i) {
+    const V x = load(across + i * lanes<T>);
+    return [&]<size_t... lane>(std::index_sequence<lane...>) {
+      return picked(x, x, std::index_sequence<lane % most_draws...>{});
+    }(std::make_index_sequence<lanes<T>>{});
+  }
+  // The spread times the draws' factors, `stride` numbers apart.
+  CBK_INLINE V steps(const T* factor, int64_t stride) const {
     T step[lanes<T>] = {};
-    for (int64_t i = 0; i < count_; ++i) {
-      step[i] = spread * noise[i * stride];
-      if (folded) step[i + most_draws] = -step[i];
-    }
-    return load(step);
-  }
-  template <size_t... lane>
-  static CBK_INLINE V doubled(V x, std::index_sequence<lane...>) {
-    return picked(x, x, std::index_sequence<lane % most_draws...>{});
-  }
-  // X b of the draws on sample s.
-  CBK_INLINE V load_along(const T* across, int64_t s) const {
-    const V x = load(across + s * lanes<T>);
-    return folded ? doubled(x, std::make_index_sequence<lanes<T>>{}) : x;
+    for (int64_t i = 0; i < count_; ++i) step[i] = factor[i * stride];
+    return both(draws_.spread) * load_draws(step, 0);
   }
 
   // Bit i of above[level] says that sample s + i of [s, s + count) moves so far: which do looks random, and no branch
@@ -259,23 +257,22 @@ class Replacements {
     const int64_t padded = lines_.padded, rank = draws_.rank, width = lines_.net->width;
     const T *along = across_, *z = lines_.z + m_ * padded + s;
     const T *factor = draws_.factor + first * rank * width + m_, *before = lines_.hidden + m_ * padded + s;
-    T* const hidden = hidden_;
     const V bias = load(bias_), noise = load(noise_), reach = load(reach_);
     for (int64_t k = 0; k + 1 < rank; ++k, along += padded * lanes<T>, factor += width) {
-      const V by = steps(draws_.spread, factor, rank * width);
+      const V by = steps(factor, rank * width);
       for (int64_t i = 0; i < count; ++i) {
-        T* h = hidden + i * signs * lanes<T>;
-        store(h, mad(by, load_along(along, s + i), k == 0 ? bias : load(h)));
+        T* h = hidden_ + i * signs * lanes<T>;
+        store(h, mad(by, load_draws(along, s + i), k == 0 ? bias : load(h)));
       }
     }
-    const V last = steps(draws_.spread, factor, rank * width);
+    const V last = steps(factor, rank * width);
     for (int64_t i = 0; i < count; ++i) {
-      T* h = hidden + i * signs * lanes<T>;
-      const V by = mad(last, load_along(along, s + i), rank == 1 ? bias : load(h)), at = splat<V>(z[i]);
+      T* h = hidden_ + i * signs * lanes<T>;
+      const V by = mad(last, load_draws(along, s + i), rank == 1 ? bias : load(h)), at = splat<V>(z[i]);
       store(h, at + by);
       if (signs == 2) store(h + lanes<T>, at - by);
     }
-    activate_array(lines_.net->activation, hidden, count * signs * lanes<T>);
+    activate_array(lines_.net->activation, hidden_, count * signs * lanes<T>);
     for (int64_t i = count - 1; i >= 0; --i) {
       V values[2];
       load_hidden(s, i, values);
@@ -288,7 +285,7 @@ class Replacements {
   // The hidden values of sample s + i.
   CBK_INLINE void load_hidden(int64_t s, int64_t i, V* h) const {
     if (computed_) {
-      const V by = mad(load(along_), load_along(across_, s + i), load(bias_)),
+      const V by = mad(load(along_), load_draws(across_, s + i), load(bias_)),
               at = splat<V>(lines_.z[m_ * lines_.padded + s + i]);
       h[0] = max(V{}, at + by);
       if (signs == 2) h[1] = max(V{}, at - by);

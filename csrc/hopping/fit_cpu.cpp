@@ -5,81 +5,23 @@
 #include <array>
 #include <cmath>
 #include <limits>
-#include <optional>
 
-#include "../common/isa.hpp"
-#include "../common/parallel.hpp"
-#include "low_rank.hpp"
+#include "fit.hpp"
 
 namespace cbk {
 namespace {
 
-// Rows of float64, of which Z Z^T + fit_ridge = U^T U.
-class Root {
- public:
-  // fill(p, to, step): number k of row p is put at to[k * step].
-  template <class Fill>
-  Root(int64_t rows, int64_t depth, int num_threads, Fill fill)
-      : rows_(rows),
-        panel_(2 * isa_table().low_rank<double>().lanes),
-        stride_(round_up(rows, panel_)),
-        upper_(stride_ * stride_) {
-    const LowRankKernels<double>& kernels = isa_table().low_rank<double>();
-    Buffer<double> z(stride_ * depth);
-    const int64_t panels = stride_ / panel_;
-    const int threads = thread_count(num_threads, panels, nanoseconds(0.05, rows, rows, depth));
-    parallel_for(panels, threads, [&](int64_t i) {
-      double* const panel = z.data() + i * panel_ * depth;
-      std::fill_n(panel, panel_ * depth, 0.0);
-      for (int64_t p = i * panel_; p < std::min((i + 1) * panel_, rows); ++p) fill(p, panel + p % panel_, panel_);
-    });
-    parallel_for(panels * panels, threads, [&](int64_t task) {
-      const int64_t i = task / panels, j = task % panels;
-      if (i <= j)
-        kernels.gram(z.data() + i * panel_ * depth, z.data() + j * panel_ * depth, depth, rows - j * panel_,
-                     upper_.data() + i * panel_ * stride_ + j * panel_, stride_);
-    });
-    for (int64_t p = 0; p < rows; ++p) upper_.data()[p * (stride_ + 1)] += fit_ridge;
-    positive_ = kernels.cholesky(upper_.data(), rows, stride_);
-  }
-
-  bool positive() const { return positive_; }
-  int64_t stride() const { return stride_; }
-  // x with U^T U x = it, in its place.
-  void solve(double* x) {
-    for (int64_t i = 0; i < rows_; ++i) {
-      const double* row = upper_.data() + i * stride_;
-      x[i] /= row[i];
-      for (int64_t j = i + 1; j < rows_; ++j) x[j] -= x[i] * row[j];
-    }
-    for (int64_t i = rows_ - 1; i >= 0; --i) {
-      const double* row = upper_.data() + i * stride_;
-      for (int64_t j = i + 1; j < rows_; ++j) x[i] -= row[j] * x[j];
-      x[i] /= row[i];
-    }
-  }
-  // L^-1 and its transpose, [rows][stride], zeros elsewhere.  U is gone then.
-  template <class T>
-  void invert(T* inverse, T* transposed, int num_threads) {
-    Buffer<double> lower(rows_ * stride_);
-    for (int64_t i = 0; i < rows_; ++i)
-      for (int64_t j = 0; j <= i; ++j) lower.data()[i * stride_ + j] = upper_.data()[j * stride_ + i];
-    std::fill_n(inverse, rows_ * stride_, T(0)), std::fill_n(transposed, rows_ * stride_, T(0));
-    const int threads = thread_count(num_threads, rows_, nanoseconds(0.1, rows_, rows_, rows_));
-    parallel_for(rows_, threads, [&](int64_t i) {
-      double* row = upper_.data() + i * stride_;
-      std::fill_n(row, i + 1, 0.0);
-      row[i] = 1;
-      isa_table().low_rank<double>().solve(lower.data(), i + 1, stride_, row);
-      for (int64_t j = 0; j <= i; ++j) inverse[i * stride_ + j] = T(row[j]), transposed[j * stride_ + i] = T(row[j]);
-    });
-  }
-
- private:
-  int64_t rows_, panel_, stride_;
-  Buffer<double> upper_;
-  bool positive_ = false;
-};
+// Z Z^T + fit_ridge = L L^T on this thread, z: [panels][depth][panel].
+bool make(Factor& factor, const double* z, int64_t depth) {
+  const int64_t panel = Factor::panel();
+  for (int64_t block = 0; block < factor.blocks(); ++block) factor.multiply(0, block, z, panel, panel * depth, depth);
+  return factor.factor(0, fit_ridge);
+}
+// Where number 0 of row p stands there; the others are a panel apart.
+double* row_of(double* z, int64_t p, int64_t depth) {
+  const int64_t panel = Factor::panel();
+  return z + p / panel * panel * depth + p % panel;
+}
 
 // Makes a neuron's differences of length 1, or 0 where all are; NaN becomes 0.  Powers of two take them to the size of
 // 1, where no square leaves the range.  Returns whether there was no NaN.
@@ -109,20 +51,24 @@ template <class T>
 void fit_alone(const Network& net, const DrawnNoise<T>& noise, int64_t m, const bool* counts, double* delta) {
   const int64_t draws = noise.count, width = net.width, own = 1 + net.outputs, size = noise.rest_size(net);
   const double first = 1 / std::sqrt(double(noise.length)), rest = std::sqrt(fit_share);
-  Root root(draws, noise.length + own, 1, [&](int64_t p, double* to, int64_t step) {
-    if (!counts[p]) return;
+  const int64_t depth = noise.length + own, panel = Factor::panel();
+  Factor factor(draws);
+  Buffer<double> z(factor.stride() * depth), x(draws);
+  std::fill_n(z.data(), factor.stride() * depth, 0.0);
+  for (int64_t p = 0; p < draws; ++p) {
+    if (!counts[p]) continue;
+    double* const to = row_of(z.data(), p, depth);
     for (int64_t k = 0; k < noise.rank; ++k) {
       const int64_t row = p * noise.rank + k;
       const double by = first * double(noise.factor[row * width + m]);
-      for (int64_t i = 0; i < noise.length; ++i) to[i * step] += by * double(noise.direction[row * noise.length + i]);
+      for (int64_t i = 0; i < noise.length; ++i) to[i * panel] += by * double(noise.direction[row * noise.length + i]);
     }
     for (int64_t c = 0; c < own; ++c)
-      to[(noise.length + c) * step] = rest * double(noise.rest[p * size + c * width + m]);
-  });
-  if (!root.positive()) return;
-  Buffer<double> x(draws);
+      to[(noise.length + c) * panel] = rest * double(noise.rest[p * size + c * width + m]);
+  }
+  if (!make(factor, z.data(), depth)) return;
   for (int64_t p = 0; p < draws; ++p) x.data()[p] = delta[p * width + m];
-  root.solve(x.data());
+  factor.solve(x.data());
   normalise(x.data(), draws, 1);
   for (int64_t p = 0; p < draws; ++p) delta[p * width + m] = x.data()[p];
 }
@@ -163,25 +109,43 @@ Weighed take_differences(int64_t draws, int64_t width, double* risk, double* ess
 }
 
 template <class T>
-void fit_differences(const Network& net, const DrawnNoise<T>& noise, double* delta, int num_threads) {
+FitFactor<T>::FitFactor(int64_t draws, int64_t length)
+    : factor_(draws),
+      z_(factor_.stride() * length),
+      inverse_(draws * factor_.stride()),
+      transposed_(draws * factor_.stride()) {}
+
+template <class T>
+void FitFactor<T>::make(const DrawnNoise<T>& noise) {
+  const int64_t draws = factor_.rows(), stride = factor_.stride(), panel = Factor::panel(), depth = noise.length;
+  const double by = 1 / std::sqrt(double(depth));
+  std::fill_n(z_.data(), stride * depth, 0.0);
+  for (int64_t p = 0; p < draws; ++p) {
+    double* const to = row_of(z_.data(), p, depth);
+    for (int64_t i = 0; i < depth; ++i) to[i * panel] = by * double(noise.direction[p * depth + i]);
+  }
+  positive_ = cbk::make(factor_, z_.data(), depth);
+  if (!positive_) return;
+  T *inverse = inverse_.data(), *transposed = transposed_.data();
+  std::fill_n(inverse, draws * stride, T(0)), std::fill_n(transposed, draws * stride, T(0));
+  for (int64_t i = 0; i < factor_.panels(); ++i) {
+    factor_.invert(i);
+    const double* const from = factor_.inverse();
+    for (int64_t row = i * panel; row < draws; ++row)
+      for (int64_t column = i * panel; column < std::min((i + 1) * panel, row + 1); ++column)
+        inverse[row * stride + column] = transposed[column * stride + row] = T(from[row * stride + column]);
+  }
+}
+
+template <class T>
+void fit_differences(const Network& net, const DrawnNoise<T>& noise, std::optional<FitFactor<T>>& shared, double* delta,
+                     int num_threads) {
   const FitKernels<T>& kernels = isa_table().fit<T>();
   const int64_t draws = noise.count, width = net.width, groups = divide_up(width, kernels.lanes);
-  SharedFit<T> fit{&net, noise, 0, nullptr, nullptr};
-  const bool shared = noise.rank == 1 && draws > 1 + net.outputs;
-  std::optional<Buffer<T>> inverses;
-  bool together = false;
-  if (shared) {
-    const double by = 1 / std::sqrt(double(noise.length));
-    Root root(draws, noise.length, num_threads, [&](int64_t p, double* to, int64_t step) {
-      for (int64_t i = 0; i < noise.length; ++i) to[i * step] = by * double(noise.direction[p * noise.length + i]);
-    });
-    together = root.positive();
-    fit.stride = root.stride();
-    inverses.emplace(2 * draws * fit.stride);
-    if (together) root.invert(inverses->data(), inverses->data() + draws * fit.stride, num_threads);
-    fit.inverse = inverses->data(), fit.transposed = fit.inverse + draws * fit.stride;
-  }
-  const int64_t size = shared ? round_up(kernels.scratch_size(net.outputs, draws), 64) : 0;
+  const bool together = shared && shared->positive();
+  SharedFit<T> fit{};
+  if (together) fit = shared->of(net, noise);
+  const int64_t size = together ? round_up(kernels.scratch_size(net.outputs, draws), 64) : 0;
   const double each = together ? nanoseconds(0.05, draws, draws, net.outputs + 4)
                                : nanoseconds(0.2, draws, draws, noise.length + net.outputs + draws);
   const int team = thread_count(num_threads, groups, each * double(width));
@@ -215,14 +179,17 @@ Weighed fit_weights(const Network& net, int64_t rank, int64_t length, NoiseKey k
   Buffer<T> numbers(factors + directions + draws * noise.rest_size(net));
   noise.factor = numbers.data(), noise.direction = noise.factor + factors, noise.rest = noise.direction + directions;
   draw_noise(net, noise, key, num_threads);
+  std::optional<FitFactor<T>> shared;
+  if (shares_factor(net, rank, draws)) shared.emplace(draws, length), shared->make(noise);
   const Weighed weighed = take_differences(draws, net.width, risk, ess);
-  fit_differences(net, noise, risk, num_threads);
+  fit_differences(net, noise, shared, risk, num_threads);
   return weighed;
 }
 
 #define CBK_INSTANTIATE(T) \
   template void draw_noise(const Network&, const DrawnNoise<T>&, NoiseKey, int); \
-  template void fit_differences(const Network&, const DrawnNoise<T>&, double*, int); \
+  template class FitFactor<T>; \
+  template void fit_differences(const Network&, const DrawnNoise<T>&, std::optional<FitFactor<T>>&, double*, int); \
   template Weighed fit_weights<T>(const Network&, int64_t, int64_t, NoiseKey, int64_t, double*, double*, int);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

@@ -67,9 +67,11 @@ struct LowRankDraws {
   T spread;
   const T* factor;  // [count][rank][width]: a / sqrt r
   const T* along;   // [count][rank][padded]: X b
-  const T* across;  // the same as [count / lanes][rank][padded][lanes], where cross entropies of atoms want it
   const T* rest;    // [count][rest_size]: normals of biases, second layer, output biases
   int64_t rest_size;
+  // along and rest as [count / lanes][rank][padded][lanes] and [count / lanes][rest_size][lanes], where cross entropies
+  // of atoms want them
+  const T *across = nullptr, *rest_across = nullptr;
 };
 
 template <class T>
@@ -85,23 +87,24 @@ struct LowRankKernels {
   void (*network)(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t p, T* scratch, double* sums);
   // factor [rank][width] of a draw.
   void (*factors)(NoiseKey key, uint32_t particle, int64_t rank, int64_t width, T* factor);
-  // z[r][panel] = sum_k a[r * row + k] x[k * stride], 2 lanes wide.
-  void (*product)(const T* a, int64_t row, int64_t rows, int64_t depth, const T* x, int64_t stride, T* z,
-                  int64_t z_stride);
+  // z[r][2 lanes] = sum_k a[r * row + k] x[k * stride], or is added to.  Of these columns so many are wanted.
+  void (*product)(const T* a, int64_t row, int64_t rows, int64_t depth, const T* x, int64_t stride, int64_t columns,
+                  T* z, int64_t z_stride, bool accumulate);
   // sum[i] += sum over rows of weights[row * step] (times factors[row * factor_step]) values[row * stride + i].
   void (*sum_rows)(int64_t rows, const double* weights, int64_t step, const T* factors, int64_t factor_step,
                    const T* values, int64_t stride, int64_t count, double* sum);
   // sum[j * columns + i] += sum over rows of weights[row * columns + i] values[row * stride + j * columns + i].
   void (*sum_columns)(int64_t rows, const double* weights, int64_t columns, const T* values, int64_t stride,
                       int64_t repeats, double* sum);
-  // One block of X X^T, 2 lanes of float64 in rows and columns, of which so many are wanted.  x and with are its
-  // panels [inputs][2 lanes].
-  void (*gram)(const double* x, const double* with, int64_t inputs, int64_t columns, double* block, int64_t stride);
+  // One block of Z Z^T, 2 lanes of float64 in rows and columns, of which so many are wanted.  x and with are panels of
+  // Z's rows, [depth] lines of 2 lanes, `line` numbers apart.
+  void (*gram)(const double* x, const double* with, int64_t line, int64_t depth, int64_t columns, double* block,
+               int64_t stride);
   // Cholesky in place: the upper triangle of a symmetric A becomes U with U^T U = A.  Returns whether A is positive
   // definite.  Rows are of whole lanes.
   bool (*cholesky)(double* upper, int64_t size, int64_t stride);
-  // row = row L^-1; lower [size][stride].
-  void (*solve)(const double* lower, int64_t size, int64_t stride, double* row);
+  // Columns [first, first + 2 lanes) of L^-1, L = U^T, into the rows from `first` on of inverse [size][stride].
+  void (*invert)(const double* upper, int64_t size, int64_t stride, int64_t first, double* inverse);
 };
 
 // The numbers of some draws.
@@ -133,14 +136,8 @@ struct FitKernels {
   void (*neurons)(const SharedFit<T>& fit, int64_t m, double* delta, T* scratch);
 };
 
-// The risks [2 draws, width] of pairs become [draws, width] differences R(c - s xi) - R(c + s xi), NaN where one is not
-// finite; ess [width]: the particles of the others.
-Weighed take_differences(int64_t draws, int64_t width, double* risk, double* ess);
-// These become the weights of the draws' noise.
-template <class T>
-void fit_differences(const Network& net, const DrawnNoise<T>& noise, double* delta, int num_threads);
-// Both, with noise that is drawn for it.  length: of a direction, net.inputs or as many samples as span them.  key: of
-// the first draw.
+// The risks [2 draws, width] of pairs become the weights of their noise, which is drawn for it.  ess [width]: particles
+// that count.  length: of a direction, net.inputs or as many samples as span them.  key: of the first draw.
 template <class T>
 Weighed fit_weights(const Network& net, int64_t rank, int64_t length, NoiseKey key, int64_t draws, double* risk,
                     double* ess, int num_threads);

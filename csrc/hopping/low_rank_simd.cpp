@@ -2,6 +2,7 @@
 #include "low_rank.hpp"
 
 #include "../common/philox.hpp"
+#include "../common/transpose.hpp"
 #include "../risk/outputs.hpp"
 #include "../risk/products/product.hpp"
 #include "entropies.hpp"
@@ -42,10 +43,16 @@ void center(const CenterLines<T>& lines, int64_t i) {
   for (int64_t m = 0; m < net.width; m += neuron_block) {
     const int64_t count = net.width - m < neuron_block ? net.width - m : neuron_block;
     paced(count * net.inputs * panel);
-    product<T>({lines.center + m * net.inputs, net.inputs, 1}, count, net.inputs,
-               {lines.x + i * net.inputs * panel, panel}, z + m * padded, padded,
-               {lines.center + net.biases() + m, false});
+    const Scalars<T> rows{lines.center + m * net.inputs, net.inputs, 1};
+    const Panel<T> x{lines.x + i * net.inputs * panel, panel};
+    const Start<T> start{lines.center + net.biases() + m, false};
+    if (lines.samples - i * panel > lanes<T>)
+      product<T>(rows, count, net.inputs, x, z + m * padded, padded, start);
+    else
+      product<T, 1, 2>(rows, count, net.inputs, x, z + m * padded, padded, start);
   }
+  for (int64_t m = 0; m < net.width && lines.samples - i * panel <= lanes<T>; ++m)
+    store(z + m * padded + lanes<T>, Vector<T>{});
   for (int64_t m = 0; m < net.width; ++m) {
     for (int64_t s = 0; s < panel; s += lanes<T>) store(hidden + m * padded + s, load(z + m * padded + s));
     activate_array(net.activation, hidden + m * padded, panel);
@@ -234,9 +241,12 @@ void factors(NoiseKey key, uint32_t particle, int64_t rank, int64_t width, T* fa
 }
 
 template <class T>
-void product_rows_of(const T* a, int64_t row, int64_t rows, int64_t depth, const T* x, int64_t stride, T* z,
-                     int64_t z_stride) {
-  product<T>({a, row, 1}, rows, depth, {x, stride}, z, z_stride, {nullptr, false});
+void product_rows_of(const T* a, int64_t row, int64_t rows, int64_t depth, const T* x, int64_t stride, int64_t columns,
+                     T* z, int64_t z_stride, bool accumulate) {
+  const Start<T> start{nullptr, accumulate};
+  if (columns > lanes<T>) return product<T>({a, row, 1}, rows, depth, {x, stride}, z, z_stride, start);
+  product<T, 1, 2>({a, row, 1}, rows, depth, {x, stride}, z, z_stride, start);
+  for (int64_t r = 0; r < rows && !accumulate; ++r) store(z + r * z_stride + lanes<T>, Vector<T>{});
 }
 
 template <class T>
@@ -277,11 +287,12 @@ void sum_columns(int64_t rows, const double* weights, int64_t columns, const T* 
   }
 }
 
-void gram(const double* x, const double* with, int64_t inputs, int64_t columns, double* block, int64_t stride) {
-  constexpr int64_t panel = panel_width<double>;
+void gram(const double* x, const double* with, int64_t line, int64_t depth, int64_t columns, double* block,
+          int64_t stride) {
+  const Scalars<double> a{x, 1, line};
   if (columns <= lanes<double>)
-    return product<double, 1, 2>({x, 1, panel}, panel, inputs, {with, panel}, block, stride, {nullptr, false});
-  product<double>({x, 1, panel}, panel, inputs, {with, panel}, block, stride, {nullptr, false});
+    return product<double, 1, 2>(a, panel_width<double>, depth, {with, line}, block, stride, {nullptr, false});
+  product<double>(a, panel_width<double>, depth, {with, line}, block, stride, {nullptr, false});
 }
 
 constexpr int rows_at_once = 4;  // each number of a row is loaded and stored once for so many that are taken off it
@@ -328,18 +339,48 @@ bool cholesky(double* upper, int64_t size, int64_t stride) {
   return true;
 }
 
-void solve(const double* lower, int64_t size, int64_t stride, double* row) {
-  for (int64_t last = size; last > 0;) {
-    const int64_t count = last < rows_at_once ? last : rows_at_once, first = last - count;
-    double by[rows_at_once];  // of the last row first
-    for (int64_t i = last - 1; i >= first; --i) {
-      const double* line = lower + i * stride;
-      row[i] /= line[i];
-      by[last - 1 - i] = -row[i];
-      for (int64_t k = first; k < i; ++k) row[k] = mad(-row[i], line[k], row[k]);
+// Rows [i, i + R) of the columns of L^-1 from `first` on, which are a panel's, from the rows before them.
+template <int R>
+void invert_rows(const double* upper, int64_t stride, int64_t first, int64_t i, double* inverse) {
+  constexpr int width = lanes<double>;
+  double* const to = inverse + i * stride + first;
+  F64 x[R][2] = {};
+  for (int64_t k = first; k < i; ++k) {
+    const double *from = inverse + k * stride + first, *by = upper + k * stride + i;
+    const F64 low = load(from), high = load(from + width);
+    CBK_UNROLL(8)
+    for (int r = 0; r < R; ++r) {
+      const F64 l = splat<F64>(-by[r]);
+      x[r][0] = mad(l, low, x[r][0]), x[r][1] = mad(l, high, x[r][1]);
     }
-    add_rows(by, lower + (last - 1) * stride, -stride, count, 0, first, row);
-    last = first;
+  }
+  CBK_UNROLL(8)
+  for (int r = 0; r < R; ++r) {
+    const double* const row = upper + (i + r) * stride + i;
+    double own[2 * width] = {};
+    if (i + r < first + 2 * width) own[i + r - first] = 1;
+    const F64 by = splat<F64>(1 / row[r]);
+    x[r][0] = (x[r][0] + load(own)) * by, x[r][1] = (x[r][1] + load(own + width)) * by;
+    store(to + r * stride, x[r][0]), store(to + r * stride + width, x[r][1]);
+    CBK_UNROLL(8)
+    for (int below = r + 1; below < R; ++below) {
+      const F64 l = splat<F64>(-row[below]);
+      x[below][0] = mad(l, x[r][0], x[below][0]), x[below][1] = mad(l, x[r][1], x[below][1]);
+    }
+  }
+}
+
+void invert(const double* upper, int64_t size, int64_t stride, int64_t first, double* inverse) {
+  constexpr int rows = 8;
+  Paced paced;
+  int64_t i = first;
+  for (; i + rows <= size; i += rows) {
+    paced((i - first) * panel_width<double> * rows);
+    invert_rows<rows>(upper, stride, first, i, inverse);
+  }
+  for (; i < size; ++i) {
+    paced((i - first) * panel_width<double>);
+    invert_rows<1>(upper, stride, first, i, inverse);
   }
 }
 
@@ -348,7 +389,7 @@ void solve(const double* lower, int64_t size, int64_t stride, double* row) {
 template <class T>
 LowRankKernels<T> low_rank_kernels() {
   return {lanes<T>,           center<T>,   scratch_size<T>, atom<T>, network<T>, factors<T>,
-          product_rows_of<T>, sum_rows<T>, sum_columns<T>,  gram,    cholesky,   solve};
+          product_rows_of<T>, sum_rows<T>, sum_columns<T>,  gram,    cholesky,   invert};
 }
 template LowRankKernels<float> low_rank_kernels();
 template LowRankKernels<double> low_rank_kernels();

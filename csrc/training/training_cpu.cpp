@@ -18,13 +18,15 @@ constexpr int64_t gathered_bytes(int64_t tasks) { return tasks > 1 ? 4 << 20 : 1
 template <class T>
 class Minibatches {
  public:
-  Minibatches(const Epoch<T>& epoch, int num_threads)
+  // gathers: copies inputs; else a batch has the whole x, and its rows.
+  Minibatches(const Epoch<T>& epoch, bool gathers, int num_threads)
       : epoch_(epoch),
+        gathers_(gathers),
         threads_(num_threads),
         ahead_(std::clamp(gathered_bytes(epoch.data.tasks) / row_bytes(epoch) / epoch.batch, int64_t(1),
                           divide_up(epoch.data.samples, epoch.batch)) *
                epoch.batch),
-        x_(epoch.order ? ahead_ * epoch.data.net.inputs : 0),
+        x_(epoch.order && gathers ? ahead_ * epoch.data.net.inputs : 0),
         y_(epoch.order && epoch.data.y ? ahead_ * epoch.data.tasks * epoch.data.net.outputs : 0),
         labels_(epoch.order && epoch.data.labels ? ahead_ * epoch.data.tasks : 0),
         weights_(epoch.order && epoch.data.weights ? ahead_ : 0) {}
@@ -37,7 +39,10 @@ class Minibatches {
     if (first % ahead_ == 0) gather(first, std::min(ahead_, data.samples - first));
     const int64_t start = first % ahead_;
     problem.samples = std::min(epoch_.batch, data.samples - first);
-    problem.x = x_.data() + start * data.net.inputs;
+    if (gathers_)
+      problem.x = x_.data() + start * data.net.inputs;
+    else
+      problem.rows = epoch_.order + first;
     if (data.y) problem.y = y_.data() + start * data.tasks * data.net.outputs;
     if (data.labels) problem.labels = labels_.data() + start * data.tasks;
     if (data.weights) problem.weights = weights_.data() + start;
@@ -53,7 +58,7 @@ class Minibatches {
 
   void gather(int64_t first, int64_t count) {
     const RiskProblem<T>& data = epoch_.data;
-    take(data.x, data.net.inputs, 1, first, count, x_.data());
+    if (gathers_) take(data.x, data.net.inputs, 1, first, count, x_.data());
     if (data.y) take(data.y, data.net.outputs, data.tasks, first, count, y_.data());
     if (data.labels) take(data.labels, 1, data.tasks, first, count, labels_.data());
     if (data.weights) take(data.weights, 1, 1, first, count, weights_.data());
@@ -85,6 +90,7 @@ class Minibatches {
   }
 
   const Epoch<T>& epoch_;
+  const bool gathers_;
   int threads_;
   int64_t ahead_;  // samples gathered at once: whole batches
   Buffer<T> x_, y_;
@@ -109,7 +115,7 @@ template <class T>
 Outcome run_epoch(const Epoch<T>& epoch, Ensemble<T> ensemble, int num_threads) {
   UpdateProblem<T>& update = ensemble.update;
   const int64_t particles = update.particles, size = update.size, tasks = epoch.data.tasks;
-  Minibatches<T> minibatches(epoch, num_threads);
+  Minibatches<T> minibatches(epoch, true, num_threads);
   Outcome outcome;
   outcome.step = epoch.first_step;
   for (int64_t first = 0; first < epoch.data.samples; first += epoch.batch, ++outcome.step) {
@@ -153,7 +159,7 @@ Outcome run_epoch(const Epoch<T>& epoch, Ensemble<T> ensemble, int num_threads) 
 template <class T>
 Hopped run_hopping_epoch(const Epoch<T>& epoch, Hops<T> hops, int num_threads) {
   const int64_t size = epoch.data.net.size();
-  Minibatches<T> minibatches(epoch, num_threads);
+  Minibatches<T> minibatches(epoch, hops.noise.rank == 0, num_threads);
   Hopped hopped;
   hopped.step = hops.draw.key.step = epoch.first_step;
   for (int64_t first = 0; first < epoch.data.samples; first += epoch.batch) {

@@ -1,0 +1,43 @@
+// Least squares of pairs' differences (low_rank.hpp) in their steps.
+#pragma once
+
+#include <optional>
+
+#include "factor.hpp"
+
+namespace cbk {
+
+// Of noise of rank 1, what all neurons share: E E^T / n + fit_ridge I = L L^T.
+template <class T>
+class FitFactor {
+ public:
+  FitFactor(int64_t draws, int64_t length);
+  // On this thread: others may do something else.
+  void make(const DrawnNoise<T>& noise);
+
+  bool positive() const { return positive_; }
+  SharedFit<T> of(const Network& net, const DrawnNoise<T>& noise) {
+    return {&net, noise, factor_.stride(), inverse_.data(), transposed_.data()};
+  }
+
+ private:
+  Factor factor_;
+  Buffer<double> z_;
+  Buffer<T> inverse_, transposed_;
+  bool positive_ = false;
+};
+
+// Whether neurons share a factor: else each has its own.
+inline bool shares_factor(const Network& net, int64_t rank, int64_t draws) {
+  return rank == 1 && draws > 1 + net.outputs;
+}
+
+// The risks [2 draws, width] of pairs become [draws, width] differences R(c - s xi) - R(c + s xi), NaN where one is not
+// finite; ess [width]: the particles of the others.
+Weighed take_differences(int64_t draws, int64_t width, double* risk, double* ess);
+// These become the weights of the draws' noise.
+template <class T>
+void fit_differences(const Network& net, const DrawnNoise<T>& noise, std::optional<FitFactor<T>>& shared, double* delta,
+                     int num_threads);
+
+}  // namespace cbk
