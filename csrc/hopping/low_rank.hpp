@@ -90,9 +90,10 @@ struct LowRankKernels {
   // z[r][2 lanes] = sum_k a[r * row + k] x[k * stride], or is added to.  Of these columns so many are wanted.
   void (*product)(const T* a, int64_t row, int64_t rows, int64_t depth, const T* x, int64_t stride, int64_t columns,
                   T* z, int64_t z_stride, bool accumulate);
-  // sum[i] += sum over rows of weights[row * step] (times factors[row * factor_step]) values[row * stride + i].
+  // sum[m][i] += sum over rows of weights[row * step + m] (times factors[row * factor_step + m]) values[row * stride +
+  // i], m < columns.
   void (*sum_rows)(int64_t rows, const double* weights, int64_t step, const T* factors, int64_t factor_step,
-                   const T* values, int64_t stride, int64_t count, double* sum);
+                   const T* values, int64_t stride, int64_t count, double* sum, int64_t columns);
   // sum[j * columns + i] += sum over rows of weights[row * columns + i] values[row * stride + j * columns + i].
   void (*sum_columns)(int64_t rows, const double* weights, int64_t columns, const T* values, int64_t stride,
                       int64_t repeats, double* sum);

@@ -231,14 +231,17 @@ class Step {
   void add_weighted(const double* weights, int64_t count, double* sums, double* rest) {
     const int64_t columns = atoms_ ? net_.width : 1;
     const double work = nanoseconds(0.3, count, net_.width, rank_ * length_);
-    parallel_for(net_.width + 1, threads(net_.width + 1, work), [&](int64_t m) {
-      if (m == net_.width) {
+    const int64_t together = atoms_ ? 4 : 1;  // neurons, each with weights of its own
+    const int64_t groups = divide_up(net_.width, together);
+    parallel_for(groups + 1, threads(groups + 1, work), [&](int64_t group) {
+      if (group == groups) {
         if (atoms_) return kernels_.sum_columns(count, weights, columns, rest_, rest_size_, 1 + net_.outputs, rest);
-        return kernels_.sum_rows(count, weights, 1, nullptr, 0, rest_, rest_size_, rest_size_, rest);
+        return kernels_.sum_rows(count, weights, 1, nullptr, 0, rest_, rest_size_, rest_size_, rest, 1);
       }
+      const int64_t m = group * together, own = std::min(together, net_.width - m);
       for (int64_t k = 0; k < rank_; ++k)
         kernels_.sum_rows(count, weights + (atoms_ ? m : 0), columns, factor_ + k * net_.width + m, rank_ * net_.width,
-                          direction_ + k * length_, rank_ * length_, length_, sums + m * length_);
+                          direction_ + k * length_, rank_ * length_, length_, sums + m * length_, own);
     });
   }
 

@@ -6,6 +6,7 @@
 #include "../risk/outputs.hpp"
 #include "../risk/products/product.hpp"
 #include "entropies.hpp"
+#include "factor_simd.hpp"
 
 namespace cbk::CBK_ISA {
 namespace {
@@ -249,30 +250,50 @@ void product_rows_of(const T* a, int64_t row, int64_t rows, int64_t depth, const
   for (int64_t r = 0; r < rows && !accumulate; ++r) store(z + r * z_stride + lanes<T>, Vector<T>{});
 }
 
+// sum_rows of M columns of weights: what stands in `values` is read once for them.
+template <int M, class T>
+void sum_rows_of(int64_t rows, const double* weights, int64_t step, const T* factors, int64_t factor_step,
+                 const T* values, int64_t stride, int64_t count, double* sum) {
+  constexpr int64_t vectors = M > 1 ? 2 : 4, block = vectors * lanes<double>, most = 128;
+  Paced paced;
+  for (int64_t first = 0; first < rows; first += most, values += most * stride) {
+    const int64_t own = rows - first < most ? rows - first : most;
+    double by[most * M];
+    for (int64_t row = 0; row < own; ++row)
+      for (int m = 0; m < M; ++m) {
+        by[row * M + m] = weights[(first + row) * step + m];
+        if (factors) by[row * M + m] *= double(factors[(first + row) * factor_step + m]);
+      }
+    int64_t i = 0;
+    for (; i + block <= count; i += block) {
+      paced(own * M * block);
+      F64 total[M][vectors];
+      for (int m = 0; m < M; ++m)
+        for (int j = 0; j < vectors; ++j) total[m][j] = load(sum + m * count + i + j * lanes<double>);
+      for (int64_t row = 0; row < own; ++row)
+        for (int j = 0; j < vectors; ++j) {
+          const F64 value = load_double(values + row * stride + i + j * lanes<double>);
+          for (int m = 0; m < M; ++m) total[m][j] = mad(splat<F64>(by[row * M + m]), value, total[m][j]);
+        }
+      for (int m = 0; m < M; ++m)
+        for (int j = 0; j < vectors; ++j) store(sum + m * count + i + j * lanes<double>, total[m][j]);
+    }
+    for (; i < count; ++i)
+      for (int64_t row = 0; row < own; ++row)
+        for (int m = 0; m < M; ++m)
+          sum[m * count + i] = mad(by[row * M + m], double(values[row * stride + i]), sum[m * count + i]);
+  }
+}
+
 template <class T>
 void sum_rows(int64_t rows, const double* weights, int64_t step, const T* factors, int64_t factor_step, const T* values,
-              int64_t stride, int64_t count, double* sum) {
-  constexpr int64_t vectors = 4, block = vectors * lanes<double>;
-  Paced paced;
-  int64_t i = 0;
-  for (; i + block <= count; i += block) {
-    paced(rows * block);
-    F64 total[vectors];
-    for (int j = 0; j < vectors; ++j) total[j] = load(sum + i + j * lanes<double>);
-    for (int64_t row = 0; row < rows; ++row) {
-      const double weight = weights[row * step];
-      const F64 w = splat<F64>(factors ? weight * double(factors[row * factor_step]) : weight);
-      const T* from = values + row * stride + i;
-      for (int j = 0; j < vectors; ++j) total[j] = mad(w, load_double(from + j * lanes<double>), total[j]);
-    }
-    for (int j = 0; j < vectors; ++j) store(sum + i + j * lanes<double>, total[j]);
-  }
-  for (; i < count; ++i)
-    for (int64_t row = 0; row < rows; ++row) {
-      const double weight = weights[row * step];
-      sum[i] =
-          mad(factors ? weight * double(factors[row * factor_step]) : weight, double(values[row * stride + i]), sum[i]);
-    }
+              int64_t stride, int64_t count, double* sum, int64_t columns) {
+  int64_t m = 0;
+  const auto factors_of = [&] { return factors ? factors + m : nullptr; };
+  for (; m + 4 <= columns; m += 4)
+    sum_rows_of<4>(rows, weights + m, step, factors_of(), factor_step, values, stride, count, sum + m * count);
+  for (; m < columns; ++m)
+    sum_rows_of<1>(rows, weights + m, step, factors_of(), factor_step, values, stride, count, sum + m * count);
 }
 
 template <class T>
@@ -284,103 +305,6 @@ void sum_columns(int64_t rows, const double* weights, int64_t columns, const T* 
     for (int64_t j = 0; j < repeats; ++j)
       for (int64_t i = 0; i < columns; ++i)
         sum[j * columns + i] = mad(weights[i], double(values[j * columns + i]), sum[j * columns + i]);
-  }
-}
-
-void gram(const double* x, const double* with, int64_t line, int64_t depth, int64_t columns, double* block,
-          int64_t stride) {
-  const Scalars<double> a{x, 1, line};
-  if (columns <= lanes<double>)
-    return product<double, 1, 2>(a, panel_width<double>, depth, {with, line}, block, stride, {nullptr, false});
-  product<double>(a, panel_width<double>, depth, {with, line}, block, stride, {nullptr, false});
-}
-
-constexpr int rows_at_once = 4;  // each number of a row is loaded and stored once for so many that are taken off it
-
-// to[k] += sum over the rows i < count of by[i] rows[i][k], in their order, k in [first, last).
-CBK_INLINE void add_rows(const double* by, const double* rows, int64_t stride, int64_t count, int64_t first,
-                         int64_t last, double* to) {
-  int64_t k = first;
-  for (; k + lanes<double> <= last; k += lanes<double>) {
-    F64 sum = load(to + k);
-    if (count == rows_at_once) {
-      CBK_UNROLL(4)
-      for (int i = 0; i < rows_at_once; ++i) sum = mad(splat<F64>(by[i]), load(rows + i * stride + k), sum);
-    } else {
-      for (int64_t i = 0; i < count; ++i) sum = mad(splat<F64>(by[i]), load(rows + i * stride + k), sum);
-    }
-    store(to + k, sum);
-  }
-  for (; k < last; ++k)
-    for (int64_t i = 0; i < count; ++i) to[k] = mad(by[i], rows[i * stride + k], to[k]);
-}
-
-bool cholesky(double* upper, int64_t size, int64_t stride) {
-  constexpr int64_t width = lanes<double>;
-  const int64_t end = vectors_of(size, width);
-  Paced paced;
-  for (int64_t first = 0; first < size; first += rows_at_once) {
-    const int64_t count = size - first < rows_at_once ? size - first : rows_at_once;
-    const double* const rows = upper + first * stride;
-    double by[rows_at_once];
-    for (int64_t i = first; i < size; ++i) {  // what stands below the diagonal is not looked at
-      double* const row = upper + i * stride;
-      const int64_t above = i - first < count ? i - first : count;
-      for (int64_t j = 0; j < above; ++j) by[j] = -rows[j * stride + i];
-      add_rows(by, rows, stride, above, i / width * width, end, row);
-      if (above == count) continue;
-      const double pivot = row[i];
-      if (!(pivot > 0 && pivot < HUGE_VAL)) return false;
-      const double inverse = 1 / std::sqrt(pivot);
-      for (int64_t k = i; k < size; ++k) row[k] *= inverse;
-    }
-    paced((size - first) * (size - first) * rows_at_once / 2);
-  }
-  return true;
-}
-
-// Rows [i, i + R) of the columns of L^-1 from `first` on, which are a panel's, from the rows before them.
-template <int R>
-void invert_rows(const double* upper, int64_t stride, int64_t first, int64_t i, double* inverse) {
-  constexpr int width = lanes<double>;
-  double* const to = inverse + i * stride + first;
-  F64 x[R][2] = {};
-  for (int64_t k = first; k < i; ++k) {
-    const double *from = inverse + k * stride + first, *by = upper + k * stride + i;
-    const F64 low = load(from), high = load(from + width);
-    CBK_UNROLL(8)
-    for (int r = 0; r < R; ++r) {
-      const F64 l = splat<F64>(-by[r]);
-      x[r][0] = mad(l, low, x[r][0]), x[r][1] = mad(l, high, x[r][1]);
-    }
-  }
-  CBK_UNROLL(8)
-  for (int r = 0; r < R; ++r) {
-    const double* const row = upper + (i + r) * stride + i;
-    double own[2 * width] = {};
-    if (i + r < first + 2 * width) own[i + r - first] = 1;
-    const F64 by = splat<F64>(1 / row[r]);
-    x[r][0] = (x[r][0] + load(own)) * by, x[r][1] = (x[r][1] + load(own + width)) * by;
-    store(to + r * stride, x[r][0]), store(to + r * stride + width, x[r][1]);
-    CBK_UNROLL(8)
-    for (int below = r + 1; below < R; ++below) {
-      const F64 l = splat<F64>(-row[below]);
-      x[below][0] = mad(l, x[r][0], x[below][0]), x[below][1] = mad(l, x[r][1], x[below][1]);
-    }
-  }
-}
-
-void invert(const double* upper, int64_t size, int64_t stride, int64_t first, double* inverse) {
-  constexpr int rows = 8;
-  Paced paced;
-  int64_t i = first;
-  for (; i + rows <= size; i += rows) {
-    paced((i - first) * panel_width<double> * rows);
-    invert_rows<rows>(upper, stride, first, i, inverse);
-  }
-  for (; i < size; ++i) {
-    paced((i - first) * panel_width<double>);
-    invert_rows<1>(upper, stride, first, i, inverse);
   }
 }
 
