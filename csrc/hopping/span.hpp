@@ -16,8 +16,7 @@ class Span {
   Span(const RiskProblem<T>& problem, T* packed, int64_t panel, int num_threads)
       : factor_(problem.samples, parts_of(problem.net.inputs)) {
     const int64_t inputs = problem.net.inputs, size = factor_.rows(), panels = divide_up(size, panel);
-    const int64_t parts = parts_of(inputs);
-    const int64_t blocks = factor_.blocks();
+    const int64_t parts = parts_of(inputs), blocks = factor_.blocks();
     const int threads = thread_count(num_threads, parts * panels, nanoseconds(0.05, size, size, inputs));
     const bool whole = threads <= parts;  // parts: what a thread packs it multiplies, from its own cache
     constexpr bool widens = sizeof(T) < sizeof(double);
@@ -40,8 +39,8 @@ class Span {
     };
     if (whole) {
       parallel_for(parts, threads, [&](int64_t part) {
-        for (int64_t i = 0; i < panels; ++i) pack(part, i);
-        for (int64_t block = 0; block < blocks; ++block) multiply(part, block);
+        for (int64_t i = 0; i < panels; ++i) pack(part, i), poll();
+        for (int64_t block = 0; block < blocks; ++block) multiply(part, block), poll();
       });
     } else {
       parallel_for(parts * panels, threads, [&](int64_t task) { pack(task / panels, task % panels); });

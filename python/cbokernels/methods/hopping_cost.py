@@ -56,7 +56,8 @@ def cost(
     each = numbers + r * (chunk + m)  # with factors, and X b
     most = min(max(_DRAWN // each, 1), draws)
     kept = item * (chunk * line + most * each) + 8 * m * length
-    span = 8 * (4 * s * s + s * d) if spanned else 0
+    # factor and inverse, inputs in float64 by parts, and the samples that are not in a chunk
+    span = 8 * (5 * s * s + s * d // 4) + item * (s - chunk) * (s + d) if spanned else 0
     made = 1 if most == draws else 2
     if method._fits:
         blocks = -(-n // rows)
