@@ -103,6 +103,16 @@ def test_other_losses_and_weights_of_samples(loss, atoms):
         np.testing.assert_allclose(out, truth, rtol=1e-11)
 
 
+@pytest.mark.parametrize("inputs", [127, 130, 199, 257, 300, 319])
+def test_a_gram_matrix_in_parts_of_the_inputs(inputs):
+    """Few threads multiply what they packed, many all that was packed: the bits are the same."""
+    net, center, x, _, labels = problem(inputs, 3, 4, 70, "float32")
+    arguments = (net, center, 12, 0.1, x, labels, "cross_entropy", 1, True, True)
+    got = risks(*arguments)
+    np.testing.assert_array_equal(risks(*arguments, threads=9), got)
+    np.testing.assert_allclose(got, explicit(*arguments), rtol=1e-5)
+
+
 @pytest.mark.parametrize("batch", [False, True])
 def test_a_batch_in_several_chunks(batch):
     net, center, x, _, labels = problem(784, 3, 10, 700, "float32")

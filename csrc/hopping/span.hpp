@@ -20,7 +20,7 @@ class Span {
     const int threads = thread_count(num_threads, parts * panels, nanoseconds(0.05, size, size, inputs));
     const bool whole = threads <= parts;  // parts: what a thread packs it multiplies, from its own cache
     constexpr bool widens = sizeof(T) < sizeof(double);
-    const auto begin = [=](int64_t part) { return part < parts ? inputs * part / parts / 16 * 16 : inputs; };
+    const auto begin = [=](int64_t part) { return part < parts ? part * (inputs / parts / 16 * 16) : inputs; };
     const int64_t longest = inputs - begin(parts - 1), step = panel * (widens ? longest : inputs);
     Buffer<double> wide(widens ? (whole ? threads : parts) * panels * step : 0);
     const auto widened = [&](int64_t part) {
