@@ -163,3 +163,15 @@ def test_the_reason_names_the_samples_from_which_directions_are_free():
         cbk.plan(net, 200, 100, method=cbk.CBO())
     with pytest.raises(ValueError, match="scope='atom' expects a network without output_bias"):
         cbk.plan(cbk.TwoLayer(3, 4, output_bias=True), 200, 100, method=DIGITS)
+
+
+def test_a_plan_of_hopping_is_that_of_its_particles():
+    """D = 6500 is above five times 200, where the method goes by atoms, and not above five times 2000."""
+    net, method = cbk.TwoLayer(63, 100), cbk.ConsensusHopping(rank=None)
+    few, many = (cbk.plan(net, n, 100, method=method).cost for n in (200, 2000))
+    by_atoms = cbk.plan(net, 200, 100, method=method.set_params(scope="atom")).cost
+    whole = cbk.plan(net, 2000, 100, method=method.set_params(scope="network")).cost
+    assert few == by_atoms
+    assert many == whole
+    with pytest.raises(ValueError, match="particles must be even where mirrored, got 7"):
+        cbk.plan(net, 7, 100, method=method)

@@ -199,8 +199,9 @@ def plan(
 
     density: the share of the inputs that are not zero, in [0, 1]; `risk` counts it in x itself. The threads
     have no say, so results do not depend on them. method: how its steps on S samples would be done with so
-    many particles, and what they cost. ValueError for sizes below 1, particles or samples from 2^40 and tasks
-    from 2^31 on, TypeError for a method that is no `ConsensusHopping`.
+    many particles in place of its own, and what they cost. ValueError for sizes below 1, particles or samples
+    from 2^40 and tasks from 2^31 on, and for particles that the method does not take; TypeError for a method
+    that is no `ConsensusHopping`.
     """
     n, s = integer(particles, "particles", 1, 2**40), integer(samples, "samples", 1, 2**40)
     t = integer(tasks, "tasks", 1, 2**31)
@@ -211,7 +212,7 @@ def plan(
         return Plan(*_cpu.plan(net._kernel, n, s, t, name, filled, single))
     if not isinstance(method, ConsensusHopping):
         raise TypeError(f"method must be a cbokernels.ConsensusHopping, got {method!r:.80}")
-    method = method._for(Shape(net, s))
+    method = method.set_params(particles=n)._for(Shape(net, s))
     told = cost(method, net, n, s, name, 4 if single else 8)
     if method.rank is None:
         return Plan(*_cpu.plan(net._kernel, n, s, t, name, filled, single), told)
