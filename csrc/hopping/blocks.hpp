@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "../common/parallel.hpp"
 #include "hopping.hpp"
@@ -48,16 +49,30 @@ inline auto by_consensus(bool mirrored, int64_t columns, double fraction, int th
   };
 }
 
+// out = sign times what was summed.
+template <class T>
+void take_sums(const double* sums, double sign, int64_t size, T* out, int num_threads) {
+  constexpr int64_t piece = 8192;
+  const int64_t pieces = divide_up(size, piece);
+  parallel_for(pieces, thread_count(num_threads, pieces, nanoseconds(0.5, size)), [=](int64_t i) {
+    const int64_t end = std::min((i + 1) * piece, size);
+    for (int64_t j = i * piece; j < end; ++j) out[j] = T(sign * sums[j]);
+  });
+}
+
 // rows_together: particles of a block at most.
 // score(block, first, risks): the risks [block.particles, columns] of a block whose first draw is `first`.
 // weigh(block, risks, ess): these become the weights [draws, columns] of its noise; ess [columns].
-// drift(block, weights, draws, out): the sum over the block's draws of their weights times their noise.
+// drift(block, weights, draws, out): the sum over the block's draws of their weights times their noise, as double, or
+// if it can, as T where there is one block.
 template <class T, class Score, class Weigh, class Drift>
 HoppingStep weigh_blocks(const Draw<T>& draw, int64_t size, int64_t columns, int64_t rows_together, T* gradient,
                          int threads, Score score, Weigh weigh, Drift drift_of) {
   const int64_t fold = draw.mirrored ? 2 : 1, draws = draw.particles / fold;
   const int64_t blocks = divide_up(draw.particles, rows_together);
-  Buffer<double> risks((draws / blocks + 1) * fold * columns), ess(columns), drift(size), sum(blocks > 1 ? size : 0);
+  const bool straight = blocks == 1 && std::is_invocable_v<Drift, const Draw<T>&, const double*, int64_t, T*>;
+  Buffer<double> risks((draws / blocks + 1) * fold * columns), ess(columns), drift(straight ? 0 : size),
+      sum(blocks > 1 ? size : 0);
   Sums sums(columns);
   HoppingStep result{};
   for (int64_t b = 0; b < blocks; ++b) {
@@ -73,17 +88,17 @@ HoppingStep weigh_blocks(const Draw<T>& draw, int64_t size, int64_t columns, int
         sums.share.data()[c] += share, sums.squares.data()[c] += share * share / e;
     result.alpha += share * weighed.alpha;
     result.nonfinite += weighed.nonfinite;
+    if constexpr (std::is_invocable_v<Drift, const Draw<T>&, const double*, int64_t, T*>)
+      if (straight) {
+        for (int64_t i = 0; i < draws * columns; ++i) risks.data()[i] = -risks.data()[i];
+        drift_of(block, risks.data(), draws, gradient);
+        break;
+      }
     drift_of(block, risks.data(), last - first, drift.data());
     for (int64_t i = 0; i < size && blocks > 1; ++i)
       sum.data()[i] = (b > 0 ? sum.data()[i] : 0) + share * drift.data()[i];
   }
-  constexpr int64_t piece = 8192;
-  const double* const of_all = blocks > 1 ? sum.data() : drift.data();
-  parallel_for(divide_up(size, piece), thread_count(threads, divide_up(size, piece), nanoseconds(0.5, size)),
-               [=](int64_t i) {
-    const int64_t end = std::min((i + 1) * piece, size);
-    for (int64_t j = i * piece; j < end; ++j) gradient[j] = T(-of_all[j]);
-  });
+  if (!straight) take_sums(blocks > 1 ? sum.data() : drift.data(), -1, size, gradient, threads);
   result.ess = sums.ess(columns);
   return result;
 }

@@ -8,10 +8,16 @@ namespace cbk::CBK_ISA {
 
 inline void gram(const double* x, const double* with, int64_t line, int64_t depth, int64_t columns, double* block,
                  int64_t stride) {
+  constexpr int64_t half = lanes<double>;
   const Scalars<double> a{x, 1, line};
-  if (columns <= lanes<double>)
-    return product<double, 1, 2>(a, panel_width<double>, depth, {with, line}, block, stride, {nullptr, false});
-  product<double>(a, panel_width<double>, depth, {with, line}, block, stride, {nullptr, false});
+  const Panel<double> z{with, line};
+  const Start<double> none{nullptr, false};
+  const int64_t rows = x != with ? 2 * half : columns < half ? columns : half;  // of the diagonal's, the triangle
+  if (columns <= half) return product<double, 1, 2>(a, rows, depth, z, block, stride, none);
+  product<double>(a, rows, depth, z, block, stride, none);
+  if (x == with)
+    product<double, 1, 2>({x + half, 1, line}, columns < 2 * half ? columns - half : half, depth, {with + half, line},
+                          block + half * (stride + 1), stride, none);
 }
 
 constexpr int rows_at_once = 4;  // each number of a row is loaded and stored once for so many that are taken off it

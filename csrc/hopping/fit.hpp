@@ -23,7 +23,7 @@ class FitFactor {
  private:
   Factor factor_;
   Buffer<double> z_;
-  Buffer<T> inverse_, transposed_;
+  Buffer<T> packed_, inverse_, transposed_;
   bool positive_ = false;
 };
 

@@ -2,20 +2,20 @@
 // that does not count, noise of a rank above 1, and fewer draws than a neuron has numbers behind the first layer.
 #include <omp.h>
 
-#include <array>
 #include <cmath>
 #include <limits>
 
+#include "../risk/packing.hpp"
 #include "fit.hpp"
 
 namespace cbk {
 namespace {
 
-// Z Z^T + fit_ridge = L L^T on this thread, z: [panels][depth][panel].
-bool make(Factor& factor, const double* z, int64_t depth) {
+// Z Z^T + ridge = L L^T on this thread, z: [panels][depth][panel].
+bool make(Factor& factor, const double* z, int64_t depth, double ridge) {
   const int64_t panel = Factor::panel();
   for (int64_t block = 0; block < factor.blocks(); ++block) factor.multiply(0, block, z, panel, panel * depth, depth);
-  return factor.factor(0, fit_ridge);
+  return factor.factor(0, ridge);
 }
 // Where number 0 of row p stands there; the others are a panel apart.
 double* row_of(double* z, int64_t p, int64_t depth) {
@@ -23,32 +23,42 @@ double* row_of(double* z, int64_t p, int64_t depth) {
   return z + p / panel * panel * depth + p % panel;
 }
 
-// Makes a neuron's differences of length 1, or 0 where all are; NaN becomes 0.  Powers of two take them to the size of
-// 1, where no square leaves the range.  Returns whether there was no NaN.
-bool normalise(double* delta, int64_t draws, int64_t stride) {
-  double largest = 0;
-  bool whole = true;
+constexpr int64_t most_lanes = 64;
+
+// Makes the differences [draws] of each of some neurons, which stand side by side, of length 1, or 0 where all are; NaN
+// becomes 0.  Powers of two take them to the size of 1, where no square leaves the range.  Bit i of what is returned
+// says that neuron i had a NaN.
+uint64_t normalise(double* delta, int64_t draws, int64_t stride, int64_t neurons) {
+  double largest[most_lanes] = {}, half[most_lanes], other[most_lanes], length[most_lanes] = {}, nans[most_lanes] = {};
   for (int64_t p = 0; p < draws; ++p) {
-    double& own = delta[p * stride];
-    if (std::isnan(own)) own = 0, whole = false;
-    largest = std::max(largest, std::abs(own));
+    double* const row = delta + p * stride;
+    for (int64_t i = 0; i < neurons; ++i) {
+      const bool nan = std::isnan(row[i]);
+      nans[i] += nan ? 1 : 0, row[i] = nan ? 0 : row[i];
+      largest[i] = std::max(largest[i], std::abs(row[i]));
+    }
   }
-  if (largest == 0) return whole;
-  const int exponent = -std::ilogb(largest);
-  const double half = std::ldexp(1.0, exponent / 2), other = std::ldexp(1.0, exponent - exponent / 2);
-  double squares = 0;
+  uint64_t had = 0;
+  for (int64_t i = 0; i < neurons; ++i) {
+    const int exponent = largest[i] > 0 ? -std::ilogb(largest[i]) : 0;
+    half[i] = std::ldexp(1.0, exponent / 2), other[i] = std::ldexp(1.0, exponent - exponent / 2);
+    had |= uint64_t(nans[i] > 0) << i;
+  }
   for (int64_t p = 0; p < draws; ++p) {
-    const double own = delta[p * stride] = delta[p * stride] * half * other;
-    squares += own * own;
+    double* const row = delta + p * stride;
+    for (int64_t i = 0; i < neurons; ++i) row[i] = row[i] * half[i] * other[i], length[i] += row[i] * row[i];
   }
-  const double length = std::sqrt(squares);
-  for (int64_t p = 0; p < draws; ++p) delta[p * stride] /= length;
-  return whole;
+  for (int64_t i = 0; i < neurons; ++i) length[i] = length[i] > 0 ? std::sqrt(length[i]) : 1;
+  for (int64_t p = 0; p < draws; ++p) {
+    double* const row = delta + p * stride;
+    for (int64_t i = 0; i < neurons; ++i) row[i] /= length[i];
+  }
+  return had;
 }
 
-// One neuron alone, from the rows of its noise.  counts: of each draw whether it does.
+// One neuron alone, from the rows of its noise.  NaN in delta [draws][width]: the draw does not count.
 template <class T>
-void fit_alone(const Network& net, const DrawnNoise<T>& noise, int64_t m, const bool* counts, double* delta) {
+void fit_alone(const Network& net, const DrawnNoise<T>& noise, int64_t m, double* delta) {
   const int64_t draws = noise.count, width = net.width, own = 1 + net.outputs, size = noise.rest_size(net);
   const double first = 1 / std::sqrt(double(noise.length)), rest = std::sqrt(fit_share);
   const int64_t depth = noise.length + own, panel = Factor::panel();
@@ -56,7 +66,7 @@ void fit_alone(const Network& net, const DrawnNoise<T>& noise, int64_t m, const 
   Buffer<double> z(factor.stride() * depth), x(draws);
   std::fill_n(z.data(), factor.stride() * depth, 0.0);
   for (int64_t p = 0; p < draws; ++p) {
-    if (!counts[p]) continue;
+    if (std::isnan(delta[p * width + m])) continue;
     double* const to = row_of(z.data(), p, depth);
     for (int64_t k = 0; k < noise.rank; ++k) {
       const int64_t row = p * noise.rank + k;
@@ -66,10 +76,12 @@ void fit_alone(const Network& net, const DrawnNoise<T>& noise, int64_t m, const 
     for (int64_t c = 0; c < own; ++c)
       to[(noise.length + c) * panel] = rest * double(noise.rest[p * size + c * width + m]);
   }
-  if (!make(factor, z.data(), depth)) return;
   for (int64_t p = 0; p < draws; ++p) x.data()[p] = delta[p * width + m];
-  factor.solve(x.data());
-  normalise(x.data(), draws, 1);
+  normalise(x.data(), draws, 1, 1);
+  if (make(factor, z.data(), depth, fit_ridge)) {
+    factor.solve(x.data());
+    normalise(x.data(), draws, 1, 1);
+  }
   for (int64_t p = 0; p < draws; ++p) delta[p * width + m] = x.data()[p];
 }
 
@@ -101,7 +113,7 @@ Weighed take_differences(int64_t draws, int64_t width, double* risk, double* ess
   for (int64_t p = 0; p < draws; ++p)
     for (int64_t m = 0; m < width; ++m) {
       const double plus = risk[2 * p * width + m], difference = risk[(2 * p + 1) * width + m] - plus;
-      const bool counts = std::isfinite(difference);
+      const bool counts = std::abs(difference) <= std::numeric_limits<double>::max();
       risk[p * width + m] = counts ? difference : std::numeric_limits<double>::quiet_NaN();
       ess[m] += counts ? 2 : 0;
     }
@@ -112,29 +124,31 @@ template <class T>
 FitFactor<T>::FitFactor(int64_t draws, int64_t length)
     : factor_(draws),
       z_(factor_.stride() * length),
+      packed_(std::max(Factor::panel() * length, factor_.stride())),
       inverse_(draws * factor_.stride()),
       transposed_(draws * factor_.stride()) {}
 
 template <class T>
 void FitFactor<T>::make(const DrawnNoise<T>& noise) {
+  constexpr int64_t together = 64;  // rows of L^-1 that are turned
   const int64_t draws = factor_.rows(), stride = factor_.stride(), panel = Factor::panel(), depth = noise.length;
-  const double by = 1 / std::sqrt(double(depth));
-  std::fill_n(z_.data(), stride * depth, 0.0);
-  for (int64_t p = 0; p < draws; ++p) {
-    double* const to = row_of(z_.data(), p, depth);
-    for (int64_t i = 0; i < depth; ++i) to[i * panel] = by * double(noise.direction[p * depth + i]);
-  }
-  positive_ = cbk::make(factor_, z_.data(), depth);
+  for (int64_t first = 0; first < draws; first += panel)
+    pack_rows([&](int64_t p) { return noise.direction + (first + p) * depth; }, draws - first, panel, depth,
+              packed_.data(), z_.data() + first * depth, panel);
+  // that of n K, whose L is sqrt n times that of K
+  positive_ = cbk::make(factor_, z_.data(), depth, fit_ridge * double(depth));
   if (!positive_) return;
-  T *inverse = inverse_.data(), *transposed = transposed_.data();
-  std::fill_n(inverse, draws * stride, T(0)), std::fill_n(transposed, draws * stride, T(0));
-  for (int64_t i = 0; i < factor_.panels(); ++i) {
-    factor_.invert(i);
-    const double* const from = factor_.inverse();
-    for (int64_t row = i * panel; row < draws; ++row)
-      for (int64_t column = i * panel; column < std::min((i + 1) * panel, row + 1); ++column)
-        inverse[row * stride + column] = transposed[column * stride + row] = T(from[row * stride + column]);
-  }
+  for (int64_t i = 0; i < factor_.panels(); ++i) factor_.invert(i);
+  const double by = std::sqrt(double(depth));
+  T* const inverse = inverse_.data();
+  std::fill_n(inverse, draws * stride, T(0));
+  for (int64_t row = 0; row < draws; ++row)
+    for (int64_t column = 0; column <= row; ++column)
+      inverse[row * stride + column] = T(by * factor_.inverse()[row * stride + column]);
+  for (int64_t first = 0; first < stride; first += together)
+    pack_rows([&](int64_t p) { return inverse + (first + p) * stride; }, draws - first,
+              std::min(together, stride - first), draws, transposed_.data() + first, static_cast<double*>(nullptr),
+              stride);
 }
 
 template <class T>
@@ -151,22 +165,18 @@ void fit_differences(const Network& net, const DrawnNoise<T>& noise, std::option
   const int team = thread_count(num_threads, groups, each * double(width));
   Buffer<T> scratch(team * size);
   parallel_for(groups, team, [&](int64_t group) {
-    const int64_t first = group * kernels.lanes, last = std::min(first + kernels.lanes, width);
-    T* const own = scratch.data() + omp_get_thread_num() * size;
-    Buffer<bool> counts((last - first) * draws);
-    Buffer<double> kept((last - first) * draws);
-    std::array<bool, 64> alone{};
-    for (int64_t m = first; m < last; ++m) {
-      bool* const counting = counts.data() + (m - first) * draws;
-      for (int64_t p = 0; p < draws; ++p) counting[p] = !std::isnan(delta[p * width + m]);
-      alone[size_t(m - first)] = !normalise(delta + m, draws, width) || !together;
-      for (int64_t p = 0; p < draws; ++p) kept.data()[(m - first) * draws + p] = delta[p * width + m];
+    const int64_t first = group * kernels.lanes, count = std::min(int64_t(kernels.lanes), width - first);
+    Buffer<double> kept(count * draws);
+    for (int64_t p = 0; p < draws; ++p) std::copy_n(delta + p * width + first, count, kept.data() + p * count);
+    uint64_t alone = ~uint64_t(0);
+    if (together) {
+      alone = normalise(delta + first, draws, width, count);
+      kernels.neurons(fit, first, delta, scratch.data() + omp_get_thread_num() * size);
     }
-    if (together) kernels.neurons(fit, first, delta, own);
-    for (int64_t m = first; m < last; ++m) {
-      if (!alone[size_t(m - first)]) continue;
-      for (int64_t p = 0; p < draws; ++p) delta[p * width + m] = kept.data()[(m - first) * draws + p];
-      fit_alone(net, noise, m, counts.data() + (m - first) * draws, delta);
+    for (int64_t i = 0; i < count; ++i) {
+      if (!(alone >> i & 1)) continue;
+      for (int64_t p = 0; p < draws; ++p) delta[p * width + first + i] = kept.data()[p * count + i];
+      fit_alone(net, noise, first + i, delta);
     }
   });
 }

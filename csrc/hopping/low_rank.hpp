@@ -97,7 +97,8 @@ struct LowRankKernels {
   // sum[j * columns + i] += sum over rows of weights[row * columns + i] values[row * stride + j * columns + i].
   void (*sum_columns)(int64_t rows, const double* weights, int64_t columns, const T* values, int64_t stride,
                       int64_t repeats, double* sum);
-  // One block of Z Z^T, 2 lanes of float64 in rows and columns, of which so many are wanted.  x and with are panels of
+  // One block of Z Z^T, 2 lanes of float64 in rows and columns, of which so many are wanted; of the diagonal's (x is
+  // with) at least the upper triangle.  x and with are panels of
   // Z's rows, [depth] lines of 2 lanes, `line` numbers apart.
   void (*gram)(const double* x, const double* with, int64_t line, int64_t depth, int64_t columns, double* block,
                int64_t stride);

@@ -94,12 +94,12 @@ class Step {
   }
 
   // out [size]: the sum of weights [draws, columns] times the draws' noise.
-  void drift(const Draw<T>& block, const double* weights, int64_t draws, double* out) {
-    const int64_t columns = atoms_ ? net_.width : 1;
-    Buffer<double> sums(net_.width * length_);
-    double* rest = out + net_.biases();
-    std::fill_n(sums.data(), net_.width * length_, 0.0);
-    std::fill_n(rest, rest_size_, 0.0);
+  template <class Out>
+  void drift(const Draw<T>& block, const double* weights, int64_t draws, Out* out) {
+    const int64_t columns = atoms_ ? net_.width : 1, size = net_.width * length_;
+    Buffer<double> sums(size + rest_size_);
+    double* const rest = sums.data() + size;
+    std::fill_n(sums.data(), size + rest_size_, 0.0);
     for (int64_t n = 0; n < draws; n += most_) {
       const int64_t count = std::min(most_, draws - n);
       draw(block, n, count);
@@ -108,7 +108,8 @@ class Step {
     if (span_)
       along_inputs(sums.data(), out);
     else
-      std::copy_n(sums.data(), net_.width * length_, out);
+      take_sums(sums.data(), 1, size, out, num_threads_);
+    take_sums(rest, 1, rest_size_, out + net_.biases(), num_threads_);
   }
 
  private:
@@ -246,7 +247,8 @@ class Step {
   }
 
   // out [width][inputs] = sums L^-1 X.  Neurons are lanes, and turned at last, since samples stand in panels.
-  void along_inputs(const double* sums, double* out) {
+  template <class Out>
+  void along_inputs(const double* sums, Out* out) {
     constexpr int64_t strip = 64;
     const int64_t inputs = net_.inputs, width = net_.width, stride = round_up(width, panel_);
     Buffer<T> by(length_ * stride);
@@ -254,17 +256,16 @@ class Step {
     const int64_t strips = divide_up(inputs, strip), part = strip * (stride + width);
     const int team = threads(strips, nanoseconds(0.05, width, length_, inputs));
     Buffer<T> scratch(team * part);
-    Buffer<double> turned(team * strip * width);
     parallel_for(strips, team, [&](int64_t task) {
       const int64_t first = task * strip, count = std::min(strip, inputs - first);
       T *product = scratch.data() + omp_get_thread_num() * part, *packed = product + strip * stride;
-      double* const own = turned.data() + omp_get_thread_num() * strip * width;
       for (int64_t s = 0; s < length_; s += panel_)
         for (int64_t m = 0; m < width; m += panel_)
           kernels_.product(x_->data() + s * inputs + first * panel_, panel_, count, std::min(panel_, length_ - s),
                            by.data() + s * stride + m, stride, width - m, product + m, stride, s > 0);
-      pack_rows([&](int64_t k) { return product + k * stride; }, count, strip, width, packed, own, strip);
-      for (int64_t m = 0; m < width; ++m) std::copy_n(own + m * strip, count, out + m * inputs + first);
+      pack_rows([&](int64_t k) { return product + k * stride; }, count, strip, width, packed,
+                static_cast<double*>(nullptr), strip);
+      for (int64_t m = 0; m < width; ++m) std::copy_n(packed + m * strip, count, out + m * inputs + first);
     });
   }
 
@@ -295,7 +296,7 @@ HoppingStep low_rank_gradient(const RiskProblem<T>& problem, const LowRank& nois
   Step<T> step(problem, noise, atoms, fit, num_threads);
   spanned = step.spanned();
   const auto score = [&](const Draw<T>& block, int64_t, double* risks) { step.score(block, risks); };
-  const auto drift = [&](const Draw<T>& block, const double* weights, int64_t rows, double* out) {
+  const auto drift = [&](const Draw<T>& block, const double* weights, int64_t rows, auto* out) {
     step.drift(block, weights, rows, out);
   };
   const Draw<T>& draw = *problem.draw;
