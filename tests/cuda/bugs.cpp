@@ -81,6 +81,8 @@ const Bug bugs[] = {
   launch(missing_warp_sync, one, warp, 0, nullptr, x);
   expect(x, [](int i, float v) { return v == (i < 32 ? float(i ^ 1) : 0); });
 }},
+    {"a shuffle in place of a warp's barrier", "thread",
+     [](float* x) { launch(shuffle_for_warp_sync, one, warp, 0, nullptr, x); }},
     {"shuffle after exit", "plain address thread",
      [](float* x) { launch(shuffle_after_exit, one, warp, 0, nullptr, x); }},
     {"shuffle outside its mask", "plain address thread",

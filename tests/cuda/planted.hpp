@@ -52,6 +52,12 @@ CBK_KERNEL(32) missing_warp_sync(float* x) {
   s[threadIdx.x] = float(threadIdx.x);
   x[threadIdx.x] = s[threadIdx.x ^ 1];
 }
+CBK_KERNEL(32) shuffle_for_warp_sync(float* x) {
+  CBK_SHARED(float, s, 32);
+  s[threadIdx.x] = float(threadIdx.x);
+  const float zero = __shfl_xor_sync(~0u, 0.0f, 1);
+  x[threadIdx.x] = s[threadIdx.x ^ 1] + zero;
+}
 CBK_KERNEL(32) shuffle_after_exit(float* x) {
   if (threadIdx.x >= 20) return;
   x[threadIdx.x] = __shfl_xor_sync(~0u, x[threadIdx.x], 1);

@@ -196,7 +196,7 @@ void Machine::collective(unsigned mask, Site site, void* payload, void (*togethe
   if (!(mask >> self->lane() & 1)) fail(place(site) + ": mask " + hex(mask) + " does not name the caller's lane");
   self->state = Thread::State::in_warp;
   self->site = site, self->mask = mask, self->payload = payload;
-  release(&self->announced);
+  if (!together) release(&self->announced);
   // The next lanes first: threads mostly come in the order of their ranks, and one that has not come settles it.
   bool complete = true;
   for (unsigned i = 1; i < 32 && complete; ++i) {
@@ -213,11 +213,13 @@ void Machine::collective(unsigned mask, Site site, void* payload, void (*togethe
     for (unsigned lane = 0; lane < 32; ++lane) {
       if (!(mask >> lane & 1)) continue;
       lanes[lane] = block.threads[first + lane]->payload;
-      acquire(&block.threads[first + lane]->announced);
+      if (!together) acquire(&block.threads[first + lane]->announced);
     }
-    if (together) together(lanes, mask);
-    char* released = &block.warp_released[block.warp_generation++ % block.warp_released.size()];
-    release(released);
+    char* released = nullptr;
+    if (together)
+      together(lanes, mask);
+    else
+      release(released = &block.warp_released[block.warp_generation++ % block.warp_released.size()]);
     for (unsigned lane = 0; lane < 32; ++lane)
       if (mask >> lane & 1) wake(block.threads[first + lane], released);
   }

@@ -113,7 +113,8 @@ class Machine {
 
   int barrier(Site site, bool vote);
   void grid_barrier(Site site);
-  // The last lane to arrive evaluates `together` for all lanes of the mask.
+  // The last lane to arrive evaluates `together` for all lanes of the mask.  Without one it orders their memory: of the
+  // warp's collectives __syncwarp does, shuffles, votes and products do not.
   void collective(unsigned mask, Site site, void* payload, void (*together)(void** lanes, unsigned mask));
   void yield();
   bool coin();  // now and then true in random order
