@@ -43,7 +43,7 @@
 #if defined(__CUDA_ARCH__)
 #define CBK_UNROLL(n) _Pragma("unroll")
 #define CBK_UNROLL_BY(n) _Pragma(CBK_STRINGIZED(unroll n))
-#elif defined(__CUDACC__)  // nvcc's pass over the host's code
+#elif defined(__CUDACC__) || defined(CBK_ONE_LANE)  // nvcc's pass over the host's code; the emulation
 #define CBK_UNROLL(n)
 #define CBK_UNROLL_BY(n)
 #else
