@@ -34,13 +34,16 @@ std::vector<Choice> choices() {
   std::vector<Choice> sets;
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  [[maybe_unused]] const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), emulates = avx2;
+#else
+  [[maybe_unused]] const bool emulates = true;
 #endif
 #if defined(CBK_SET_emulated)
-  sets.push_back({"emulated", emulated::fill_table, true});
+  sets.push_back({"emulated", emulated::fill_table, emulates});
 #endif
   sets.push_back({"baseline", baseline::fill_table, true});
 #if defined(CBK_SET_avx2)
-  sets.push_back({"avx2", avx2::fill_table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")});
+  sets.push_back({"avx2", avx2::fill_table, avx2});
 #endif
 #if defined(CBK_SET_avx512)
   sets.push_back({"avx512", avx512::fill_table,

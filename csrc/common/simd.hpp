@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <utility>
 
-// CBK_EMULATE_AVX512: the AVX-512 code on SIMDe's emulation, so that any machine can test it.
+// CBK_EMULATE_AVX512: the AVX-512 code on SIMDe's emulation, so that a machine with AVX2 can test it.
 #if defined(CBK_EMULATE_AVX512)
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #pragma GCC diagnostic push
@@ -265,7 +265,7 @@ template <class I>
 CBK_INLINE bool any(I mask) {
 #if defined(__AVX512F__)
   return _mm512_test_epi64_mask(bits<__m512i>(mask), bits<__m512i>(mask)) != 0;
-#elif defined(__AVX2__)
+#elif defined(CBK_AVX2)
   return !_mm256_testz_si256(bits<__m256i>(mask), bits<__m256i>(mask));
 #else
   const U64 words = bits<U64>(mask);
