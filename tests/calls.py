@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 
 import cbokernels as cbk
@@ -113,4 +115,4 @@ def calls(seed, threads):
 def digest(result):
     """Of the bits of all parts of a call's result."""
     parts = result if isinstance(result, tuple) else (result,)
-    return [hash(np.ascontiguousarray(part).tobytes()) for part in parts if part is not None]
+    return [zlib.crc32(np.ascontiguousarray(part)) for part in parts if part is not None]

@@ -20,7 +20,7 @@ import numpy as np
 import cbokernels as cbk
 from cbokernels import _cpu
 
-DELAY = 0.27  # seconds from the start of a call to its signal
+DELAY = 0.12  # seconds from the start of a call to its signal
 CASES = {}
 EMPTY = np.empty
 CHUNK = 1 << 24  # bytes of memory that a folded array is made of
@@ -47,12 +47,17 @@ def folded(shape, dtype="float32", pattern=None):
     return np.frombuffer((ctypes.c_char * size).from_address(start), dtype).reshape(shape)
 
 
+def is_long(shape, dtype):
+    return np.prod(shape, dtype=float) * np.dtype(dtype).itemsize > 4 * CHUNK
+
+
 def empty(shape, dtype=float, **options):
-    large = np.prod(shape, dtype=float) * np.dtype(dtype).itemsize > 4 * CHUNK
-    return folded(shape, dtype) if large else EMPTY(shape, dtype, **options)
+    return folded(shape, dtype) if is_long(shape, dtype) else EMPTY(shape, dtype, **options)
 
 
 def normals(*shape, dtype="float32"):
+    if is_long(shape, dtype):
+        return folded(shape, dtype)
     return np.random.default_rng(0).standard_normal(shape).astype(dtype)
 
 

@@ -51,8 +51,9 @@ def test_atom_risks_are_those_of_the_centre_with_one_neuron_replaced(shape, more
         to_w[:, neuron], to_b[:, neuron], to_c[..., neuron] = w[:, neuron], b[:, neuron], c[..., neuron]
         truth = reference.risk(net, swapped, x, target, loss=loss)
         np.testing.assert_allclose(got[:, neuron], truth, rtol=5e-6 if dtype == "float32" else 1e-11)
-    whole = reference.atom_risks(net, center, theta, x, target, loss=loss)
-    np.testing.assert_allclose(got, whole, rtol=5e-6 if dtype == "float32" else 1e-11)
+    if loss == "mse":  # the reference takes neurons in turn whatever the loss
+        whole = reference.atom_risks(net, center, theta, x, target, loss=loss)
+        np.testing.assert_allclose(got, whole, rtol=5e-6 if dtype == "float32" else 1e-11)
 
 
 def test_the_reference_has_the_kernels_under_their_names_and_arguments():
@@ -205,7 +206,7 @@ def test_gradient_is_the_definitions(mirrored, atoms):
 @pytest.mark.parametrize("fraction", [0.0, 0.5])
 def test_many_particles_are_weighed_in_blocks(mirrored, fraction):
     """The drift is the mean of those of blocks of at most 2^17 particles, in which pairs stay together."""
-    particles, size, fold = 300_000 if mirrored else 300_001, 6, 2 if mirrored else 1
+    particles, size, fold = 140_002 if mirrored else 140_001, 6, 2 if mirrored else 1
     rng = np.random.default_rng(1)
     risk = rng.normal(size=particles)
     risk[rng.random(particles) < 1e-3] = np.nan
@@ -215,7 +216,7 @@ def test_many_particles_are_weighed_in_blocks(mirrored, fraction):
 
     draws = particles // fold
     xi = cbk.standard_normal(draws, size, seed=3, step=2, dtype="float64")
-    bounds = [b * draws // 3 for b in range(4)]
+    bounds = [0, draws // 2, draws]
     drift, squares, alphas = np.zeros(size), 0.0, 0.0
     for first, last in itertools.pairwise(bounds):
         rows = np.arange(first, last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -77,10 +78,18 @@ def run(isa, code=BATTERY):
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
 
+@functools.cache
+def battery(isa):
+    """What an instruction set computes."""
+    process = run(isa)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
 @pytest.fixture(scope="module")
 def baseline():
     """What the first compiled instruction set computes."""
-    return json.loads(run(cbk.isas()[0]).stdout)
+    return battery(cbk.isas()[0])
 
 
 def test_the_one_in_use_is_among_those_compiled():
@@ -92,9 +101,7 @@ def test_the_one_in_use_is_among_those_compiled():
 
 @pytest.mark.parametrize("isa", cbk.isas())
 def test_forced_instruction_set_runs(isa, baseline):
-    process = run(isa)
-    assert process.returncode == 0, process.stderr
-    result = json.loads(process.stdout)
+    result = battery(isa)
     assert result["isa"] == isa
     assert result["bits"] == baseline["bits"]
     assert len(result["errors"]) == 2 * (4 + len(ACTIVATIONS) * (4 * len(LOSSES) - 2))  # one is of one output

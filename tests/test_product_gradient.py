@@ -11,7 +11,7 @@ from cbokernels import reference
 
 ACTIVATIONS = list(reference.DERIVATIVES)  # those with a gradient
 # particles, width, inputs, outputs, samples
-SHAPES = [(2, 600, 15, 1, 7), (3, 1001, 16, 1, 1500), (17, 65, 32, 5, 1100), (2, 3000, 9, 7, 300)]
+SHAPES = [(2, 600, 15, 1, 7), (3, 1001, 16, 1, 600), (17, 65, 32, 5, 1100), (2, 1300, 9, 7, 300)]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -22,9 +22,10 @@ def test_against_the_reference(shape, activation, dtype):
     net = cbk.TwoLayer(inputs, width, outputs, activation=activation, output_bias=width % 2 == 1)
     theta = net.uniform(particles, seed=1, dtype=dtype)
     x = rng.normal(size=(samples, inputs)).astype(dtype)
-    w, b, _, _ = net.unpack(theta[:3].astype(np.float64))
-    z = np.einsum("nmd,sd->nms", w, x.astype(np.float64)) + b[..., None]
-    x = x[(np.abs(z) > 1e-5).all(axis=(0, 1))]  # at a ReLU's corner float32 may be on the other side
+    if activation in ("relu", "leaky_relu"):  # at a corner float32 may be on the other side
+        w, b, _, _ = net.unpack(theta[:3].astype(np.float64))
+        z = x.astype(np.float64) @ np.swapaxes(w, 1, 2) + b[:, None, :]
+        x = x[(np.abs(z) > 1e-5).all(axis=(0, 2))]
     loss = "cross_entropy" if outputs == 7 else "mse"
     y = (
         rng.integers(outputs, size=len(x))

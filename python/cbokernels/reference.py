@@ -36,8 +36,16 @@ from .consensus import Consensus, non_finite
 from .errors import CboWarning, ConsensusError
 from .network import TwoLayer
 
-_erf = np.vectorize(math.erf, otypes=[float])
-_erfc = np.vectorize(math.erfc, otypes=[float])
+
+def _of_each(function: Callable[[float], float]) -> Callable[[Any], Any]:
+    def law(z: Any) -> Any:
+        z = np.asarray(z, float)
+        return np.fromiter(map(function, z.ravel().tolist()), float, z.size).reshape(z.shape)
+
+    return law
+
+
+_erf, _erfc = _of_each(math.erf), _of_each(math.erfc)
 
 
 def _tilted_density(z: Any) -> Any:
@@ -94,12 +102,18 @@ def _weights(sample_weight: Any, samples: int) -> Any:
     return w / (w.sum() or 1.0)
 
 
+def _layers(net: TwoLayer, theta: Any, x: Any) -> tuple[Any, Any, Any]:
+    """What the neurons get [N, S, M], what they make of it, and outputs [N, S, C]."""
+    w, b, c, a = net.unpack(np.asarray(theta, float))
+    z = np.asarray(x, float) @ np.swapaxes(w, -1, -2) + b[:, None, :]
+    hidden = ACTIVATIONS[net.activation](z)
+    out = net._scale * (hidden @ np.swapaxes(c, -1, -2))
+    return z, hidden, out if a is None else out + a[:, None, :]
+
+
 def forward(net: TwoLayer, theta: Any, x: Any) -> Any:
     """Outputs [N, S, C] of networks theta [N, D] on inputs x [S, d]."""
-    w, b, c, a = net.unpack(np.asarray(theta, float))
-    hidden = ACTIVATIONS[net.activation](np.asarray(x, float) @ np.swapaxes(w, -1, -2) + b[:, None, :])
-    out = net._scale * (hidden @ np.swapaxes(c, -1, -2))
-    return out if a is None else out + a[:, None, :]
+    return _layers(net, theta, x)[-1]
 
 
 def risk(net: TwoLayer, theta: Any, x: Any, y: Any, *, loss: Loss = "mse", sample_weight: Any = None) -> Any:
@@ -120,9 +134,11 @@ def task_risks(
     if isinstance(told := loss_of(loss, net.outputs, ys), Called):
         given = ys if told.labels else ys.reshape(len(ys), -1, net.outputs)
         return np.stack([told.function(g, y) for y in given], axis=-1)
-    law = _law(LOSSES, loss, net.outputs)
-    w = _weights(sample_weight, len(x))
-    return np.stack([np.where(w > 0, law(g, y), 0) @ w for y in ys], axis=-1)
+    return np.stack([_mean_loss(g, y, loss, _weights(sample_weight, len(x))) for y in ys], axis=-1)
+
+
+def _mean_loss(g: Any, y: Any, loss: Loss, weights: Any) -> Any:
+    return np.where(weights > 0, _law(LOSSES, loss, g.shape[-1])(g, y), 0) @ weights
 
 
 def risk_gradient(
@@ -130,14 +146,14 @@ def risk_gradient(
 ) -> tuple[Any, Any]:
     """Risks [N] and their gradients [N, D]."""
     theta, x, y = np.asarray(theta, float), np.asarray(x, float), np.asarray(y)
-    w, b, c, a = net.unpack(theta)
-    z = x @ np.swapaxes(w, -1, -2) + b[:, None, :]
-    hidden, g = ACTIVATIONS[net.activation](z), forward(net, theta, x)
-    slope = _law(LOSS_SLOPES, loss, net.outputs)(g, y) * _weights(sample_weight, len(x))[:, None]
+    _, _, c, a = net.unpack(theta)
+    z, hidden, g = _layers(net, theta, x)
+    weights = _weights(sample_weight, len(x))
+    slope = _law(LOSS_SLOPES, loss, net.outputs)(g, y) * weights[:, None]
     delta = net._scale * (slope @ c) * DERIVATIVES[net.activation](z)
     parts = np.swapaxes(delta, -1, -2) @ x, delta.sum(-2), net._scale * (np.swapaxes(slope, -1, -2) @ hidden)
     gradient = net.pack(*parts, None if a is None else slope.sum(-2))
-    return risk(net, theta, x, y, loss=loss, sample_weight=sample_weight), gradient
+    return _mean_loss(g, y, loss, weights), gradient
 
 
 def atom_risks(
