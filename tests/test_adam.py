@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from turns import in_turn
 
 import cbokernels as cbk
 from cbokernels import reference
@@ -37,7 +38,7 @@ def textbook(theta, gradients, *, lr, beta1=0.9, beta2=0.999, delta=1e-8):
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e-2, 1.0, 1e2])
-@pytest.mark.parametrize("size", SIZES)
+@in_turn("size", SIZES)
 def test_adam_is_the_formula_over_several_steps(size, scale, dtype):
     rng = np.random.default_rng(size)
     theta = rng.normal(size=(3, size)).astype(dtype)

@@ -14,6 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from losses import SLOPED, beside, corner_distance, fits, targets, torch_value, zeros
 from test_risk import torch_activation
+from turns import in_turn
 
 import cbokernels as cbk
 from cbokernels import reference
@@ -76,10 +77,10 @@ def central_differences(net, theta, x, y, loss, h=1e-3):
     return (8 * (near - back) - (far - farther)) / (12 * h)
 
 
-@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, SLOPED))
 @pytest.mark.parametrize(
     "shape", [(1, 5, 1), (3, 7, 1), (4, 6, 1), (5, 6, 1), (20, 6, 1), (2, 7, 3), (9, 33, 4)], ids=str
 )
+@in_turn("activation, loss", beside(ACTIVATIONS, SLOPED))
 def test_finite_differences(shape, loss, activation):
     if not fits(loss, shape[2]):
         return
@@ -98,8 +99,8 @@ def test_finite_differences(shape, loss, activation):
         assert np.abs(gradient[0] - truth).max() < 1e-8 * scale
 
 
-@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, SLOPED))
 @pytest.mark.parametrize("shape", [(1, 20, 1), (6, 11, 4)], ids=str)
+@in_turn("activation, loss", beside(ACTIVATIONS, SLOPED))
 def test_agrees_with_pytorch(shape, activation, loss, dtype):
     if not fits(loss, shape[2]):
         return
@@ -119,8 +120,8 @@ def test_agrees_with_pytorch(shape, activation, loss, dtype):
     assert np.abs(gradient[0] - truth).max() <= 2 * TOLERANCE[dtype] * np.abs(truth).max()
 
 
-@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, SLOPED))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+@in_turn("activation, loss", beside(ACTIVATIONS, SLOPED))
 def test_shapes_and_activations(shape, loss, activation, dtype):
     if not fits(loss, shape[2]):
         return
@@ -133,9 +134,9 @@ def test_shapes_and_activations(shape, loss, activation, dtype):
     check(net, theta, x, y, loss)
 
 
-@pytest.mark.parametrize("samples", SAMPLES)
 @pytest.mark.parametrize("loss", SLOPED)
 @pytest.mark.parametrize("shape", [(1, 50, 1), (3, 9, 4), (20, 40, 7)], ids=str)
+@in_turn("samples", SAMPLES)
 def test_samples_and_threads(shape, loss, samples, dtype):
     if not fits(loss, shape[2]):
         return
@@ -208,8 +209,8 @@ def test_zeros_of_x(shape, density, dtype):
     check(net, theta, x, y, "cross_entropy")
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("size", [1e-6, 1e-3, 30.0, 3000.0])
+@in_turn("activation", ACTIVATIONS)
 def test_derivatives_at_the_ends(activation, size, dtype):
     # w = 0, c = 1 and a target at distance 1/2: the slope by b is the activation's derivative.
     net = cbk.TwoLayer(1, 1, 1, activation=activation)
@@ -235,8 +236,8 @@ def test_derivative_at_a_corner_is_zero(dtype):
     np.testing.assert_array_equal(gradient, plain)
 
 
-@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, SLOPED))
 @pytest.mark.parametrize("shape", [(1, 3, 1), (2, 3, 1), (5, 3, 1), (1, 3, 2), (5, 17, 3)], ids=str)
+@in_turn("activation, loss", beside(ACTIVATIONS, SLOPED))
 def test_padded_samples_do_not_leak(shape, loss, activation, dtype):
     if not fits(loss, shape[2]):
         return

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from turns import in_turn
 
 import cbokernels as cbk
 from cbokernels import reference
@@ -31,7 +32,7 @@ def state(particles, size, dtype, *, seed=0, scale=1.0):
 
 
 @pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("size", SIZES)
+@in_turn("size", SIZES)
 def test_hybrid_is_the_formula_over_several_steps(size, noise, dtype):
     arguments = {"mix": 0.7, "drift": 0.9, "diffusion": 1.1, "dt": 0.2, "seed": size, **NOISES[noise]}
     theta, _, first, second = state(1 + size % 7, size, dtype)

@@ -154,7 +154,7 @@ def test_only_the_main_threads_call_is_interrupted():
     def handler(number, frame):
         raise Said
 
-    iterations, went_on = 500, False
+    iterations, went_on = 250, False
     while not went_on:  # a call of the other thread that lasts beyond the signal
         iterations, results = 2 * iterations, []
         other = threading.Thread(target=lambda n=iterations, out=results: out.append(entropic(n)))

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from losses import SLOPED, beside, fits, targets
+from turns import in_turn
 
 import cbokernels as cbk
 from cbokernels import reference
@@ -39,8 +40,8 @@ def error(result, truth):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.3])
-@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, SLOPED))
 @pytest.mark.parametrize("shape", [(1, 100, 1), (1, 1, 1), (3, 17, 2), (16, 33, 10)], ids=str)
+@in_turn("activation, loss", beside(ACTIVATIONS, SLOPED))
 def test_is_the_reference_step_by_step(shape, activation, loss, temperature, dtype):
     if not fits(loss, shape[2]):
         return

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from losses import ALL, SLOPED, corner_distance, fits, targets, true_risk, truth
+from turns import in_turn
 
 import cbokernels as cbk
 from cbokernels import reference
@@ -149,7 +150,7 @@ def test_pinball_is_least_at_the_quantile(q):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("loss", ALL, ids=repr)
+@in_turn("loss", ALL)
 def test_weighted_risks(loss, path, dtype):
     net, theta, x, y, rng = case(path, loss, dtype)
     w = weights_of(rng, len(x), dtype)
@@ -175,7 +176,7 @@ def test_weighted_risks(loss, path, dtype):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("loss", [loss for loss in ALL if loss != "zero_one"], ids=repr)
+@in_turn("loss", [loss for loss in ALL if loss != "zero_one"])
 def test_weighted_gradients(loss, path, dtype):
     net, theta, x, y, rng = case(path, loss, dtype)
     outputs = reference.forward(net, theta, x)
@@ -218,7 +219,7 @@ def test_atoms_and_tasks(loss, dtype):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("loss", LOSSES)
+@in_turn("loss", LOSSES)
 def test_a_sample_without_weight_is_not_looked_at(loss, path, dtype):
     net, theta, x, y, rng = case(path, loss, dtype)
     w = weights_of(rng, len(x), dtype)

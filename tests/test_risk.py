@@ -12,6 +12,7 @@ import scipy.special
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from losses import beside, fits, targets, torch_value, true_risk
+from turns import in_turn
 
 import cbokernels as cbk
 from cbokernels import reference
@@ -87,8 +88,8 @@ def error(result, truth):
     return np.abs(result - truth).max() / (np.abs(truth).max() or 1.0)
 
 
-@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, LOSSES))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
+@in_turn("activation, loss", beside(ACTIVATIONS, LOSSES))
 def test_shapes_and_activations(shape, loss, activation, dtype):
     if not fits(loss, shape[2]):
         return
@@ -111,9 +112,9 @@ def test_shapes_and_activations(shape, loss, activation, dtype):
     np.testing.assert_allclose(reference.risk(net, theta, x, y, loss=loss), truth, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("samples", SAMPLES)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("shape", [(1, 50, 1), (3, 9, 4), (20, 40, 7)], ids=str)
+@in_turn("samples", SAMPLES)
 def test_samples_and_threads(shape, loss, samples, dtype):
     if not fits(loss, shape[2]):
         return
@@ -207,8 +208,8 @@ def test_zeros_of_x(shape, density, dtype):
     np.testing.assert_array_equal(cbk.risk(net, theta, x, y, loss="cross_entropy", num_threads=2), one)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("size", [1e-6, 1e-3, 30.0, 3000.0])
+@in_turn("activation", ACTIVATIONS)
 def test_activations_at_the_ends(activation, size, dtype):
     # One neuron with w = 1, b = 0, c = 1: the output is the activation itself.
     net = cbk.TwoLayer(1, 1, 1, activation=activation)
@@ -262,9 +263,9 @@ def test_particles_do_not_touch_each_other(dtype):
     np.testing.assert_array_equal(np.delete(risks, [4, 5]), np.delete(whole, [4, 5]))
 
 
-@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, LOSSES))
 @pytest.mark.parametrize("part", ["w", "b", "c", "a"])
 @pytest.mark.parametrize("shape", [(1, 20, 2), (1, 20, 1), (9, 20, 2)], ids=str)
+@in_turn("activation, loss", beside(ACTIVATIONS, LOSSES))
 def test_nan_parameters_give_nan_risks(shape, loss, part, activation, dtype):
     if not fits(loss, shape[2]):
         return
@@ -296,7 +297,7 @@ def test_targets_with_and_without_the_axis_of_one_output(dtype):
     )
 
 
-@pytest.mark.parametrize(("activation", "loss"), beside(ACTIVATIONS, LOSSES))
+@in_turn("activation, loss", beside(ACTIVATIONS, LOSSES))
 def test_agrees_with_pytorch(activation, loss, dtype):
     torch = pytest.importorskip("torch")
     module = torch_activation(torch, activation)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from turns import in_turn
 
 import cbokernels as cbk
 from cbokernels import reference
@@ -36,7 +37,7 @@ def error(result, truth):
 
 
 @pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("size", SIZES)
+@in_turn("size", SIZES)
 def test_every_noise_is_the_reference(noise, size, dtype):
     theta, point = ensemble(1 + size % 7, size, dtype)
     arguments = {"seed": size, "step": 3, "drift": 0.9, "diffusion": 1.1, "dt": 0.2, **NOISES[noise]}
@@ -150,7 +151,7 @@ def overlaps(dtype, size):
 
 
 @pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("case", range(8))
+@in_turn("case", range(8))
 def test_overlapping_out_changes_nothing(case, noise, dtype):
     name, theta, point, out = list(overlaps(dtype, 19))[case]
     arguments = {"seed": 4, "step": 1, **NOISES[noise]}
