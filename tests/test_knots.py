@@ -96,14 +96,16 @@ def test_gradients_against_the_reference(x_kind, theta_kind, width, output_bias)
     x = inputs(x_kind, 900, rng).astype(np.float32)[:, None]
     y = np.sin(6 * x[:, 0])
     risks, gradients = cbk.risk_gradient(net, theta, x, y)
-    expected, slopes = reference.risk_gradient(net, theta, x, y)
+    for one, two in zip((risks, gradients), cbk.risk_gradient(net, theta, x, y, num_threads=1), strict=True):
+        np.testing.assert_array_equal(one, two)
+    some = slice(None, None, -3)
+    expected, slopes = reference.risk_gradient(net, theta[some], x, y)
+    risks, gradients = risks[some], gradients[some]
     np.testing.assert_allclose(risks, expected, rtol=3e-6)
     fits = np.abs(slopes) < np.finfo(np.float32).max
     assert np.isinf(gradients[~fits]).all()
     largest = np.abs(slopes).max(axis=1, keepdims=True, where=fits, initial=0)
     assert (np.abs(gradients - slopes) <= 3e-6 * largest)[fits].all()
-    for one, two in zip((risks, gradients), cbk.risk_gradient(net, theta, x, y, num_threads=1), strict=True):
-        np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("exact", [True, False])

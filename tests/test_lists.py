@@ -11,6 +11,7 @@ from cbokernels import reference
 from cbokernels._kinds import ACTIVATIONS
 
 DENSITIES = (0.0, 0.01, 0.1, 0.3, 0.45, 0.6)
+SOME = slice(None, None, -7)  # of the particles, from the last on: every place in blocks of 2, 4, 8, ...
 
 
 def batch(samples, inputs, density, seed, dtype=np.float32):
@@ -19,9 +20,10 @@ def batch(samples, inputs, density, seed, dtype=np.float32):
 
 
 def agree(net, theta, x, y, loss, tolerance):
-    exact = reference.risk(net, theta, x, y, loss=loss)
-    np.testing.assert_allclose(cbk.risk(net, theta, x, y, loss=loss), exact, rtol=tolerance)
-    assert np.abs(cbk.forward(net, theta, x) - reference.forward(net, theta, x)).max() <= tolerance * 20
+    exact = reference.risk(net, theta[SOME], x, y, loss=loss)
+    np.testing.assert_allclose(cbk.risk(net, theta, x, y, loss=loss)[SOME], exact, rtol=tolerance)
+    exact = reference.forward(net, theta[SOME], x)
+    assert np.abs(cbk.forward(net, theta, x)[SOME] - exact).max() <= tolerance * 20
 
 
 @pytest.mark.parametrize("density", DENSITIES)
@@ -83,9 +85,9 @@ def test_gradients_whatever_the_density(density, width, dtype, tolerance):
     x = batch(150, 101, density, 5, dtype)
     labels = np.random.default_rng(6).integers(0, 3, 150)
     risks, gradient = cbk.risk_gradient(net, theta, x, labels, loss="cross_entropy")
-    exact, slopes = reference.risk_gradient(net, theta, x, labels, loss="cross_entropy")
-    np.testing.assert_allclose(risks, exact, rtol=tolerance)
-    assert np.abs(gradient - slopes).max() <= tolerance * np.abs(slopes).max()
+    exact, slopes = reference.risk_gradient(net, theta[SOME], x, labels, loss="cross_entropy")
+    np.testing.assert_allclose(risks[SOME], exact, rtol=tolerance)
+    assert np.abs(gradient[SOME] - slopes).max() <= tolerance * np.abs(slopes).max()
 
 
 def test_gradients_in_several_chunks_and_threads():
@@ -93,9 +95,9 @@ def test_gradients_in_several_chunks_and_threads():
     theta, x = net.uniform(300, seed=2), batch(2500, 128, 0.05, 3)
     y = np.random.default_rng(4).normal(size=2500).astype("f")
     risks, gradient = cbk.risk_gradient(net, theta, x, y, num_threads=1)
-    exact, slopes = reference.risk_gradient(net, theta, x, y)
-    np.testing.assert_allclose(risks, exact, rtol=2e-6)
-    assert np.abs(gradient - slopes).max() <= 2e-6 * np.abs(slopes).max()
+    exact, slopes = reference.risk_gradient(net, theta[SOME], x, y)
+    np.testing.assert_allclose(risks[SOME], exact, rtol=2e-6)
+    assert np.abs(gradient[SOME] - slopes).max() <= 2e-6 * np.abs(slopes).max()
     for threads in (2, 5):
         again = cbk.risk_gradient(net, theta, x, y, num_threads=threads)
         np.testing.assert_array_equal(again[0], risks)

@@ -56,10 +56,14 @@ for name, call in table.items():
         limit(used + kilobytes * 1024)
         try:
             call()
+            enough = True
         except MemoryError as error:
             raised += 1
             own += "no memory for" in str(error)
+            enough = False
         empty(filled)
+        if enough:
+            break
     limit(-1)
     same, whole = digest(call()) == expected, all(map(np.array_equal, read, before))
     print(json.dumps([name, raised, own, same, whole]), flush=True)

@@ -5,6 +5,7 @@ On every instruction set, each in a process of its own.
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -57,12 +58,17 @@ def results(arrays: Any, task: Any, size: int) -> dict[str, Any]:
     return {**found, "first moment": first, "second moment": second}
 
 
+@functools.lru_cache(maxsize=6)  # the numbers of rows of one size, and often of the next
+def of_long_rows(count: int, dtype: str) -> tuple[Any, Any, dict[str, Any]]:
+    rng = np.random.default_rng(count)
+    arrays = [rng.random((n, WIDE)).astype(dtype) for n in (count, 3, count, count, count)]
+    task = rng.integers(0, 3, count)
+    return arrays, task, results(arrays, task, WIDE)
+
+
 def check(size: int, dtype: str) -> None:
-    rng = np.random.default_rng(size)
     for count in counts(size):
-        arrays = [rng.random((n, WIDE)).astype(dtype) for n in (count, 3, count, count, count)]
-        task = rng.integers(0, 3, count)
-        wide = results(arrays, task, WIDE)
+        arrays, task, wide = of_long_rows(count, dtype)
         for name, result in results(arrays, task, size).items():
             where = f"{name}: {count} rows of {size}, {dtype}"
             np.testing.assert_array_equal(result, wide[name][:, :size], err_msg=where)

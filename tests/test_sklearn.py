@@ -71,8 +71,14 @@ def test_regression_is_as_good_as_a_linear_model(method):
     assert score > Ridge().fit(x, y).score(x_new, y_new) - 0.05
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("load", [datasets.load_wine, datasets.load_breast_cancer])
+@pytest.mark.parametrize(
+    ("method", "load"),
+    [
+        *[(method, datasets.load_wine) for method in METHODS],
+        *[(method, datasets.load_breast_cancer) for method in METHODS[:-1]],
+        pytest.param(METHODS[-1], datasets.load_breast_cancer, marks=pytest.mark.slow),
+    ],
+)
 def test_classification_is_as_good_as_a_linear_model(method, load):
     x, x_new, y, y_new = split(load)
     score = CBOClassifier(method, random_state=0).fit(x, y).score(x_new, y_new)
