@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,6 +30,18 @@ def run(*arguments, env=None, cwd=None):
         cwd=cwd,
         check=False,
     )
+
+
+@pytest.fixture
+def here(capsys):
+    """As `run`, in this process."""
+
+    def run(*arguments):
+        status = cli.main([*map(str, arguments)])
+        told = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=told.out, stderr=told.err)
+
+    return run
 
 
 def test_info():
@@ -155,8 +168,8 @@ def test_set_takes_words_in_any_case_for_what_is_no_name():
     assert changed["cbo"].noise == "none"
 
 
-def test_set_changes_the_methods(tmp_path):
-    done = run("reproduce", "sine", "--epochs", 2, "--seeds", 1, "--set", "particles=6", "--out", tmp_path)
+def test_set_changes_the_methods(here, tmp_path):
+    done = here("reproduce", "sine", "--epochs", 2, "--seeds", 1, "--set", "particles=6", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert [line.split()[-3:-1] for line in done.stdout.splitlines()[2:8]] == [["other", "parameters"]] * 6
     assert "a plain implementation of its parameters" not in done.stdout
@@ -175,8 +188,8 @@ def test_set_changes_the_methods(tmp_path):
         ("sine", "lr=None", ("lr must be a real number, got None",)),
     ],
 )
-def test_set_of_what_is_not_there(tmp_path, name, change, words):
-    assert_one_line(run("reproduce", name, "--set", change, "--out", tmp_path), "--set", *words)
+def test_set_of_what_is_not_there(here, tmp_path, name, change, words):
+    assert_one_line(here("reproduce", name, "--set", change, "--out", tmp_path), "--set", *words)
 
 
 def test_set_of_what_only_a_run_refuses(tmp_path, monkeypatch, capsys):
@@ -220,8 +233,8 @@ def test_missing_data(tmp_path):
 
 
 @pytest.mark.skipif(cbk.cuda.is_available(), reason="there is a CUDA device")
-def test_no_cuda(tmp_path):
-    assert_one_line(run("reproduce", "sine", "--device", "cuda", "--out", tmp_path), "device='cuda'")
+def test_no_cuda(here, tmp_path):
+    assert_one_line(here("reproduce", "sine", "--device", "cuda", "--out", tmp_path), "device='cuda'")
 
 
 @pytest.mark.parametrize("module", ["matplotlib", "tqdm"])
@@ -232,18 +245,18 @@ def test_missing_package(tmp_path, module):
     assert_one_line(done, module, "cbokernels[plots]")
 
 
-def test_out_that_is_a_file(tmp_path):
+def test_out_that_is_a_file(here, tmp_path):
     (tmp_path / "out").write_text("")
     for out in (tmp_path / "out", tmp_path / "out" / "folder"):
         assert_one_line(
-            run("reproduce", "sine", "--out", out), "--out must be a folder, got the file", str(out)
+            here("reproduce", "sine", "--out", out), "--out must be a folder, got the file", str(out)
         )
 
 
 @pytest.mark.parametrize("ending", [".csv", ".png"])
-def test_out_that_cannot_hold_the_results_is_told_before_the_runs(tmp_path, ending):
+def test_out_that_cannot_hold_the_results_is_told_before_the_runs(here, tmp_path, ending):
     (tmp_path / f"sine{ending}").mkdir()
-    done = run("reproduce", "sine", "--out", tmp_path)
+    done = here("reproduce", "sine", "--out", tmp_path)
     assert_one_line(done, "what --out is to hold must be a file, got the directory", f"sine{ending}")
 
 
