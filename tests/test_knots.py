@@ -12,6 +12,8 @@ from losses import beside
 import cbokernels as cbk
 from cbokernels import _cpu, reference
 
+SOME = slice(None, None, -3)  # of the particles, from the last on: every place in blocks of 2, 4, 8, ...
+
 
 def inputs(kind, samples, rng):
     if kind == "normal":
@@ -71,7 +73,7 @@ def test_against_the_reference(x_kind, theta_kind, width, samples, output_bias):
     result = cbk.risk(net, theta, x, y)
     # of one sample the residual may be as small as float32's rounding of the output
     atol = 1e-6 if x_kind == "one value" else 0
-    np.testing.assert_allclose(result, reference.risk(net, theta, x, y), rtol=3e-6, atol=atol)
+    np.testing.assert_allclose(result[SOME], reference.risk(net, theta[SOME], x, y), rtol=3e-6, atol=atol)
     np.testing.assert_array_equal(result, cbk.risk(net, theta, x, y, num_threads=1))
 
 
@@ -98,9 +100,8 @@ def test_gradients_against_the_reference(x_kind, theta_kind, width, output_bias)
     risks, gradients = cbk.risk_gradient(net, theta, x, y)
     for one, two in zip((risks, gradients), cbk.risk_gradient(net, theta, x, y, num_threads=1), strict=True):
         np.testing.assert_array_equal(one, two)
-    some = slice(None, None, -3)
-    expected, slopes = reference.risk_gradient(net, theta[some], x, y)
-    risks, gradients = risks[some], gradients[some]
+    expected, slopes = reference.risk_gradient(net, theta[SOME], x, y)
+    risks, gradients = risks[SOME], gradients[SOME]
     np.testing.assert_allclose(risks, expected, rtol=3e-6)
     fits = np.abs(slopes) < np.finfo(np.float32).max
     assert np.isinf(gradients[~fits]).all()
