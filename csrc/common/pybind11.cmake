@@ -1,3 +1,8 @@
+# No link-time optimization, which pybind11 would choose for the bindings alone: calls take as long without it.
+if(NOT DEFINED CMAKE_INTERPROCEDURAL_OPTIMIZATION)
+  set(CMAKE_INTERPROCEDURAL_OPTIMIZATION OFF)
+endif()
+
 # pybind11 of the Python that the build uses; the one that pip installed need not be named on the command line.
 set(PYBIND11_FINDPYTHON ON)
 if(NOT pybind11_DIR)
