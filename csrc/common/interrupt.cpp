@@ -29,14 +29,14 @@ void Interrupt::look() {
   if (next_ == never || now() < next_) return;
   const bool end = wanted_();
   next_ = end ? never : now() + pause;
-  if (end) stopped_.store(true, std::memory_order_relaxed);
+  if (end) __atomic_store_n(&stopped_, true, __ATOMIC_RELAXED);
 }
 
 void poll() {
   Interrupt* const call = under_way;
   if (!call) return;
   if (call->home_ == &under_way) call->look();
-  if (call->stopped_.load(std::memory_order_relaxed)) throw Interrupted{};
+  if (__atomic_load_n(&call->stopped_, __ATOMIC_RELAXED)) throw Interrupted{};
 }
 
 }  // namespace cbk

@@ -8,7 +8,6 @@
 // Each instruction set's kernels include this.  What is inline here is always inlined: no copy serves another set.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
 namespace cbk {
@@ -44,8 +43,8 @@ class Interrupt {
   bool (*const wanted_)();
   const void* const home_;  // tells its thread from others
   Work work_;
-  std::atomic<bool> stopped_{false};
-  int64_t next_;  // when to ask
+  bool stopped_ = false;  // atomic by the compiler's builtins: <atomic> takes each kernel's file a third of a second
+  int64_t next_;          // when to ask
 };
 
 // Throws Interrupted where the call that this thread works for is to end.
