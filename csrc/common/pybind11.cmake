@@ -20,13 +20,20 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_G
   target_compile_options(pybind11::headers INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-array-bounds>)
 endif()
 
-# pybind11's headers are read once, not by each file.  As one file the bindings share what they instantiate too, and a
-# core works alone: for builds from scratch.
-option(CBOKERNELS_ONE_FILE "Compile the bindings as one file, in a third of the time that they take one by one" OFF)
+# Headers are read once, not by each file.  As one file the bindings share what they instantiate too, and a core works
+# alone: for builds from scratch.
+option(CBOKERNELS_ONE_FILE "Compile the bindings as one file, in a third of the time that they take one by one, and small files of kernels together" OFF)
 function(cbk_read_headers_once bindings)
   if(CBOKERNELS_ONE_FILE)
     set_target_properties(${bindings} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
   else()
     target_precompile_headers(${bindings} PRIVATE <pybind11/numpy.h> <pybind11/stl.h>)
+  endif()
+endfunction()
+# Of these files the headers are most of the work.
+function(cbk_read_together target)
+  if(CBOKERNELS_ONE_FILE)
+    set_source_files_properties(${ARGN} PROPERTIES UNITY_GROUP small)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
   endif()
 endfunction()

@@ -11,15 +11,15 @@
 namespace cbk {
 namespace {
 
-constexpr int64_t piece = 8192;  // coordinates of one row that one thread fills at a time
+constexpr int64_t random_piece = 8192;  // coordinates of one row that one thread fills at a time
 
 template <class F>
 void for_pieces(int64_t rows, int64_t columns, double each, int num_threads, F&& f) {
-  const int64_t pieces = divide_up(columns, piece), tasks = rows * pieces;
+  const int64_t pieces = divide_up(columns, random_piece), tasks = rows * pieces;
   const int threads = thread_count(num_threads, tasks, nanoseconds(each, rows, columns));
   parallel_for(tasks, threads, [&](int64_t i) {
-    const int64_t begin = i % pieces * piece;
-    f(i / pieces, begin, std::min(piece, columns - begin));
+    const int64_t begin = i % pieces * random_piece;
+    f(i / pieces, begin, std::min(random_piece, columns - begin));
   }, short_tasks(columns));
 }
 

@@ -13,8 +13,6 @@
 namespace cbk {
 namespace {
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
-
 // One side of the coupling: its points in the frame, by rows and by columns, and its potential.
 class Side {
  public:
@@ -25,7 +23,8 @@ class Side {
     for (int64_t i = 0; i < shape.count * shape.size; ++i) rows_.data()[i] = frame.at(points[i], i % shape.size);
     columns_.fill(rows_.data());
     std::fill_n(potential_.data(), shape.count, 0.0);
-    std::fill(potential_.data() + shape.count, potential_.data() + shape.padded, -infinity);
+    std::fill(potential_.data() + shape.count, potential_.data() + shape.padded,
+              -std::numeric_limits<double>::infinity());
   }
   const double* columns() { return columns_.data(); }
   const double* row(int64_t i) { return rows_.data() + i * shape.size; }
@@ -112,7 +111,8 @@ class Coupling {
   // With rows of mass 1/M: how much of each column is kept, and what it lacks; the columns' error.
   double balance(double rate) {
     double *shift = value_.data(), *total = total_.data();
-    std::fill_n(shift, x_.shape.padded, infinity), std::fill_n(total, x_.shape.padded, 1.0);
+    std::fill_n(shift, x_.shape.padded, std::numeric_limits<double>::infinity()),
+        std::fill_n(total, x_.shape.padded, 1.0);
     for_rows(x_, y_, rate,
              [&](int64_t i, const SoftSum& sum, const double*) { shift[i] = sum.shift, total[i] = sum.total; });
     const double unit = double(y_.shape.count) / double(x_.shape.count);
