@@ -15,6 +15,7 @@ import pytest
 import cbokernels as cbk
 from cbokernels import cli
 from cbokernels.experiments import EXPERIMENTS, Finding, Options
+from cbokernels.experiments._common import OptionError
 
 COMMAND = [sys.executable, "-m", "cbokernels.cli"]
 
@@ -166,6 +167,17 @@ def test_set_takes_words_in_any_case_for_what_is_no_name():
     assert changed["hopping"].rank is None
     assert changed["full"].mirrored is False
     assert changed["cbo"].noise == "none"
+
+
+def test_set_is_for_the_methods_that_take_such_a_value():
+    """drift is a number of CBO, and a word of hopping."""
+    methods = {"cbo": cbk.CBO(), "hopping": cbk.ConsensusHopping()}
+    changed = Options(changes={"drift": 0.5}).changed(methods)
+    assert (changed["cbo"].drift, changed["hopping"].drift) == (0.5, "auto")
+    changed = Options(changes={"drift": "mean"}).changed(methods)
+    assert (changed["cbo"].drift, changed["hopping"].drift) == (cbk.CBO().drift, "mean")
+    with pytest.raises(OptionError, match="drift must be"):
+        Options(changes={"drift": [1]}).changed(methods)
 
 
 def test_set_changes_the_methods(here, tmp_path):

@@ -57,19 +57,32 @@ class Options:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def changed(self, methods: Mapping[str, Method]) -> dict[str, Method]:
-        """The methods by label, with the changes in each that has the parameter; OptionError if none has."""
-        known = {label: {field.name for field in dataclasses.fields(m)} for label, m in methods.items()}
-        for name in self.changes:
-            if not any(name in names for names in known.values()):
-                there = ", ".join(sorted(set().union(*known.values())))
-                raise OptionError(f"--set {name}: there is no such parameter here, only {there}")
+        """The methods by label, with the changes in each that takes such values; OptionError if none does."""
+        taken: dict[str, dict[str, Any]] = {label: {} for label in methods}
+        for name, value in self.changes.items():
+            refused = None
+            for label, m in methods.items():
+                if name not in {field.name for field in dataclasses.fields(m)}:
+                    continue
+                meant = _meant(value, getattr(m, name))
+                try:
+                    dataclasses.replace(m, **{name: meant})
+                except TypeError as error:
+                    # "drift" is a word of one method and a number of another
+                    if isinstance(meant, str) != isinstance(getattr(m, name), str):
+                        refused = error
+                        continue
+                except ValueError:
+                    pass  # another change may go with it
+                taken[label][name] = meant
+            if any(name in changes for changes in taken.values()):
+                continue
+            if refused:
+                raise OptionError(f"--set: {refused}") from refused
+            there = ", ".join(sorted({f.name for m in methods.values() for f in dataclasses.fields(m)}))
+            raise OptionError(f"--set {name}: there is no such parameter here, only {there}")
         try:
-            return {
-                label: dataclasses.replace(
-                    m, **{n: _meant(v, getattr(m, n)) for n, v in self.changes.items() if n in known[label]}
-                )
-                for label, m in methods.items()
-            }
+            return {label: dataclasses.replace(m, **taken[label]) for label, m in methods.items()}
         except (TypeError, ValueError) as error:
             raise OptionError(f"--set: {error}") from error
 
