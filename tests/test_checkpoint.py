@@ -168,6 +168,23 @@ def test_another_configuration_is_refused(tmp_path, change, message):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("particles", [22, 200])
+def test_hopping_goes_on_with_as_many_particles(tmp_path, particles):
+    """Its theta, the centre, does not tell how many there are."""
+    path = tmp_path / "run.npz"
+    method = cbk.ConsensusHopping(particles=20)
+    train(method=method, epochs=2, checkpoint=path)
+    with pytest.raises(ValueError, match=rf"particles is 20 in the checkpoint and {particles} now"):
+        train(method=method.set_params(particles=particles), epochs=4, checkpoint=path, resume=True)
+
+
+def test_another_method_is_all_that_is_told(tmp_path):
+    path = tmp_path / "run.npz"
+    train(method=cbk.ConsensusHopping(particles=20), epochs=2, checkpoint=path)
+    with pytest.raises(ValueError, match=r"but method is ConsensusHopping in the checkpoint and CBO now$"):
+        train(epochs=4, checkpoint=path, resume=True)
+
+
 def test_schedules_over_the_run_make_another_length_another_run(tmp_path):
     path = tmp_path / "run.npz"
     method = cbk.CBO(particles=10, floor=cbk.Exponential(0.1, 0.001))

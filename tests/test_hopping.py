@@ -353,8 +353,11 @@ def test_risks_that_are_not_finite():
     ("arguments", "message"),
     [
         ({"particles": 7}, "particles must be even where mirrored, got 7"),
-        ({"particles": 1}, "particles"),
+        ({"particles": 1}, r"particles must be an integer in \[2,"),
+        ({"particles": 0}, r"particles must be an integer in \[2,"),
+        ({"rank": "1"}, "rank must be an integer, None or 'auto', got '1'"),
         ({"spread": 0.0}, "spread"),
+        ({"spread": math.inf}, r"spread must lie in \(0, inf\), got inf"),
         ({"spread": -1.0}, "spread"),
         ({"lr": -0.1}, "lr"),
         ({"scope": "layer"}, "scope must be"),

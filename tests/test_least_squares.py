@@ -301,12 +301,6 @@ def test_a_run_that_is_continued(drift, tmp_path):
         cbk.train(net, x, y, other, epochs=5, checkpoint=path, resume=True, **options)
 
 
-def test_checkpoints_from_before_there_was_a_choice_are_of_the_mean():
-    described = METHOD.set_params(drift="mean")._description()
-    assert not any("drift" in name for name in described)
-    assert described.keys() == METHOD._description().keys() - {"ConsensusHopping.drift"}
-
-
 def test_plan_counts_the_fit():
     net = cbk.TwoLayer(784, 20, 10)
     mean, fit = (

@@ -318,7 +318,7 @@ def test_directions_are_free_where_there_is_no_span_and_that_is_said_once(zeros)
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message="x is not scaled")
         expected = cbk.train(net, x, labels, free, **options)
-    with pytest.warns(cbk.CboWarning, match="fewer samples than inputs") as caught:
+    with pytest.warns(cbk.CboWarning, match="fewer samples in a minibatch than inputs") as caught:
         got = cbk.train(net, x, labels, METHOD, **options)
     said = [w.filename for w in caught if "fewer samples" in str(w.message)]
     assert said == [__file__]

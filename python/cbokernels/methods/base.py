@@ -278,6 +278,7 @@ class NetworksStepper(Stepper):
 class Method(abc.ABC):
     """Base of the methods. `_parameters` names the float parameters and the check each value passes."""
 
+    _fewest: ClassVar[int] = 1  # particles
     _parameters: ClassVar[dict[str, Check]] = {}
     _of_each: ClassVar[tuple[str, ...]] = ()  # float parameters that may be arrays, kept as tuples
     _first_step: ClassVar[int] = 0  # number of a run's first step, which drives its random numbers
@@ -289,7 +290,7 @@ class Method(abc.ABC):
     _task_axes: ClassVar[tuple[str, ...] | None] = ()  # y's before the samples; None: one of tasks, or none
 
     def __post_init__(self) -> None:
-        self._check_count("particles")
+        self._check_count("particles", self._fewest)
         chosen = {field.name for field in dataclasses.fields(self) if field.default is None}
         for name, check in self._parameters.items():
             value = getattr(self, name)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,8 +33,8 @@ from .rounding import LEVELS, RoundedBatch, network_bytes, rounded
 _MOST_RANK = 65536
 FORMED = 2**22  # numbers of particles that are formed at a time (_own_losses.py)
 _FREE = (
-    "directions='batch' expects minibatches of fewer samples than inputs, not all 0: directions were free in "
-    "others"
+    "directions were free in some minibatches or in all, in spite of directions='batch': it expects fewer "
+    "samples in a minibatch than inputs, and inputs that are not all 0"
 )
 # The rule of the defaults: inputs and parameters a particle from which on neurons are judged one by one, and
 # inputs from which on noise is of rank 1.
@@ -111,13 +112,13 @@ class ConsensusHopping(Method):
     beta2: float = 0.999
     delta: float = 1e-12
 
-    _parameters: ClassVar[dict[str, Check]] = {"spread": positive, "lr": nonnegative}
+    _fewest: ClassVar[int] = 2
+    _parameters: ClassVar[dict[str, Check]] = {"spread": partial(positive, infinite=False), "lr": nonnegative}
     _any_function: ClassVar[bool] = True
     _stays_on_card: ClassVar[bool] = False  # none is stored
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_count("particles", 2)
         object.__setattr__(self, "mirrored", boolean(self.mirrored, "mirrored"))
         if not isinstance(self.weights, TargetEss) and self.weights not in ("rank", *LEVELS):
             wrong = ValueError if isinstance(self.weights, str) else TypeError
@@ -126,9 +127,9 @@ class ConsensusHopping(Method):
                 f"{self.weights!r:.80}"
             )
         choice(self.scope, "scope", ("auto", "network", "atom"))
-        if isinstance(self.rank, str):
-            choice(self.rank, "rank", ("auto",))
-        elif self.rank is not None:
+        if isinstance(self.rank, str) and self.rank != "auto":
+            raise ValueError(f"rank must be an integer, None or 'auto', got {self.rank!r:.80}")
+        if self.rank is not None and self.rank != "auto":
             object.__setattr__(self, "rank", integer(self.rank, "rank", 1, _MOST_RANK + 1))
         if choice(self.directions, "directions", ("auto", "free", "batch")) == "batch" and self.rank is None:
             raise ValueError("rank must be given, such as rank=1, for directions='batch', got None")
@@ -242,11 +243,8 @@ class ConsensusHopping(Method):
         )
 
     def _description(self) -> dict[str, str]:
-        # Checkpoints from before there was a choice have no drift: it was the mean.
-        told = super()._description()
-        if self.drift == "mean":
-            del told["ConsensusHopping.drift"]
-        return told
+        # theta, which is the centre, does not tell how many there are
+        return {**super()._description(), "ConsensusHopping.particles": str(self.particles)}
 
     def _by_atoms(self, net: TwoLayer) -> bool:
         many = net.size > _ATOM_RATIO * self.particles

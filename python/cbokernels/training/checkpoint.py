@@ -148,9 +148,10 @@ class Checkpoint:
         self, saved: dict[str, str], snapshot: Snapshot, method: Method, epochs: int, done: int
     ) -> list[str]:
         mine = self.configuration
+        other_method = saved.get("method") != mine.get("method")  # whose parameters need not be told
         differences = [
             f"{name} is {saved.get(name, 'absent')} in the checkpoint and {mine.get(name, 'absent')} now"
-            for name in sorted({*saved, *mine})
+            for name in (["method"] if other_method else sorted({*saved, *mine}))
             if saved.get(name) != mine.get(name)
         ]
         if done > epochs:
