@@ -211,7 +211,7 @@ def test_a_checkpoint_of_standardised_inputs_loads_as_its_result(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("column", "words"), [(1e7, "mean 1e.07"), (1.6e9, "mean 1.6e.09"), (1e-40, "deviation")]
+    ("column", "words"), [(1e7, "mean 1e.07"), (1.6e9, "mean 1.6e.09"), (1e-40, "divided by")]
 )
 def test_columns_that_parameters_cannot_take_in_are_told(column, words):
     rng = np.random.default_rng(3)

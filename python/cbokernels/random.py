@@ -3,7 +3,7 @@
 A number depends on (seed, stream, step, particle, coordinate) alone: not on the number of threads, the
 instruction set or how many others are drawn. Counter words: stream, step, particle, block of four
 coordinates; key: the seed's low and high 32 bits. Streams: 0 update noise, 1 initialisation,
-2 minibatch order, 3 particle subsets.
+2 minibatch order, 3 particle subsets, 4 and 5 signs and directions of hopping's noise of low rank.
 """
 
 from __future__ import annotations

@@ -337,9 +337,13 @@ def check_weights(weights: Array) -> None:
     wrong = ~((weights >= 0) & (weights < np.inf))
     if wrong.any():
         i = int(wrong.argmax())
-        raise ValueError(f"sample_weight must be finite and not negative, got {weights[i]} at [{i}]")
+        raise ValueError(
+            f"sample_weight must be finite and not negative, got {weights[i]} at [{i}] as {weights.dtype}"
+        )
     if not weights.any():
-        raise ValueError(f"sample_weight must not be 0 everywhere, got {len(weights)} zeros")
+        raise ValueError(
+            f"sample_weight must not be 0 everywhere, got {len(weights)} zeros as {weights.dtype}"
+        )
     with np.errstate(over="ignore", divide="ignore"):
         total = weights.sum(dtype=np.float64)
         scale = np.asarray(len(weights) / total, weights.dtype)

@@ -38,7 +38,10 @@ def advise(data: Data, y: Values, net: TwoLayer, loss: Loss | None) -> None:
             "(or as many as there are) and loss 'cross_entropy', or 'logistic'; for values say loss='mse'"
         )
     if words := _trouble(x.reshape(-1, x.shape[-1])):
-        _warn(f"x {words}: centre its columns and divide them by their standard deviations")
+        _warn(
+            f"x {words}: take standardize=True, or centre its columns and divide them by their standard "
+            "deviations (those that are constant tell nothing and can be left out)"
+        )
     if not takes_labels(data.loss):
         size = _root_mean_square(data.call.host(data.y).reshape(-1, 1))[0]
         if size > _LARGE_TARGET:
@@ -91,7 +94,7 @@ def advise_on_folding(mean: Array, scale: Array, dtype: np.dtype[Any]) -> None:
     if lost.any():
         k = int(lost.argmax())
         _warn(
-            f"column {k} of x has mean {mean[k]:.3g} and standard deviation {scale[k]:.3g}, which {dtype} "
+            f"column {k} of x has mean {mean[k]:.3g} and is divided by {scale[k]:.3g}, which {dtype} "
             "parameters for x itself cannot take in: predictions will differ from the history. Centre and "
             "scale x yourself" + (", or take dtype='float64'" if dtype == np.float32 else "")
         )
