@@ -237,7 +237,7 @@ def test_runs_in_one_batch_and_in_several_graphs(cuda, batch_size):
 
 def test_only_the_last_batch_has_a_span(cuda):
     net, x, _, labels = data()
-    with pytest.warns(cbk.CboWarning, match="fewer samples than inputs"):
+    with pytest.warns(cbk.CboWarning, match="fewer samples in a minibatch than inputs"):
         assert_close(*both(net, x, labels, METHODS["atom, rank 1, batch"], batch_size=20))
 
 
@@ -266,7 +266,7 @@ def test_directions_are_free_where_there_is_no_span_and_that_is_said_once(cuda, 
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message="x is not scaled")
         expected = cbk.train(net, x, labels, free, **options)
-    with pytest.warns(cbk.CboWarning, match="fewer samples than inputs") as caught:
+    with pytest.warns(cbk.CboWarning, match="fewer samples in a minibatch than inputs") as caught:
         got = cbk.train(net, x, labels, method, **options)
     said = [w.filename for w in caught if "fewer samples" in str(w.message)]
     assert said == [__file__]
