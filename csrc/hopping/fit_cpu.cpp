@@ -124,7 +124,7 @@ template <class T>
 FitFactor<T>::FitFactor(int64_t draws, int64_t length)
     : factor_(draws),
       z_(factor_.stride() * length),
-      packed_(std::max(Factor::panel() * length, factor_.stride())),
+      packed_(Factor::panel() * length),
       inverse_(draws * factor_.stride()),
       transposed_(draws * factor_.stride()) {}
 
