@@ -5,9 +5,8 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <vector>
-
-#include "../csrc/common/parallel.hpp"
 
 namespace bench {
 
@@ -58,14 +57,14 @@ inline double fma_rate(int threads, int trials = 5) {
 // GB/s of a copy (read and written bytes counted once each) through arrays that no cache holds.
 inline double copy_rate(int threads) {
   constexpr int64_t count = 32 << 20;
-  cbk::Buffer<float> from(count), to(count);
+  const auto from = std::make_unique_for_overwrite<float[]>(count), to = std::make_unique_for_overwrite<float[]>(count);
 #pragma omp parallel for num_threads(threads)
-  for (int64_t i = 0; i < count; ++i) from.data()[i] = float(i), to.data()[i] = 0;
+  for (int64_t i = 0; i < count; ++i) from[i] = float(i), to[i] = 0;
   double best = 0;
   for (int trial = 0; trial < 5; ++trial) {
     const double start = seconds();
 #pragma omp parallel for num_threads(threads)
-    for (int64_t i = 0; i < count; ++i) to.data()[i] = from.data()[i];
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
     const double rate = 8.0 * double(count) / (seconds() - start) / 1e9;
     if (rate > best) best = rate;
   }
