@@ -83,7 +83,9 @@ class Crowd {
 
  private:
   static constexpr int64_t interval = 20, shortest_stay = 100, longest_stay = 1600;  // milliseconds
-  static constexpr int64_t quiet = 20;  // milliseconds that a thread runs before it loses its core, at least
+  // Milliseconds that threads run for each core that they lose, on a quiet machine, and how far they may fall behind:
+  // now and then the system's own work takes a few cores within one interval.
+  static constexpr int64_t quiet = 20, most_behind = 80;
 
   static int64_t milliseconds(std::chrono::nanoseconds time) {
     return std::chrono::duration_cast<std::chrono::milliseconds>(time).count();
@@ -97,8 +99,9 @@ class Crowd {
     const int64_t ran = milliseconds(usage.ru_utime) + milliseconds(usage.ru_stime) - ran_;
     const int64_t lost = int64_t(usage.ru_nivcsw) - lost_;
     ran_ += ran, lost_ += lost;
-    const bool crowded = lost > 2 && lost * quiet > ran;
-    if (crowded) {
+    behind_ = std::max(behind_ + lost * quiet - ran, int64_t(0));
+    if (behind_ > most_behind) {
+      behind_ = 0;
       // threads are tried again after a while, which is twice as long each time that it was too short
       if (!here_.load(std::memory_order_relaxed)) stay_ = std::min(2 * stay_, longest_stay);
       until_ = now + stay_;
@@ -111,7 +114,7 @@ class Crowd {
   std::mutex looking_;
   std::atomic<bool> here_{false};
   std::atomic<int64_t> next_look_{0};
-  int64_t ran_ = 0, lost_ = 0, until_ = 0, stay_ = shortest_stay / 2;
+  int64_t ran_ = 0, lost_ = 0, behind_ = 0, until_ = 0, stay_ = shortest_stay / 2;
 };
 
 class NoMemory : public std::bad_alloc {
