@@ -313,8 +313,11 @@ def new_figure(panels: int) -> tuple[Any, Any]:
     return figure, axes
 
 
-def save_figure(path: Path, figure: Any, curves: Sequence[Curve] = ()) -> None:
-    """Write the figure as PNG; in its corner, how many seeds its curves have."""
+def save_figure(path: Path, figure: Any, curves: Sequence[Curve] = (), **changes: Any) -> None:
+    """Write the figure as PNG; in its corners, how many seeds its curves have and what `--set` changed."""
+    if changes:
+        told = "--set " + " ".join(f"{name}={value}" for name, value in changes.items())
+        figure.text(0.005, 0.995, told, ha="left", va="top", fontsize=8, color="0.4")
     if curves:
         seeds = counted(len(curves[0].results), "seed")
         figure.text(0.995, 0.995, seeds, ha="right", va="top", fontsize=8, color="0.4")
@@ -348,15 +351,15 @@ def draw_band(
 ) -> None:
     """Median over seeds per epoch, and the band from least to greatest.
 
-    scale: a factor for the values. x: what to draw them against (None: the epochs). Other arguments go to
-    `Axes.plot`.
+    scale: of the values. x: what to draw them against, None: the epochs. `line` goes to `Axes.plot`.
     """
     rows = curve.history(name) * scale
     if x is None:
         x = curve.results[0].history["epoch"]
     if len(rows) > 1:
         ax.fill_between(x, rows.min(axis=0), rows.max(axis=0), color=colour, alpha=0.18, linewidth=0)
-    ax.plot(x, np.median(rows, axis=0), **{"color": colour, "linewidth": 1.3, "label": curve.label, **line})
+    look = {"color": colour, "linewidth": 1.3, "label": curve.label, "marker": "o" if len(x) == 1 else None}
+    ax.plot(x, np.median(rows, axis=0), **{**look, **line})
 
 
 def mark_clipped(ax: Any) -> None:

@@ -198,7 +198,7 @@ def reproduce(options: Options) -> list[Finding]:
         draw(ax, name, {run: curve for run, curve in by_run.items() if run.samples == name})
     axes[0].legend(frameon=False, fontsize=8, loc="lower center", ncols=3)
     figure.subplots_adjust(left=0.07, wspace=0.28)
-    save_figure(options.out / "binary.png", figure, curves)
+    save_figure(options.out / "binary.png", figure, curves, **options.changes)
     return findings(by_run, sets)
 
 

@@ -145,7 +145,7 @@ def reproduce(options: Options) -> list[Finding]:
     velocities = hot_velocities()
     seconds = time.perf_counter() - began
     draw(axes, curves, velocities)
-    save_figure(options.out / "heavy-ball.png", figure, curves)
+    save_figure(options.out / "heavy-ball.png", figure, curves, **options.changes)
     return findings(curves, velocities, seconds, steps)
 
 

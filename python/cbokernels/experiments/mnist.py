@@ -122,10 +122,11 @@ class Run:
         """Samples per step."""
         return HOPPING_BATCH if "hopping" in self.method or self.decays else BATCH
 
-    def multiply_adds(self, samples: int) -> float:
-        """Of the products in an epoch of so many samples; a gradient costs twice its forward pass."""
+    def multiply_adds(self, method: Method, samples: int) -> float:
+        """Of the products in an epoch of so many samples by this method; a gradient costs twice its forward
+        pass."""
         width, inputs, outputs = NET.width, NET.inputs, NET.outputs
-        method, batch = self.made, self.batch_size
+        batch = self.batch_size
         count: int = getattr(method, "particles")  # noqa: B009
         if isinstance(method, ConsensusHopping) and method.rank is not None:
             drawn = count * batch * (width + batch) / 2 + count * batch * width * (1 + outputs)
@@ -251,13 +252,14 @@ def reproduce(options: Options) -> list[Finding]:
     )
     for curve in curves:
         curve.columns.update(scores[curve.label].columns)
-        epoch = runs[curve.label].multiply_adds(samples[curve.label])
+        run = runs[curve.label]
+        epoch = run.multiply_adds(changed[run.particles][run.method], samples[curve.label])
         curve.columns["multiply_adds"] = [epoch * r.history["epoch"] for r in curve.results]
     write_csv(options.out / "mnist.csv", curves)
     by_run = dict(zip(runs.values(), curves, strict=True))
     shown = [{run: by_run[run] for run in group} for group in (learning, generalising)]
     draw(axes, shown[0], shown[1], counts=(int(split[2].sum()), int((~split[2]).sum())))
-    save_figure(options.out / "mnist.png", figure, curves)
+    save_figure(options.out / "mnist.png", figure, curves, **options.changes)
     return findings(*(list(group.values()) for group in shown))
 
 

@@ -81,7 +81,7 @@ def reproduce(options: Options) -> list[Finding]:
     summarise(curve)
     write_csv(options.out / "multitask.csv", [curve])
     draw(axes, curve)
-    save_figure(options.out / "multitask.png", figure)
+    save_figure(options.out / "multitask.png", figure, **options.changes)
     return findings(curve, epochs)
 
 

@@ -112,7 +112,7 @@ def reproduce(options: Options) -> list[Finding]:
         curve.columns["passes"] = [cost * r.history["epoch"] for r in curve.results]
     write_csv(options.out / "sine.csv", curves)
     draw(axes, curves, x, y)
-    save_figure(options.out / "sine.png", figure)
+    save_figure(options.out / "sine.png", figure, **options.changes)
     return findings(curves, epochs)
 
 

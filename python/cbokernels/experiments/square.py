@@ -111,7 +111,7 @@ def reproduce(options: Options) -> list[Finding]:
     )
     write_csv(options.out / "square.csv", curves)
     draw(axes, curves)
-    save_figure(options.out / "square.png", figure)
+    save_figure(options.out / "square.png", figure, **options.changes)
     return findings(curves, epochs)
 
 
