@@ -369,19 +369,19 @@ def test_another_version_is_told_of(tmp_path, monkeypatch):
 def test_other_files_are_not_written_over(tmp_path, resume):
     path, result = tmp_path / "notes", tmp_path / "result"
     path.write_text("years of work")
-    cbk.minimize(lambda t: t[:, 0] ** 2, np.ones((3, 1)), steps=2).save(result)
+    cbk.minimize(lambda t: t[:, 0] ** 2, np.arange(3.0)[:, None], steps=2).save(result)
     net, x = cbk.TwoLayer(1, 3), np.ones((4, 1))
     for file in (path, result):
         before = file.read_bytes()
         for call in (
             lambda at: cbk.train(net, x, x, cbk.CBO(particles=4), epochs=1, checkpoint=at, resume=resume),
             lambda at: cbk.minimize(
-                lambda t: t[:, 0] ** 2, np.ones((3, 1)), steps=1, checkpoint=at, resume=resume
+                lambda t: t[:, 0] ** 2, np.arange(3.0)[:, None], steps=1, checkpoint=at, resume=resume
             ),
         ):
             with pytest.raises(ValueError, match=re.escape(str(file))):
                 call(file)
         assert file.read_bytes() == before
     (tmp_path / "empty").touch()
-    cbk.minimize(lambda t: t[:, 0] ** 2, np.ones((3, 1)), steps=1, checkpoint=tmp_path / "empty")
-    cbk.minimize(lambda t: t[:, 0] ** 2, np.ones((3, 1)), steps=1, checkpoint=tmp_path / "empty")
+    cbk.minimize(lambda t: t[:, 0] ** 2, np.arange(3.0)[:, None], steps=1, checkpoint=tmp_path / "empty")
+    cbk.minimize(lambda t: t[:, 0] ** 2, np.arange(3.0)[:, None], steps=1, checkpoint=tmp_path / "empty")

@@ -240,4 +240,4 @@ def test_mpi4py_is_asked_for_where_it_is_missing(monkeypatch):
         cbk.minimize(lambda t: t[:, 0], np.ones((4, 1)), comm=object())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cbk.minimize(lambda t: t[:, 0] ** 2, np.ones((4, 1)), steps=2)
+        cbk.minimize(lambda t: t[:, 0] ** 2, np.arange(4.0)[:, None], steps=2)

@@ -58,7 +58,7 @@ def test_predict_refuses(x, error, message):
 
 
 def test_minimize_predicts_nothing():
-    result = cbk.minimize(lambda theta: (theta**2).sum(axis=1), np.ones((3, 2)), steps=1)
+    result = cbk.minimize(lambda theta: (theta**2).sum(axis=1), np.eye(3, 2), steps=1)
     with pytest.raises(ValueError, match=r"predict expects the result of training a network"):
         result.predict(X)
 
@@ -75,7 +75,7 @@ def test_plot(result, pyplot):
 
 
 def test_plot_of_negative_values_has_a_linear_axis(pyplot):
-    result = cbk.minimize(lambda theta: -np.ones(len(theta)), np.ones((3, 2)), steps=2)
+    result = cbk.minimize(lambda theta: -np.ones(len(theta)), np.eye(3, 2), steps=2)
     ax = result.plot()
     assert ax.get_yscale() == "linear"
     assert ax.get_xlabel() == "step"
@@ -110,13 +110,13 @@ def test_save_and_load(result, tmp_path, name):
 
 
 def test_save_of_minimize(tmp_path):
-    result = cbk.minimize(lambda theta: (theta**2).sum(axis=1), np.ones((3, 2)), steps=2)
+    result = cbk.minimize(lambda theta: (theta**2).sum(axis=1), np.eye(3, 2), steps=2)
     result.save(tmp_path / "r")
     assert cbk.Result.load(tmp_path / "r").net is None
 
 
 def test_saved_files_follow_the_umask(tmp_path):
-    result = cbk.minimize(lambda theta: (theta**2).sum(axis=1), np.ones((3, 2)), steps=1)
+    result = cbk.minimize(lambda theta: (theta**2).sum(axis=1), np.eye(3, 2), steps=1)
     before = os.umask(0o027)
     try:
         result.save(tmp_path / "r")
@@ -127,7 +127,7 @@ def test_saved_files_follow_the_umask(tmp_path):
 
 @pytest.mark.parametrize("where", ["write", "replace"])
 def test_a_failed_save_changes_nothing(tmp_path, monkeypatch, where):
-    first = cbk.minimize(lambda theta: (theta**2).sum(axis=1), np.ones((3, 2)), steps=1)
+    first = cbk.minimize(lambda theta: (theta**2).sum(axis=1), np.eye(3, 2), steps=1)
     path = tmp_path / "r.npz"
     first.save(path)
     before = path.read_bytes()
@@ -157,7 +157,7 @@ def test_load_refuses_other_files(tmp_path):
     text = tmp_path / "text"
     text.write_text("epoch,risk")
     whole = tmp_path / "whole"
-    cbk.minimize(lambda theta: (theta**2).sum(axis=1), np.ones((3, 2)), steps=1).save(whole)
+    cbk.minimize(lambda theta: (theta**2).sum(axis=1), np.eye(3, 2), steps=1).save(whole)
     cut = tmp_path / "cut"
     cut.write_bytes(whole.read_bytes()[:-100])
     other = tmp_path / "other.npz"

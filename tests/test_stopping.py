@@ -125,7 +125,7 @@ def test_a_callback_may_raise_stop_iteration():
     assert (result.nit, result.stopped) == (4, "callback")
     assert result.message == "the callback stopped the run after epoch 4"
     np.testing.assert_array_equal(result.particles, train(epochs=4).particles)
-    assert cbk.minimize(faults.rastrigin, np.ones((3, 2)), callback=stop).nit == 4
+    assert cbk.minimize(faults.rastrigin, np.eye(3, 2), callback=stop).nit == 4
 
 
 def test_a_stop_iteration_of_another_function_is_told():
@@ -133,7 +133,7 @@ def test_a_stop_iteration_of_another_function_is_told():
         return next(iter(()))
 
     for call in (
-        lambda: cbk.minimize(ended, np.ones((3, 2)), steps=2),
+        lambda: cbk.minimize(ended, np.eye(3, 2), steps=2),
         lambda: train(loss=ended, method=cbk.CBO(particles=4)),
         lambda: train(method=cbk.CBO(particles=4, dt=ended)),
     ):
@@ -171,7 +171,7 @@ def test_a_risk_that_is_no_number_is_never_the_best():
 @pytest.mark.filterwarnings("ignore:.*NaN or infinite:cbokernels.CboWarning")
 def test_no_number_at_all():
     fun = lambda t: np.full(len(t), np.nan) if len(t) == 1 else np.arange(len(t), dtype=float)  # noqa: E731
-    result = cbk.minimize(fun, np.ones((4, 2)), cbk.CBO(alpha=1.0), steps=3, patience=2)
+    result = cbk.minimize(fun, np.eye(4, 2), cbk.CBO(alpha=1.0), steps=3, patience=2)
     assert (result.nit, result.stopped, result.success) == (2, "patience", False)
     assert np.isnan(result.best_risk)
     assert result.best_epoch == 0
@@ -359,7 +359,7 @@ def test_predict_all_tells_of_every_network():
     np.testing.assert_array_equal(outputs[0], result.predict(X))
     np.testing.assert_array_equal(outputs, cbk.forward(NET, result.particles, X.astype(np.float32)))
     with pytest.raises(ValueError, match="predict_all expects the result of training a network"):
-        cbk.minimize(faults.rastrigin, np.ones((3, 2)), steps=1).predict_all(X)
+        cbk.minimize(faults.rastrigin, np.eye(3, 2), steps=1).predict_all(X)
 
 
 @pytest.mark.parametrize(
@@ -377,4 +377,4 @@ def test_bad_arguments(change, error, message):
     with pytest.raises(error, match=message):
         train(**change)
     with pytest.raises(error, match=message):
-        cbk.minimize(faults.rastrigin, np.ones((3, 2)), **change)
+        cbk.minimize(faults.rastrigin, np.eye(3, 2), **change)

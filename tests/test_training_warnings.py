@@ -83,8 +83,33 @@ def test_no_warning_of_collapse_when_the_risk_is_gone_or_nothing_moved():
     solved[:, 24:] = 0  # the second layer: every network is 0
     result = cbk.train(NET, x, 0 * y, cbk.CBO(diffusion=0.3), theta=solved, epochs=400)
     assert (result.particles.std(axis=0) < 1e-7).all()
-    cbk.train(NET, x, y, cbk.CBO(particles=1), epochs=5)
     cbk.train(NET, x, y, cbk.CBO(particles=9, drift=0.0, noise="none"), epochs=5)
+
+
+def test_particles_that_are_all_the_same_are_told_of_once():
+    x, y = data()
+    same = np.tile(NET.uniform(1, seed=0), (6, 1))
+
+    def square(t):
+        return (t**2).sum(axis=1)
+
+    runs = [
+        lambda method: cbk.train(NET, x, y, method, theta=same, epochs=5),
+        lambda method: cbk.train(NET, x, y, method, theta=same[:1], epochs=5),
+        lambda method: cbk.minimize(square, np.ones((6, 5)), method, steps=5),
+        lambda method: cbk.minimize(square, np.ones((1, 5)), method, steps=5),
+    ]
+    for run in runs:
+        for method in cbk.CBO(), cbk.CBO(noise="isotropic"):
+            with pytest.warns(
+                cbk.CboWarning, match="all particles are the same, or there is one: .*floor"
+            ) as caught:
+                result = run(method)
+            assert [warning.filename for warning in caught] == [__file__]
+            assert "all particles were the same from the start" in result.message
+            assert (result.particles == result.particles[0]).all()
+        for method in cbk.CBO(floor=0.1), cbk.CBO(noise="additive"):
+            assert "the same" not in run(method).message
 
 
 @pytest.mark.filterwarnings("ignore:.*risks were:cbokernels.CboWarning")
@@ -103,6 +128,6 @@ def test_warning_of_overflow():
 
 def test_no_finite_risk_says_when():
     x, y = data()
-    theta = np.full((3, NET.size), 1e30, np.float32)
+    theta = np.outer([1e30, 2e30, 3e30], np.ones(NET.size)).astype(np.float32)
     with pytest.raises(cbk.ConsensusError, match=r"epoch 1, step 0: "):
         cbk.train(NET, x, y, cbk.CBO(), theta=theta, epochs=3)

@@ -289,6 +289,11 @@ class Method(abc.ABC):
     _contracts: ClassVar[bool] = False  # the whole ensemble is drawn to one point and may freeze there
     _task_axes: ClassVar[tuple[str, ...] | None] = ()  # y's before the samples; None: one of tasks, or none
 
+    @property
+    def _needs_spread(self) -> bool:
+        """Whether particles that are all the same stay where they are."""
+        return False
+
     def __post_init__(self) -> None:
         self._check_count("particles", self._fewest)
         chosen = {field.name for field in dataclasses.fields(self) if field.default is None}

@@ -89,6 +89,10 @@ class CBO(Method):
         if self.particle_batch is not None:
             self._check_count("particle_batch")
 
+    @property
+    def _needs_spread(self) -> bool:
+        return self.noise != "additive" and self.floor in (0.0, Constant(0.0))
+
     def _scored(self, particles: int) -> int:
         """How many of N particles compute risks in a step."""
         scored = particles if self.particle_batch is None else self.particle_batch

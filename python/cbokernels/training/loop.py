@@ -34,6 +34,8 @@ def run(problem: Any, method: Method, runner: Runner, options: Options) -> Resul
         runner, records.initial_variance, collapse=options.warn_collapse and method._contracts,
         consensus=method._consensus,
     )  # fmt: skip
+    if method._needs_spread and records.initial_variance == 0:
+        watch.tell_of_one_point()
     bar = progress_bar(options, records.epochs, problem.steps_per_epoch)
     best = records.best
     stopped = best.stopped

@@ -91,6 +91,15 @@ class Watch:
                 "diffusion (result.message says in which epoch)"
             )
 
+    def tell_of_one_point(self) -> None:
+        """The ensemble is at one point before the run, and moves by its spread alone."""
+        self._given.add("collapse")
+        self._notes.append("all particles were the same from the start")
+        _warn(
+            "all particles are the same, or there is one: each is its own consensus, and none can move: take "
+            "particles that differ, or a floor > 0 for the noise"
+        )
+
     def notes(self) -> list[str]:
         """What was warned of, with counts."""
         if not self._nonfinite:
