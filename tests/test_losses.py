@@ -191,7 +191,8 @@ def test_weighted_gradients(loss, path, dtype):
     expected, slope = reference.risk_gradient(net, theta, x, y, loss=loss, sample_weight=w)
     assert error(risk, expected) < TOLERANCE[dtype]
     for part, wanted in zip(net.unpack(gradient), net.unpack(slope), strict=True):
-        assert error(part, wanted) < 2 * TOLERANCE[dtype]
+        size = max(np.abs(wanted).max(), 0.01)  # hinge's output bias: terms of size 1 whose mean is 0.0008
+        assert np.abs(part - wanted).max() < 2 * TOLERANCE[dtype] * size
     for num_threads in (1, 3):
         again = cbk.risk_gradient(net, theta, x, y, loss=loss, sample_weight=w, num_threads=num_threads)
         np.testing.assert_array_equal(again[0], risk)
