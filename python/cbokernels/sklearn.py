@@ -344,7 +344,9 @@ class CBOClassifier(ClassifierMixin, _Networks):  # type: ignore[misc]
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y must have at least two classes, got one class: {self.classes_[0]!r}")
+            raise ValueError(
+                f"y must have at least two classes, got one class: {self.classes_.tolist()[0]!r}"
+            )
         loss = self._told_loss(len(self.classes_), True, "cross_entropy")
         self._train(x, labels, len(self.classes_), loss, weights)
         return self

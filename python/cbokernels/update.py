@@ -51,7 +51,8 @@ def cbo_update(
 
     theta float32 or float64, point of its dtype; task, integers in [0, T), names each particle's point.
     drift is lambda, diffusion sigma (the papers quote sigma^2), dt the time step. The normals are exactly
-    standard_normal(N, D, seed=seed, step=step, first_particle=first_particle, dtype=theta.dtype).
+    standard_normal(N, D, seed=seed, step=step, first_particle=first_particle, dtype=theta.dtype): count step
+    up in a loop, else each turn has the same noise.
     Anisotropic noise without floor is fma(sigma sqrt(dt) xi - lambda dt, theta - v, theta), rounded once.
     floor adds variance to anisotropic noise; radius bounds truncated noise, which requires it.
     out: an array of theta's shape and dtype, theta itself included; it is returned. Where a signal's handler

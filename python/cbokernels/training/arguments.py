@@ -26,8 +26,10 @@ def on_host(theta: Any) -> Any:
 
 def own_particles(theta: Any, size: int | str, dtype: np.dtype[Any] | None = None) -> Array:
     """A copy of the caller's particles [N, D], which must be finite; of `dtype`, None for either."""
-    if dtype is not None and view(theta, "theta").dtype != dtype:
-        raise TypeError(f"theta must be {dtype} as the argument dtype says, got {view(theta, 'theta').dtype}")
+    given = view(theta, "theta").dtype
+    if dtype is not None and given != dtype:
+        other = f", or say dtype={str(given)!r}" if given in FLOATS else ""
+        raise TypeError(f"theta must be {dtype} as the argument dtype says, got {given}: cast it{other}")
     copy = np.array(HOST.array(theta, "theta", FLOATS, ("N", size)), order="C")
     if _cpu.largest(copy) == np.inf:
         wrong = int(np.argmin(np.isfinite(copy).all(axis=1)))
