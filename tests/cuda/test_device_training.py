@@ -321,7 +321,7 @@ def test_risks_that_are_not_finite(cuda):
     assert len(warned) == 1
     assert warned[0].filename == __file__
     np.testing.assert_array_equal(result.particles, theta)
-    theta[:] = 3e38
+    theta[:] = np.linspace(2e38, 3e38, len(theta))[:, None]
     with pytest.raises(cbk.ConsensusError, match=r"epoch 1, step 0: no particle has a finite risk \(4 part"):
         cbk.train(NET, x, y, cbk.CBO(4), theta=theta, **run)
 
