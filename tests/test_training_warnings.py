@@ -99,6 +99,9 @@ def test_particles_that_are_all_the_same_are_told_of_once():
         lambda method: cbk.minimize(square, np.ones((6, 5)), method, steps=5),
         lambda method: cbk.minimize(square, np.ones((1, 5)), method, steps=5),
     ]
+    with pytest.warns(cbk.CboWarning, match="all particles are the same"):
+        told = cbk.train(NET, x, np.stack([y, -y]), cbk.MultiTaskCBO(), theta=same, epochs=2)
+    assert (told.particles == same).all()
     for run in runs:
         for method in cbk.CBO(), cbk.CBO(noise="isotropic"):
             with pytest.warns(

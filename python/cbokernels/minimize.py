@@ -166,8 +166,9 @@ def minimize(
 
     The history has one row per step: "risk" is the value at that step's consensus point, and `parameters` the
     last such point. `CboWarning`, once per run each: values that are NaN or infinite, particles that
-    overflowed, an ensemble that flies apart, a checkpoint that could not be written. That the ensemble
-    contracts to a point is the aim here and no warning. TypeError and ValueError for bad arguments.
+    overflowed, an ensemble that flies apart, a checkpoint that could not be written, particles of `CBO` that
+    are all the same at the start. That the ensemble contracts to a point later is the aim here and no
+    warning. TypeError and ValueError for bad arguments.
     """
     if comm is not None and not isinstance(comm, Ranks):
         return on_ranks(minimize, locals())

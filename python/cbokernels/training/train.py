@@ -153,7 +153,8 @@ def train(
     that could not be written; an ensemble that collapsed, which is to say that the standard deviation of nine
     coordinates in ten fell below 1e-6 of the initial one. The last and the third of these only while the size
     of the risk is above 1e-6 of the first epoch's. Also, before the run: columns of x, or y, of a size that
-    training can hardly reach; constant columns far from 0; class labels that would be taken as values.
+    training can hardly reach; constant columns far from 0; class labels that would be taken as values;
+    particles of `CBO` that are all the same, or one alone, which cannot move without a floor.
     `ConsensusError` when no particle has a finite risk.
 
     On a card ("cuda") data and particles stay there; the noise is the CPU's bit for bit, the risks are summed
