@@ -122,6 +122,7 @@ Path choose_path(const RiskShape& shape, Purpose purpose) {
 
 RiskPlan plan_risk(const RiskShape& shape, Path path) {
   constexpr int64_t outputs_bytes = 1 << 20, weights_bytes = 256 << 10;
+  constexpr int64_t least_products = 1 << 20;  // of a task that is one chunk of several: some ten microseconds
   const Network& net = shape.net;
   RiskPlan plan;
   plan.path = path;
@@ -140,7 +141,9 @@ RiskPlan plan_risk(const RiskShape& shape, Path path) {
       std::min({packed_bytes / row, outputs_bytes / (plan.group * net.outputs * shape.element), int64_t(8192)});
   const int64_t groups = divide_up(shape.particles, plan.group);
   const bool split = groups < enough_tasks && path != Path::lists;  // lists are those of one chunk
-  if (split) chunk = std::min(chunk, std::max(divide_up(shape.samples * groups, enough_tasks), int64_t(256)));
+  const int64_t sample = plan.group * net.width * (net.inputs + net.outputs);
+  const int64_t least = std::clamp(least_products / sample, int64_t(64), int64_t(256));
+  if (split) chunk = std::min(chunk, std::max(divide_up(shape.samples * groups, enough_tasks), least));
   plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.panel);
   const int64_t all = divide_up(shape.samples, plan.chunk);
   plan.chunks = split ? std::min(all, std::max(packed_bytes / (row * plan.chunk), int64_t(1))) : 1;

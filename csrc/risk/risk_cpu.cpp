@@ -39,6 +39,24 @@ void run(const RiskProblem<T>& problem, const RiskPlan& plan, double* sums, T* o
   for (int64_t wave = 0; wave < problem.samples; wave += batch.wave_samples()) {
     const int64_t chunks = batch.count(wave);
     if (plan.chunks > 1) std::fill_n(partial.data(), plan.chunks * results, 0.0);
+    const auto evaluate = [&](const Chunk<T>& chunk, int64_t i, int64_t group) {
+      const int64_t first = group * plan.group, count = std::min(plan.group, problem.particles - first);
+      T* own = scratch.data() + omp_get_thread_num() * scratch_size;
+      const T* theta = problem.draw ? own + work_size : problem.theta + first * net.size();
+      if (problem.draw) draw_rows(*problem.draw, first, count, net.size(), own + work_size);
+      double* into = plan.chunks > 1 ? partial.data() + i * results : sums;
+      kernels.evaluate({&net,
+                        &plan,
+                        problem.loss,
+                        tasks,
+                        theta,
+                        count,
+                        {chunk.samples, chunk.x, chunk.y, chunk.weights, rows},
+                        own,
+                        into + first * tasks,
+                        outputs ? outputs + (first * problem.samples + chunk.first) * net.outputs : nullptr,
+                        problem.samples * net.outputs});
+    };
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic, 1)
@@ -50,28 +68,11 @@ void run(const RiskProblem<T>& problem, const RiskPlan& plan, double* sums, T* o
             rows = pack_rows(problem.x + chunk.first * net.inputs, chunk.samples, net.inputs, range, memory);
           else
             pack_inputs(problem, plan.panel, chunk);
+          if (groups == 1) evaluate(chunk, i, 0);  // from this thread's cache
         });
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t i = 0; i < groups * chunks; ++i)
-        failure.guard([&] {
-          const Chunk<T> chunk = batch.at(wave, i / groups);
-          const int64_t first = i % groups * plan.group, count = std::min(plan.group, problem.particles - first);
-          T* own = scratch.data() + omp_get_thread_num() * scratch_size;
-          const T* theta = problem.draw ? own + work_size : problem.theta + first * net.size();
-          if (problem.draw) draw_rows(*problem.draw, first, count, net.size(), own + work_size);
-          double* into = plan.chunks > 1 ? partial.data() + i / groups * results : sums;
-          kernels.evaluate({&net,
-                            &plan,
-                            problem.loss,
-                            tasks,
-                            theta,
-                            count,
-                            {chunk.samples, chunk.x, chunk.y, chunk.weights, rows},
-                            own,
-                            into + first * tasks,
-                            outputs ? outputs + (first * problem.samples + chunk.first) * net.outputs : nullptr,
-                            problem.samples * net.outputs});
-        });
+      for (int64_t i = 0; i < (groups > 1 ? groups * chunks : 0); ++i)
+        failure.guard([&] { evaluate(batch.at(wave, i / groups), i / groups, i % groups); });
     }
     failure.rethrow();
     if (plan.chunks > 1)
