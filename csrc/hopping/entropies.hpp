@@ -7,56 +7,13 @@
 // Where the bound is 0, as of a ReLU that is 0 in all draws, the loss is the centre's.
 #pragma once
 
-#include "../common/activation.hpp"
 #include "../common/interrupt.hpp"
 #include "../common/loss.hpp"
 #include "../common/transpose.hpp"
 #include "low_rank.hpp"
+#include "powers.hpp"
 
 namespace cbk::CBK_ISA {
-
-// e^d = `lead` times a polynomial of x = d / 4 for |d| up to `end`, rounding and all 9e-7 or less.  With coefficients
-// adapted to the form [Knuth, TAOCP 2, 4.6.4] a degree of 2 n takes n products: sums cost nothing beside them.
-// 1 at 0, fitted by linear programming.
-template <int degree>
-struct Power;
-template <>
-struct Power<4> {
-  static constexpr float end = 0.25f;
-  static constexpr double lead = 10.709469794;
-  static CBK_INLINE F32 of(F32 x) {
-    const F32 y = mad(x, x, splat<F32>(0.3734970391f));
-    return mad(y + x, y, splat<F32>(-0.04612473398f));
-  }
-};
-template <>
-struct Power<6> {
-  static constexpr float end = 0.75f;
-  static constexpr double lead = 5.5957348316;
-  static CBK_INLINE F32 of(F32 x) {
-    const F32 y = mad(x + 0.3013015091f, x, splat<F32>(0.6310571432f));
-    const F32 z = mad(x + -0.02194688469f, y, splat<F32>(0.6284711957f));
-    return mad((y + -1.012113333f) + z, z, splat<F32>(0.03515331075f));
-  }
-};
-
-// 2^r = 1 + r p(r) on [-1/2, 1/2], likewise, to 1e-7.
-struct PowerOfTwo {
-  static constexpr float P[5] = {0.001326472032f, 0.009671512991f, 0.05550733954f, 0.2402224243f, 0.6931470037f};
-};
-
-// e^(4 x), with a degree over Power's lead, and with degree 0 for every x for which it is a normal number.
-template <int degree>
-CBK_INLINE F32 power(F32 x) {
-  if constexpr (degree > 0) return Power<degree>::of(x);
-  const F32 y = x * 5.77078016f, shift = splat<F32>(12582912.0f), t = y + shift, r = y - (t - shift);
-  const F32 p = mad(horner<PowerOfTwo::P>(r), r, splat<F32>(1));
-  return bits<F32>(bits<I32>(p) + (bits<I32>(t) << 23));
-}
-template <int degree>
-CBK_INLINE F64 power(F64 x) {
-  return exp(4 * x);
-}
 
 // Bit i says whether lane i of v is above the limit, or NaN.
 template <class V>
@@ -79,6 +36,14 @@ CBK_INLINE uint32_t lanes_above(V v, Scalar<V> limit) {
 #endif
 }
 
+// v in lanes whose bit is set, 0 in others.
+template <class V>
+CBK_INLINE V kept(V v, uint32_t which) {
+  Word<V> bit;
+  for (int i = 0; i < lanes<Scalar<V>>; ++i) bit[i] = 1 << i;
+  return bits<V>(bits<Word<V>>(v) & Word<V>((bit & which) != 0));
+}
+
 // Numbers of a vector's lanes, summed in float64.
 template <class T>
 struct LaneSums {
@@ -94,6 +59,11 @@ struct LaneSums {
     part[0] = mad(wide.low, splat<F64>(weight), part[0]), part[1] = mad(wide.high, splat<F64>(weight), part[1]);
   }
   CBK_INLINE void add(F64 v, double weight) { part[0] = mad(v, splat<F64>(weight), part[0]); }
+  CBK_INLINE void add_products(F32 v, F32 w) {
+    const Pair64 a = widen(v), b = widen(w);
+    part[0] = mad(a.low, b.low, part[0]), part[1] = mad(a.high, b.high, part[1]);
+  }
+  CBK_INLINE void add_products(F64 v, F64 w) { part[0] = mad(v, w, part[0]); }
 };
 
 // Neuron m of the centre replaced in the networks of a vector's draws.  A sample takes a vector of each sign, or with
@@ -138,9 +108,12 @@ class Replacements {
     for (int64_t s = 0; s < samples; s += stride) {
       const int64_t count = samples - s < stride ? samples - s : stride;
       paced(count * signs * (outputs_ + 4) * lanes<T>);
-      uint64_t above[levels] = {};
+      uint64_t above[levels] = {}, large = 0;
       computed_ ? find_moved(first, s, count, above) : make_hidden(first, s, count, above);
-      add_idle(s, ~above[0] & all_ones(count));
+      for (int64_t i = 0; i < count; i += lanes<T>)  // samples whose losses are not exact
+        large |= uint64_t(lanes_above(load(lines_.highest + s + i), T(60))) << i;
+      for (uint64_t& each : above) each |= large & all_ones(count);
+      add_idle(s, count, ~above[0] & all_ones(count));
       if constexpr (polynomials) {
         add<4>(s, above[0] & ~above[1]);
         add<6>(s, above[1] & ~above[2]);
@@ -148,11 +121,12 @@ class Replacements {
       each(above[levels - 1], [&](int64_t i) { add_exact(s, i); });
     }
     if (held_ > 0) flush();
+    for (const F64& part : idle_.part) idle_sum_ += sum(part);
   }
 
   bool told(int draw) const { return (far_[draw] | (folded ? far_[draw + most_draws] : 0)) != 0; }
   double total(int sign, int draw) const {
-    return idle_ + (folded ? lane_of(total_[0], draw + sign * most_draws) : lane_of(total_[sign], draw));
+    return idle_sum_ + (folded ? lane_of(total_[0], draw + sign * most_draws) : lane_of(total_[sign], draw));
   }
 
  private:
@@ -192,7 +166,7 @@ class Replacements {
     across_ = draws_.across + first * draws_.rank * lines_.padded;
     for (LaneSums<T>& sums : total_) sums = {};
     for (V& each : terms_) each = V{};
-    far_ = Int<V>{}, idle_ = 0, held_ = 0;
+    far_ = Int<V>{}, idle_ = {}, idle_sum_ = 0, held_ = 0;
   }
 
   static uint64_t all_ones(int64_t count) { return ~uint64_t(0) >> (64 - count); }
@@ -305,15 +279,12 @@ class Replacements {
 
   T weight_of(int64_t s) const { return lines_.weights ? lines_.weights[s] : T(1); }
 
-  // Samples whose losses are the centre's.
-  void add_idle(int64_t s0, uint64_t which) {
-    double sum = 0;
-    each(which, [&](int64_t i) {
-      const T weight = weight_of(s0 + i);
-      if (!(lines_.highest[s0 + i] <= 60)) return add_exact(s0, i);
-      if (weight != 0) sum += double(weight) * double(lines_.loss_of[s0 + i]);
-    });
-    idle_ += sum;
+  // Those of samples [s, s + count) whose losses are the centre's.
+  CBK_INLINE void add_idle(int64_t s, int64_t count, uint64_t which) {
+    for (int64_t i = 0; i < count; i += lanes<T>) {
+      const V loss = kept(load(lines_.loss_of + s + i), uint32_t(which >> i));
+      lines_.weights ? idle_.add_products(loss, load(lines_.weights + s + i)) : idle_.add(loss);
+    }
   }
 
   template <int degree>
@@ -390,9 +361,10 @@ class Replacements {
   const T* across_;      // X b of the draws
   const bool computed_;  // hidden values are computed where they are wanted
   LaneSums<T> total_[signs];
-  V terms_[signs];  // of samples with the losses `held_`
-  Int<V> far_;      // lanes with numbers that are too large
-  double idle_;     // of samples whose losses are the centre's
+  V terms_[signs];    // of samples with the losses `held_`
+  Int<V> far_;        // lanes with numbers that are too large
+  LaneSums<T> idle_;  // of samples whose losses are the centre's
+  double idle_sum_;
   T held_;
 };
 
