@@ -32,12 +32,19 @@ inline bool shares_factor(const Network& net, int64_t rank, int64_t draws) {
   return rank == 1 && draws > 1 + net.outputs;
 }
 
-// The risks [2 draws, width] of pairs become [draws, width] differences R(c - s xi) - R(c + s xi), NaN where one is not
-// finite; ess [width]: the particles of the others.
-Weighed take_differences(int64_t draws, int64_t width, double* risk, double* ess);
-// These become the weights of the draws' noise.
+// Sums of losses over so many samples, of particles that stand `particle` apart and neurons that stand `neuron` apart.
+struct PairRisks {
+  const double* sum;
+  int64_t particle, neuron;
+  double samples;
+
+  double of(int64_t n, int64_t m) const { return sum[n * particle + m * neuron] / samples; }
+};
+
+// weights [draws, width] of the draws' noise, which fit the differences R(c - s xi) - R(c + s xi); ess [width]: the
+// particles of pairs that have one.  Risks [2 draws, width] may stand where the weights are to be.
 template <class T>
-void fit_differences(const Network& net, const DrawnNoise<T>& noise, std::optional<FitFactor<T>>& shared, double* delta,
-                     int num_threads);
+Weighed fit_differences(const Network& net, const DrawnNoise<T>& noise, std::optional<FitFactor<T>>& shared,
+                        const PairRisks& risks, double* weights, double* ess, int num_threads);
 
 }  // namespace cbk

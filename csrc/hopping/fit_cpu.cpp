@@ -2,6 +2,7 @@
 // that does not count, noise of a rank above 1, and fewer draws than a neuron has numbers behind the first layer.
 #include <omp.h>
 
+#include <atomic>
 #include <cmath>
 #include <limits>
 
@@ -56,17 +57,32 @@ uint64_t normalise(double* delta, int64_t draws, int64_t stride, int64_t neurons
   return had;
 }
 
-// One neuron alone, from the rows of its noise.  NaN in delta [draws][width]: the draw does not count.
+// delta [draws]: the differences of neuron m, NaN where one is not finite.  Returns how many particles have one.
+// bad [2 draws] becomes 1 where a risk is not finite.
+double take_differences(const PairRisks& risks, int64_t m, int64_t draws, double* delta, uint8_t* bad) {
+  double counted = 0;
+  for (int64_t p = 0; p < draws; ++p) {
+    const double plus = risks.of(2 * p, m), minus = risks.of(2 * p + 1, m), difference = minus - plus;
+    const bool counts = std::isfinite(difference);
+    delta[p] = counts ? difference : std::numeric_limits<double>::quiet_NaN(), counted += counts ? 2 : 0;
+    if (counts) continue;  // other neurons' threads may write the same
+    if (!std::isfinite(plus)) std::atomic_ref(bad[2 * p]).store(1, std::memory_order_relaxed);
+    if (!std::isfinite(minus)) std::atomic_ref(bad[2 * p + 1]).store(1, std::memory_order_relaxed);
+  }
+  return counted;
+}
+
+// One neuron alone, from the rows of its noise: delta [draws] becomes its weights.  NaN: the draw does not count.
 template <class T>
-void fit_alone(const Network& net, const DrawnNoise<T>& noise, int64_t m, double* delta) {
+void fit_alone(const Network& net, const DrawnNoise<T>& noise, int64_t m, double* delta, double* weights) {
   const int64_t draws = noise.count, width = net.width, own = 1 + net.outputs, size = noise.rest_size(net);
   const double first = 1 / std::sqrt(double(noise.length)), rest = std::sqrt(fit_share);
   const int64_t depth = noise.length + own, panel = Factor::panel();
   Factor factor(draws);
-  Buffer<double> z(factor.stride() * depth), x(draws);
+  Buffer<double> z(factor.stride() * depth);
   std::fill_n(z.data(), factor.stride() * depth, 0.0);
   for (int64_t p = 0; p < draws; ++p) {
-    if (std::isnan(delta[p * width + m])) continue;
+    if (std::isnan(delta[p])) continue;
     double* const to = row_of(z.data(), p, depth);
     for (int64_t k = 0; k < noise.rank; ++k) {
       const int64_t row = p * noise.rank + k;
@@ -76,19 +92,18 @@ void fit_alone(const Network& net, const DrawnNoise<T>& noise, int64_t m, double
     for (int64_t c = 0; c < own; ++c)
       to[(noise.length + c) * panel] = rest * double(noise.rest[p * size + c * width + m]);
   }
-  for (int64_t p = 0; p < draws; ++p) x.data()[p] = delta[p * width + m];
-  normalise(x.data(), draws, 1, 1);
+  normalise(delta, draws, 1, 1);
   if (make(factor, z.data(), depth, fit_ridge)) {
-    factor.solve(x.data());
-    normalise(x.data(), draws, 1, 1);
+    factor.solve(delta);
+    normalise(delta, draws, 1, 1);
   }
-  for (int64_t p = 0; p < draws; ++p) delta[p * width + m] = x.data()[p];
+  for (int64_t p = 0; p < draws; ++p) weights[p * width + m] = delta[p];
 }
 
 }  // namespace
 
 template <class T>
-void draw_noise(const Network& net, const DrawnNoise<T>& noise, NoiseKey key, int num_threads) {
+void draw_noise(const Network& net, const DrawnNoise<T>& noise, NoiseKey key, int64_t first, int64_t last) {
   NoiseKey along = key;
   along.stream = stream_directions;
   const LowRankKernels<T>& kernels = isa_table().low_rank<T>();
@@ -96,28 +111,20 @@ void draw_noise(const Network& net, const DrawnNoise<T>& noise, NoiseKey key, in
   // a row of normals begins at a multiple of 64
   const int64_t begin = net.biases() / 64 * 64, skipped = net.biases() - begin, size = noise.rest_size(net);
   const int64_t factors = noise.rank * net.width, numbers = noise.rank * noise.length;
-  const int team = thread_count(num_threads, noise.count, nanoseconds(1.5, noise.count, numbers + size));
-  Buffer<T> rows(team * (skipped + size));
-  parallel_for(noise.count, team, [&](int64_t n) {
+  Buffer<T> row(skipped + size);
+  for (int64_t n = first; n < last; ++n) {
     kernels.factors(key, uint32_t(n), noise.rank, net.width, noise.factor + n * factors);
     normal(along, uint32_t(n), 0, numbers, noise.direction + n * numbers);
-    T* row = rows.data() + omp_get_thread_num() * (skipped + size);
-    normal(key, uint32_t(n), begin, skipped + size, row);
-    std::copy_n(row + skipped, size, noise.rest + n * size);
-  });
+    normal(key, uint32_t(n), begin, skipped + size, row.data());
+    std::copy_n(row.data() + skipped, size, noise.rest + n * size);
+  }
 }
 
-Weighed take_differences(int64_t draws, int64_t width, double* risk, double* ess) {
-  const Weighed weighed{0, nonfinite_rows(risk, 2 * draws, width)};
-  std::fill_n(ess, width, 0.0);
-  for (int64_t p = 0; p < draws; ++p)
-    for (int64_t m = 0; m < width; ++m) {
-      const double plus = risk[2 * p * width + m], difference = risk[(2 * p + 1) * width + m] - plus;
-      const bool counts = std::abs(difference) <= std::numeric_limits<double>::max();
-      risk[p * width + m] = counts ? difference : std::numeric_limits<double>::quiet_NaN();
-      ess[m] += counts ? 2 : 0;
-    }
-  return weighed;
+template <class T>
+void draw_noise(const Network& net, const DrawnNoise<T>& noise, NoiseKey key, int num_threads) {
+  const double work = nanoseconds(1.5, noise.count, noise.rank * noise.length + noise.rest_size(net));
+  parallel_for(noise.count, thread_count(num_threads, noise.count, work),
+               [&](int64_t n) { draw_noise(net, noise, key, n, n + 1); });
 }
 
 template <class T>
@@ -152,8 +159,8 @@ void FitFactor<T>::make(const DrawnNoise<T>& noise) {
 }
 
 template <class T>
-void fit_differences(const Network& net, const DrawnNoise<T>& noise, std::optional<FitFactor<T>>& shared, double* delta,
-                     int num_threads) {
+Weighed fit_differences(const Network& net, const DrawnNoise<T>& noise, std::optional<FitFactor<T>>& shared,
+                        const PairRisks& risks, double* weights, double* ess, int num_threads) {
   const FitKernels<T>& kernels = isa_table().fit<T>();
   const int64_t draws = noise.count, width = net.width, groups = divide_up(width, kernels.lanes);
   const bool together = shared && shared->positive();
@@ -164,21 +171,24 @@ void fit_differences(const Network& net, const DrawnNoise<T>& noise, std::option
                                : nanoseconds(0.2, draws, draws, noise.length + net.outputs + draws);
   const int team = thread_count(num_threads, groups, each * double(width));
   Buffer<T> scratch(team * size);
+  Buffer<uint8_t> bad(2 * draws);  // particles with a risk that is not finite
+  std::fill_n(bad.data(), 2 * draws, uint8_t(0));
   parallel_for(groups, team, [&](int64_t group) {
     const int64_t first = group * kernels.lanes, count = std::min(int64_t(kernels.lanes), width - first);
-    Buffer<double> kept(count * draws);
-    for (int64_t p = 0; p < draws; ++p) std::copy_n(delta + p * width + first, count, kept.data() + p * count);
+    Buffer<double> differences(count * draws);
+    for (int64_t i = 0; i < count; ++i)
+      ess[first + i] = take_differences(risks, first + i, draws, differences.data() + i * draws, bad.data());
+    for (int64_t p = 0; p < draws; ++p)
+      for (int64_t i = 0; i < count; ++i) weights[p * width + first + i] = differences.data()[i * draws + p];
     uint64_t alone = ~uint64_t(0);
     if (together) {
-      alone = normalise(delta + first, draws, width, count);
-      kernels.neurons(fit, first, delta, scratch.data() + omp_get_thread_num() * size);
+      alone = normalise(weights + first, draws, width, count);
+      kernels.neurons(fit, first, weights, scratch.data() + omp_get_thread_num() * size);
     }
-    for (int64_t i = 0; i < count; ++i) {
-      if (!(alone >> i & 1)) continue;
-      for (int64_t p = 0; p < draws; ++p) delta[p * width + first + i] = kept.data()[p * count + i];
-      fit_alone(net, noise, first + i, delta);
-    }
+    for (int64_t i = 0; i < count; ++i)
+      if (alone >> i & 1) fit_alone(net, noise, first + i, differences.data() + i * draws, weights);
   });
+  return {0, std::count(bad.data(), bad.data() + 2 * draws, uint8_t(1))};
 }
 
 template <class T>
@@ -191,15 +201,15 @@ Weighed fit_weights(const Network& net, int64_t rank, int64_t length, NoiseKey k
   draw_noise(net, noise, key, num_threads);
   std::optional<FitFactor<T>> shared;
   if (shares_factor(net, rank, draws)) shared.emplace(draws, length), shared->make(noise);
-  const Weighed weighed = take_differences(draws, net.width, risk, ess);
-  fit_differences(net, noise, shared, risk, num_threads);
-  return weighed;
+  return fit_differences(net, noise, shared, {risk, net.width, 1, 1}, risk, ess, num_threads);
 }
 
 #define CBK_INSTANTIATE(T) \
   template void draw_noise(const Network&, const DrawnNoise<T>&, NoiseKey, int); \
+  template void draw_noise(const Network&, const DrawnNoise<T>&, NoiseKey, int64_t, int64_t); \
   template class FitFactor<T>; \
-  template void fit_differences(const Network&, const DrawnNoise<T>&, std::optional<FitFactor<T>>&, double*, int); \
+  template Weighed fit_differences(const Network&, const DrawnNoise<T>&, std::optional<FitFactor<T>>&, \
+                                   const PairRisks&, double*, double*, int); \
   template Weighed fit_weights<T>(const Network&, int64_t, int64_t, NoiseKey, int64_t, double*, double*, int);
 CBK_INSTANTIATE(float)
 CBK_INSTANTIATE(double)

@@ -80,7 +80,7 @@ struct LowRankKernels {
   // z, hidden, out and what follows from it, of panel i.
   void (*center)(const CenterLines<T>& lines, int64_t i);
   int64_t (*scratch_size)(const Network& net, int64_t padded, int64_t panel);
-  // Losses of draws [first, last) of the centre with neuron m replaced are added to sums[(draw, sign)][width] at m.
+  // Losses of draws [first, last) of the centre with neuron m replaced are added to sums[(draw, sign)].
   void (*atom)(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, int64_t first, int64_t last,
                T* scratch, double* sums);
   // Losses of the networks of draw p are added to sums[(draw, sign)].
@@ -118,9 +118,11 @@ struct DrawnNoise {
 
   int64_t rest_size(const Network& net) const { return net.size() - net.biases(); }
 };
-// Those of `noise.count` draws, the first one the key's.
+// Those of `noise.count` draws, the first one the key's, and of draws [first, last) of these, on this thread.
 template <class T>
 void draw_noise(const Network& net, const DrawnNoise<T>& noise, NoiseKey key, int num_threads);
+template <class T>
+void draw_noise(const Network& net, const DrawnNoise<T>& noise, NoiseKey key, int64_t first, int64_t last);
 
 // Neurons whose first layer's term is L L^T.
 template <class T>

@@ -17,6 +17,7 @@ namespace {
 
 constexpr int64_t drawn_numbers = int64_t(1) << 18;  // of draws kept at a time
 constexpr int64_t chunk_bytes = int64_t(2) << 20;    // of a chunk's lines
+constexpr int64_t draws_apart = 16;                  // of a task that draws them: whole vectors
 
 // As many draws as there are in whole groups of those that are scored together, or in parts of a group that it is
 // divided into: last bits of risks depend on the group.
@@ -30,13 +31,15 @@ int64_t whole_groups(int64_t draws) {
 template <class T>
 class Step {
  public:
-  // fit: differences of pairs' risks will be fitted.
-  Step(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, bool fit, int num_threads)
+  // rows: particles of a block at most.  fit: differences of pairs' risks will be fitted.
+  Step(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, int64_t rows, bool fit, int num_threads)
       : problem_(problem),
         net_(problem.net),
         rank_(noise.rank),
         atoms_(atoms),
         fit_(fit),
+        draws_(divide_up(divide_up(problem.draw->particles, problem.draw->mirrored ? 2 : 1),
+                         divide_up(problem.draw->particles, rows))),
         num_threads_(num_threads),
         kernels_(isa_table().low_rank<T>()),
         panel_(2 * kernels_.lanes) {
@@ -48,18 +51,8 @@ class Step {
     x_.emplace((packed_ ? round_up(problem.samples, panel_) : chunk_) * net_.inputs);
     lines_.emplace(chunk_ * (2 * net_.width + 3 * net_.outputs + 3));
     labels_.emplace(chunk_);
-    if (packed_) span();
-    length_ = span_ ? problem.samples : net_.inputs;
     rest_size_ = net_.size() - net_.biases();
-    const int64_t drawn = rank_ * (length_ + chunk_ + net_.width) + rest_size_;
-    const int64_t fold = problem.draw->mirrored ? 2 : 1;
-    most_ = std::clamp(drawn_numbers / drawn, int64_t(1), divide_up(problem.draw->particles, fold));
-    if (most_ < divide_up(problem.draw->particles, fold)) most_ = whole_groups(most_);
-    if (atoms && problem.loss.kind == LossKind::cross_entropy)
-      across_.emplace(round_up(most_, kernels_.lanes) * (rank_ * chunk_ + rest_size_));
-    numbers_.emplace(most_ * drawn);
-    factor_ = numbers_->data(), direction_ = factor_ + most_ * rank_ * net_.width;
-    along_ = direction_ + most_ * rank_ * length_, rest_ = along_ + most_ * rank_ * chunk_;
+    if (!packed_ || !span()) allot(net_.inputs);
   }
 
   bool spanned() const { return span_.has_value(); }
@@ -67,7 +60,8 @@ class Step {
   // Risks [particles, columns] of a block of draws.
   void score(const Draw<T>& block, double* risks) {
     const int64_t columns = atoms_ ? net_.width : 1, fold = block.mirrored ? 2 : 1, draws = block.particles / fold;
-    std::fill_n(risks, block.particles * columns, 0.0);
+    sums_.emplace(block.particles * columns);
+    std::fill_n(sums_->data(), block.particles * columns, 0.0);
     for (int64_t first = 0; first < problem_.samples; first += chunk_) {
       if (prepared_ != first) prepare(block.center, first, [] {});
       for (int64_t n = 0; n < draws; n += most_) {
@@ -76,21 +70,20 @@ class Step {
         put_along(count);
         const auto factor = [&] { shared_->make(at_hand(count)); };
         if (first == 0 && share(count, draws))
-          add_losses(block, count, risks + n * fold * columns, factor);
+          add_losses(block, n, count, factor);
         else
-          add_losses(block, count, risks + n * fold * columns, [] {});
+          add_losses(block, n, count, [] {});
       }
     }
-    for (int64_t i = 0; i < block.particles * columns; ++i) risks[i] /= double(problem_.samples);
+    if (!(fit_ && draws <= most_)) put_risks(block.particles, risks);
   }
 
-  // The risks of a block of pairs become the weights that fit their differences.
+  // The weights that fit the differences of the block of pairs that was scored: of many, from their risks.
   Weighed fit(const Draw<T>& block, double* risks, double* ess) {
-    const int64_t draws = block.particles / 2, width = net_.width;
+    const int64_t draws = block.particles / 2;
     if (draws > most_) return fit_weights<T>(net_, rank_, length_, block.key, draws, risks, ess, num_threads_);
-    const Weighed weighed = take_differences(draws, width, risks, ess);
-    fit_differences(net_, at_hand(draws), shared_, risks, num_threads_);
-    return weighed;
+    const PairRisks pairs{sums_->data(), 1, block.particles, double(problem_.samples)};
+    return fit_differences(net_, at_hand(draws), shared_, pairs, risks, ess, num_threads_);
   }
 
   // out [size]: the sum of weights [draws, columns] times the draws' noise.
@@ -115,23 +108,46 @@ class Step {
  private:
   int threads(int64_t tasks, double work) const { return thread_count(num_threads_, tasks, work); }
 
-  // The batch's span, where there is one.  One thread factors its matrix while others see to the centre.
-  void span() {
-    span_.emplace(problem_, x_->data(), panel_, num_threads_);
-    bool positive = false;
-    const auto factor = [&] { positive = span_->factor(); };
-    if (problem_.draw->center)
-      prepare(problem_.draw->center, 0, factor);
-    else
-      factor();
-    if (!positive) return span_.reset();
-    along_map_.emplace(round_up(problem_.samples, panel_) * problem_.samples);
-    span_->invert(panel_, along_map_->data(), num_threads_);
+  // Memory for draws with directions of so many numbers.
+  void allot(int64_t length) {
+    length_ = length, drawn_ = 0;
+    const int64_t drawn = rank_ * (length_ + chunk_ + net_.width) + rest_size_;
+    most_ = std::clamp(drawn_numbers / drawn, int64_t(1), draws_);
+    if (most_ < draws_) most_ = whole_groups(most_);
+    if (atoms_ && problem_.loss.kind == LossKind::cross_entropy)
+      across_.emplace(round_up(most_, kernels_.lanes) * (rank_ * chunk_ + rest_size_));
+    numbers_.emplace(most_ * drawn);
+    factor_ = numbers_->data(), direction_ = factor_ + most_ * rank_ * net_.width;
+    along_ = direction_ + most_ * rank_ * length_, rest_ = along_ + most_ * rank_ * chunk_;
   }
 
-  // The centre on the samples from `first` on, and something else at the same time.
+  // Whether the batch has a span.  One thread factors its matrix while others see to the centre and the first draws.
+  bool span() {
+    constexpr int64_t few = 192;  // samples: to share the inverse too is not worth a turn of all threads
+    const int64_t samples = problem_.samples;
+    span_.emplace(problem_, x_->data(), panel_, num_threads_);
+    along_map_.emplace(round_up(samples, panel_) * samples);
+    allot(samples);
+    const auto invert = [&](int threads) { span_->invert(panel_, along_map_->data(), threads); };
+    bool positive = false;
+    const auto factor = [&] {
+      positive = span_->factor();
+      if (positive && samples <= few) invert(1);
+    };
+    if (problem_.draw->center)
+      prepare(problem_.draw->center, 0, factor, most_);
+    else
+      factor();
+    if (!positive)
+      span_.reset();
+    else if (samples > few)
+      invert(num_threads_);
+    return positive;
+  }
+
+  // The centre on the samples from `first` on, and at the same time something else and so many of the first draws.
   template <class Also>
-  void prepare(const T* center, int64_t first, Also also) {
+  void prepare(const T* center, int64_t first, Also also, int64_t draws = 0) {
     prepared_ = first;
     const int64_t count = std::min(chunk_, problem_.samples - first), rows = target_columns(net_, problem_.loss);
     padded_ = round_up(count, panel_);
@@ -159,15 +175,22 @@ class Step {
     if (weights) pack_weights(problem_, weight_scale(problem_), panel_, chunk);
     std::fill_n(labels_->data(), padded_, 0);
     if (problem_.labels) std::copy_n(problem_.labels + first, count, labels_->data());
-    const double work = nanoseconds(0.05, padded_, net_.width, net_.inputs + net_.outputs);
-    parallel_for(padded_ / panel_ + 1, threads(padded_ / panel_, work), [&](int64_t task) {
+    const int64_t panels = padded_ / panel_, parts = divide_up(draws, draws_apart);
+    const double work = nanoseconds(0.05, padded_, net_.width, net_.inputs + net_.outputs) +
+                        nanoseconds(1.5, draws, rank_ * length_ + rest_size_);
+    parallel_for(1 + panels + parts, threads(panels + parts, work), [&](int64_t task) {
       if (task == 0) return also();
+      if (task > panels) {
+        const int64_t n = (task - 1 - panels) * draws_apart;
+        return draw_noise(net_, at_hand(draws), problem_.draw->key, n, std::min(n + draws_apart, draws));
+      }
       const int64_t i = task - 1, begin = i * panel_, inputs = net_.inputs;
       if (!packed_)
         pack_rows([&](int64_t s) { return problem_.inputs_of(first + begin + s); }, count - begin, panel_, inputs,
                   x_->data() + begin * inputs, static_cast<double*>(nullptr), panel_);
       kernels_.center(center_, i);
     });
+    if (draws > 0) drawn_ = draws, drawn_first_ = problem_.draw->key.first_particle;
   }
 
   // Whether all draws of a block are at hand and share a factor of their fit, which is made beside their first losses.
@@ -181,7 +204,7 @@ class Step {
   void draw(const Draw<T>& block, int64_t first, int64_t count) {
     NoiseKey key = block.key;
     key.first_particle += uint32_t(first);
-    if (drawn_ == count && drawn_first_ == key.first_particle) return;
+    if (drawn_ >= count && drawn_first_ == key.first_particle) return;
     drawn_ = count, drawn_first_ = key.first_particle;
     draw_noise(net_, at_hand(count), key, num_threads_);
   }
@@ -191,12 +214,11 @@ class Step {
 
   // X b of the draws at hand, and what is wanted with draws as lanes.
   void put_along(int64_t count) {
-    constexpr int64_t together = 16;  // draws
-    const int64_t parts = divide_up(count, together), lanes = kernels_.lanes, row = rank_ * padded_;
+    const int64_t parts = divide_up(count, draws_apart), lanes = kernels_.lanes, row = rank_ * padded_;
     const T* map = span_ ? along_map_->data() + prepared_ * length_ : center_.x;
     const double work = nanoseconds(0.05, count * rank_, length_, padded_);
     parallel_for(parts, threads(parts, work), [&](int64_t part) {
-      const int64_t first = part * together, own = std::min(together, count - first);
+      const int64_t first = part * draws_apart, own = std::min(draws_apart, count - first);
       for (int64_t s = 0; s < padded_; s += panel_)
         kernels_.product(direction_ + first * rank_ * length_, length_, own * rank_, length_, map + s * length_, panel_,
                          center_.samples - s, along_ + first * row + s, padded_, false);
@@ -208,8 +230,9 @@ class Step {
 
   T* rest_across() { return across_->data() + round_up(most_, kernels_.lanes) * rank_ * chunk_; }
 
+  // Losses of draws [n, n + count) are added to the sums, and something else is done beside.
   template <class Also>
-  void add_losses(const Draw<T>& block, int64_t count, double* sums, Also also) {
+  void add_losses(const Draw<T>& block, int64_t n, int64_t count, Also also) {
     LowRankDraws<T> draws{rank_, count, block.mirrored, block.spread, factor_, along_, rest_, rest_size_};
     if (across_) draws.across = across_->data(), draws.rest_across = rest_across();
     const int64_t parts = atoms_ ? divide_up(count, draws_together) : count,
@@ -222,9 +245,23 @@ class Step {
       if (turn == 0) return also();
       const int64_t task = turn - 1;
       T* own = scratch.data() + omp_get_thread_num() * size;
-      if (!atoms_) return kernels_.network(center_, draws, task, own, sums);
-      const int64_t first = task % parts * draws_together;
-      kernels_.atom(center_, draws, task / parts, first, std::min(first + draws_together, count), own, sums);
+      double* const to = sums_->data() + n * (block.mirrored ? 2 : 1);
+      if (!atoms_) return kernels_.network(center_, draws, task, own, to);
+      const int64_t m = task / parts, first = task % parts * draws_together;
+      kernels_.atom(center_, draws, m, first, std::min(first + draws_together, count), own, to + m * block.particles);
+    });
+  }
+
+  // The risks [particles][columns] of the sums.
+  void put_risks(int64_t particles, double* risks) {
+    constexpr int64_t together = 16;
+    const double* const sums = sums_->data();
+    const int64_t columns = atoms_ ? net_.width : 1, parts = divide_up(particles, together);
+    parallel_for(parts, threads(parts, nanoseconds(1, particles, columns)), [&](int64_t part) {
+      const int64_t first = part * together, end = std::min(first + together, particles);
+      for (int64_t m = 0; m < columns; ++m)
+        for (int64_t i = first; i < end; ++i)
+          risks[i * columns + m] = sums[m * particles + i] / double(problem_.samples);
     });
   }
 
@@ -263,8 +300,13 @@ class Step {
         for (int64_t m = 0; m < width; m += panel_)
           kernels_.product(x_->data() + s * inputs + first * panel_, panel_, count, std::min(panel_, length_ - s),
                            by.data() + s * stride + m, stride, width - m, product + m, stride, s > 0);
-      pack_rows([&](int64_t k) { return product + k * stride; }, count, strip, width, packed,
-                static_cast<double*>(nullptr), strip);
+      const auto turn = [&](int64_t vectors, T* to, int64_t step) {
+        pack_rows([&](int64_t k) { return product + k * stride; }, count, vectors, width, to,
+                  static_cast<double*>(nullptr), step);
+      };
+      if constexpr (std::is_same_v<T, Out>)
+        if (count % kernels_.lanes == 0) return turn(count, out + first, inputs);
+      turn(strip, packed, strip);
       for (int64_t m = 0; m < width; ++m) std::copy_n(packed + m * strip, count, out + m * inputs + first);
     });
   }
@@ -273,6 +315,7 @@ class Step {
   const Network& net_;
   const int64_t rank_;
   const bool atoms_, fit_;
+  const int64_t draws_;  // of a block at most
   const int num_threads_;
   const LowRankKernels<T>& kernels_;
   const int64_t panel_;
@@ -283,6 +326,7 @@ class Step {
   int64_t drawn_ = 0;
   uint32_t drawn_first_ = 0;
   std::optional<Buffer<T>> x_, lines_, along_map_, numbers_, across_;
+  std::optional<Buffer<double>> sums_;  // of losses [columns][particles]: no two threads write to one line
   std::optional<Buffer<int32_t>> labels_;
   T *factor_, *direction_, *along_, *rest_;
   CenterLines<T> center_;
@@ -293,24 +337,25 @@ class Step {
 template <class T>
 HoppingStep low_rank_gradient(const RiskProblem<T>& problem, const LowRank& noise, double fraction, bool fit,
                               bool atoms, T* gradient, bool& spanned, int num_threads) {
-  Step<T> step(problem, noise, atoms, fit, num_threads);
+  const Draw<T>& draw = *problem.draw;
+  const int64_t size = problem.net.size(), columns = atoms ? problem.net.width : 1;
+  const int64_t rows = std::min(block_rows(columns), fit ? 2 * fit_draws : draw.particles);
+  Step<T> step(problem, noise, atoms, rows, fit, num_threads);
   spanned = step.spanned();
   const auto score = [&](const Draw<T>& block, int64_t, double* risks) { step.score(block, risks); };
-  const auto drift = [&](const Draw<T>& block, const double* weights, int64_t rows, auto* out) {
-    step.drift(block, weights, rows, out);
+  const auto drift = [&](const Draw<T>& block, const double* weights, int64_t draws, auto* out) {
+    step.drift(block, weights, draws, out);
   };
-  const Draw<T>& draw = *problem.draw;
-  const int64_t size = problem.net.size(), columns = atoms ? problem.net.width : 1, rows = block_rows(columns);
   if (!fit)
     return weigh_blocks(draw, size, columns, rows, gradient, num_threads, score,
                         by_consensus(draw.mirrored, columns, fraction, num_threads), drift);
   const auto weigh = [&](const Draw<T>& block, double* risks, double* ess) { return step.fit(block, risks, ess); };
-  return weigh_blocks(draw, size, columns, std::min(rows, 2 * fit_draws), gradient, num_threads, score, weigh, drift);
+  return weigh_blocks(draw, size, columns, rows, gradient, num_threads, score, weigh, drift);
 }
 
 template <class T>
 bool low_rank_risks(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, double* out, int num_threads) {
-  Step<T> step(problem, noise, atoms, false, num_threads);
+  Step<T> step(problem, noise, atoms, problem.draw->particles, false, num_threads);
   step.score(*problem.draw, out);
   return step.spanned();
 }
@@ -319,7 +364,7 @@ template <class T>
 void low_rank_drift(const RiskProblem<T>& problem, const LowRank& noise, bool atoms, const double* weights, double* out,
                     int num_threads) {
   const Draw<T>& draw = *problem.draw;
-  Step<T>(problem, noise, atoms, false, num_threads)
+  Step<T>(problem, noise, atoms, draw.particles, false, num_threads)
       .drift(draw, weights, draw.particles / (draw.mirrored ? 2 : 1), out);
 }
 

@@ -146,7 +146,7 @@ void atom_of(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t 
       before[k] = T(net.scale) * lines.center[net.output_weights() + k * width + m];
       c[k] = before[k] + spread * noise[k * width];
     }
-    sums[(p * signs + q) * width + m] += sum(losses(lines, m, hidden + q * padded, before, c, g));
+    sums[p * signs + q] += sum(losses(lines, m, hidden + q * padded, before, c, g));
   }
 }
 
@@ -165,7 +165,7 @@ void atom_entropies(const CenterLines<T>& lines, const LowRankDraws<T>& draws, i
         continue;
       }
       constexpr int networks = pairs ? 2 : 1;
-      for (int q = 0; q < networks; ++q) sums[((p + i) * networks + q) * lines.net->width + m] += replaced.total(q, i);
+      for (int q = 0; q < networks; ++q) sums[(p + i) * networks + q] += replaced.total(q, i);
     }
   }
 }

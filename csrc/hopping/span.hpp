@@ -63,10 +63,12 @@ class Span {
       if (first >= size) return;
       factor_.invert(i);
       const double *upper = factor_.upper(), *inverse = factor_.inverse(), ridge = factor_.ridge();
-      for (int64_t j = 0; j < size; ++j)
-        for (int64_t s = first; s < last; ++s)
-          to[j * panel + s - first] =
-              T((s >= j ? upper[j * stride + s] : 0) - (s <= j ? ridge * inverse[j * stride + s] : 0));
+      for (int64_t j = 0; j < size; ++j, upper += stride, inverse += stride) {
+        T* const line = to + j * panel - first;  // of L^T right of the diagonal, of L^-1 left of it
+        for (int64_t s = std::max(first, j); s < last; ++s) line[s] = T(upper[s]);
+        for (int64_t s = first; s < std::min(j, last); ++s) line[s] = T(-ridge * inverse[s]);
+        if (j >= first && j < last) line[j] = T(upper[j] - ridge * inverse[j]);
+      }
     });
   }
 
