@@ -80,6 +80,11 @@ def test_few_particles_do_not_fill_lists():
     assert cbk.plan(cbk.TwoLayer(784, 20, 10), 8, 1000, density=0.1).path == "products"
 
 
+@pytest.mark.parametrize("samples", [512, 960, 8000])
+def test_a_wide_batch_of_one_network_is_packed_in_pieces_for_several_threads(samples):
+    assert cbk.plan(cbk.TwoLayer(784, 100, 10), 1, samples, loss="cross_entropy").samples <= samples // 8
+
+
 def test_lists_are_what_runs():
     """A skipped zero hides an infinite weight, a multiplied one does not."""
     net = cbk.TwoLayer(400, 20, 1)

@@ -80,12 +80,19 @@ class Tasks {
 
   // Added in the chunks' order, not in the order in which threads finish.
   void add_up(double* out) {
-    for (int64_t c = 0; c < chunks_; ++c) {
+    for (int64_t c = 0; c < chunks_; ++c)
       for (int64_t n = 0; n < problem_.particles; ++n) out[n] += sums_.data()[c * problem_.particles + n];
-      if (plan_.chunks == 1) continue;
-      const T* from = partial_.data() + c * gradients_;
-      for (int64_t i = 0; i < gradients_; ++i) gradient_[i] = wave_ == 0 && c == 0 ? from[i] : gradient_[i] + from[i];
-    }
+    if (plan_.chunks == 1) return;
+    constexpr int64_t piece = 8192;
+    const int64_t pieces = divide_up(gradients_, piece);
+    parallel_for(pieces, int(std::min<int64_t>(threads_, pieces)), [&](int64_t task) {
+      const int64_t end = std::min((task + 1) * piece, gradients_);
+      for (int64_t c = 0; c < chunks_; ++c) {
+        const T* from = partial_.data() + c * gradients_;
+        for (int64_t i = task * piece; i < end; ++i)
+          gradient_[i] = wave_ == 0 && c == 0 ? from[i] : gradient_[i] + from[i];
+      }
+    });
   }
 
  private:

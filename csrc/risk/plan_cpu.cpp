@@ -153,6 +153,7 @@ RiskPlan plan_risk(const RiskShape& shape, Path path) {
 GradientPlan plan_gradient(const RiskShape& shape, Path path) {
   constexpr int64_t streamed_bytes = 4 << 20, partial_bytes = 8 << 20, enough_particles = 16, most_tile = 256;
   constexpr int64_t block_bytes = 32 << 10;  // for a tile's deltas, so that they stay in L1
+  constexpr int64_t chunks_at_once = 8;      // of few particles, for as many threads
   const Network& net = shape.net;
   GradientPlan plan;
   plan.path = path;
@@ -174,6 +175,10 @@ GradientPlan plan_gradient(const RiskShape& shape, Path path) {
     const int64_t block = std::min(net.width, neuron_block) * shape.element;
     plan.tile = path == Path::lists ? list_tile
                                     : std::clamp(block_bytes / block / least_tile * least_tile, least_tile, most_tile);
+  }
+  if (shape.particles < enough_particles && shape.samples > plan.tile && path == Path::products) {
+    chunk = std::min(chunk, std::max(packed_bytes / row / chunks_at_once, least_tile));
+    plan.tile = std::min(plan.tile, std::max(chunk / least_tile * least_tile, least_tile));
   }
   plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.tile);
   const int64_t all = divide_up(shape.samples, plan.chunk), partial = shape.particles * net.size() * shape.element;
