@@ -4,67 +4,19 @@
 // What replacing the neuron adds to an output, d_k = c'_k h' - c_k h, is small.  The centre's exponentials are made
 // once, for all neurons and draws, and exp(d_k) is a short polynomial as far as that is exact to 1e-6:
 //   t' = exp(-d_label) sum_k exp(out_k - out_label) exp(d_k),  |d_k| <= max |c'| |h' - h| + max |c' - c| |h|
-// Where the bound is 0, as of a ReLU that is 0 in all draws, the loss is the centre's.
+// Where the bound is 0, as of a ReLU that is 0 in all draws, the loss is the centre's.  How a sample is summed depends
+// on all draws of its vector.  The networks in which the neuron is 0 on all samples have equal losses and must not be
+// told apart by what stands beside them: they are left to the caller.
 #pragma once
 
 #include "../common/interrupt.hpp"
 #include "../common/loss.hpp"
 #include "../common/transpose.hpp"
+#include "lane_sums.hpp"
 #include "low_rank.hpp"
 #include "powers.hpp"
 
 namespace cbk::CBK_ISA {
-
-// Bit i says whether lane i of v is above the limit, or NaN.
-template <class V>
-CBK_INLINE uint32_t lanes_above(V v, Scalar<V> limit) {
-#if defined(CBK_AVX512)
-  if constexpr (sizeof(limit) == 4)
-    return _mm512_cmp_ps_mask(v, splat<V>(limit), _CMP_NLE_UQ);
-  else
-    return _mm512_cmp_pd_mask(v, splat<V>(limit), _CMP_NLE_UQ);
-#elif defined(CBK_AVX2)
-  if constexpr (sizeof(limit) == 4)
-    return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(v, splat<V>(limit), _CMP_NLE_UQ)));
-  else
-    return uint32_t(_mm256_movemask_pd(_mm256_cmp_pd(v, splat<V>(limit), _CMP_NLE_UQ)));
-#else
-  const Int<V> within = v <= limit;
-  uint32_t bits = 0;
-  for (int i = 0; i < lanes<Scalar<V>>; ++i) bits |= uint32_t(within[i] == 0) << i;
-  return bits;
-#endif
-}
-
-// v in lanes whose bit is set, 0 in others.
-template <class V>
-CBK_INLINE V kept(V v, uint32_t which) {
-  Word<V> bit;
-  for (int i = 0; i < lanes<Scalar<V>>; ++i) bit[i] = 1 << i;
-  return bits<V>(bits<Word<V>>(v) & Word<V>((bit & which) != 0));
-}
-
-// Numbers of a vector's lanes, summed in float64.
-template <class T>
-struct LaneSums {
-  F64 part[lanes<T> / lanes<double>] = {};
-
-  CBK_INLINE void add(F32 v) {
-    const Pair64 wide = widen(v);
-    part[0] = part[0] + wide.low, part[1] = part[1] + wide.high;
-  }
-  CBK_INLINE void add(F64 v) { part[0] = part[0] + v; }
-  CBK_INLINE void add(F32 v, double weight) {
-    const Pair64 wide = widen(v);
-    part[0] = mad(wide.low, splat<F64>(weight), part[0]), part[1] = mad(wide.high, splat<F64>(weight), part[1]);
-  }
-  CBK_INLINE void add(F64 v, double weight) { part[0] = mad(v, splat<F64>(weight), part[0]); }
-  CBK_INLINE void add_products(F32 v, F32 w) {
-    const Pair64 a = widen(v), b = widen(w);
-    part[0] = mad(a.low, b.low, part[0]), part[1] = mad(a.high, b.high, part[1]);
-  }
-  CBK_INLINE void add_products(F64 v, F64 w) { part[0] = mad(v, w, part[0]); }
-};
 
 // Neuron m of the centre replaced in the networks of a vector's draws.  A sample takes a vector of each sign, or with
 // pairs and one sign both stand in one vector, those that add in its first half.
@@ -108,11 +60,11 @@ class Replacements {
     for (int64_t s = 0; s < samples; s += stride) {
       const int64_t count = samples - s < stride ? samples - s : stride;
       paced(count * signs * (outputs_ + 4) * lanes<T>);
-      uint64_t above[levels] = {}, large = 0;
+      uint64_t above[levels] = {};
       computed_ ? find_moved(first, s, count, above) : make_hidden(first, s, count, above);
-      for (int64_t i = 0; i < count; i += lanes<T>)  // samples whose losses are not exact
-        large |= uint64_t(lanes_above(load(lines_.highest + s + i), T(60))) << i;
-      for (uint64_t& each : above) each |= large & all_ones(count);
+      find_alive(s, count);
+      const uint64_t large = samples_above(lines_.highest + s, count, T(60));  // whose losses are not exact
+      for (uint64_t& each : above) each |= large;
       add_idle(s, count, ~above[0] & all_ones(count));
       if constexpr (polynomials) {
         add<4>(s, above[0] & ~above[1]);
@@ -125,6 +77,10 @@ class Replacements {
   }
 
   bool told(int draw) const { return (far_[draw] | (folded ? far_[draw + most_draws] : 0)) != 0; }
+  // Whether the neuron is 0 on all samples that count.
+  bool off(int sign, int draw) const {
+    return (alive_[folded ? 0 : sign] >> (folded ? draw + sign * most_draws : draw) & 1) == 0;
+  }
   double total(int sign, int draw) const {
     return idle_sum_ + (folded ? lane_of(total_[0], draw + sign * most_draws) : lane_of(total_[sign], draw));
   }
@@ -166,9 +122,16 @@ class Replacements {
     across_ = draws_.across + first * draws_.rank * lines_.padded;
     for (LaneSums<T>& sums : total_) sums = {};
     for (V& each : terms_) each = V{};
+    for (uint32_t& each : alive_) each = 0;
     far_ = Int<V>{}, idle_ = {}, idle_sum_ = 0, held_ = 0;
   }
 
+  // Bit i says whether value i < count is above the limit, or NaN.
+  static uint64_t samples_above(const T* values, int64_t count, T limit) {
+    uint64_t above = 0;
+    for (int64_t i = 0; i < count; i += lanes<T>) above |= uint64_t(lanes_above(load(values + i), limit)) << i;
+    return above & all_ones(count);
+  }
   static uint64_t all_ones(int64_t count) { return ~uint64_t(0) >> (64 - count); }
   // f(i) for each bit i.
   template <class F>
@@ -269,6 +232,24 @@ class Replacements {
     for (int q = 0; q < signs; ++q) h[q] = load(hidden_ + (i * signs + q) * lanes<T>);
   }
 
+  // Samples on which the centre's neuron is on come first: a few of them find all draws but such as are nearly off.
+  void find_alive(int64_t s, int64_t count) {
+    constexpr uint32_t all = uint32_t(~uint64_t(0) >> (64 - lanes<T>));
+    const auto look = [&](uint64_t at) {
+      for (; at && (alive_[0] & alive_[signs - 1]) != all; at &= at - 1) {
+        const int64_t i = __builtin_ctzll(at);
+        if (weight_of(s + i) == 0) continue;
+        V h[2];
+        load_hidden(s, i, h);
+        CBK_UNROLL(2)
+        for (int q = 0; q < signs; ++q) alive_[q] |= lanes_above(abs(h[q]), T(0));
+      }
+    };
+    if ((alive_[0] & alive_[signs - 1]) == all) return;
+    const uint64_t on = samples_above(lines_.hidden + m_ * lines_.padded + s, count, T(0));
+    look(on), look(~on & all_ones(count));
+  }
+
   // How far outputs move at most, with hidden values h in place of `was`.
   template <int count = 1>
   static CBK_INLINE V bound(const V* h, V was, V noise, V reach) {
@@ -361,9 +342,10 @@ class Replacements {
   const T* across_;      // X b of the draws
   const bool computed_;  // hidden values are computed where they are wanted
   LaneSums<T> total_[signs];
-  V terms_[signs];    // of samples with the losses `held_`
-  Int<V> far_;        // lanes with numbers that are too large
-  LaneSums<T> idle_;  // of samples whose losses are the centre's
+  V terms_[signs];         // of samples with the losses `held_`
+  Int<V> far_;             // lanes with numbers that are too large
+  uint32_t alive_[signs];  // bits of lanes that are not 0 on some sample
+  LaneSums<T> idle_;       // of samples whose losses are the centre's
   double idle_sum_;
   T held_;
 };

@@ -1,6 +1,8 @@
 // Inner kernels of low_rank.hpp, compiled once per instruction set.
 #include "low_rank.hpp"
 
+#include <optional>
+
 #include "../common/philox.hpp"
 #include "../common/transpose.hpp"
 #include "../risk/outputs.hpp"
@@ -150,6 +152,17 @@ void atom_of(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t 
   }
 }
 
+// Losses without neuron m.
+template <class T>
+double losses_without(const CenterLines<T>& lines, int64_t m, T* scratch) {
+  const Network& net = *lines.net;
+  T *g = scratch, *hidden = g + net.outputs * lines.padded, *c = hidden + 2 * lines.padded;
+  for (int64_t s = 0; s < lines.padded; ++s) hidden[s] = 0;
+  for (int64_t k = 0; k < net.outputs; ++k)
+    c[k] = T(net.scale) * lines.center[net.output_weights() + k * net.width + m];
+  return sum(losses(lines, m, hidden, c, c, g));
+}
+
 template <int signs, bool pairs, class T>
 void atom_entropies(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, int64_t first, int64_t last,
                     T* scratch, double* sums) {
@@ -157,6 +170,7 @@ void atom_entropies(const CenterLines<T>& lines, const LowRankDraws<T>& draws, i
   if (first == last) return;
   Replaced replaced(lines, draws, m, scratch);
   scratch += Replaced::scratch_size(*lines.net);
+  std::optional<double> without;
   for (int64_t p = first; p < last; p += Replaced::most_draws) {
     replaced.score(p);
     for (int i = 0; i < Replaced::most_draws && p + i < last; ++i) {
@@ -165,7 +179,11 @@ void atom_entropies(const CenterLines<T>& lines, const LowRankDraws<T>& draws, i
         continue;
       }
       constexpr int networks = pairs ? 2 : 1;
-      for (int q = 0; q < networks; ++q) sums[(p + i) * networks + q] += replaced.total(q, i);
+      for (int q = 0; q < networks; ++q) {
+        const bool off = replaced.off(q, i);
+        if (off && !without) without = losses_without(lines, m, scratch);
+        sums[(p + i) * networks + q] += off ? *without : replaced.total(q, i);
+      }
     }
   }
 }
