@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 import cbokernels as cbk
@@ -32,3 +34,43 @@ def explicit(
     if atoms:
         return reference.atom_risks(net, center, theta, x, y, loss=loss)
     return reference.risk(net, theta, x, y, loss=loss)[:, None]
+
+
+@dataclasses.dataclass
+class NearlyOff:
+    """Draws around a centre whose neuron 0 is off, 0 on all samples that count, in some of their networks."""
+
+    arguments: tuple
+    off: np.ndarray  # [draws, signs]
+    on: np.ndarray
+    without: float  # the risk without the neuron
+
+    def check(self, got):
+        """The risks [draws, signs] with the neuron replaced."""
+        off, on = got[self.off], got[self.on]
+        assert min(len(off), len(on)) >= 10
+        assert len(np.unique(off)) == 1
+        np.testing.assert_allclose(off, self.without, rtol=2e-7 if self.arguments[1].dtype == "f4" else 1e-14)
+        assert np.all(np.abs(on / self.without - 1) > 1e-9)
+
+
+def nearly_off(activation, center_is, rank, batch, mirrored, dtype):
+    net, center, x, _, labels = problem(100, 7, 5, 40, dtype, activation=activation)
+    center *= 0.3
+    x *= x.dtype.type(0.3)
+    first, biases = net.unpack(center)[:2]
+    z = x @ first[0]
+    weights = np.ones(40, dtype)
+    if center_is == "on where it does not count":
+        weights[z.argmax()] = 0
+    biases[0] = (-0.2 if center_is == "off" else 0.1) - z.max()
+    draws, spread = 45 if mirrored else 90, 0.15
+    xi = reference.hopping_noise(net, draws, rank=rank, batch=x if batch else None, seed=5, step=7)
+    theta = np.stack([center + sign * spread * xi for sign in ((1, -1) if mirrored else (1,))], axis=1)
+    w, b = net.unpack(theta.reshape(90, -1))[:2]
+    highest = (w[:, 0] @ x[weights > 0].T + b[:, :1]).max(axis=1).reshape(draws, -1)
+    without = center.copy()
+    net.unpack(without)[2][:, 0] = 0
+    risk = reference.risk(net, without[None], x, labels, loss="cross_entropy", sample_weight=weights)[0]
+    arguments = (net, center, 90, spread, x, (labels, weights), "cross_entropy", rank, batch, True)
+    return NearlyOff(arguments, highest < -1e-3, highest > 1e-3, risk)

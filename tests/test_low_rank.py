@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from low_rank import KEY, explicit, problem
+from low_rank import KEY, explicit, nearly_off, problem
 
 import cbokernels as cbk
 from cbokernels import _cpu, reference
@@ -163,33 +163,9 @@ def test_risks_of_small_and_large_changes(spread, activation, dtype):
 @pytest.mark.parametrize("activation", ["relu", "step"])
 def test_networks_whose_neuron_is_off_have_equal_risks(activation, center_is, rank, batch, mirrored, dtype):
     """They are the same function, whichever draws they stand beside, and ranks must not part them."""
-    net, center, x, _, labels = problem(100, 7, 5, 40, dtype, activation=activation)
-    center *= 0.3
-    x *= x.dtype.type(0.3)
-    first, biases = net.unpack(center)[:2]
-    z = x @ first[0]
-    weights = np.ones(40)
-    if center_is == "on where it does not count":
-        weights[z.argmax()] = 0
-    biases[0] = (-0.2 if center_is == "off" else 0.1) - z.max()
-    draws = 45 if mirrored else 90
-    xi = reference.hopping_noise(net, draws, rank=rank, batch=x if batch else None, seed=5, step=7)
-    theta = np.stack([center + 0.15 * xi, center - 0.15 * xi], axis=1) if mirrored else center + 0.15 * xi
-    w, b = net.unpack(theta.reshape(90, -1))[:2]
-    highest = (w[:, 0] @ x[weights > 0].T + b[:, :1]).max(axis=1)
-    off, clearly = highest < 0, np.abs(highest) > 1e-3
-    assert min(np.sum(off & clearly), np.sum(~off & clearly)) >= 10
-    got = np.empty((90, 7))
-    _cpu.low_rank_risks(
-        net._kernel, center, 90, 0.15, mirrored, KEY, x, (labels, weights.astype(dtype)), "cross_entropy",
-        rank, batch, True, got, 2,
-    )  # fmt: skip
-    without = center.copy()
-    net.unpack(without)[2][:, 0] = 0
-    truth = reference.risk(net, without[None], x, labels, loss="cross_entropy", sample_weight=weights)
-    assert len(np.unique(got[off & clearly, 0])) == 1
-    np.testing.assert_allclose(got[off & clearly, 0], truth[0], rtol=2e-7 if dtype == "float32" else 1e-14)
-    assert np.all(np.abs(got[~off & clearly, 0] / truth[0] - 1) > 1e-9)
+    given = nearly_off(activation, center_is, rank, batch, mirrored, dtype)
+    got = risks(*given.arguments, mirrored)
+    given.check(got.reshape(len(given.off), -1, 7)[..., 0])
 
 
 @pytest.mark.parametrize("spread", [0.003, 0.02, 0.05, 0.08, 0.12, 0.2])

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 from libraries import array, host, put
-from low_rank import KEY, explicit, problem
+from low_rank import KEY, explicit, nearly_off, problem
 
 import cbokernels as cbk
 from cbokernels import _cpu, reference
@@ -59,6 +59,17 @@ def test_risks_are_those_of_perturbed_networks(cuda, shape, rank, batch, more, l
     arguments = (net, center, 6, 0.3, x, target, loss, rank, batch, atoms, mirrored)
     truth = explicit(*arguments, opposites_last=True)
     np.testing.assert_allclose(risks(cuda, *arguments), truth, rtol=EXACT[dtype])
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+@pytest.mark.parametrize(("rank", "batch"), [(1, False), (2, True)])
+@pytest.mark.parametrize("center_is", ["off", "on", "on where it does not count"])
+def test_networks_whose_neuron_is_off_have_equal_risks(cuda, center_is, rank, batch, mirrored, dtype):
+    given = nearly_off("relu", center_is, rank, batch, mirrored, dtype)
+    net, center, particles, spread, x, (labels, weights), *kind = given.arguments
+    weighted = weights if weights.min() == 0 else None
+    got = risks(cuda, net, center, particles, spread, x, labels, *kind, mirrored, weighted)
+    given.check(got.reshape(-1, len(given.off), 7)[..., 0].T)
 
 
 @pytest.mark.parametrize("atoms", [False, True])
