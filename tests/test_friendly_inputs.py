@@ -220,6 +220,15 @@ def test_columns_that_are_not_scaled_are_told_once(x, message):
     assert found[0].filename == __file__
 
 
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [(1e200, r"columns 0, 1, 2 of size 1e\+200:"), (1e-200, r"no column is larger than 1e-200:")],
+)
+def test_sizes_whose_squares_are_no_numbers(size, message):
+    with pytest.warns(cbk.CboWarning, match="x is not scaled: " + message):
+        trained(NET, np.full((24, 3), size), VALUES, dtype="float64")
+
+
 def test_targets_that_are_not_scaled_are_told():
     with pytest.warns(cbk.CboWarning, match=r"y is of size 1.*e\+03, which a network reaches slowly"):
         trained(NET, X, 1000 * VALUES)

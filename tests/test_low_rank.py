@@ -318,19 +318,25 @@ METHOD = cbk.ConsensusHopping(particles=20, scope="atom", rank=1, directions="ba
 
 
 @pytest.mark.filterwarnings("ignore:x is not scaled")
-@pytest.mark.parametrize("zeros", [False, True])
-def test_directions_are_free_where_there_is_no_span_and_that_is_said_once(zeros):
-    net, _, x, _, labels = problem(20, 5, 3, 60, "float32")
-    if zeros:
-        x[:] = 0
-    free = cbk.ConsensusHopping(**{**METHOD.get_params(), "directions": "free"})
-    options = {"epochs": 3, "batch_size": 12 if zeros else 30, "seed": 1}
+@pytest.mark.parametrize("drift", ["mean", "least_squares"])
+@pytest.mark.parametrize(
+    ("size", "samples", "dtype"),
+    [(1, 30, "float32"), (0, 12, "float32"), (1e-36, 12, "float32"), (1e-42, 12, "float32"),
+     (1e-170, 12, "float64"), (1e200, 12, "float64")],
+)  # fmt: skip
+def test_directions_are_free_where_there_is_no_span_and_that_is_said_once(size, samples, dtype, drift):
+    """With as many samples as inputs, all of them 0, or where the inverse or the squares overflow."""
+    net, _, x, _, labels = problem(20, 5, 3, 60)
+    x = (x * size).astype(dtype)
+    method = {**METHOD.get_params(), "drift": drift}
+    free = cbk.ConsensusHopping(**{**method, "directions": "free"})
+    options = {"epochs": 3, "batch_size": samples, "seed": 1, "dtype": dtype}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message="x is not scaled")
         expected = cbk.train(net, x, labels, free, **options)
     with pytest.warns(cbk.CboWarning, match="fewer samples in a minibatch than inputs") as caught:
-        got = cbk.train(net, x, labels, METHOD, **options)
+        got = cbk.train(net, x, labels, cbk.ConsensusHopping(**method), **options)
     said = [w.filename for w in caught if "fewer samples" in str(w.message)]
     assert said == [__file__]
     np.testing.assert_array_equal(got.parameters, expected.parameters)

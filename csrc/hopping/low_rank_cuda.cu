@@ -57,7 +57,7 @@ factorise(double* gram, int64_t samples, T* map, double* inverse, int32_t* posit
   for (int i = warp; i < n; i += warps)
     for (int j = lane; j <= i; j += 32) l(i, j) = gram[i * samples + j] + (i == j ? ridge : 0);
   __syncthreads();
-  bool good = true;
+  bool good = ridge >= least_ridge<T>;
   for (int j = 0; j < n; ++j) {
     const double pivot = l(j, j);
     good = good && pivot > 0 && pivot < infinity;  // the same in all threads

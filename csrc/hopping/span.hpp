@@ -49,7 +49,7 @@ class Span {
   }
 
   // Returns whether there is an L.  If not, what follows must not be called.
-  bool factor() { return factor_.factor(1e-6, 0); }
+  bool factor() { return factor_.factor(1e-6, 0) && factor_.ridge() >= least_ridge<T>; }
 
   // Of the inverse, and of what e is to be multiplied with for all samples: [size] lines of so many samples, panel by
   // panel.  With the ridge X b is L e only nearly: exactly, e times X X^T L^-T = L^T - ridge L^-1.

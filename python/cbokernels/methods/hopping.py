@@ -34,7 +34,7 @@ _MOST_RANK = 65536
 FORMED = 2**22  # numbers of particles that are formed at a time (_own_losses.py)
 _FREE = (
     "directions were free in some minibatches or in all, in spite of directions='batch': it expects fewer "
-    "samples in a minibatch than inputs, and inputs that are not all 0"
+    "samples in a minibatch than inputs, and inputs that are neither all 0 nor near their type's limits"
 )
 # The rule of the defaults: inputs and parameters a particle from which on neurons are judged one by one, and
 # inputs from which on noise is of rank 1.
@@ -83,7 +83,7 @@ class ConsensusHopping(Method):
     trains digits of 784 pixels, centred, as well as Adam does.
 
     Whatever N is, a step takes a few MB. Weights are formed within blocks of at most 2^17 particles (scope
-    "atom": 2^17 / M, but not below 256), as equal as can be, and the drift is the mean of the blocks' drifts:
+    "atom": 2^17 / M, but not below 256), as equal as can be, and the drift is the blocks' mean by size:
     exactly the ensemble's up to that N, and above it as good an estimate. Pairs share a block, which with
     least squares has 256 of them at most.
 

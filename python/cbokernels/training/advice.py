@@ -74,8 +74,10 @@ def _trouble(x: Array) -> str:
 
 def _root_mean_square(x: Array) -> Array:
     """Of the columns, float64."""
-    with np.errstate(over="ignore"):
-        size: Array = np.sqrt(np.einsum("sd,sd->d", x, x, dtype=np.float64) / len(x))
+    largest = max(float(x.max()), -float(x.min()))
+    scale = 1.0 if largest == 0 or 1e-100 < largest < 1e100 else largest  # whose squares are numbers
+    scaled = x if scale == 1 else x / scale
+    size: Array = scale * np.sqrt(np.einsum("sd,sd->d", scaled, scaled, dtype=np.float64) / len(x))
     return size
 
 
