@@ -27,7 +27,7 @@ class Tasks {
                                           problem.net.inputs + problem.net.outputs + 4))),
         scratch_size_(round_up(kernels_.scratch_size(problem.net, plan), 64)),
         strips_size_(products_ ? plan.chunk * divide_up(problem.net.inputs, strip_) * strip_ : 0),
-        batch_(problem, plan),
+        batch_(problem, plan, plan.chunks),
         strips_(plan.chunks * strips_size_),
         scratch_(threads_ * scratch_size_),
         by_sample_(lists_ ? plan.chunk * divide_up(problem.net.inputs, range_) + 1 : 0, entries_),
@@ -46,7 +46,7 @@ class Tasks {
   int threads() const { return threads_; }
 
   void pack(int64_t i) {
-    const Chunk<T> chunk = batch_.at(wave_, i);
+    const Chunk<T> chunk = batch_.at(wave_, i, i);
     const int64_t inputs = problem_.net.inputs;
     const T* x = problem_.x + chunk.first * inputs;
     batch_.pack_targets(chunk);
@@ -61,7 +61,7 @@ class Tasks {
 
   void evaluate(int64_t i) {
     const int64_t c = i / groups_, n = i % groups_ * plan_.group, size = problem_.net.size();
-    const Chunk<T> chunk = batch_.at(wave_, c);
+    const Chunk<T> chunk = batch_.at(wave_, c, c);
     T* into = plan_.chunks > 1 ? partial_.data() + c * gradients_ : gradient_;
     kernels_.evaluate({&problem_.net,
                        &plan_,

@@ -90,12 +90,13 @@ void pack_inputs(const RiskProblem<T>& problem, int64_t panel, const Chunk<T>& c
   pack(problem.x + chunk.first * problem.net.inputs, chunk.samples, problem.net.inputs, panel, chunk.x);
 }
 
-// A batch in chunks of samples.  A wave of them, as many as the plan says, is packed at a time.
+// A batch in chunks of samples.  A wave of them, as many as the plan says, is packed at a time, each in a place of its
+// own unless there are only so many places.
 template <class T>
 class Chunks {
  public:
   template <class Plan>
-  Chunks(const RiskProblem<T>& problem, const Plan& plan)
+  Chunks(const RiskProblem<T>& problem, const Plan& plan, int64_t places)
       : problem_(problem),
         size_(plan.chunk),
         most_(plan.chunks),
@@ -103,14 +104,14 @@ class Chunks {
         targets_(target_columns(problem.net, problem.loss) * problem.tasks),
         columns_(problem.net.inputs + targets_ + (problem.weights ? 1 : 0)),
         scale_(problem.weights ? weight_scale(problem) : 0),
-        packed_(most_ * size_ * columns_) {}
+        packed_(places * size_ * columns_) {}
 
   int64_t wave_samples() const { return most_ * size_; }
   // In the wave from sample `wave` on: how many chunks, and each of them.
   int64_t count(int64_t wave) const { return std::min(most_, divide_up(problem_.samples - wave, size_)); }
-  Chunk<T> at(int64_t wave, int64_t i) {
+  Chunk<T> at(int64_t wave, int64_t i, int64_t place) {
     const int64_t first = wave + i * size_;
-    T *x = packed_.data() + i * size_ * columns_, *y = x + size_ * problem_.net.inputs;
+    T *x = packed_.data() + place * size_ * columns_, *y = x + size_ * problem_.net.inputs;
     return {first, std::min(size_, problem_.samples - first), x, y, problem_.weights ? y + size_ * targets_ : nullptr};
   }
 

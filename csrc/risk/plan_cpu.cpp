@@ -146,7 +146,8 @@ RiskPlan plan_risk(const RiskShape& shape, Path path) {
   if (split) chunk = std::min(chunk, std::max(divide_up(shape.samples * groups, enough_tasks), least));
   plan.chunk = round_up(std::clamp(chunk, int64_t(1), shape.samples), plan.panel);
   const int64_t all = divide_up(shape.samples, plan.chunk);
-  plan.chunks = split ? std::min(all, std::max(packed_bytes / (row * plan.chunk), int64_t(1))) : 1;
+  const int64_t fit = groups == 1 ? all : std::max(packed_bytes / (row * plan.chunk), int64_t(1));
+  plan.chunks = split ? std::min(all, fit) : 1;  // of one group all at once: each thread packs its own
   return plan;
 }
 

@@ -25,7 +25,8 @@ void run(const RiskProblem<T>& problem, const RiskPlan& plan, double* sums, T* o
   const int threads = thread_count(num_threads, groups * plan.chunks, work);
   const int64_t work_size = round_up(kernels.scratch_size(net, plan), 64);
   const int64_t scratch_size = work_size + (problem.draw ? round_up(plan.group * net.size(), 64) : 0);
-  Chunks<T> batch(problem, plan);
+  const bool packs_own = groups == 1 && plan.chunks > 1;  // a thread reads what it packed, from its own cache
+  Chunks<T> batch(problem, plan, packs_own ? threads : plan.chunks);
   Buffer<T> scratch(threads * scratch_size);
   InputLists<T> rows{};
   const int64_t range = std::max(list_range_bytes / int64_t(kernels.list_block * sizeof(T)), int64_t(1));
@@ -62,17 +63,17 @@ void run(const RiskProblem<T>& problem, const RiskPlan& plan, double* sums, T* o
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < chunks; ++i)
         failure.guard([&] {
-          const Chunk<T> chunk = batch.at(wave, i);
+          const Chunk<T> chunk = batch.at(wave, i, packs_own ? omp_get_thread_num() : i);
           batch.pack_targets(chunk);
           if (lists)
             rows = pack_rows(problem.x + chunk.first * net.inputs, chunk.samples, net.inputs, range, memory);
           else
             pack_inputs(problem, plan.panel, chunk);
-          if (groups == 1) evaluate(chunk, i, 0);  // from this thread's cache
+          if (packs_own) evaluate(chunk, i, 0);
         });
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t i = 0; i < (groups > 1 ? groups * chunks : 0); ++i)
-        failure.guard([&] { evaluate(batch.at(wave, i / groups), i / groups, i % groups); });
+      for (int64_t i = 0; i < (packs_own ? 0 : groups * chunks); ++i)
+        failure.guard([&] { evaluate(batch.at(wave, i / groups, i / groups), i / groups, i % groups); });
     }
     failure.rethrow();
     if (plan.chunks > 1)
