@@ -283,31 +283,30 @@ class Step {
     });
   }
 
-  // out [width][inputs] = sums L^-1 X.  Neurons are lanes, and turned at last, since samples stand in panels.
+  // out [width][inputs] = sums L^-1 X.
   template <class Out>
   void along_inputs(const double* sums, Out* out) {
-    constexpr int64_t strip = 64;
-    const int64_t inputs = net_.inputs, width = net_.width, stride = round_up(width, panel_);
-    Buffer<T> by(length_ * stride);
-    span_->along_samples(sums, width, by.data(), stride, num_threads_);
-    const int64_t strips = divide_up(inputs, strip), part = strip * (stride + width);
+    constexpr int64_t strip = 64, pad = 16;  // lines of a cache's sets are not all in one
+    const int64_t inputs = net_.inputs, width = net_.width;
+    Buffer<T> by(width * length_);
+    span_->along_samples(sums, width, by.data(), num_threads_);
+    const int64_t strips = divide_up(inputs, strip), part = length_ * (strip + pad) + width * strip;
     const int team = threads(strips, nanoseconds(0.05, width, length_, inputs));
     Buffer<T> scratch(team * part);
     parallel_for(strips, team, [&](int64_t task) {
       const int64_t first = task * strip, count = std::min(strip, inputs - first);
-      T *product = scratch.data() + omp_get_thread_num() * part, *packed = product + strip * stride;
-      for (int64_t s = 0; s < length_; s += panel_)
-        for (int64_t m = 0; m < width; m += panel_)
-          kernels_.product(x_->data() + s * inputs + first * panel_, panel_, count, std::min(panel_, length_ - s),
-                           by.data() + s * stride + m, stride, width - m, product + m, stride, s > 0);
-      const auto turn = [&](int64_t vectors, T* to, int64_t step) {
-        pack_rows([&](int64_t k) { return product + k * stride; }, count, vectors, width, to,
-                  static_cast<double*>(nullptr), step);
+      T *x = scratch.data() + omp_get_thread_num() * part, *whole = x + length_ * (strip + pad);
+      for (int64_t s = 0; s < length_; ++s) std::copy_n(problem_.inputs_of(s) + first, count, x + s * (strip + pad));
+      const auto multiply = [&](T* to, int64_t stride) {
+        for (int64_t k = 0; k < count; k += panel_)
+          for (int64_t s = 0; s < length_; s += 2 * kernels_.lanes)
+            kernels_.product(by.data() + s, length_, width, std::min(2 * kernels_.lanes, length_ - s),
+                             x + s * (strip + pad) + k, strip + pad, count - k, to + k, stride, s > 0);
       };
       if constexpr (std::is_same_v<T, Out>)
-        if (count % kernels_.lanes == 0) return turn(count, out + first, inputs);
-      turn(strip, packed, strip);
-      for (int64_t m = 0; m < width; ++m) std::copy_n(packed + m * strip, count, out + m * inputs + first);
+        if (count == strip) return multiply(out + first, inputs);
+      multiply(whole, strip);
+      for (int64_t m = 0; m < width; ++m) std::copy_n(whole + m * strip, count, out + m * inputs + first);
     });
   }
 

@@ -72,21 +72,19 @@ class Span {
     });
   }
 
-  // out [size][stride]: column m is row m of sums [rows][size] L^-1, and zeros behind the last.
-  void along_samples(const double* sums, int64_t rows, T* out, int64_t stride, int num_threads) {
+  // out [rows][size] = sums [rows][size] L^-1.
+  void along_samples(const double* sums, int64_t rows, T* out, int num_threads) {
     constexpr int64_t together = 24, panel = 16;
-    const int64_t size = factor_.rows(), width = Factor::panel(), parts = divide_up(stride, together);
+    const int64_t size = factor_.rows(), width = Factor::panel(), parts = divide_up(rows, together);
     const int threads = thread_count(num_threads, factor_.panels() * parts, nanoseconds(0.05, rows, size, size));
     parallel_for(factor_.panels() * parts, threads, [&](int64_t task) {
       const int64_t s0 = task / parts * width, m0 = task % parts * together, count = std::min(together, rows - m0);
       double own[together * panel];
-      if (count > 0)
-        isa_table().low_rank<double>().product(sums + m0 * size + s0, size, count, size - s0,
-                                               factor_.inverse() + s0 * (factor_.stride() + 1), factor_.stride(),
-                                               size - s0, own, panel, false);
-      for (int64_t s = s0; s < std::min(s0 + width, size); ++s)
-        for (int64_t m = 0; m < std::min(together, stride - m0); ++m)
-          out[s * stride + m0 + m] = m < count ? T(own[m * panel + s - s0]) : T(0);
+      isa_table().low_rank<double>().product(sums + m0 * size + s0, size, count, size - s0,
+                                             factor_.inverse() + s0 * (factor_.stride() + 1), factor_.stride(),
+                                             size - s0, own, panel, false);
+      for (int64_t m = 0; m < count; ++m)
+        for (int64_t s = s0; s < std::min(s0 + width, size); ++s) out[(m0 + m) * size + s] = T(own[m * panel + s - s0]);
     });
   }
 
