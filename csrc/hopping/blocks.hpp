@@ -64,13 +64,14 @@ void take_sums(const double* sums, double sign, int64_t size, T* out, int num_th
 // score(block, first, risks): the risks [block.particles, columns] of a block whose first draw is `first`.
 // weigh(block, risks, ess): these become the weights [draws, columns] of its noise; ess [columns].
 // drift(block, weights, draws, out): the sum over the block's draws of their weights times their noise, as double, or
-// if it can, as T where there is one block.
+// if it can, straight to T, times a sign, where there is one block.
 template <class T, class Score, class Weigh, class Drift>
 HoppingStep weigh_blocks(const Draw<T>& draw, int64_t size, int64_t columns, int64_t rows_together, T* gradient,
                          int threads, Score score, Weigh weigh, Drift drift_of) {
   const int64_t fold = draw.mirrored ? 2 : 1, draws = draw.particles / fold;
   const int64_t blocks = divide_up(draw.particles, rows_together);
-  const bool straight = blocks == 1 && std::is_invocable_v<Drift, const Draw<T>&, const double*, int64_t, T*>;
+  constexpr bool signs = std::is_invocable_v<Drift, const Draw<T>&, const double*, int64_t, T*, double>;
+  const bool straight = blocks == 1 && signs;
   Buffer<double> risks((draws / blocks + 1) * fold * columns), ess(columns), drift(straight ? 0 : size),
       sum(blocks > 1 ? size : 0);
   Sums sums(columns);
@@ -88,10 +89,9 @@ HoppingStep weigh_blocks(const Draw<T>& draw, int64_t size, int64_t columns, int
         sums.share.data()[c] += share, sums.squares.data()[c] += share * share / e;
     result.alpha += share * weighed.alpha;
     result.nonfinite += weighed.nonfinite;
-    if constexpr (std::is_invocable_v<Drift, const Draw<T>&, const double*, int64_t, T*>)
+    if constexpr (signs)
       if (straight) {
-        for (int64_t i = 0; i < draws * columns; ++i) risks.data()[i] = -risks.data()[i];
-        drift_of(block, risks.data(), draws, gradient);
+        drift_of(block, risks.data(), draws, gradient, -1.0);
         break;
       }
     drift_of(block, risks.data(), last - first, drift.data());

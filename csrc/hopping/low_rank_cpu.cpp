@@ -61,7 +61,6 @@ class Step {
   void score(const Draw<T>& block, double* risks) {
     const int64_t columns = atoms_ ? net_.width : 1, fold = block.mirrored ? 2 : 1, draws = block.particles / fold;
     sums_.emplace(block.particles * columns);
-    std::fill_n(sums_->data(), block.particles * columns, 0.0);
     for (int64_t first = 0; first < problem_.samples; first += chunk_) {
       if (prepared_ != first) prepare(block.center, first, [] {});
       for (int64_t n = 0; n < draws; n += most_) {
@@ -70,9 +69,9 @@ class Step {
         put_along(count);
         const auto factor = [&] { shared_->make(at_hand(count)); };
         if (first == 0 && share(count, draws))
-          add_losses(block, n, count, factor);
+          add_losses(block, n, count, true, factor);
         else
-          add_losses(block, n, count, [] {});
+          add_losses(block, n, count, first == 0, [] {});
       }
     }
     if (!(fit_ && draws <= most_)) put_risks(block.particles, risks);
@@ -86,23 +85,22 @@ class Step {
     return fit_differences(net_, at_hand(draws), shared_, pairs, risks, ess, num_threads_);
   }
 
-  // out [size]: the sum of weights [draws, columns] times the draws' noise.
+  // out [size]: sign times the sum of weights [draws, columns] times the draws' noise.
   template <class Out>
-  void drift(const Draw<T>& block, const double* weights, int64_t draws, Out* out) {
+  void drift(const Draw<T>& block, const double* weights, int64_t draws, Out* out, double sign = 1) {
     const int64_t columns = atoms_ ? net_.width : 1, size = net_.width * length_;
     Buffer<double> sums(size + rest_size_);
     double* const rest = sums.data() + size;
-    std::fill_n(sums.data(), size + rest_size_, 0.0);
     for (int64_t n = 0; n < draws; n += most_) {
       const int64_t count = std::min(most_, draws - n);
       draw(block, n, count);
-      add_weighted(weights + n * columns, count, sums.data(), rest);
+      add_weighted(weights + n * columns, count, sums.data(), rest, n == 0);
     }
     if (span_)
-      along_inputs(sums.data(), out);
+      along_inputs(sums.data(), sign, out);
     else
-      take_sums(sums.data(), 1, size, out, num_threads_);
-    take_sums(rest, 1, rest_size_, out + net_.biases(), num_threads_);
+      take_sums(sums.data(), sign, size, out, num_threads_);
+    take_sums(rest, sign, rest_size_, out + net_.biases(), num_threads_);
   }
 
  private:
@@ -230,9 +228,9 @@ class Step {
 
   T* rest_across() { return across_->data() + round_up(most_, kernels_.lanes) * rank_ * chunk_; }
 
-  // Losses of draws [n, n + count) are added to the sums, and something else is done beside.
+  // Losses of draws [n, n + count) are added to the sums, which are 0 at first, and something else is done beside.
   template <class Also>
-  void add_losses(const Draw<T>& block, int64_t n, int64_t count, Also also) {
+  void add_losses(const Draw<T>& block, int64_t n, int64_t count, bool first_chunk, Also also) {
     LowRankDraws<T> draws{rank_, count, block.mirrored, block.spread, factor_, along_, rest_, rest_size_};
     if (across_) draws.across = across_->data(), draws.rest_across = rest_across();
     const int64_t parts = atoms_ ? divide_up(count, draws_together) : count,
@@ -245,10 +243,15 @@ class Step {
       if (turn == 0) return also();
       const int64_t task = turn - 1;
       T* own = scratch.data() + omp_get_thread_num() * size;
-      double* const to = sums_->data() + n * (block.mirrored ? 2 : 1);
-      if (!atoms_) return kernels_.network(center_, draws, task, own, to);
-      const int64_t m = task / parts, first = task % parts * draws_together;
-      kernels_.atom(center_, draws, m, first, std::min(first + draws_together, count), own, to + m * block.particles);
+      const int64_t fold = block.mirrored ? 2 : 1, m = atoms_ ? task / parts : 0;
+      const int64_t first = atoms_ ? task % parts * draws_together : task;
+      const int64_t last = atoms_ ? std::min(first + draws_together, count) : task + 1;
+      double* const to = sums_->data() + n * fold + m * block.particles;
+      if (first_chunk) std::fill(to + first * fold, to + last * fold, 0.0);
+      if (atoms_)
+        kernels_.atom(center_, draws, m, first, last, own, to);
+      else
+        kernels_.network(center_, draws, task, own, to);
     });
   }
 
@@ -265,31 +268,33 @@ class Step {
     });
   }
 
-  // sums [width][length] of the directions and `rest` of what is behind the first layer.
-  void add_weighted(const double* weights, int64_t count, double* sums, double* rest) {
+  // sums [width][length] of the directions and `rest` of what is behind the first layer, which are 0 at first.
+  void add_weighted(const double* weights, int64_t count, double* sums, double* rest, bool first) {
     const int64_t columns = atoms_ ? net_.width : 1;
     const double work = nanoseconds(0.3, count, net_.width, rank_ * length_);
     const int64_t together = atoms_ ? 4 : 1;  // neurons, each with weights of its own
     const int64_t groups = divide_up(net_.width, together);
-    parallel_for(groups + 1, threads(groups + 1, work), [&](int64_t group) {
-      if (group == groups) {
+    parallel_for(groups + 1, threads(groups + 1, work), [&](int64_t task) {
+      if (task == 0) {  // the longest
+        if (first) std::fill_n(rest, rest_size_, 0.0);
         if (atoms_) return kernels_.sum_columns(count, weights, columns, rest_, rest_size_, 1 + net_.outputs, rest);
         return kernels_.sum_rows(count, weights, 1, nullptr, 0, rest_, rest_size_, rest_size_, rest, 1);
       }
-      const int64_t m = group * together, own = std::min(together, net_.width - m);
+      const int64_t m = (task - 1) * together, own = std::min(together, net_.width - m);
+      if (first) std::fill_n(sums + m * length_, own * length_, 0.0);
       for (int64_t k = 0; k < rank_; ++k)
         kernels_.sum_rows(count, weights + (atoms_ ? m : 0), columns, factor_ + k * net_.width + m, rank_ * net_.width,
                           direction_ + k * length_, rank_ * length_, length_, sums + m * length_, own);
     });
   }
 
-  // out [width][inputs] = sums L^-1 X.
+  // out [width][inputs] = sign sums L^-1 X.
   template <class Out>
-  void along_inputs(const double* sums, Out* out) {
+  void along_inputs(const double* sums, double sign, Out* out) {
     constexpr int64_t strip = 64, pad = 16;  // lines of a cache's sets are not all in one
     const int64_t inputs = net_.inputs, width = net_.width;
     Buffer<T> by(width * length_);
-    span_->along_samples(sums, width, by.data(), num_threads_);
+    span_->along_samples(sums, sign, width, by.data(), num_threads_);
     const int64_t strips = divide_up(inputs, strip), part = length_ * (strip + pad) + width * strip;
     const int team = threads(strips, nanoseconds(0.05, width, length_, inputs));
     Buffer<T> scratch(team * part);
@@ -342,8 +347,8 @@ HoppingStep low_rank_gradient(const RiskProblem<T>& problem, const LowRank& nois
   Step<T> step(problem, noise, atoms, rows, fit, num_threads);
   spanned = step.spanned();
   const auto score = [&](const Draw<T>& block, int64_t, double* risks) { step.score(block, risks); };
-  const auto drift = [&](const Draw<T>& block, const double* weights, int64_t draws, auto* out) {
-    step.drift(block, weights, draws, out);
+  const auto drift = [&](const Draw<T>& block, const double* weights, int64_t draws, auto* out, double sign = 1) {
+    step.drift(block, weights, draws, out, sign);
   };
   if (!fit)
     return weigh_blocks(draw, size, columns, rows, gradient, num_threads, score,

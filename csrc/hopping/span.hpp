@@ -72,8 +72,8 @@ class Span {
     });
   }
 
-  // out [rows][size] = sums [rows][size] L^-1.
-  void along_samples(const double* sums, int64_t rows, T* out, int num_threads) {
+  // out [rows][size] = sign sums [rows][size] L^-1.
+  void along_samples(const double* sums, double sign, int64_t rows, T* out, int num_threads) {
     constexpr int64_t together = 24, panel = 16;
     const int64_t size = factor_.rows(), width = Factor::panel(), parts = divide_up(rows, together);
     const int threads = thread_count(num_threads, factor_.panels() * parts, nanoseconds(0.05, rows, size, size));
@@ -84,7 +84,8 @@ class Span {
                                              factor_.inverse() + s0 * (factor_.stride() + 1), factor_.stride(),
                                              size - s0, own, panel, false);
       for (int64_t m = 0; m < count; ++m)
-        for (int64_t s = s0; s < std::min(s0 + width, size); ++s) out[(m0 + m) * size + s] = T(own[m * panel + s - s0]);
+        for (int64_t s = s0; s < std::min(s0 + width, size); ++s)
+          out[(m0 + m) * size + s] = T(sign * own[m * panel + s - s0]);
     });
   }
 
