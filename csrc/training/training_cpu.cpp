@@ -116,6 +116,7 @@ Outcome run_epoch(const Epoch<T>& epoch, Ensemble<T> ensemble, int num_threads) 
   UpdateProblem<T>& update = ensemble.update;
   const int64_t particles = update.particles, size = update.size, tasks = epoch.data.tasks;
   Minibatches<T> minibatches(epoch, true, num_threads);
+  if (!ensemble.points) ensemble.adam.decay = epoch.decay;
   Outcome outcome;
   outcome.step = epoch.first_step;
   for (int64_t first = 0; first < epoch.data.samples; first += epoch.batch, ++outcome.step) {
@@ -141,16 +142,13 @@ Outcome run_epoch(const Epoch<T>& epoch, Ensemble<T> ensemble, int num_threads) 
           std::count_if(ensemble.risk, ensemble.risk + particles, [](double r) { return !std::isfinite(r); });
     }
 
-    if (const double* rates = ensemble.adam.rates; epoch.decay > 0 && rates)
-      for (int64_t n = 0; n < particles; ++n) shrink(update.out + n * size, size, epoch.decay * rates[n], num_threads);
-    else if (epoch.decay > 0)
-      shrink(update.out, particles * size, epoch.decay, num_threads);
-    if (!ensemble.gradient)
-      cbo_update(update, num_threads);
-    else if (ensemble.points)
+    if (ensemble.points && epoch.decay > 0) shrink(update.out, particles * size, epoch.decay, num_threads);
+    if (!ensemble.points)
+      adam_update(update.theta, update.out, particles, size, ensemble.adam, num_threads);
+    else if (ensemble.gradient)
       hybrid_update(update, ensemble.adam, num_threads);
     else
-      adam_update(update.theta, update.out, particles, size, ensemble.adam, num_threads);
+      cbo_update(update, num_threads);
     poll();
   }
   return outcome;
@@ -160,6 +158,7 @@ template <class T>
 Hopped run_hopping_epoch(const Epoch<T>& epoch, Hops<T> hops, int num_threads) {
   const int64_t size = epoch.data.net.size();
   Minibatches<T> minibatches(epoch, hops.noise.rank == 0, num_threads);
+  hops.adam.decay = epoch.decay;
   Hopped hopped;
   hopped.step = hops.draw.key.step = epoch.first_step;
   for (int64_t first = 0; first < epoch.data.samples; first += epoch.batch) {
@@ -172,7 +171,6 @@ Hopped run_hopping_epoch(const Epoch<T>& epoch, Hops<T> hops, int num_threads) {
     hopped.nonfinite += hopped.last.nonfinite;
     hopped.spanned = hopped.spanned && (spanned || !hops.noise.batch);
     if (hopped.last.ess == 0) return hopped;
-    if (epoch.decay > 0) shrink(hops.center, size, epoch.decay, num_threads);
     adam_update(hops.center, hops.center, 1, size, hops.adam, num_threads);
     hopped.step = ++hops.draw.key.step, ++hops.adam.step;
     poll();

@@ -48,6 +48,7 @@ struct UpdateRow {
   const T* gradient;   // nullptr: no Adam
   T *first, *second;
   AdamCoefficients<T> adam;
+  T decay;  // still: taken off theta times theta before Adam's step
 };
 
 template <class T>
@@ -80,8 +81,11 @@ struct AdamState {
   const T* gradient;  // all [particles, size]
   T *first, *second;
   double lr, beta1, beta2, delta;
-  uint32_t step;                  // from 1
-  const double* rates = nullptr;  // [particles] in place of lr, for adam_update alone
+  uint32_t step;  // from 1
+  // For adam_update alone: [particles] in place of lr; what a step first takes off theta times theta, and times the
+  // rate where there are rates.
+  const double* rates = nullptr;
+  double decay = 0;
 };
 
 template <class T>

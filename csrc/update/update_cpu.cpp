@@ -191,6 +191,7 @@ void update(const UpdateProblem<T>& problem, UpdateForm form, const AdamState<T>
     row.begin = begin, row.end = std::min(begin + piece, size);
     if (form != UpdateForm::still) row.point = point_of(problem, n);
     if (distances) row.b = T(b * distance.data()[i / pieces]);
+    if (adam) row.decay = T(adam->rates ? adam->decay * adam->rates[n] : adam->decay);
     if (adam && adam->rates) row.adam.rate = T(adam->rates[n] / bias);
     kernels.row(form, row, problem.key, uint32_t(n));
   }, short_tasks(size));

@@ -14,7 +14,8 @@ CBK_INLINE void update_block(const UpdateRow<T>& row, int64_t at, const Vector<T
     __builtin_prefetch(reinterpret_cast<const char*>(row.theta + at) + ahead + p);
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j, at += lanes<T>) {
-    const V theta = load(row.theta + at);
+    V theta = load(row.theta + at);
+    if (adam && form == UpdateForm::still && row.decay != 0) theta = theta - splat<V>(row.decay) * theta;
     const V delta = form == UpdateForm::still ? theta : theta - load(row.point + at);
     V start = theta;
     if constexpr (adam) {
