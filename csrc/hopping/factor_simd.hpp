@@ -20,45 +20,48 @@ inline void gram(const double* x, const double* with, int64_t line, int64_t dept
                           block + half * (stride + 1), stride, none);
 }
 
-constexpr int rows_at_once = 4;  // each number of a row is loaded and stored once for so many that are taken off it
-
-// to[k] += sum over the rows i < count of by[i] rows[i][k], in their order, k in [first, last).
-CBK_INLINE void add_rows(const double* by, const double* rows, int64_t stride, int64_t count, int64_t first,
-                         int64_t last, double* to) {
-  int64_t k = first;
-  for (; k + lanes<double> <= last; k += lanes<double>) {
-    F64 sum = load(to + k);
-    if (count == rows_at_once) {
-      CBK_UNROLL(4)
-      for (int i = 0; i < rows_at_once; ++i) sum = mad(splat<F64>(by[i]), load(rows + i * stride + k), sum);
-    } else {
-      for (int64_t i = 0; i < count; ++i) sum = mad(splat<F64>(by[i]), load(rows + i * stride + k), sum);
+// Of R rows from row i on, at `to`: to[r][k] -= sum over `count` rows of first[j][i + r] first[j][k], in their order,
+// for the whole vectors from column i on.
+template <int R, int count>
+CBK_INLINE void take_off(const double* first, double* to, int64_t stride, int64_t i, int64_t size) {
+  double by[count][R];
+  for (int j = 0; j < count; ++j)
+    for (int r = 0; r < R; ++r) by[j][r] = -first[j * stride + i + r];
+  for (int64_t k = i / lanes<double> * lanes<double>; k < size; k += lanes<double>) {
+    F64 sum[R];
+    CBK_UNROLL(8)
+    for (int r = 0; r < R; ++r) sum[r] = load(to + r * stride + k);
+    CBK_UNROLL(8)
+    for (int j = 0; j < count; ++j) {
+      const F64 row = load(first + j * stride + k);
+      CBK_UNROLL(8)
+      for (int r = 0; r < R; ++r) sum[r] = mad(splat<F64>(by[j][r]), row, sum[r]);
     }
-    store(to + k, sum);
+    CBK_UNROLL(8)
+    for (int r = 0; r < R; ++r) store(to + r * stride + k, sum[r]);
   }
-  for (; k < last; ++k)
-    for (int64_t i = 0; i < count; ++i) to[k] = mad(by[i], rows[i * stride + k], to[k]);
 }
 
 inline bool cholesky(double* upper, int64_t size, int64_t stride) {
-  constexpr int64_t width = lanes<double>;
-  const int64_t end = (size + width - 1) / width * width;
+  constexpr int rows_at_once = 8, together = 4;  // rows that are taken off at once, and from how many
   Paced paced;
   for (int64_t first = 0; first < size; first += rows_at_once) {
-    const int64_t count = size - first < rows_at_once ? size - first : rows_at_once;
-    const double* const rows = upper + first * stride;
-    double by[rows_at_once];
-    for (int64_t i = first; i < size; ++i) {  // what stands below the diagonal is not looked at
+    const int64_t end = size - first < rows_at_once ? size : first + rows_at_once;
+    double* const rows = upper + first * stride;
+    for (int64_t i = first; i < end; ++i) {  // what stands below the diagonal is not looked at
       double* const row = upper + i * stride;
-      const int64_t above = i - first < count ? i - first : count;
-      for (int64_t j = 0; j < above; ++j) by[j] = -rows[j * stride + i];
-      add_rows(by, rows, stride, above, i / width * width, end, row);
-      if (above == count) continue;
       const double pivot = row[i];
       if (!(pivot > 0 && pivot < HUGE_VAL)) return false;
-      const double inverse = 1 / std::sqrt(pivot);
-      for (int64_t k = i; k < size; ++k) row[k] *= inverse;
+      const F64 inverse = splat<F64>(1 / std::sqrt(pivot));
+      for (int64_t k = i / lanes<double> * lanes<double>; k < size; k += lanes<double>)
+        store(row + k, load(row + k) * inverse);
+      for (int64_t below = i + 1; below < end; ++below)
+        take_off<1, 1>(row, upper + below * stride, stride, below, size);
     }
+    int64_t i = end;
+    for (; i + together <= size; i += together)
+      take_off<together, rows_at_once>(rows, upper + i * stride, stride, i, size);
+    for (; i < size; ++i) take_off<1, rows_at_once>(rows, upper + i * stride, stride, i, size);
     paced((size - first) * (size - first) * rows_at_once / 2);
   }
   return true;

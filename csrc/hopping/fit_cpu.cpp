@@ -111,12 +111,13 @@ void draw_noise(const Network& net, const DrawnNoise<T>& noise, NoiseKey key, in
   // a row of normals begins at a multiple of 64
   const int64_t begin = net.biases() / 64 * 64, skipped = net.biases() - begin, size = noise.rest_size(net);
   const int64_t factors = noise.rank * net.width, numbers = noise.rank * noise.length;
-  Buffer<T> row(skipped + size);
+  Buffer<T> row(skipped > 0 ? skipped + size : 0);
   for (int64_t n = first; n < last; ++n) {
     kernels.factors(key, uint32_t(n), noise.rank, net.width, noise.factor + n * factors);
     normal(along, uint32_t(n), 0, numbers, noise.direction + n * numbers);
-    normal(key, uint32_t(n), begin, skipped + size, row.data());
-    std::copy_n(row.data() + skipped, size, noise.rest + n * size);
+    T* const rest = noise.rest + n * size;
+    normal(key, uint32_t(n), begin, skipped + size, skipped > 0 ? row.data() : rest);
+    if (skipped > 0) std::copy_n(row.data() + skipped, size, rest);
   }
 }
 
