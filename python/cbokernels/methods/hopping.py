@@ -83,7 +83,7 @@ class ConsensusHopping(Method):
     trains digits of 784 pixels, centred, as well as Adam does.
 
     Whatever N is, a step takes a few MB. Weights are formed within blocks of at most 2^17 particles (scope
-    "atom": 2^17 / M, but not below 256), as equal as can be. The drift is their mean, weighted by their sizes:
+    "atom": 2^17 / M, but not below 256), as equal as can be. The drift is their mean, weighted by size:
     exactly the ensemble's up to that N, and above it as good an estimate. Pairs share a block, which with
     least squares has 256 of them at most.
 
