@@ -342,6 +342,23 @@ def test_directions_are_free_where_there_is_no_span_and_that_is_said_once(size, 
     np.testing.assert_array_equal(got.parameters, expected.parameters)
 
 
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [(1e-29, "float32"), (1e-36, "float32"), (1e-140, "float64"), (1e-160, "float64"), (1e150, "float64"),
+     (1e200, "float64")],
+)  # fmt: skip
+def test_noise_of_small_and_large_inputs_is_the_references(size, dtype):
+    """In the span or free: b does not depend on the size of the inputs."""
+    net, _, x, _, _ = problem(40, 3, 2, 12)
+    x = (x * size).astype(dtype)
+    weights = np.random.default_rng(1).normal(size=(9, 1))
+    got = np.empty(net.size)
+    _cpu.low_rank_drift(net._kernel, x, weights, KEY, 1, True, False, got, 2)
+    xi = reference.hopping_noise(net, 9, rank=1, batch=x, seed=5, step=7)
+    tolerance = 1e-5 if dtype == "float32" else 1e-12
+    np.testing.assert_allclose(got, (weights * xi).sum(axis=0), atol=tolerance * np.abs(got).max())
+
+
 def test_a_run_that_is_continued(tmp_path):
     net, _, x, _, labels = problem(40, 5, 3, 60, "float32")
     options = {"batch_size": 20, "seed": 3, "weight_decay": 0.1, "standardize": True, "every": 1}

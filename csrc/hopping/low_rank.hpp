@@ -6,7 +6,7 @@
 // R^S:
 //   b = X^T L^-T e,  X b = (L - ridge L^-T) e,  drift = (sum_p delta_p a_p e_p^T / sqrt r) L^-1 X
 // Such a b is a normal one projected on the rows of X, where the gradient lies too.  The ridge is 1e-6 of the mean
-// diagonal.  Where S >= d, or where the matrix is singular or so small that L^-1 overflows, directions are free.
+// diagonal.  Where S >= d, or where the matrix is singular or the ridge below `least_ridge`, directions are free.
 //
 // Random numbers of draw n come from the counters of particle n (docs/HOPPING.md):
 //   biases, second layer, output biases   stream 0, by the coordinate of theta: those of noise of full rank
@@ -41,9 +41,10 @@ constexpr int64_t most_rank = 65536;
 constexpr int64_t draws_together = 32;  // that are scored in one call, whole vectors
 constexpr int64_t fit_draws = 256;      // pairs at most whose differences are fitted together
 constexpr double fit_ridge = 0.02, fit_share = 0.1;
-// No number of L^-1 is above ridge^(-1/2): 10^34 leaves room for sums of draws.
+// No number of L^-1 is above ridge^(-1/2): with float32 10^34 leaves room for sums of draws.  With float64 it is the
+// matrix that loses digits below.
 template <class T>
-constexpr double least_ridge = sizeof(T) == sizeof(float) ? 1e-68 : 0;
+constexpr double least_ridge = sizeof(T) == sizeof(float) ? 1e-68 : 1e-300;
 
 // Samples and the centre's values on them.  Each array has lines of `padded` samples; x is zero in the padding.
 template <class T>

@@ -46,13 +46,13 @@ factorise(double* gram, int64_t samples, T* map, double* inverse, int32_t* posit
   const int n = int(samples), rank = int(threadIdx.x), lane = rank % 32, warp = rank / 32, warps = factor_threads / 32;
   gram += blockIdx.x * samples * samples, map += blockIdx.x * samples * samples;
   inverse += blockIdx.x * samples * samples;
-  double trace = 0, *triangle = gram;
+  double mean = 0, *triangle = gram;
   if constexpr (in_shared) {
     CBK_DYNAMIC_SHARED(double, shared);
     triangle = shared;
   }
-  for (int i = rank; i < n; i += factor_threads) trace += gram[i * samples + i];
-  const double ridge = 1e-6 / double(n) * block_sum(trace);
+  for (int i = rank; i < n; i += factor_threads) mean += gram[i * samples + i] / double(n);
+  const double ridge = 1e-6 * block_sum(mean);
   const Triangle<in_shared> l{triangle, samples};
   for (int i = warp; i < n; i += warps)
     for (int j = lane; j <= i; j += 32) l(i, j) = gram[i * samples + j] + (i == j ? ridge : 0);

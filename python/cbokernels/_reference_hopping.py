@@ -26,8 +26,8 @@ def hopping_noise(
     """Noise xi [draws, D] of a step of `ConsensusHopping`.
 
     rank: None for independent normals, r for a first layer of (1 / sqrt r) sum_k a_k b_k^T. batch: None for
-    free directions b, the minibatch x [S, d] for directions in its span, which are free too where S >= d or
-    x x^T + ridge is singular.
+    free directions b, the minibatch x [S, d] for directions in its span, which are free too where S >= d,
+    where x x^T + ridge is singular, and where the ridge is below 1e-300, or below 1e-68 with a float32 x.
     """
     key = {"seed": seed, "step": step, "first_particle": first_particle}
     xi = standard_normal(draws, net.size, **key)
@@ -35,8 +35,7 @@ def hopping_noise(
         return xi
     signs, b = _signs(net, draws, rank, key), _directions(net, draws, rank, batch, key)
     if b.shape[-1] != net.inputs:
-        x = np.asarray(batch, float)
-        b = b @ np.linalg.solve(_root(x), x)
+        b = b @ np.linalg.solve(_root(batch), np.asarray(batch, float))
     first = np.einsum("pkm,pkd->pmd", signs, b) / np.sqrt(rank)
     xi[:, : first[0].size] = first.reshape(draws, -1)
     return xi
@@ -91,20 +90,26 @@ def _signs(net: TwoLayer, draws: int, rank: int, key: dict[str, int]) -> Any:
 
 def _directions(net: TwoLayer, draws: int, rank: int, batch: Any, key: dict[str, int]) -> Any:
     """b [draws, rank, d], or e [draws, rank, S] where these are in the batch's span."""
-    free = batch is None or _root(np.asarray(batch, float)) is None
+    free = batch is None or _root(batch) is None
     length = net.inputs if free else len(batch)
     return standard_normal(draws, rank * length, stream=_DIRECTIONS, **key).reshape(draws, rank, -1)
 
 
 def _root(x: Any) -> Any:
     """L with L L^T = x x^T + ridge, None where directions are free."""
+    least = 1e-68 if np.asarray(x).dtype == np.float32 else 1e-300
+    x = np.asarray(x, float)
     if len(x) >= x.shape[1]:
         return None
-    gram = x @ x.T
-    try:
-        return np.linalg.cholesky(gram + _RIDGE * np.trace(gram) / len(x) * np.eye(len(x)))
-    except np.linalg.LinAlgError:
-        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        gram = x @ x.T
+        ridge = _RIDGE * (np.diag(gram) / len(x)).sum()
+        if not least <= ridge < np.inf:
+            return None
+        try:
+            return np.linalg.cholesky(gram + ridge * np.eye(len(x)))
+        except np.linalg.LinAlgError:
+            return None
 
 
 def rank_weights(risk: Any) -> Any:
