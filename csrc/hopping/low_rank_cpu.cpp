@@ -304,9 +304,9 @@ class Step {
       for (int64_t s = 0; s < length_; ++s) std::copy_n(problem_.inputs_of(s) + first, count, x + s * (strip + pad));
       const auto multiply = [&](T* to, int64_t stride) {
         for (int64_t k = 0; k < count; k += panel_)
-          for (int64_t s = 0; s < length_; s += 2 * kernels_.lanes)
-            kernels_.product(by.data() + s, length_, width, std::min(2 * kernels_.lanes, length_ - s),
-                             x + s * (strip + pad) + k, strip + pad, count - k, to + k, stride, s > 0);
+          for (int64_t s = 0; s < length_; s += panel_)
+            kernels_.product(by.data() + s, length_, width, std::min(panel_, length_ - s), x + s * (strip + pad) + k,
+                             strip + pad, count - k, to + k, stride, s > 0);
       };
       if constexpr (std::is_same_v<T, Out>)
         if (count == strip) return multiply(out + first, inputs);
