@@ -131,6 +131,26 @@ def test_samples_and_threads(shape, loss, samples, dtype):
         np.testing.assert_array_equal(cbk.forward(net, theta, x, num_threads=num_threads), outputs)
 
 
+@pytest.mark.parametrize("particles", [1, 4])
+def test_threads_that_pack_samples_for_themselves(particles, dtype):
+    """Few networks and more samples than threads pack at a time, the last of them a part of a chunk."""
+    net = cbk.TwoLayer(300, 20, 4)
+    theta, x, y = problem(net, particles, 5001, dtype, "mse")
+    weights = np.random.default_rng(3).integers(0, 3, 5001).astype(dtype)
+    risks = [
+        cbk.risk(net, theta, x, y, loss="mse", sample_weight=weights, num_threads=threads)
+        for threads in (1, 2, 5)
+    ]
+    outputs = [cbk.forward(net, theta, x, num_threads=threads) for threads in (1, 2, 5)]
+    truth = true_outputs(net, theta, x)
+    squares = ((truth - y) ** 2).sum(axis=2)
+    assert error(outputs[0], truth) < TOLERANCE[dtype]
+    assert error(risks[0], squares @ weights / weights.sum()) < TOLERANCE[dtype]
+    for other in (1, 2):
+        np.testing.assert_array_equal(risks[other], risks[0])
+        np.testing.assert_array_equal(outputs[other], outputs[0])
+
+
 @given(
     shape=st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12)),
     particles=st.integers(1, 12),
