@@ -26,7 +26,7 @@ class Replacements {
   static constexpr int most_draws = pairs && signs == 1 ? lanes<T> / 2 : lanes<T>;
 
   static int64_t scratch_size(const Network& net) {
-    return (2 + signs * lanes<T>)*row_of(net.outputs) + (samples_together * signs + 4) * lanes<T>;
+    return (2 + signs * lanes<T>)*row_of(net.outputs) + (samples_together * signs + 6) * lanes<T>;
   }
 
   Replacements(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, T* scratch)
@@ -41,13 +41,15 @@ class Replacements {
         reach_(noise_ + lanes<T>),
         bias_(reach_ + lanes<T>),
         along_(bias_ + lanes<T>),
-        hidden_(along_ + lanes<T>),
+        far_bias_(along_ + lanes<T>),
+        far_along_(far_bias_ + lanes<T>),
+        hidden_(far_along_ + lanes<T>),
         computed_(lines.net->activation == Activation::relu && draws.rank == 1) {
     const Network& net = *lines.net;
     for (int64_t k = 0; k < row_of(outputs_); ++k) {
       before_[k] = k < outputs_ ? T(net.scale) * lines.center[net.output_weights() + k * net.width + m] : 0;
       const T size = before_[k] < 0 ? -before_[k] : before_[k];
-      if (!(size <= most_)) most_ = size;  // NaN stays
+      if (size > most_) most_ = size;  // of NaN the highest output, a NaN too, tells
       before_[k] *= quarter;
     }
   }
@@ -89,8 +91,8 @@ class Replacements {
   using V = Vector<T>;
   static constexpr bool folded = pairs && signs == 1;
   static constexpr int64_t samples_together = 64;
-  // One logarithm is taken of several samples, (1 + t) (1 + t') = 1 + ..., whose losses at the centre, and 3 for each,
-  // make less than `held_most`.  The largest loss of such a sample.
+  // One logarithm is taken of several samples, (1 + t) (1 + t') = 1 + ..., whose losses at the centre, and what they
+  // may gain, make less than `held_most`.  The largest loss of such a sample.
   static constexpr T held_most = 64, most_loss = 6;
   static constexpr bool polynomials = sizeof(T) == 4;
   // How far outputs move: at all, and farther than polynomials of degrees 4 and 6 reach.
@@ -118,7 +120,10 @@ class Replacements {
     }
     store(noise_, largest), store(reach_, largest + most_);
     store(bias_, both(draws_.spread) * load_draws(rest, m_));
-    if (computed_) store(along_, steps(draws_.factor + first * net.width + m_, net.width));
+    if (computed_) {
+      store(along_, steps(draws_.factor + first * net.width + m_, net.width));
+      store(far_bias_, load(reach_) * load(bias_)), store(far_along_, load(reach_) * load(along_));
+    }
     across_ = draws_.across + first * draws_.rank * lines_.padded;
     for (LaneSums<T>& sums : total_) sums = {};
     for (V& each : terms_) each = V{};
@@ -160,32 +165,39 @@ class Replacements {
   }
 
   // Bit i of above[level] says that sample s + i of [s, s + count) moves so far: which do looks random, and no branch
-  // depends on it.  Of ReLUs a lane is a sample here, so that the largest number of the draws needs no shuffles.  As
-  // ReLU is convex, of two signs the one that adds moves it farther.
+  // depends on it.  Of ReLUs a lane is a sample here, so that the largest number of the draws needs no shuffles.  A
+  // hidden value is max(0, z + |move|) at most, which is not below the centre's: with h' for it, and |c'| as |c| and
+  // |c' - c| at most, the bound above is |c'| h' - |c| h, of which only |c'| h' is the draws'.  Rounding costs it no
+  // more than it costs the outputs.
   void find_moved(int64_t first, int64_t s, int64_t count, uint64_t (&above)[levels]) const {
-    constexpr int together = 2;  // lines are of so many whole vectors
-    const int64_t padded = lines_.padded;
-    for (int64_t i = 0; i < count; i += together * lanes<T>) {
-      const T *at = lines_.z + m_ * padded + s + i, *before = lines_.hidden + m_ * padded + s + i,
-              *x = draws_.along + first * padded + s + i;
-      Word<V> most[together] = {};  // bits of numbers that are not negative: NaN is above all
-      for (int64_t p = 0; p < count_; ++p, x += padded) {
-        const V bias = splat<V>(bias_[p]), by = splat<V>(along_[p]), noise = splat<V>(noise_[p]),
-                reach = splat<V>(reach_[p]);
-        CBK_UNROLL(2)
-        for (int j = 0; j < together; ++j) {
-          const V move = mad(by, load(x + j * lanes<T>), bias), was = load(before + j * lanes<T>);
-          const V h = max(V{}, load(at + j * lanes<T>) + (pairs ? abs(move) : move));
-          const Word<V> far = bits<Word<V>>(bound(&h, was, noise, reach));
-          most[j] = most[j] > far ? most[j] : far;
-        }
-      }
-      CBK_UNROLL(2)
-      for (int j = 0; j < together; ++j)
-        for (int level = 0; level < levels; ++level)
-          above[level] |= uint64_t(lanes_above(bits<V>(most[j]), ends[level])) << (i + j * lanes<T>);
-    }
+    constexpr int64_t pair = 2 * lanes<T>;  // lines are of whole pairs of vectors
+    int64_t i = 0;
+    for (; count - i > pair; i += 2 * pair) find_moved_of<4>(first, s + i, i, above);
+    if (i < count) find_moved_of<2>(first, s + i, i, above);
     for (uint64_t& each : above) each &= all_ones(count);
+  }
+  // Of so many vectors of samples, the first of which has bit i.
+  template <int together>
+  CBK_INLINE void find_moved_of(int64_t first, int64_t s, int64_t i, uint64_t (&above)[levels]) const {
+    const int64_t padded = lines_.padded;
+    const T *z = lines_.z + m_ * padded + s, *hidden = lines_.hidden + m_ * padded + s,
+            *x = draws_.along + first * padded + s;
+    Int<V> most[together] = {};  // bits of |c'| (z + |move|): NaN, whose sign abs() takes, is above all
+    for (int64_t p = 0; p < count_; ++p, x += padded) {
+      const V bias = splat<V>(far_bias_[p]), by = splat<V>(far_along_[p]), reach = splat<V>(reach_[p]);
+      CBK_UNROLL(4)
+      for (int j = 0; j < together; ++j) {
+        const V move = mad(by, load(x + j * lanes<T>), bias);
+        const Int<V> far = bits<Int<V>>(mad(reach, load(z + j * lanes<T>), abs(move)));
+        most[j] = most[j] > far ? most[j] : far;
+      }
+    }
+    CBK_UNROLL(4)
+    for (int j = 0; j < together; ++j) {
+      const V far = bits<V>(most[j]), moved = far - most_ * load(hidden + j * lanes<T>);
+      for (int level = 0; level < levels; ++level)
+        above[level] |= uint64_t(lanes_above(level == 0 ? far : moved, ends[level])) << (i + j * lanes<T>);
+    }
   }
 
   // The same of any activation and rank, whose hidden values are kept.  The last sample comes first, and its bit is
@@ -279,7 +291,7 @@ class Replacements {
       if (lines_.weights) return add_logarithms(t, s0 + i);
       CBK_UNROLL(2)
       for (int q = 0; q < signs; ++q) terms_[q] = mad(terms_[q], t[q], terms_[q] + t[q]);
-      if ((held_ += loss + 3) > held_most) flush();
+      if ((held_ += loss + 2 * T(Power<degree>::end)) > held_most) flush();
     });
   }
   void add_logarithms(const V (&t)[signs], int64_t s) {
@@ -332,15 +344,16 @@ class Replacements {
   const CenterLines<T>& lines_;
   const LowRankDraws<T>& draws_;
   const int64_t m_, outputs_;
-  int64_t count_ = 0;    // of the draws at hand
-  T most_ = 0;           // |c| of the centre at most
-  T *before_, *rest_;    // [outputs]: a quarter of c of the centre, scaled as all of them; -c h of it
-  T* c_;                 // [signs][outputs][lanes]: a quarter of c of the draws
-  T *noise_, *reach_;    // [lanes]: |c' - c| and |c'| at most
-  T *bias_, *along_;     // [lanes]: what the draws add to z, along_ times X b where `computed_`
-  T* hidden_;            // [samples_together][signs][lanes], but where `computed_`
-  const T* across_;      // X b of the draws
-  const bool computed_;  // hidden values are computed where they are wanted
+  int64_t count_ = 0;         // of the draws at hand
+  T most_ = 0;                // |c| of the centre at most
+  T *before_, *rest_;         // [outputs]: a quarter of c of the centre, scaled as all of them; -c h of it
+  T* c_;                      // [signs][outputs][lanes]: a quarter of c of the draws
+  T *noise_, *reach_;         // [lanes]: |c' - c| and |c'| at most
+  T *bias_, *along_;          // [lanes]: what the draws add to z, along_ times X b where `computed_`
+  T *far_bias_, *far_along_;  // their products with reach_
+  T* hidden_;                 // [samples_together][signs][lanes], but where `computed_`
+  const T* across_;           // X b of the draws
+  const bool computed_;       // hidden values are computed where they are wanted
   LaneSums<T> total_[signs];
   V terms_[signs];         // of samples with the losses `held_`
   Int<V> far_;             // lanes with numbers that are too large
