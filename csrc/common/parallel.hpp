@@ -1,11 +1,14 @@
 // Threads and their scratch memory.
 #pragma once
 
+#include <omp.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
 #include <new>
+#include <utility>
 
 #include "interrupt.hpp"
 
@@ -52,19 +55,65 @@ class Failure {
   std::exception_ptr first_;
 };
 
-// f(i) for tasks i in [0, tasks), on so many threads, `together` of them between two polls where they are short.
+// f(i) for i in [0, count), `together` of them between two polls where they are short.
+template <class F>
+struct Tasks {
+  int64_t count;
+  F f;
+  int64_t together = 1;
+};
+template <class F>
+Tasks(int64_t, F) -> Tasks<F>;  // Clang 14 does not find it
+
+// All tasks of some kinds, on so many threads.  Each thread has a share of every kind, tasks that follow one another,
+// and helps the others when it has done it.  What a thread writes in one call it thus finds in its own cache in the
+// next one, where tasks of the same number are about the same numbers.
+template <class... F>
+void parallel_for_all(int threads, const Tasks<F>&... kinds) {
+  constexpr int most_shares = 64;
+  struct alignas(64) Share {  // a cache line each
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  Share shares[sizeof...(F)][most_shares];
+  const int count = std::clamp(threads, 1, most_shares);
+  const auto blocks_of = [=](const auto& kind) {
+    const int64_t together = std::clamp(divide_up(kind.count, threads), int64_t(1), kind.together);
+    return std::pair(divide_up(kind.count, together), together);
+  };
+  int made = 0;
+  const auto divide = [&](const auto& kind) {
+    const int64_t blocks = blocks_of(kind).first;
+    for (int i = 0; i < count; ++i)
+      shares[made][i].next = blocks * i / count, shares[made][i].end = blocks * (i + 1) / count;
+    ++made;
+  };
+  (divide(kinds), ...);
+  Failure failure;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    const int own = omp_get_thread_num() % count;
+    for (int i = 0; i < count; ++i) {
+      int at = 0;
+      const auto work = [&](const auto& kind) {
+        Share& share = shares[at++][(own + i) % count];
+        const int64_t together = blocks_of(kind).second;
+        for (int64_t block; (block = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;)
+          failure.guard([&] {
+            const int64_t end = std::min((block + 1) * together, kind.count);
+            for (int64_t task = block * together; task < end; ++task) kind.f(task);
+          });
+      };
+      (work(kinds), ...);
+    }
+  }
+  failure.rethrow();
+}
+
+// Tasks of one kind.
 template <class F>
 void parallel_for(int64_t tasks, int threads, F&& f, int64_t together = 1) {
-  together = std::clamp(divide_up(tasks, threads), int64_t(1), together);
-  const int64_t blocks = divide_up(tasks, together);
-  Failure failure;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
-  for (int64_t block = 0; block < blocks; ++block)
-    failure.guard([&] {
-      const int64_t end = std::min((block + 1) * together, tasks);
-      for (int64_t i = block * together; i < end; ++i) f(i);
-    });
-  failure.rethrow();
+  parallel_for_all(threads, Tasks<F&>{tasks, f, together});
 }
 
 // So many tasks of `work` each as are worth a poll: some microseconds' operations.

@@ -38,7 +38,7 @@ struct LowRank {
 
 constexpr uint32_t stream_signs = 4, stream_directions = 5;
 constexpr int64_t most_rank = 65536;
-constexpr int64_t draws_together = 32;  // that are scored in one call, whole vectors
+constexpr int64_t draws_together = 16;  // that are scored in one call, whole vectors
 constexpr int64_t fit_draws = 256;      // pairs at most whose differences are fitted together
 constexpr double fit_ridge = 0.02, fit_share = 0.1;
 // No number of L^-1 is above ridge^(-1/2): with float32 10^34 leaves room for sums of draws.  With float64 it is the

@@ -176,18 +176,19 @@ class Step {
     const int64_t panels = padded_ / panel_, parts = divide_up(draws, draws_apart);
     const double work = nanoseconds(0.05, padded_, net_.width, net_.inputs + net_.outputs) +
                         nanoseconds(1.5, draws, rank_ * length_ + rest_size_);
-    parallel_for(1 + panels + parts, threads(panels + parts, work), [&](int64_t task) {
-      if (task == 0) return also();
-      if (task > panels) {
-        const int64_t n = (task - 1 - panels) * draws_apart;
-        return draw_noise(net_, at_hand(draws), problem_.draw->key, n, std::min(n + draws_apart, draws));
-      }
-      const int64_t i = task - 1, begin = i * panel_, inputs = net_.inputs;
+    const auto put_panel = [&](int64_t i) {
+      const int64_t begin = i * panel_, inputs = net_.inputs;
       if (!packed_)
         pack_rows([&](int64_t s) { return problem_.inputs_of(first + begin + s); }, count - begin, panel_, inputs,
                   x_->data() + begin * inputs, static_cast<double*>(nullptr), panel_);
       kernels_.center(center_, i);
-    });
+    };
+    const auto put_draws = [&](int64_t part) {
+      const int64_t n = part * draws_apart;
+      draw_noise(net_, at_hand(draws), problem_.draw->key, n, std::min(n + draws_apart, draws));
+    };
+    parallel_for_all(threads(panels + parts, work), Tasks{1, [&](int64_t) { also(); }}, Tasks{panels, put_panel},
+                     Tasks{parts, put_draws});
     if (draws > 0) drawn_ = draws, drawn_first_ = problem_.draw->key.first_particle;
   }
 
@@ -239,12 +240,10 @@ class Step {
     const int team = threads(tasks, work);
     const int64_t size = round_up(kernels_.scratch_size(net_, padded_, panel_), 64);
     Buffer<T> scratch(team * size);
-    parallel_for(tasks + 1, team, [&](int64_t turn) {
-      if (turn == 0) return also();
-      const int64_t task = turn - 1;
+    const auto add = [&](int64_t task) {
       T* own = scratch.data() + omp_get_thread_num() * size;
-      const int64_t fold = block.mirrored ? 2 : 1, m = atoms_ ? task / parts : 0;
-      const int64_t first = atoms_ ? task % parts * draws_together : task;
+      const int64_t fold = block.mirrored ? 2 : 1, m = atoms_ ? task % net_.width : 0;
+      const int64_t first = atoms_ ? task / net_.width * draws_together : task;
       const int64_t last = atoms_ ? std::min(first + draws_together, count) : task + 1;
       double* const to = sums_->data() + n * fold + m * block.particles;
       if (first_chunk) std::fill(to + first * fold, to + last * fold, 0.0);
@@ -252,7 +251,8 @@ class Step {
         kernels_.atom(center_, draws, m, first, last, own, to);
       else
         kernels_.network(center_, draws, task, own, to);
-    });
+    };
+    parallel_for_all(team, Tasks{1, [&](int64_t) { also(); }}, Tasks{tasks, add});
   }
 
   // The risks [particles][columns] of the sums.
@@ -274,18 +274,19 @@ class Step {
     const double work = nanoseconds(0.3, count, net_.width, rank_ * length_);
     const int64_t together = atoms_ ? 4 : 1;  // neurons, each with weights of its own
     const int64_t groups = divide_up(net_.width, together);
-    parallel_for(groups + 1, threads(groups + 1, work), [&](int64_t task) {
-      if (task == 0) {  // the longest
-        if (first) std::fill_n(rest, rest_size_, 0.0);
-        if (atoms_) return kernels_.sum_columns(count, weights, columns, rest_, rest_size_, 1 + net_.outputs, rest);
-        return kernels_.sum_rows(count, weights, 1, nullptr, 0, rest_, rest_size_, rest_size_, rest, 1);
-      }
-      const int64_t m = (task - 1) * together, own = std::min(together, net_.width - m);
+    const auto add_rest = [&](int64_t) {
+      if (first) std::fill_n(rest, rest_size_, 0.0);
+      if (atoms_) return kernels_.sum_columns(count, weights, columns, rest_, rest_size_, 1 + net_.outputs, rest);
+      kernels_.sum_rows(count, weights, 1, nullptr, 0, rest_, rest_size_, rest_size_, rest, 1);
+    };
+    const auto add_first = [&](int64_t task) {
+      const int64_t m = task * together, own = std::min(together, net_.width - m);
       if (first) std::fill_n(sums + m * length_, own * length_, 0.0);
       for (int64_t k = 0; k < rank_; ++k)
         kernels_.sum_rows(count, weights + (atoms_ ? m : 0), columns, factor_ + k * net_.width + m, rank_ * net_.width,
                           direction_ + k * length_, rank_ * length_, length_, sums + m * length_, own);
-    });
+    };
+    parallel_for_all(threads(groups + 1, work), Tasks{1, add_rest}, Tasks{groups, add_first});
   }
 
   // out [width][inputs] = sign sums L^-1 X.

@@ -78,7 +78,8 @@ class Span {
     const int64_t size = factor_.rows(), width = Factor::panel(), parts = divide_up(rows, together);
     const int threads = thread_count(num_threads, factor_.panels() * parts, nanoseconds(0.05, rows, size, size));
     parallel_for(factor_.panels() * parts, threads, [&](int64_t task) {
-      const int64_t s0 = task / parts * width, m0 = task % parts * together, count = std::min(together, rows - m0);
+      const int64_t s0 = task % factor_.panels() * width, m0 = task / factor_.panels() * together,
+                    count = std::min(together, rows - m0);
       double own[together * panel];
       isa_table().low_rank<double>().product(sums + m0 * size + s0, size, count, size - s0,
                                              factor_.inverse() + s0 * (factor_.stride() + 1), factor_.stride(),
