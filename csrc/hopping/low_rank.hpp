@@ -81,8 +81,9 @@ struct LowRankDraws {
 template <class T>
 struct LowRankKernels {
   int64_t lanes;
-  // z, hidden, out and what follows from it, of panel i.
-  void (*center)(const CenterLines<T>& lines, int64_t i);
+  // Of panel i: z and hidden of neurons [first, last), and from all of them out and what follows from it.
+  void (*center)(const CenterLines<T>& lines, int64_t i, int64_t first, int64_t last);
+  void (*center_outputs)(const CenterLines<T>& lines, int64_t i);
   int64_t (*scratch_size)(const Network& net, int64_t padded, int64_t panel);
   // Losses of draws [first, last) of the centre with neuron m replaced are added to sums[(draw, sign)].
   void (*atom)(const CenterLines<T>& lines, const LowRankDraws<T>& draws, int64_t m, int64_t first, int64_t last,
@@ -94,6 +95,9 @@ struct LowRankKernels {
   // z[r][2 lanes] = sum_k a[r * row + k] x[k * stride], or is added to.  Of these columns so many are wanted.
   void (*product)(const T* a, int64_t row, int64_t rows, int64_t depth, const T* x, int64_t stride, int64_t columns,
                   T* z, int64_t z_stride, bool accumulate);
+  // z[r][2 lanes] = sum_k a[r * row + k] x[k][first + ...], of rows that stand anywhere.
+  void (*product_of_rows)(const T* a, int64_t row, int64_t rows, int64_t depth, const T* const* x, int64_t first, T* z,
+                          int64_t z_stride);
   // sum[m][i] += sum over rows of weights[row * step + m] (times factors[row * factor_step + m]) values[row * stride +
   // i], m < columns.
   void (*sum_rows)(int64_t rows, const double* weights, int64_t step, const T* factors, int64_t factor_step,

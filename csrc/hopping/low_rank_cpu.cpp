@@ -18,6 +18,7 @@ namespace {
 constexpr int64_t drawn_numbers = int64_t(1) << 18;  // of draws kept at a time
 constexpr int64_t chunk_bytes = int64_t(2) << 20;    // of a chunk's lines
 constexpr int64_t draws_apart = 16;                  // of a task that draws them: whole vectors
+constexpr int64_t neurons_together = 24;             // of a task that multiplies the centre or adds to it
 
 // As many draws as there are in whole groups of those that are scored together, or in parts of a group that it is
 // divided into: last bits of risks depend on the group.
@@ -174,21 +175,23 @@ class Step {
     std::fill_n(labels_->data(), padded_, 0);
     if (problem_.labels) std::copy_n(problem_.labels + first, count, labels_->data());
     const int64_t panels = padded_ / panel_, parts = divide_up(draws, draws_apart);
+    const int64_t groups = packed_ ? divide_up(net_.width, neurons_together) : 1;  // a panel is packed for all neurons
     const double work = nanoseconds(0.05, padded_, net_.width, net_.inputs + net_.outputs) +
                         nanoseconds(1.5, draws, rank_ * length_ + rest_size_);
-    const auto put_panel = [&](int64_t i) {
-      const int64_t begin = i * panel_, inputs = net_.inputs;
+    const auto put_hidden = [&](int64_t task) {
+      const int64_t group = task / panels, i = task % panels, begin = i * panel_, inputs = net_.inputs;
       if (!packed_)
         pack_rows([&](int64_t s) { return problem_.inputs_of(first + begin + s); }, count - begin, panel_, inputs,
                   x_->data() + begin * inputs, static_cast<double*>(nullptr), panel_);
-      kernels_.center(center_, i);
+      kernels_.center(center_, i, net_.width * group / groups, net_.width * (group + 1) / groups);
     };
     const auto put_draws = [&](int64_t part) {
       const int64_t n = part * draws_apart;
       draw_noise(net_, at_hand(draws), problem_.draw->key, n, std::min(n + draws_apart, draws));
     };
-    parallel_for_all(threads(panels + parts, work), Tasks{1, [&](int64_t) { also(); }}, Tasks{panels, put_panel},
-                     Tasks{parts, put_draws});
+    parallel_for_all(threads(panels + parts, work), Tasks{1, [&](int64_t) { also(); }},
+                     Tasks{groups * panels, put_hidden}, Tasks{parts, put_draws});
+    outputs_wait_ = true;
     if (draws > 0) drawn_ = draws, drawn_first_ = problem_.draw->key.first_particle;
   }
 
@@ -211,12 +214,12 @@ class Step {
   // The numbers of the first draws of those that are kept.
   DrawnNoise<T> at_hand(int64_t count) const { return {rank_, count, length_, factor_, direction_, rest_}; }
 
-  // X b of the draws at hand, and what is wanted with draws as lanes.
+  // X b of the draws at hand, and what is wanted with draws as lanes; the centre's outputs too where they wait for it.
   void put_along(int64_t count) {
     const int64_t parts = divide_up(count, draws_apart), lanes = kernels_.lanes, row = rank_ * padded_;
     const T* map = span_ ? along_map_->data() + prepared_ * length_ : center_.x;
     const double work = nanoseconds(0.05, count * rank_, length_, padded_);
-    parallel_for(parts, threads(parts, work), [&](int64_t part) {
+    const auto put = [&](int64_t part) {
       const int64_t first = part * draws_apart, own = std::min(draws_apart, count - first);
       for (int64_t s = 0; s < padded_; s += panel_)
         kernels_.product(direction_ + first * rank_ * length_, length_, own * rank_, length_, map + s * length_, panel_,
@@ -224,7 +227,10 @@ class Step {
       if (!across_) return;
       pack(along_ + first * row, own, row, lanes, across_->data() + first * row);
       pack(rest_ + first * rest_size_, own, rest_size_, lanes, rest_across() + first * rest_size_);
-    });
+    };
+    const int64_t panels = std::exchange(outputs_wait_, false) ? padded_ / panel_ : 0;
+    parallel_for_all(threads(parts + panels, work),
+                     Tasks{panels, [&](int64_t i) { kernels_.center_outputs(center_, i); }}, Tasks{parts, put});
   }
 
   T* rest_across() { return across_->data() + round_up(most_, kernels_.lanes) * rank_ * chunk_; }
@@ -289,30 +295,32 @@ class Step {
     parallel_for_all(threads(groups + 1, work), Tasks{1, add_rest}, Tasks{groups, add_first});
   }
 
-  // out [width][inputs] = sign sums L^-1 X.
+  // out [width][inputs] = sign sums L^-1 X.  The batch's rows are multiplied where they lie, but for their ends.
   template <class Out>
   void along_inputs(const double* sums, double sign, Out* out) {
-    constexpr int64_t strip = 64, pad = 16;  // lines of a cache's sets are not all in one
-    const int64_t inputs = net_.inputs, width = net_.width;
-    Buffer<T> by(width * length_);
+    const int64_t inputs = net_.inputs, width = net_.width, panels = divide_up(inputs, panel_), last = panels - 1;
+    const int64_t tail = inputs - last * panel_, groups = divide_up(width, neurons_together);
+    Buffer<T> by(width * length_), ends(length_ * panel_);
+    Buffer<const T*> rows(2 * length_);
+    const T **x = rows.data(), **end = x + length_;
+    for (int64_t s = 0; s < length_; ++s) {
+      x[s] = problem_.inputs_of(s), end[s] = ends.data() + s * panel_;
+      std::fill_n(std::copy_n(x[s] + last * panel_, tail, ends.data() + s * panel_), panel_ - tail, T(0));
+    }
     span_->along_samples(sums, sign, width, by.data(), num_threads_);
-    const int64_t strips = divide_up(inputs, strip), part = length_ * (strip + pad) + width * strip;
-    const int team = threads(strips, nanoseconds(0.05, width, length_, inputs));
-    Buffer<T> scratch(team * part);
-    parallel_for(strips, team, [&](int64_t task) {
-      const int64_t first = task * strip, count = std::min(strip, inputs - first);
-      T *x = scratch.data() + omp_get_thread_num() * part, *whole = x + length_ * (strip + pad);
-      for (int64_t s = 0; s < length_; ++s) std::copy_n(problem_.inputs_of(s) + first, count, x + s * (strip + pad));
-      const auto multiply = [&](T* to, int64_t stride) {
-        for (int64_t k = 0; k < count; k += panel_)
-          for (int64_t s = 0; s < length_; s += panel_)
-            kernels_.product(by.data() + s, length_, width, std::min(panel_, length_ - s), x + s * (strip + pad) + k,
-                             strip + pad, count - k, to + k, stride, s > 0);
-      };
+    const int team = threads(groups * panels, nanoseconds(0.05, width, length_, inputs));
+    Buffer<T> scratch(team * neurons_together * panel_);
+    parallel_for(groups * panels, team, [&](int64_t task) {
+      const int64_t m = task / panels * width / groups, count = (task / panels + 1) * width / groups - m;
+      const int64_t i = task % panels, first = i * panel_, columns = i < last ? panel_ : tail;
+      const bool straight = std::is_same_v<T, Out> && columns == panel_;
+      T* to = scratch.data() + omp_get_thread_num() * neurons_together * panel_;
       if constexpr (std::is_same_v<T, Out>)
-        if (count == strip) return multiply(out + first, inputs);
-      multiply(whole, strip);
-      for (int64_t m = 0; m < width; ++m) std::copy_n(whole + m * strip, count, out + m * inputs + first);
+        if (straight) to = out + m * inputs + first;
+      kernels_.product_of_rows(by.data() + m * length_, length_, count, length_, i < last ? x : end,
+                               i < last ? first : 0, to, straight ? inputs : panel_);
+      for (int64_t r = 0; r < count && !straight; ++r)
+        std::copy_n(to + r * panel_, columns, out + (m + r) * inputs + first);
     });
   }
 
@@ -327,6 +335,7 @@ class Step {
   std::optional<Span<T>> span_;
   std::optional<FitFactor<T>> shared_;
   bool packed_;  // x_ is the whole batch, not a chunk
+  bool outputs_wait_ = false;
   int64_t length_, chunk_, rest_size_, most_, padded_ = 0, prepared_ = -1;
   int64_t drawn_ = 0;
   uint32_t drawn_first_ = 0;

@@ -38,13 +38,13 @@ void against_label(const CenterLines<T>& lines, int64_t i) {
 }
 
 template <class T>
-void center(const CenterLines<T>& lines, int64_t i) {
+void center(const CenterLines<T>& lines, int64_t i, int64_t first, int64_t last) {
   const Network& net = *lines.net;
   const int64_t panel = lines.panel, padded = lines.padded;
-  T *z = lines.z + i * panel, *hidden = lines.hidden + i * panel, *out = lines.out + i * panel;
+  T *z = lines.z + i * panel, *hidden = lines.hidden + i * panel;
   Paced paced;
-  for (int64_t m = 0; m < net.width; m += neuron_block) {
-    const int64_t count = net.width - m < neuron_block ? net.width - m : neuron_block;
+  for (int64_t m = first; m < last; m += neuron_block) {
+    const int64_t count = last - m < neuron_block ? last - m : neuron_block;
     paced(count * net.inputs * panel);
     const Scalars<T> rows{lines.center + m * net.inputs, net.inputs, 1};
     const Panel<T> x{lines.x + i * net.inputs * panel, panel};
@@ -54,12 +54,19 @@ void center(const CenterLines<T>& lines, int64_t i) {
     else
       product<T, 1, 2>(rows, count, net.inputs, x, z + m * padded, padded, start);
   }
-  for (int64_t m = 0; m < net.width && lines.samples - i * panel <= lanes<T>; ++m)
-    store(z + m * padded + lanes<T>, Vector<T>{});
-  for (int64_t m = 0; m < net.width; ++m) {
+  for (int64_t m = first; m < last; ++m) {
+    if (lines.samples - i * panel <= lanes<T>) store(z + m * padded + lanes<T>, Vector<T>{});
     for (int64_t s = 0; s < panel; s += lanes<T>) store(hidden + m * padded + s, load(z + m * padded + s));
     activate_array(net.activation, hidden + m * padded, panel);
   }
+}
+
+template <class T>
+void center_outputs(const CenterLines<T>& lines, int64_t i) {
+  const Network& net = *lines.net;
+  const int64_t panel = lines.panel, padded = lines.padded;
+  const T* hidden = lines.hidden + i * panel;
+  T* out = lines.out + i * panel;
   product<T>({lines.center + net.output_weights(), net.width, 1}, net.outputs, net.width, {hidden, padded}, out, padded,
              {nullptr, false});
   scale_outputs(net, lines.center, panel, out, padded);
@@ -268,6 +275,12 @@ void product_rows_of(const T* a, int64_t row, int64_t rows, int64_t depth, const
   for (int64_t r = 0; r < rows && !accumulate; ++r) store(z + r * z_stride + lanes<T>, Vector<T>{});
 }
 
+template <class T>
+void product_of_rows(const T* a, int64_t row, int64_t rows, int64_t depth, const T* const* x, int64_t first, T* z,
+                     int64_t z_stride) {
+  product<T, 2, 2>({a, row, 1}, rows, depth, RowPanel<T>{x, first}, z, z_stride, {nullptr, false});
+}
+
 // sum_rows of M columns of weights: what stands in `values` is read once for them.
 template <int M, class T>
 void sum_rows_of(int64_t rows, const double* weights, int64_t step, const T* factors, int64_t factor_step,
@@ -330,8 +343,8 @@ void sum_columns(int64_t rows, const double* weights, int64_t columns, const T* 
 
 template <class T>
 LowRankKernels<T> low_rank_kernels() {
-  return {lanes<T>,           center<T>,   scratch_size<T>, atom<T>, network<T>, factors<T>,
-          product_rows_of<T>, sum_rows<T>, sum_columns<T>,  gram,    cholesky,   invert};
+  return {lanes<T>,           center<T>,          center_outputs<T>, scratch_size<T>, atom<T>, network<T>, factors<T>,
+          product_rows_of<T>, product_of_rows<T>, sum_rows<T>,       sum_columns<T>,  gram,    cholesky,   invert};
 }
 template LowRankKernels<float> low_rank_kernels();
 template LowRankKernels<double> low_rank_kernels();

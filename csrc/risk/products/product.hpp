@@ -24,6 +24,18 @@ template <class T>
 struct Panel {
   const T* data;
   int64_t stride;
+
+  CBK_INLINE const T* line(int64_t k) const { return data + k * stride; }
+  CBK_INLINE Panel from(int64_t k) const { return {data + k * stride, stride}; }
+};
+// Line k at rows[k] + first.
+template <class T>
+struct RowPanel {
+  const T* const* rows;
+  int64_t first;
+
+  CBK_INLINE const T* line(int64_t k) const { return rows[k] + first; }
+  CBK_INLINE RowPanel from(int64_t k) const { return {rows + k, first}; }
 };
 
 // What the sums are added to.
@@ -34,12 +46,13 @@ struct Start {
 };
 
 // acc[r][N vectors] += a(r, k) x[k].
-template <int R, int N, class T>
-CBK_INLINE void product_term(Scalars<T> a, int64_t k, Panel<T> x, Vector<T> (&acc)[R][N]) {
+template <int R, int N, class T, class P>
+CBK_INLINE void product_term(Scalars<T> a, int64_t k, P x, Vector<T> (&acc)[R][N]) {
   using V = Vector<T>;
+  const T* const from = x.line(k);
   V line[N];
 #pragma GCC unroll 2
-  for (int j = 0; j < N; ++j) line[j] = load(x.data + k * x.stride + j * lanes<T>);
+  for (int j = 0; j < N; ++j) line[j] = load(from + j * lanes<T>);
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
     const V w = splat<V>(a.data[r * a.row + k * a.depth]);
@@ -50,8 +63,8 @@ CBK_INLINE void product_term(Scalars<T> a, int64_t k, Panel<T> x, Vector<T> (&ac
 
 // z[r][N vectors] = start + sum_k a(r, k) x[k] over `depth` terms, for R rows.  With few rows the terms are spread over
 // U accumulators each, or the latency of the sums would be all that one sees.
-template <int R, int N, int U, class T>
-CBK_INLINE void product_tile(Scalars<T> a, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
+template <int R, int N, int U, class T, class P>
+CBK_INLINE void product_tile(Scalars<T> a, int64_t depth, P x, T* z, int64_t z_stride, Start<T> start) {
   using V = Vector<T>;
   V acc[U][R][N] = {};
   int64_t k = 0;
@@ -76,8 +89,8 @@ CBK_INLINE void product_tile(Scalars<T> a, int64_t depth, Panel<T> x, T* z, int6
 
 constexpr int accumulators(int sums) { return sums >= 8 ? 1 : sums >= 4 ? 2 : 4; }
 
-template <int N, int spread, class T>
-void product_rows(int64_t rows, Scalars<T> a, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
+template <int N, int spread, class T, class P>
+void product_rows(int64_t rows, Scalars<T> a, int64_t depth, P x, T* z, int64_t z_stride, Start<T> start) {
   switch (rows) {
 #define CBK_ROWS(R) \
   case R: return product_tile<R, N, accumulators(R* spread)>(a, depth, x, z, z_stride, start);
@@ -101,16 +114,16 @@ void product_rows(int64_t rows, Scalars<T> a, int64_t depth, Panel<T> x, T* z, i
 
 // z[r][N vectors] = start + sum_k a(r, k) x[k][N vectors].  Tiles are of nearly equal height and blocks of nearly equal
 // depth, since a low last tile would run at the latency of its few sums.  The bits are those of `spread` vectors.
-template <class T, int N = 2, int spread = N>
-void product(Scalars<T> a, int64_t rows, int64_t depth, Panel<T> x, T* z, int64_t z_stride, Start<T> start) {
+template <class T, int N = 2, int spread = N, class P = Panel<T>>
+void product(Scalars<T> a, int64_t rows, int64_t depth, P x, T* z, int64_t z_stride, Start<T> start) {
   const int64_t tiles = (rows + max_rows - 1) / max_rows, blocks = (depth + depth_block - 1) / depth_block;
   for (int64_t block = 0; block < blocks; ++block) {
     if (block % 256 == 255) poll();
     const int64_t k = depth * block / blocks, terms = depth * (block + 1) / blocks - k;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t first = rows * tile / tiles, last = rows * (tile + 1) / tiles;
-      product_rows<N, spread, T>(last - first, {a.data + first * a.row + k * a.depth, a.row, a.depth}, terms,
-                                 {x.data + k * x.stride, x.stride}, z + first * z_stride, z_stride,
+      product_rows<N, spread, T>(last - first, {a.data + first * a.row + k * a.depth, a.row, a.depth}, terms, x.from(k),
+                                 z + first * z_stride, z_stride,
                                  {k == 0 && start.bias ? start.bias + first : nullptr, start.accumulate || k > 0});
     }
   }
