@@ -1,5 +1,6 @@
 // Prints what this machine reaches on one and on several threads, as JSON: {"fma": [GFLOP/s, ...], "copy": [GB/s,
-// ...]}, and under "usual" the median of the threads' multiply-add rates, which load beside them lowers first.
+// ...]}, under "usual" the median of the threads' multiply-add rates, which load beside them lowers first, and under
+// "turn" nanoseconds in which a cache line goes from one core to another and back.
 //   c++ -std=c++20 -O3 -march=native -ffp-contract=fast -fopenmp bench/limits.cpp -o limits && ./limits 2 [copy]
 #include "limits.hpp"
 
@@ -16,5 +17,6 @@ int main(int count, char** words) {
   std::printf("{\"fma\": [%.1f, %.1f], \"usual\": %.1f", bench::fma_rate(1), rates.back(), rates[rates.size() / 2]);
   if (count > 2 && !std::strcmp(words[2], "copy"))
     std::printf(", \"copy\": [%.1f, %.1f]", bench::copy_rate(1), bench::copy_rate(threads));
+  if (threads > 1) std::printf(", \"turn\": %.0f", bench::turn_time());
   std::printf("}\n");
 }

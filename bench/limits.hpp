@@ -3,6 +3,7 @@
 
 #include <omp.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -69,6 +70,24 @@ inline double copy_rate(int threads) {
     if (rate > best) best = rate;
   }
   return best;
+}
+
+// Nanoseconds in which two threads hand a cache line to each other and back: about 100 where their cores share a cache,
+// several hundred where they do not.
+inline double turn_time() {
+  constexpr int turns = 100'000;
+  std::atomic<int> line{0};
+  double took = 0;
+#pragma omp parallel num_threads(2)
+  if (omp_get_num_threads() == 2) {
+    const double start = seconds();
+    for (int i = omp_get_thread_num(); i < 2 * turns; i += 2) {
+      while (line.load() != i) continue;
+      line.store(i + 1);
+    }
+    if (omp_get_thread_num() == 0) took = seconds() - start;
+  }
+  return took / turns * 1e9;
 }
 
 }  // namespace bench
