@@ -74,3 +74,23 @@ def nearly_off(activation, center_is, rank, batch, mirrored, dtype):
     risk = reference.risk(net, without[None], x, labels, loss="cross_entropy", sample_weight=weights)[0]
     arguments = (net, center, 90, spread, x, (labels, weights), "cross_entropy", rank, batch, True)
     return NearlyOff(arguments, highest < -1e-3, highest > 1e-3, risk)
+
+
+# size of weights, spread, whether all classes have the same weights
+LOST = [(1e4, 1e-10, True), (1e4, 1e-4, True), (1e5, 1e-3, True), (1e9, 1e-2, False), (1e13, 1e-10, True)]
+
+
+def lost_differences(size, spread, alike, rank, dtype):
+    """Arguments for outputs of 1e8 and more, with risks as uncertain, and the largest formed one."""
+    net, center, x, _, _ = problem(8, 3, 4, 20, dtype, scaling="none")
+    center *= center.dtype.type(size)
+    if alike:
+        net.unpack(center)[2][:] = net.unpack(center)[2][:1]
+    labels = reference.forward(net, center[None], x)[0].argmax(axis=1).astype(np.int32)
+    xi = reference.hopping_noise(net, 17, rank=rank, seed=5, step=7).astype(dtype)
+    step = center.dtype.type(spread) * xi
+    formed = cbk.atom_risks(
+        net, center, np.concatenate([center + step, center - step]), x, labels, loss="cross_entropy"
+    )
+    assert np.isfinite(formed).all()
+    return (net, center, 34, spread, x, labels, "cross_entropy", rank, False, True), formed.max()

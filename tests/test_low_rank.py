@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from low_rank import KEY, explicit, nearly_off, problem
+from low_rank import KEY, LOST, explicit, lost_differences, nearly_off, problem
 
 import cbokernels as cbk
 from cbokernels import _cpu, reference
@@ -202,6 +202,29 @@ def test_a_particle_that_overflows_spoils_no_other():
         2,
     )
     assert told[2] == (~np.isfinite(wild)).any(axis=1).sum() > 0
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("case", LOST)
+def test_outputs_whose_differences_are_lost(case, rank, dtype):
+    """They are rounded by more than polynomials reach."""
+    arguments, largest = lost_differences(*case, rank, dtype)
+    assert risks(*arguments).max() <= 5 * largest + 1e-3
+
+
+def test_a_neuron_that_is_far_off_and_moved_far():
+    """The sum of two huge numbers of different signs, which without multiply-adds are infinite."""
+    net, center, x, _, _ = problem(8, 12, 4, 1, "float32", scaling="none")
+    net.unpack(center)[1][:] = np.linspace(-1e18, -9e19, 12)
+    labels, spread = np.zeros(1, np.int32), np.float32(1e19)
+    got = risks(net, center, 40, 1e19, x, labels, "cross_entropy", 1, False, True)
+    xi = reference.hopping_noise(net, 20, rank=1, seed=5, step=7).astype("f4")
+    theta = np.stack([center + spread * xi, center - spread * xi], axis=1).reshape(40, -1)
+    formed = cbk.atom_risks(net, center, theta, x, labels, loss="cross_entropy")
+    told = np.isfinite(formed)
+    assert 0 < told.sum() < told.size
+    np.testing.assert_allclose(got[told], formed[told], rtol=1e-3)
+    assert not np.isfinite(got[~told]).any()
 
 
 @pytest.mark.parametrize("mirrored", [True, False])

@@ -9,6 +9,8 @@
 // told apart by what stands beside them: they are left to the caller.
 #pragma once
 
+#include <limits>
+
 #include "../common/interrupt.hpp"
 #include "../common/loss.hpp"
 #include "../common/transpose.hpp"
@@ -65,8 +67,12 @@ class Replacements {
       uint64_t above[levels] = {};
       computed_ ? find_moved(first, s, count, above) : make_hidden(first, s, count, above);
       find_alive(s, count);
-      const uint64_t large = samples_above(lines_.highest + s, count, T(60));  // whose losses are not exact
-      for (uint64_t& each : above) each |= large;
+      // whose losses, and what is added to whose outputs, polynomials do not give exactly
+      const T *highest = lines_.highest + s, *size = (computed_ ? lines_.z : lines_.hidden) + m_ * lines_.padded + s;
+      const uint64_t unsure = samples_above(count, 60, [=](int64_t i) { return load(highest + i); });
+      const uint64_t large =
+          samples_above(count, most_size, [=, this](int64_t i) { return reaches_ * abs(load(size + i)); });
+      for (uint64_t& each : above) each |= unsure | large;
       add_idle(s, count, ~above[0] & all_ones(count));
       if constexpr (polynomials) {
         add<4>(s, above[0] & ~above[1]);
@@ -94,6 +100,9 @@ class Replacements {
   // One logarithm is taken of several samples, (1 + t) (1 + t') = 1 + ..., whose losses at the centre, and what they
   // may gain, make less than `held_most`.  The largest loss of such a sample.
   static constexpr T held_most = 64, most_loss = 6;
+  // Of numbers |c'| h, summed over the draws, and |c'| h itself.  Differences of larger ones are not exact enough for a
+  // polynomial's range, and not for an exponential's.
+  static constexpr T most_size = 1e4, largest_size = T(0.1) / std::numeric_limits<T>::epsilon();
   static constexpr bool polynomials = sizeof(T) == 4;
   // How far outputs move: at all, and farther than polynomials of degrees 4 and 6 reach.
   static constexpr int levels = polynomials ? 3 : 1;
@@ -119,6 +128,8 @@ class Replacements {
       if (signs == 2) store(c_ + (outputs_ + k) * lanes<T>, mad(by, splat<V>(-quarter), c));
     }
     store(noise_, largest), store(reach_, largest + most_);
+    reaches_ = 0;
+    for (int64_t p = 0; p < count_; ++p) reaches_ += reach_[p];
     store(bias_, both(draws_.spread) * load_draws(rest, m_));
     if (computed_) {
       store(along_, steps(draws_.factor + first * net.width + m_, net.width));
@@ -131,10 +142,11 @@ class Replacements {
     far_ = Int<V>{}, idle_ = {}, idle_sum_ = 0, held_ = 0;
   }
 
-  // Bit i says whether value i < count is above the limit, or NaN.
-  static uint64_t samples_above(const T* values, int64_t count, T limit) {
+  // Bit i says whether value(i), of i < count, is above the limit, or NaN.
+  template <class F>
+  static CBK_INLINE uint64_t samples_above(int64_t count, T limit, F&& value) {
     uint64_t above = 0;
-    for (int64_t i = 0; i < count; i += lanes<T>) above |= uint64_t(lanes_above(load(values + i), limit)) << i;
+    for (int64_t i = 0; i < count; i += lanes<T>) above |= uint64_t(lanes_above(value(i), limit)) << i;
     return above & all_ones(count);
   }
   static uint64_t all_ones(int64_t count) { return ~uint64_t(0) >> (64 - count); }
@@ -167,8 +179,7 @@ class Replacements {
   // Bit i of above[level] says that sample s + i of [s, s + count) moves so far: which do looks random, and no branch
   // depends on it.  Of ReLUs a lane is a sample here, so that the largest number of the draws needs no shuffles.  A
   // hidden value is max(0, z + |move|) at most, which is not below the centre's: with h' for it, and |c'| as |c| and
-  // |c' - c| at most, the bound above is |c'| h' - |c| h, of which only |c'| h' is the draws'.  Rounding costs it no
-  // more than it costs the outputs.
+  // |c' - c| at most, the bound above is |c'| h' - |c| h, of which only |c'| h' is the draws'.
   void find_moved(int64_t first, int64_t s, int64_t count, uint64_t (&above)[levels]) const {
     constexpr int64_t pair = 2 * lanes<T>;  // lines are of whole pairs of vectors
     int64_t i = 0;
@@ -258,7 +269,8 @@ class Replacements {
       }
     };
     if ((alive_[0] & alive_[signs - 1]) == all) return;
-    const uint64_t on = samples_above(lines_.hidden + m_ * lines_.padded + s, count, T(0));
+    const T* const was = lines_.hidden + m_ * lines_.padded + s;
+    const uint64_t on = samples_above(count, 0, [=](int64_t i) { return load(was + i); });
     look(on), look(~on & all_ones(count));
   }
 
@@ -310,8 +322,9 @@ class Replacements {
     // where an exponential is above e^60 a logarithm is not exact any more
     const T limit = highest < 58 ? T(0.5) * (60 - highest) : highest > 0 ? T(-1) : T(NAN);
     others<0>(s, h, t);
-    const V most = bound<signs>(h, splat<V>(lines_.hidden[m_ * lines_.padded + s]), load(noise_), load(reach_));
-    far_ = far_ | ~(most <= (limit < 30 ? limit : T(30)));
+    const V was = splat<V>(lines_.hidden[m_ * lines_.padded + s]), reach = load(reach_);
+    const V most = bound<signs>(h, was, load(noise_), reach);
+    far_ = far_ | ~(most <= (limit < 30 ? limit : T(30))) | ~(reach * abs(was) <= largest_size);
     add_logarithms(t, s);
   }
 
@@ -346,6 +359,7 @@ class Replacements {
   const int64_t m_, outputs_;
   int64_t count_ = 0;         // of the draws at hand
   T most_ = 0;                // |c| of the centre at most
+  T reaches_;                 // the sum of reach_
   T *before_, *rest_;         // [outputs]: a quarter of c of the centre, scaled as all of them; -c h of it
   T* c_;                      // [signs][outputs][lanes]: a quarter of c of the draws
   T *noise_, *reach_;         // [lanes]: |c' - c| and |c'| at most

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 from libraries import array, host, put
-from low_rank import KEY, explicit, nearly_off, problem
+from low_rank import KEY, LOST, explicit, lost_differences, nearly_off, problem
 
 import cbokernels as cbk
 from cbokernels import _cpu, reference
@@ -87,6 +87,13 @@ def test_other_losses_and_weights_of_samples(cuda, loss, atoms):
         truth = reference.risk(net, theta, x, target, **options)[:, None]
     arguments = (net, center, 6, 0.3, x, target, loss, 1, True, atoms)
     np.testing.assert_allclose(risks(cuda, *arguments, weights=weights), truth, rtol=1e-11)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("case", LOST)
+def test_outputs_whose_differences_are_lost(cuda, case, rank, dtype):
+    arguments, largest = lost_differences(*case, rank, dtype)
+    assert risks(cuda, *arguments).max() <= 5 * largest + 1e-3
 
 
 @pytest.mark.parametrize("size", [3e-4, 1.0, 30.0, 3e3])
