@@ -17,6 +17,6 @@ int main(int count, char** words) {
   std::printf("{\"fma\": [%.1f, %.1f], \"usual\": %.1f", bench::fma_rate(1), rates.back(), rates[rates.size() / 2]);
   if (count > 2 && !std::strcmp(words[2], "copy"))
     std::printf(", \"copy\": [%.1f, %.1f]", bench::copy_rate(1), bench::copy_rate(threads));
-  if (threads > 1) std::printf(", \"turn\": %.0f", bench::turn_time());
+  if (threads > 1 && omp_get_num_procs() > 1) std::printf(", \"turn\": %.0f", bench::turn_time());
   std::printf("}\n");
 }

@@ -75,7 +75,7 @@ inline double copy_rate(int threads) {
 // Nanoseconds in which two threads hand a cache line to each other and back: about 100 where their cores share a cache,
 // several hundred where they do not.
 inline double turn_time() {
-  constexpr int turns = 100'000;
+  constexpr int turns = 20'000;
   std::atomic<int> line{0};
   double took = 0;
 #pragma omp parallel num_threads(2)
